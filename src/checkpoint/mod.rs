@@ -1,0 +1,168 @@
+//! Where weights come from: a Hugging Face hub id, a directory in Hugging Face layout, a GGUF
+//! file, or a name in the catalogue. Whatever the source, what comes out is a [`Checkpoint`]:
+//! a config in Hugging Face's shape, a tokenizer, a chat template, and named tensors over one
+//! memory map. Nothing here knows a model or a backend.
+
+use std::borrow::Cow;
+use std::path::PathBuf;
+
+/// Element or block type of a stored tensor. Block types are GGUF's (ggml's `block_*` structs).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum Dtype {
+    F32,
+    F16,
+    BF16,
+    Q8_0,
+    Q4_0,
+    Q4_1,
+    Q5_0,
+    Q5_1,
+    Q4K,
+    Q5K,
+    Q6K,
+}
+
+impl Dtype {
+    /// (values, bytes) of one block; (1, size) for plain types.
+    pub const fn block(self) -> (usize, usize) {
+        match self {
+            Dtype::F32 => (1, 4),
+            Dtype::F16 | Dtype::BF16 => (1, 2),
+            Dtype::Q8_0 => (32, 34),
+            Dtype::Q4_0 => (32, 18),
+            Dtype::Q4_1 => (32, 20),
+            Dtype::Q5_0 => (32, 22),
+            Dtype::Q5_1 => (32, 24),
+            Dtype::Q4K => (256, 144),
+            Dtype::Q5K => (256, 176),
+            Dtype::Q6K => (256, 210),
+        }
+    }
+
+    /// Bytes of `values` values, or None where they do not fill whole blocks.
+    pub fn bytes(self, values: usize) -> Option<usize> {
+        let (per_block, bytes) = self.block();
+        if values % per_block == 0 { (values / per_block).checked_mul(bytes) } else { None }
+    }
+}
+
+/// A tensor as stored: row-major, `shape` outermost first (`[out, in]` for a linear's weight).
+#[derive(Clone, Debug)]
+pub struct TensorData<'a> {
+    /// Hugging Face's name, whatever the file calls it: `model.layers.0.self_attn.q_proj.weight`.
+    pub name: String,
+    /// Element type.
+    pub dtype: Dtype,
+    /// Outermost dimension first.
+    pub shape: Vec<usize>,
+    /// Little-endian bytes, `dtype.bytes(product of shape)` of them; not necessarily aligned.
+    pub data: Cow<'a, [u8]>,
+}
+
+/// The tokenizer as the checkpoint carries it.
+#[derive(Clone, Debug)]
+pub enum TokenizerSource {
+    /// A Hugging Face `tokenizer.json`.
+    Json(PathBuf),
+    /// A GGUF file's own vocabulary.
+    Gguf(GgufVocab),
+}
+
+/// The `tokenizer.ggml.*` metadata of a GGUF file (BPE: `model` = "gpt2").
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct GgufVocab {
+    /// `tokenizer.ggml.model`.
+    pub model: String,
+    /// `tokenizer.ggml.pre`: the pre-tokenizer family (qwen2, llama-bpe, smollm, deepseek-v3...).
+    pub pre: String,
+    /// Tokens by id, in GPT-2's byte-to-unicode alphabet (special tokens as they are).
+    pub tokens: Vec<String>,
+    /// ggml's token types by id (1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte).
+    pub token_types: Vec<i32>,
+    /// "left right", best first.
+    pub merges: Vec<String>,
+    /// `bos_token_id`, and whether a prompt starts with it (`add_bos_token`).
+    pub bos: Option<u32>,
+    /// See `bos`.
+    pub add_bos: bool,
+    /// `eos_token_id`, `eot_token_id` and `eom_token_id`, whichever are there.
+    pub eos: Vec<u32>,
+}
+
+/// An opened checkpoint. Tensors are read from the memory map on demand.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// For messages: the path it was opened from.
+    pub source: PathBuf,
+    /// config.json; for a GGUF file, its metadata in the shape of config.json. There
+    /// `rope_interleaved: true` marks files whose q and k rows are permuted for
+    /// [`crate::backend`]'s interleaved rotary style (llama.cpp's converter does so for Llama).
+    pub config: serde_json::Value,
+    /// generation_config.json, `{}` when there is none.
+    pub generation_config: serde_json::Value,
+    /// tokenizer_config.json, `{}` when there is none (for GGUF: bos_token, eos_token as text,
+    /// add_bos_token).
+    pub tokenizer_config: serde_json::Value,
+    /// The Jinja chat template (chat_template.jinja, tokenizer_config.json, or GGUF metadata).
+    pub chat_template: Option<String>,
+    /// None when the checkpoint carries no tokenizer: only token ids can be served then.
+    pub tokenizer: Option<TokenizerSource>,
+}
+
+/// What can be wrong with a checkpoint. Messages name the file and the field.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// A file is missing, truncated, or holds something it must not.
+    #[error("{}: {reason}", .file.display())]
+    Invalid {
+        /// Which file.
+        file: PathBuf,
+        /// What is wrong, and what would be right.
+        reason: String,
+    },
+    /// Reading failed.
+    #[error("{}: {source}", .file.display())]
+    Io {
+        /// Which file.
+        file: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The hub did not give what was asked.
+    #[error("{0}")]
+    Hub(String),
+}
+
+impl Checkpoint {
+    /// Opens a directory in Hugging Face layout or a `.gguf` file.
+    pub fn open(_path: &std::path::Path) -> Result<Checkpoint, CheckpointError> {
+        todo!()
+    }
+
+    /// A directory's config alone, without weights: for `--load-format dummy` and inspection.
+    pub fn open_config(_path: &std::path::Path) -> Result<Checkpoint, CheckpointError> {
+        todo!()
+    }
+
+    /// The tensor of that (Hugging Face) name, or None.
+    pub fn tensor(&self, _name: &str) -> Option<TensorData<'_>> {
+        todo!()
+    }
+
+    /// All tensors' names, sorted.
+    pub fn tensor_names(&self) -> Vec<&str> {
+        todo!()
+    }
+
+    /// Bytes of all tensors as stored.
+    pub fn tensor_bytes(&self) -> usize {
+        todo!()
+    }
+
+    /// Tells the system that the mapped pages read so far are not needed any more, so that they
+    /// do not count as resident once weights are in their served form.
+    pub fn release_pages(&self) {
+        todo!()
+    }
+}

@@ -1,0 +1,17 @@
+//! NovaStack: a self-hosted LLM inference server and gateway in one program.
+//!
+//! The modules, in the order in which a request meets them: [`gateway`] speaks HTTP and turns
+//! wire types into [`protocol`] requests; [`text`] renders the chat template and tokenizes;
+//! [`engine`] schedules and executes steps; [`model`] is the forward pass, written once over
+//! the [`backend`] trait; [`checkpoint`] is where weights come from. [`clock`] is the time.
+//!
+//! Who may import whom is written in `tests/imports.rs`, which enforces it.
+
+pub mod backend;
+pub mod checkpoint;
+pub mod clock;
+pub mod engine;
+pub mod gateway;
+pub mod model;
+pub mod protocol;
+pub mod text;

@@ -1,0 +1,187 @@
+//! Our own request and event types: what the gateway asks of an engine and what an engine
+//! answers. They know neither JSON nor HTTP, and nothing of ours is imported here.
+//!
+//! The engine works on token ids alone. Text (templates, stop strings, UTF-8) belongs to
+//! `text`, so a stop string is not here: whoever detokenizes cancels the choice.
+
+use std::sync::Arc;
+
+/// An index into a model's vocabulary.
+pub type TokenId = u32;
+
+/// How the next token is chosen. Defaults are the neutral values; [`SamplingParams::validate`]
+/// says what is allowed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SamplingParams {
+    /// 0 is greedy (the first index of the largest logit).
+    pub temperature: f32,
+    /// Keep the smallest set of tokens with at least this probability, in (0, 1].
+    pub top_p: f32,
+    /// Keep the `top_k` most probable tokens; 0 keeps all.
+    pub top_k: u32,
+    /// Drop tokens less probable than `min_p` times the most probable one, in [0, 1].
+    pub min_p: f32,
+    /// Subtracted from the logit of every token already in the output, in [-2, 2].
+    pub presence_penalty: f32,
+    /// Subtracted once per occurrence in the output, in [-2, 2].
+    pub frequency_penalty: f32,
+    /// Divides (or multiplies, when negative) the logits of tokens in prompt or output, > 0
+    /// (Keskar et al. 2019).
+    pub repetition_penalty: f32,
+    /// Added to the logits of single tokens, in [-100, 100].
+    pub logit_bias: Vec<(TokenId, f32)>,
+    /// With the choice and the output position it determines every random draw.
+    pub seed: u64,
+    /// Output tokens at the most, at least 1.
+    pub max_tokens: u32,
+    /// Tokens in `stop_tokens` are not chosen before this many output tokens.
+    pub min_tokens: u32,
+    /// Tokens that end a choice (EOS ids and the caller's own). The stop token itself is
+    /// reported as an event. Empty under `ignore_eos`.
+    pub stop_tokens: Vec<TokenId>,
+    /// Report each token's log-probability and that many of the most probable alternatives.
+    pub logprobs: Option<u32>,
+    /// The same for every prompt token.
+    pub prompt_logprobs: Option<u32>,
+}
+
+impl Default for SamplingParams {
+    fn default() -> Self {
+        Self {
+            temperature: 1.0,
+            top_p: 1.0,
+            top_k: 0,
+            min_p: 0.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            repetition_penalty: 1.0,
+            logit_bias: Vec::new(),
+            seed: 0,
+            max_tokens: 16,
+            min_tokens: 0,
+            stop_tokens: Vec::new(),
+            logprobs: None,
+            prompt_logprobs: None,
+        }
+    }
+}
+
+/// One parameter out of its range: which one, and what is allowed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{param} {reason}")]
+pub struct InvalidParam {
+    /// The field's wire name.
+    pub param: &'static str,
+    /// What is allowed, as a predicate: "must be between 0 and 2, got -1".
+    pub reason: String,
+}
+
+impl SamplingParams {
+    /// Checks every range, NaN included.
+    pub fn validate(&self) -> Result<(), InvalidParam> {
+        let range = |param, value: f32, low: f32, high: f32| {
+            if value >= low && value <= high {
+                Ok(())
+            } else {
+                Err(InvalidParam { param, reason: format!("must be between {low} and {high}, got {value}") })
+            }
+        };
+        range("temperature", self.temperature, 0.0, 2.0)?;
+        range("min_p", self.min_p, 0.0, 1.0)?;
+        range("presence_penalty", self.presence_penalty, -2.0, 2.0)?;
+        range("frequency_penalty", self.frequency_penalty, -2.0, 2.0)?;
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            return Err(InvalidParam {
+                param: "top_p",
+                reason: format!("must be greater than 0 and at most 1, got {}", self.top_p),
+            });
+        }
+        if !(self.repetition_penalty > 0.0 && self.repetition_penalty.is_finite()) {
+            return Err(InvalidParam {
+                param: "repetition_penalty",
+                reason: format!("must be greater than 0, got {}", self.repetition_penalty),
+            });
+        }
+        for (_, bias) in &self.logit_bias {
+            range("logit_bias", *bias, -100.0, 100.0)?;
+        }
+        if self.max_tokens == 0 {
+            return Err(InvalidParam { param: "max_tokens", reason: "must be at least 1, got 0".into() });
+        }
+        if self.min_tokens > self.max_tokens {
+            return Err(InvalidParam {
+                param: "min_tokens",
+                reason: format!("must be at most max_tokens ({}), got {}", self.max_tokens, self.min_tokens),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// What the gateway submits to an engine.
+#[derive(Clone, Debug)]
+pub struct GenerateRequest {
+    /// For logs and traces; unique per request.
+    pub id: String,
+    /// The prompt, at least one token.
+    pub prompt: Arc<[TokenId]>,
+    /// Independent choices (`n`), at least 1; they share the prompt's KV blocks.
+    pub choices: u32,
+    /// How tokens are chosen, for all choices.
+    pub sampling: Arc<SamplingParams>,
+    /// Prefix-cache namespace: KV blocks are only shared between requests of equal salt.
+    pub cache_salt: u64,
+    /// Higher runs first and is preempted last; 0 is usual.
+    pub priority: i32,
+}
+
+/// A token with its log-probability under the model (temperature 1, before penalties).
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenLogprob {
+    /// The token.
+    pub token: TokenId,
+    /// Natural logarithm; 0 when logprobs were not asked for.
+    pub logprob: f32,
+    /// The most probable tokens, best first; empty unless asked for.
+    pub top: Vec<(TokenId, f32)>,
+}
+
+/// Why a choice ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FinishReason {
+    /// A stop token was generated (or, set by `text`, a stop string).
+    Stop,
+    /// `max_tokens`, or the context was full.
+    Length,
+}
+
+/// What an engine streams back for one request, in order per choice.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TokenEvent {
+    /// The prompt is in the KV cache. Sent once, before any token.
+    Prompt {
+        /// Prompt tokens whose KV came from the prefix cache.
+        cached_tokens: u32,
+        /// One per prompt token when asked for; the first has no prediction (`None`).
+        logprobs: Option<Vec<Option<TokenLogprob>>>,
+    },
+    /// A choice produced a token (stop tokens included).
+    Token {
+        /// Which choice, from 0.
+        choice: u32,
+        /// The token.
+        token: TokenLogprob,
+    },
+    /// A choice ended; nothing more comes for it.
+    Finished {
+        /// Which choice, from 0.
+        choice: u32,
+        /// Why.
+        reason: FinishReason,
+    },
+    /// The whole request failed; nothing more comes.
+    Failed {
+        /// Fit for the caller's eyes.
+        message: String,
+    },
+}
