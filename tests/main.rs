@@ -1,1 +1,3 @@
+//! One integration binary: everything that is tested from outside.
 
+mod imports;
