@@ -1,2 +1,3 @@
 //! (under construction)
+pub mod matmul;
 pub mod pool;
