@@ -118,22 +118,20 @@ unsafe fn dot(bits: usize, codes: &[__m256i], x: *const i32, start: i32) -> __m2
     };
     // With 8-bit codes the products below are of code - 128 already.
     let mut sum = if bits == 8 { _mm256_setzero_si256() } else { _mm256_set1_epi32(start) };
-    let mut step = 0;
-    while step < codes.len() {
+    for (chunk, codes) in codes.chunks(chain).enumerate() {
         let mut short = _mm256_setzero_si256();
-        for i in step..codes.len().min(step + chain) {
-            // SAFETY: i < codes.len().
-            let x = _mm256_set1_epi32(unsafe { x.add(i).read() });
+        for (i, codes) in codes.iter().enumerate() {
+            // SAFETY: the caller has a word for each of the codes.
+            let x = _mm256_set1_epi32(unsafe { x.add(chunk * chain + i).read() });
             let products = if bits == 8 {
-                let signed = _mm256_xor_si256(codes[i], _mm256_set1_epi8(-128));
+                let signed = _mm256_xor_si256(*codes, _mm256_set1_epi8(-128));
                 _mm256_maddubs_epi16(_mm256_abs_epi8(signed), _mm256_sign_epi8(x, signed))
             } else {
-                _mm256_maddubs_epi16(codes[i], x)
+                _mm256_maddubs_epi16(*codes, x)
             };
             short = _mm256_add_epi16(short, products);
         }
         sum = _mm256_add_epi32(sum, _mm256_madd_epi16(short, _mm256_set1_epi16(1)));
-        step += chain;
     }
     sum
 }
@@ -271,26 +269,28 @@ unsafe fn float<F: Form, const R: usize, const P: usize>(
     let bytes = const { 2 * LANES * F::DTYPE.block().1 };
     // SAFETY: the caller's sums are P x R rows of 16.
     let at = |p: usize, row: usize| unsafe { out.add(p * R + row).cast::<f32>().add(lane) };
-    let mut sums: [[__m256; R]; P] =
+    let mut sums: [[__m256; P]; R] =
         // SAFETY: as above.
-        std::array::from_fn(|p| std::array::from_fn(|row| unsafe { _mm256_loadu_ps(at(p, row)) }));
+        std::array::from_fn(|row| std::array::from_fn(|p| unsafe { _mm256_loadu_ps(at(p, row)) }));
     for k in (0..cols).step_by(2) {
         // SAFETY: P panels of `cols` columns, padded to pairs, and as many columns of activations.
         unsafe {
-            let w: [[__m256; 2]; P] =
-                std::array::from_fn(|p| pair(F::DTYPE, panel.add(p * stride + k / 2 * bytes), lane));
+            let mut w = [[_mm256_setzero_ps(); 2]; P];
+            for (p, w) in w.iter_mut().enumerate() {
+                *w = pair(F::DTYPE, panel.add(p * stride + k / 2 * bytes), lane);
+            }
             for odd in 0..2.min(cols - k) {
-                for row in 0..R {
+                for (row, sums) in sums.iter_mut().enumerate() {
                     let x = _mm256_set1_ps(x.add((k + odd) * R + row).read());
-                    for p in 0..P {
-                        sums[p][row] = _mm256_fmadd_ps(w[p][odd], x, sums[p][row]);
+                    for (sum, w) in sums.iter_mut().zip(&w) {
+                        *sum = _mm256_fmadd_ps(w[odd], x, *sum);
                     }
                 }
             }
         }
     }
-    for (p, sums) in sums.iter().enumerate() {
-        for (row, sum) in sums.iter().enumerate() {
+    for (row, sums) in sums.iter().enumerate() {
+        for (p, sum) in sums.iter().enumerate() {
             // SAFETY: as above.
             unsafe { _mm256_storeu_ps(at(p, row), *sum) };
         }

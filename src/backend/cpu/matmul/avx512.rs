@@ -141,8 +141,8 @@ unsafe fn quant<F: Form, const R: usize>(
                     Some(zero) => _mm512_set1_epi32(plane(zero, row).read()),
                     None => _mm512_setzero_si512(),
                 };
-                for step in from..to {
-                    dot = _mm512_dpbusd_epi32(dot, w[step], _mm512_set1_epi32(x.add(row * 8 + step).read()));
+                for (step, w) in w.iter().enumerate().take(to).skip(from) {
+                    dot = _mm512_dpbusd_epi32(dot, *w, _mm512_set1_epi32(x.add(row * 8 + step).read()));
                 }
                 _mm512_cvtepi32_ps(dot)
             };
@@ -225,39 +225,43 @@ unsafe fn float<F: Form, const R: usize, const P: usize>(
 ) {
     let bytes = const { 2 * LANES * F::DTYPE.block().1 };
     // SAFETY: the caller's sums are P x R rows of 16.
-    let mut sums: [[__m512; R]; P] = std::array::from_fn(|p| {
-        std::array::from_fn(|row| unsafe { _mm512_loadu_ps(out.add(p * R + row).cast()) })
-    });
-    let add = |sums: &mut [[__m512; R]; P], w: [__m512; P], x: *const f32| {
-        for row in 0..R {
-            // SAFETY: x points to a column of R activations.
-            let x = _mm512_set1_ps(unsafe { x.add(row).read() });
-            for p in 0..P {
-                sums[p][row] = _mm512_fmadd_ps(w[p], x, sums[p][row]);
+    let at = |p: usize, row: usize| unsafe { out.add(p * R + row).cast::<f32>() };
+    let mut sums = [[_mm512_setzero_ps(); P]; R];
+    for (row, sums) in sums.iter_mut().enumerate() {
+        for (p, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: as above.
+            *sum = unsafe { _mm512_loadu_ps(at(p, row)) };
+        }
+    }
+    let columns = |index: usize| {
+        let mut w = [[_mm512_setzero_ps(); 2]; P];
+        for (p, w) in w.iter_mut().enumerate() {
+            // SAFETY: P panels of `cols` columns, padded to pairs.
+            *w = unsafe { pair(F::DTYPE, panel.add(p * stride + index * bytes)) };
+        }
+        w
+    };
+    let add = |sums: &mut [[__m512; P]; R], w: &[[__m512; 2]; P], column: usize| {
+        for (row, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: the caller has `cols` columns of R activations.
+            let x = _mm512_set1_ps(unsafe { x.add(column * R + row).read() });
+            for (sum, w) in sums.iter_mut().zip(w) {
+                *sum = _mm512_fmadd_ps(w[column % 2], x, *sum);
             }
         }
     };
     for k in 0..cols / 2 {
-        // SAFETY: P panels of `cols` columns, and as many columns of activations.
-        unsafe {
-            let w: [[__m512; 2]; P] =
-                std::array::from_fn(|p| pair(F::DTYPE, panel.add(p * stride + k * bytes)));
-            add(&mut sums, w.map(|w| w[0]), x.add(2 * k * R));
-            add(&mut sums, w.map(|w| w[1]), x.add((2 * k + 1) * R));
-        }
+        let w = columns(k);
+        add(&mut sums, &w, 2 * k);
+        add(&mut sums, &w, 2 * k + 1);
     }
     if cols % 2 == 1 {
-        // SAFETY: as above; an odd last column is padded to a pair in the panel.
-        unsafe {
-            let w: [[__m512; 2]; P] =
-                std::array::from_fn(|p| pair(F::DTYPE, panel.add(p * stride + cols / 2 * bytes)));
-            add(&mut sums, w.map(|w| w[0]), x.add((cols - 1) * R));
-        }
+        add(&mut sums, &columns(cols / 2), cols - 1);
     }
-    for (p, sums) in sums.iter().enumerate() {
-        for (row, sum) in sums.iter().enumerate() {
-            // SAFETY: as at the start.
-            unsafe { _mm512_storeu_ps(out.add(p * R + row).cast(), *sum) };
+    for (row, sums) in sums.iter().enumerate() {
+        for (p, sum) in sums.iter().enumerate() {
+            // SAFETY: as above.
+            unsafe { _mm512_storeu_ps(at(p, row), *sum) };
         }
     }
 }

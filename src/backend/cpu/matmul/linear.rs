@@ -5,7 +5,6 @@
 //! panels go in blocks of columns, as they are several times as large.
 
 use crate::backend::cpu::pool::ThreadPool;
-use crate::checkpoint::Dtype;
 
 use super::activations::{self, Scratch, TILE, Tiles, WORDS};
 use super::kernel::{Isa, SendPtr, float_panels};
@@ -14,7 +13,7 @@ use super::{Matrix, Part};
 
 /// Tiles in a chunk.
 const CHUNK_TILES: usize = 8;
-/// Columns of a float block: a pair of f32 panels takes 64 KiB of the second-level cache.
+/// Columns of a float block: a pair of f32 panels takes 64 KiB of the second-level cache. Even, as bf16 panels hold pairs.
 const BLOCK_COLS: usize = 512;
 /// Least bytes of weights in a task: a microsecond or two, so that claiming one is cheap.
 const TASK_BYTES: usize = 16 << 10;
@@ -185,7 +184,3 @@ impl Job<'_> {
         }
     }
 }
-
-/// Bytes of weights per column and panel are the same for all columns of a float type, which
-/// `floats` uses to find a block; blocks must therefore not split a pair.
-const _: () = assert!(BLOCK_COLS % 2 == 0 && Dtype::BF16.block().1 == 2);
