@@ -3,7 +3,7 @@
 mod serve;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use novastack::checkpoint;
+use novastack::checkpoint::resolve::{Places, resolve};
 use std::net::IpAddr;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -62,6 +62,10 @@ struct ServeArgs {
     /// A key that callers must present (`Authorization: Bearer KEY`). Repeatable.
     #[arg(long = "api-key", env = "NOVASTACK_API_KEYS", value_delimiter = ',', hide_env_values = true, value_name = "KEY")]
     api_keys: Vec<String>,
+    /// A web origin whose pages may call this server from a browser (`https://example.org`), or
+    /// `*` for all. Repeatable; none by default.
+    #[arg(long = "cors-origin", value_name = "ORIGIN")]
+    cors_origins: Vec<String>,
     /// Serve without keys on an address that others can reach.
     #[arg(long)]
     allow_unauthenticated: bool,
@@ -132,7 +136,8 @@ fn main() -> ExitCode {
 }
 
 fn pull(model: &str) -> Result<(), String> {
-    let resolved = checkpoint::resolve(model).map_err(|error| error.to_string())?;
+    let places = Places::from_env().map_err(|error| error.to_string())?;
+    let resolved = resolve(model, &places).map_err(|error| error.to_string())?;
     println!("{}", resolved.path.display());
     Ok(())
 }

@@ -4,12 +4,13 @@
 use crate::{LoadFormat, ServeArgs};
 use novastack::backend::cpu::CpuBackend;
 use novastack::backend::{Backend, KV_BLOCK_TOKENS};
-use novastack::checkpoint::{self, Checkpoint, Resolved};
+use novastack::checkpoint::Checkpoint;
+use novastack::checkpoint::resolve::{Places, Resolved, resolve, served_name};
 use novastack::clock::Clock;
 use novastack::engine::executor::{DeviceExecutor, Executor};
 use novastack::engine::plan::{PlannedSeq, SampleSpec, SeqId, StepPlan};
 use novastack::engine::worker::{self, EngineConfig};
-use novastack::gateway::{self, GenerationDefaults, LocalModel, Registry, ServerConfig};
+use novastack::gateway::{self, Cors, GenerationDefaults, LocalModel, Registry, ServerConfig};
 use novastack::model::{Decoder, Model, ModelConfig, Weights};
 use novastack::protocol::SamplingParams;
 use novastack::text::{ChatTemplate, Tokenizer};
@@ -47,29 +48,41 @@ async fn listen_and_serve(args: ServeArgs) -> Result<(), String> {
         body_bytes_max: args.max_body,
         keep_alive: KEEP_ALIVE,
         drain_timeout: args.drain_timeout,
+        cors: cors(&args.cors_origins),
     };
 
-    let registry = Arc::new(Registry::default());
-    let (load_failed, mut failure) = tokio::sync::oneshot::channel::<String>();
-    let loading = {
+    let names = names(&args)?;
+    let registry = Arc::new(Registry::new(names.iter().cloned()));
+    let (loaded, loading) = tokio::sync::oneshot::channel();
+    let with_key = !args.api_keys.is_empty();
+    let loader = {
         let registry = registry.clone();
-        let with_key = !args.api_keys.is_empty();
-        std::thread::Builder::new().name("loader".into()).spawn(move || match load_all(&args, &registry) {
-            Ok(names) => announce(address, &names, with_key),
-            Err(message) => drop(load_failed.send(message)),
+        std::thread::Builder::new().name("loader".into()).spawn(move || {
+            let result = load_all(&args, &names, &registry);
+            if result.is_ok() {
+                announce(address, &names, with_key);
+            }
+            let _ = loaded.send(result);
         })
     };
-    loading.map_err(|error| format!("a thread could not be started: {error}"))?;
+    loader.map_err(|error| format!("a thread could not be started: {error}"))?;
 
-    let mut message = None;
+    let mut failure = None;
+    let load_failed = async {
+        match loading.await {
+            Ok(Ok(())) => std::future::pending().await,
+            Ok(Err(message)) => message,
+            Err(_) => "loading panicked; the log says where".to_string(),
+        }
+    };
     let stop = async {
         tokio::select! {
             () = stop_signal() => {}
-            Ok(failed) = &mut failure => message = Some(failed),
+            message = load_failed => failure = Some(message),
         }
     };
     let outcome = gateway::serve(listener, config, registry, stop).await.map_err(|error| error.to_string())?;
-    match message {
+    match failure {
         Some(message) => Err(message),
         None => {
             tracing::info!(?outcome, "stopped");
@@ -106,23 +119,35 @@ fn announce(address: std::net::SocketAddr, names: &[String], with_key: bool) {
     );
 }
 
-fn load_all(args: &ServeArgs, registry: &Registry) -> Result<Vec<String>, String> {
-    let mut sources: Vec<(String, &str)> = Vec::new();
+/// The served names, in the order of the command line.
+fn names(args: &ServeArgs) -> Result<Vec<String>, String> {
+    let mut names: Vec<String> = Vec::new();
     for (index, spec) in args.models.iter().enumerate() {
-        let (name, _) = checkpoint::split_spec(spec);
-        let name = args.served_model_name.get(index).cloned().unwrap_or(name);
-        if sources.iter().any(|(other, _)| *other == name) {
+        let name = args.served_model_name.get(index).cloned().unwrap_or_else(|| served_name(spec));
+        if names.contains(&name) {
             return Err(format!("two models are named {name}; name one with --model NAME=SOURCE"));
         }
-        registry.loading(&name);
-        sources.push((name, spec));
+        names.push(name);
     }
-    for (name, spec) in &sources {
-        let resolved = checkpoint::resolve(spec).map_err(|error| format!("--model {spec}: {error}"))?;
+    Ok(names)
+}
+
+fn load_all(args: &ServeArgs, names: &[String], registry: &Registry) -> Result<(), String> {
+    let places = Places::from_env().map_err(|error| error.to_string())?;
+    for (name, spec) in names.iter().zip(&args.models) {
+        let resolved = resolve(spec, &places).map_err(|error| error.to_string())?;
         let model = load(args, name, &resolved).map_err(|error| format!("--model {spec}: {error}"))?;
-        registry.ready(model);
+        registry.set_ready(model);
     }
-    Ok(sources.into_iter().map(|(name, _)| name).collect())
+    Ok(())
+}
+
+fn cors(origins: &[String]) -> Cors {
+    match origins {
+        [] => Cors::Off,
+        origins if origins.iter().any(|origin| origin == "*") => Cors::Any,
+        origins => Cors::Origins(origins.to_vec()),
+    }
 }
 
 fn load(args: &ServeArgs, name: &str, resolved: &Resolved) -> Result<LocalModel, String> {
@@ -188,7 +213,7 @@ fn load(args: &ServeArgs, name: &str, resolved: &Resolved) -> Result<LocalModel,
         Some(_) => Some(Arc::new(Tokenizer::from_checkpoint(&checkpoint).map_err(|error| error.to_string())?)),
         None => None,
     };
-    let engine = worker::spawn(
+    let (engine, _thread) = worker::spawn(
         EngineConfig {
             name: name.to_string(),
             max_context,
@@ -201,16 +226,17 @@ fn load(args: &ServeArgs, name: &str, resolved: &Resolved) -> Result<LocalModel,
         },
         executor,
         Clock::real(),
-    );
+    )
+    .map_err(|error| format!("the engine's thread could not be started: {error}"))?;
     Ok(LocalModel {
         name: name.to_string(),
         engine,
         tokenizer,
         template: ChatTemplate::from_checkpoint(&checkpoint).map(Arc::new).map_err(|error| error.to_string()),
-        defaults: GenerationDefaults::from_json(&checkpoint.generation_config)?,
+        defaults: GenerationDefaults::from_config(&checkpoint.generation_config)?,
         vocab: shape.vocab,
         created_unix_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
-        root: resolved.source.clone(),
+        root: resolved.path.display().to_string(),
     })
 }
 

@@ -70,11 +70,7 @@ pub struct Resolved {
 /// Resolves `[name=]source`, downloading what has to be downloaded (never under
 /// `HF_HUB_OFFLINE`).
 pub fn resolve(spec: &str, places: &Places) -> Result<Resolved, CheckpointError> {
-    // A path may contain "="; then it exists.
-    let (name, source) = match spec.split_once('=') {
-        Some((name, source)) if !Path::new(spec).exists() => (Some(name.trim()), source.trim()),
-        _ => (None, spec.trim()),
-    };
+    let (name, source) = split(spec);
     if name == Some("") || source.is_empty() {
         return Err(CheckpointError::Hub(format!(
             "model {spec:?}: must be [name=]source; a source is a directory, a .gguf file, a name in the \
@@ -84,6 +80,29 @@ pub fn resolve(spec: &str, places: &Places) -> Result<Resolved, CheckpointError>
     let (default_name, path) = locate(source, places)?;
     let kind = if path.is_dir() { SourceKind::Directory } else { SourceKind::Gguf };
     Ok(Resolved { served_name: name.map_or(default_name, str::to_owned), path, kind })
+}
+
+/// The name under which [`resolve`] will serve `[name=]source`, known before anything is fetched.
+pub fn served_name(spec: &str) -> String {
+    let (name, source) = split(spec);
+    if let Some(name) = name {
+        return name.to_owned();
+    }
+    let local = Path::new(source);
+    match (local.exists(), catalogue::find(source), HubSource::parse(source)) {
+        (true, ..) => local_name(local),
+        (_, Some(entry), _) => entry.name.clone(),
+        (.., Some(hub_source)) => hub_source.repo,
+        _ => source.to_owned(),
+    }
+}
+
+/// A path may contain "="; then it exists.
+fn split(spec: &str) -> (Option<&str>, &str) {
+    match spec.split_once('=') {
+        Some((name, source)) if !Path::new(spec).exists() => (Some(name.trim()), source.trim()),
+        _ => (None, spec.trim()),
+    }
 }
 
 /// The default name, and the path.

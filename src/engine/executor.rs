@@ -7,7 +7,7 @@
 //! is in its plan.
 
 use super::plan::{StepOutput, StepPlan};
-use super::sampler::Sampler;
+use super::sampler::{SampleError, Sampler};
 use crate::backend::{Backend, Batch, KV_BLOCK_TOKENS, SeqSpan};
 use crate::model::{LOGIT_ROWS_MAX, Model};
 use crate::protocol::TokenLogprob;
@@ -24,6 +24,12 @@ pub struct Ticket(pub u64);
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct ExecutorError(pub String);
+
+impl From<SampleError> for ExecutorError {
+    fn from(error: SampleError) -> Self {
+        Self(error.to_string())
+    }
+}
 
 /// One model on one device (or one group of ranks).
 pub trait Executor: Send {
