@@ -45,6 +45,14 @@ pub(super) fn open(path: &Path) -> Result<Checkpoint, CheckpointError> {
     let named = hf_named(&gguf)?;
     let config = Reader::new(&gguf, &named)?.config()?;
     let vocab = vocab(&gguf)?;
+    // An id without an embedding row could be sampled or typed, but not computed.
+    let rows = named["model.embed_tokens.weight"].shape[0];
+    if let Some(vocab) = vocab.as_ref().filter(|vocab| vocab.tokens.len() > rows) {
+        let tokens = vocab.tokens.len();
+        return Err(
+            gguf.invalid(format!("metadata tokenizer.ggml.tokens: {tokens} tokens for {rows} embeddings"))
+        );
+    }
     let mut checkpoint = Checkpoint {
         source: path.to_owned(),
         config,
