@@ -205,7 +205,7 @@ impl<'g, 'a> Reader<'g, 'a> {
         head_dim: u32,
         inner: u32,
     ) -> Result<usize, CheckpointError> {
-        if head_dim == 0 || heads % kv_heads != 0 {
+        if head_dim == 0 || !heads.is_multiple_of(kv_heads) {
             return Err(self.gguf.invalid(format!(
                 "metadata {}: {heads} query heads do not go with {kv_heads} key heads of size {head_dim}",
                 self.key("attention.head_count")

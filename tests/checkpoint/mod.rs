@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 /// Writes the bytes into the directory and opens them as a GGUF file.
 fn open_gguf(directory: &Path, bytes: &[u8]) -> Result<Checkpoint, CheckpointError> {
     let path = directory.join("model.gguf");
+    // Overwriting in place makes some file systems wait for the disk, thousands of times here.
+    let _ = std::fs::remove_file(&path);
     std::fs::write(&path, bytes).expect("write");
     Checkpoint::open(&path)
 }
