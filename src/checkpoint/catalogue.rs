@@ -78,6 +78,7 @@ impl CatalogueSource {
 pub fn entries() -> &'static [CatalogueEntry] {
     static ENTRIES: OnceLock<Vec<CatalogueEntry>> = OnceLock::new();
     ENTRIES.get_or_init(|| {
+        // Embedded at build time, and all parsed by a test: a panic here cannot be a user's doing.
         let parse = |(name, text): (&str, &str)| {
             serde_saphyr::from_str(text).unwrap_or_else(|error| panic!("models/{name}.yaml: {error}"))
         };

@@ -229,7 +229,7 @@ fn place(
         let bytes = byte_length(info.dtype, &info.shape).ok_or_else(|| {
             format!("tensor {name}: shape {:?} is not possible for {:?}", info.shape, info.dtype)
         })?;
-        if offset % alignment != 0 {
+        if !offset.is_multiple_of(alignment) {
             return Err(format!("tensor {name}: its offset {offset} is not a multiple of {alignment}"));
         }
         let start = data_start.checked_add(offset).and_then(|start| usize::try_from(start).ok());

@@ -45,6 +45,14 @@ pub(super) fn open(path: &Path) -> Result<Checkpoint, CheckpointError> {
     let named = hf_named(&gguf)?;
     let config = Reader::new(&gguf, &named)?.config()?;
     let vocab = vocab(&gguf)?;
+    // An id without an embedding row could be sampled or typed, but not computed.
+    let rows = named["model.embed_tokens.weight"].shape[0];
+    if let Some(vocab) = vocab.as_ref().filter(|vocab| vocab.tokens.len() > rows) {
+        let tokens = vocab.tokens.len();
+        return Err(
+            gguf.invalid(format!("metadata tokenizer.ggml.tokens: {tokens} tokens for {rows} embeddings"))
+        );
+    }
     let mut checkpoint = Checkpoint {
         source: path.to_owned(),
         config,
@@ -197,7 +205,7 @@ impl<'g, 'a> Reader<'g, 'a> {
         head_dim: u32,
         inner: u32,
     ) -> Result<usize, CheckpointError> {
-        if head_dim == 0 || heads % kv_heads != 0 {
+        if head_dim == 0 || !heads.is_multiple_of(kv_heads) {
             return Err(self.gguf.invalid(format!(
                 "metadata {}: {heads} query heads do not go with {kv_heads} key heads of size {head_dim}",
                 self.key("attention.head_count")

@@ -8,23 +8,25 @@
 //! pulls a model, under a file lock; a complete snapshot is used without any request.
 //! Deliberately absent: uploads, datasets, pickle weights. The token is never printed.
 
+mod meter;
+mod options;
 mod select;
+mod store;
 
+pub use self::options::{ProgressStyle, PullOptions};
+
+use self::meter::Meter;
 use self::select::{RepoFile, RepoInfo};
+use self::store::{place, verify};
 use super::{CheckpointError, hf_dir};
-use hf_hub::api::Progress;
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
 use hf_hub::{Cache, Repo, RepoType};
-use sha2::{Digest, Sha256};
-use std::ffi::OsString;
 use std::fs::File;
-use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::atomic::Ordering;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-const ENDPOINT_DEFAULT: &str = "https://huggingface.co";
 const REVISION_DEFAULT: &str = "main";
 /// For one request about a repository, connecting included.
 const INFO_TIMEOUT: Duration = Duration::from_secs(30);
@@ -34,105 +36,6 @@ const FRUITLESS_ATTEMPTS_MAX: u32 = 5;
 /// How long to wait for another process that pulls the same model.
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(3600);
 const LOCK_POLL: Duration = Duration::from_millis(200);
-
-/// How a download shows that it goes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ProgressStyle {
-    /// A bar per file on stderr.
-    Bars,
-    /// A line per file on stderr.
-    Lines,
-    /// Nothing.
-    Silent,
-}
-
-/// Which hub, with which rights, into which cache.
-#[derive(Clone)]
-pub struct PullOptions {
-    /// `HF_ENDPOINT`, without a slash at the end.
-    pub endpoint: String,
-    /// `HF_HUB_CACHE`, or `$HF_HOME/hub`, or `~/.cache/huggingface/hub`.
-    pub cache: PathBuf,
-    /// `HF_TOKEN`, or what `$HF_HOME/token` holds.
-    pub token: Option<String>,
-    /// `HF_HUB_OFFLINE`: use the cache alone, make no request.
-    pub offline: bool,
-    /// What is shown meanwhile.
-    pub progress: ProgressStyle,
-    /// A transfer that brings no byte for this long has failed.
-    pub stall_timeout: Duration,
-    /// Pause before an interrupted transfer is resumed.
-    pub retry_pause: Duration,
-}
-
-impl std::fmt::Debug for PullOptions {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter
-            .debug_struct("PullOptions")
-            .field("endpoint", &self.shown_endpoint())
-            .field("cache", &self.cache)
-            .field("token", &self.token.as_ref().map(|_| "(set)"))
-            .field("offline", &self.offline)
-            .finish_non_exhaustive()
-    }
-}
-
-impl PullOptions {
-    /// From a lookup of environment variables, in Hugging Face's names.
-    pub fn from_lookup(lookup: impl Fn(&str) -> Option<OsString>) -> Result<Self, CheckpointError> {
-        let text = |name: &str| match lookup(name).map(OsString::into_string) {
-            None => Ok(None),
-            Some(Ok(text)) => Ok(Some(text.trim().to_owned()).filter(|text| !text.is_empty())),
-            Some(Err(_)) => Err(CheckpointError::Hub(format!("{name} is not valid UTF-8"))),
-        };
-        let path = |name: &str| lookup(name).filter(|path| !path.is_empty()).map(PathBuf::from);
-        let home = hf_home(&lookup);
-        let cache =
-            path("HF_HUB_CACHE").or_else(|| home.as_ref().map(|home| home.join("hub"))).ok_or_else(|| {
-                CheckpointError::Hub("no cache directory: set HF_HOME, HF_HUB_CACHE or HOME".into())
-            })?;
-        let endpoint = text("HF_ENDPOINT")?.unwrap_or_else(|| ENDPOINT_DEFAULT.into());
-        if !endpoint.starts_with("http://") && !endpoint.starts_with("https://") {
-            return Err(CheckpointError::Hub("HF_ENDPOINT must start with http:// or https://".into()));
-        }
-        let token_file = || std::fs::read_to_string(home?.join("token")).ok();
-        let token = text("HF_TOKEN")?.or_else(|| token_file().map(|token| token.trim().to_owned()));
-        let offline = text("HF_HUB_OFFLINE")?
-            .is_some_and(|flag| matches!(flag.to_ascii_uppercase().as_str(), "1" | "ON" | "YES" | "TRUE"));
-        Ok(PullOptions {
-            endpoint: endpoint.trim_end_matches('/').to_owned(),
-            cache: std::path::absolute(&cache).map_err(|source| CheckpointError::io(&cache, source))?,
-            token: token.filter(|token| !token.is_empty()),
-            offline,
-            progress: if std::io::stderr().is_terminal() {
-                ProgressStyle::Bars
-            } else {
-                ProgressStyle::Lines
-            },
-            stall_timeout: Duration::from_secs(60),
-            retry_pause: Duration::from_secs(1),
-        })
-    }
-
-    /// The endpoint without a user name and password that it may carry.
-    fn shown_endpoint(&self) -> String {
-        match self.endpoint.split_once("://") {
-            Some((scheme, rest)) => {
-                let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-                format!("{scheme}://{}{path}", authority.rsplit('@').next().unwrap_or_default())
-            }
-            None => self.endpoint.clone(),
-        }
-    }
-}
-
-/// `$HF_HOME`, else `$XDG_CACHE_HOME/huggingface`, else `~/.cache/huggingface`.
-pub(super) fn hf_home(lookup: &impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
-    let path = |name: &str| lookup(name).filter(|path| !path.is_empty()).map(PathBuf::from);
-    path("HF_HOME")
-        .or_else(|| path("XDG_CACHE_HOME").map(|cache| cache.join("huggingface")))
-        .or_else(|| path("HOME").map(|home| home.join(".cache").join("huggingface")))
-}
 
 /// `org/name[@revision][:file.gguf]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -467,115 +370,4 @@ impl<'a> Pull<'a> {
             ),
         })
     }
-}
-
-/// Size and hash against what the hub says; a file that does not match is deleted.
-fn verify(staged: &Path, file: &RepoFile) -> Result<(), CheckpointError> {
-    let io = |error| CheckpointError::io(staged, error);
-    let length = std::fs::metadata(staged).map_err(io)?.len();
-    let mismatch = match (file.size, &file.sha256) {
-        (Some(size), _) if size != length => Some(format!("has {length} bytes, the hub says {size}")),
-        (_, Some(expected)) => {
-            let actual = sha256(staged).map_err(io)?;
-            (actual != *expected).then(|| format!("has sha256 {actual}, the hub says {expected}"))
-        }
-        _ => None,
-    };
-    match mismatch {
-        None => Ok(()),
-        Some(reason) => {
-            std::fs::remove_file(staged).map_err(io)?;
-            Err(CheckpointError::Hub(format!("{}: {reason}; the download was deleted", file.name)))
-        }
-    }
-}
-
-fn sha256(path: &Path) -> std::io::Result<String> {
-    let mut file = File::open(path)?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(format!("{:x}", hash.finalize())),
-            count => hash.update(&buffer[..count]),
-        }
-    }
-}
-
-/// Moves a verified file under its final names, durably: blob first, then the link to it.
-fn place(staged: &Path, blob: &Path, link: &Path) -> std::io::Result<()> {
-    File::open(staged)?.sync_all()?;
-    let parents = [blob.parent(), link.parent()];
-    parents.into_iter().flatten().try_for_each(std::fs::create_dir_all)?;
-    std::fs::rename(staged, blob)?;
-    // blobs and snapshots are neighbours; a link's depth below snapshots varies.
-    let directory = blob.parent().and_then(Path::parent).unwrap_or(Path::new(""));
-    let depth = link.strip_prefix(directory).map_or(0, |inside| inside.components().count());
-    let mut target: PathBuf = std::iter::repeat_n("..", depth.saturating_sub(1)).collect();
-    target.push("blobs");
-    target.push(blob.file_name().unwrap_or_default());
-    if link.symlink_metadata().is_ok() {
-        std::fs::remove_file(link)?;
-    }
-    std::os::unix::fs::symlink(target, link)
-}
-
-/// Counts what arrives, and shows it.
-#[derive(Clone)]
-struct Meter {
-    bar: indicatif::ProgressBar,
-    /// Bytes of the file that are there, in the attempt that has most.
-    received: Arc<AtomicU64>,
-    position: Arc<AtomicU64>,
-    /// Calls so far; a change is a sign of life.
-    activity: Arc<AtomicU64>,
-    lines: bool,
-    name: String,
-}
-
-impl Meter {
-    fn new(file: &RepoFile, style: ProgressStyle) -> Meter {
-        let bar = match style {
-            ProgressStyle::Bars => indicatif::ProgressBar::new(file.size.unwrap_or(0)),
-            ProgressStyle::Lines | ProgressStyle::Silent => indicatif::ProgressBar::hidden(),
-        };
-        let template = "{msg} [{wide_bar}] {bytes}/{total_bytes} {bytes_per_sec} ({eta})";
-        if let Ok(template) = indicatif::ProgressStyle::with_template(template) {
-            bar.set_style(template);
-        }
-        bar.set_message(file.name.clone());
-        Meter {
-            bar,
-            received: Arc::default(),
-            position: Arc::default(),
-            activity: Arc::default(),
-            lines: style == ProgressStyle::Lines,
-            name: file.name.clone(),
-        }
-    }
-
-    fn done(&self) {
-        self.bar.finish();
-        if self.lines {
-            eprintln!("{}: {} bytes", self.name, self.received.load(Ordering::Relaxed));
-        }
-    }
-}
-
-impl Progress for Meter {
-    fn init(&mut self, size: usize, _filename: &str) {
-        self.position.store(0, Ordering::Relaxed);
-        self.activity.fetch_add(1, Ordering::Relaxed);
-        self.bar.set_length(size as u64);
-        self.bar.set_position(0);
-    }
-
-    fn update(&mut self, size: usize) {
-        let position = self.position.fetch_add(size as u64, Ordering::Relaxed) + size as u64;
-        self.received.fetch_max(position, Ordering::Relaxed);
-        self.activity.fetch_add(1, Ordering::Relaxed);
-        self.bar.inc(size as u64);
-    }
-
-    fn finish(&mut self) {}
 }

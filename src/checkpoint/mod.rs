@@ -60,7 +60,7 @@ impl Dtype {
     /// Bytes of `values` values, or None where they do not fill whole blocks.
     pub fn bytes(self, values: usize) -> Option<usize> {
         let (per_block, bytes) = self.block();
-        if values % per_block == 0 { (values / per_block).checked_mul(bytes) } else { None }
+        if values.is_multiple_of(per_block) { (values / per_block).checked_mul(bytes) } else { None }
     }
 }
 

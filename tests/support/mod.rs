@@ -1,5 +1,6 @@
 //! What several test areas share.
 
+pub mod gguf_writer;
 pub mod server;
 
 use std::path::PathBuf;
