@@ -60,10 +60,15 @@ impl ChatTemplate {
                 checkpoint.source.display()
             ))
         })?;
+        Self::new(source, &checkpoint.tokenizer_config)
+    }
+
+    /// Compiles a template; `tokenizer_config` (`{}` when there is none) names special tokens.
+    pub fn new(source: &str, tokenizer_config: &Value) -> Result<Self, TextError> {
         let special_tokens = SPECIAL_TOKENS
             .iter()
             .filter_map(|name| {
-                let token = special_token(&checkpoint.tokenizer_config, name)?;
+                let token = special_token(tokenizer_config, name)?;
                 Some(((*name).to_owned(), token.into()))
             })
             .collect();

@@ -51,6 +51,11 @@ impl Jinja {
         environment.add_filter("tojson", python::tojson);
         environment.add_filter("string", |value: &Value| python::to_str(value));
         environment.add_filter("trim", python::trim);
+        environment.add_filter("length", python::length);
+        environment.add_filter("count", python::length);
+        environment.add_test("iterable", python::is_iterable);
+        environment.add_test("sequence", python::is_sequence);
+        environment.add_test("callable", python::is_callable);
         environment.add_function("raise_exception", |message: &Value| -> Result<Value, Error> {
             let message = python::to_str(message);
             Err(Error::new(ErrorKind::InvalidOperation, message.clone()).with_source(Raised(message)))
@@ -71,11 +76,8 @@ impl Jinja {
         let strftime_now = Value::from_function(move |format: &str| {
             python::strftime(now, format).map_err(|reason| Error::new(ErrorKind::InvalidOperation, reason))
         });
-        let variables: Value = variables
-            .into_iter()
-            .map(|(name, value)| (name, python::from_json(value)))
-            .chain([("strftime_now".to_owned(), strftime_now)])
-            .collect();
+        let variables = variables.into_iter().map(|(name, value)| (name, python::from_json(value)));
+        let variables = Value::from_pairs(variables.chain([("strftime_now".to_owned(), strftime_now)]));
         let mut output = Bounded(Vec::new());
         template
             .render_captured_to(variables, &mut output)

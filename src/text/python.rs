@@ -17,7 +17,9 @@ pub(super) fn from_json(value: serde_json::Value) -> Value {
         Json::Bool(value) => value.into(),
         Json::String(value) => value.into(),
         Json::Array(items) => items.into_iter().map(from_json).collect::<Vec<_>>().into(),
-        Json::Object(fields) => fields.into_iter().map(|(name, value)| (name, from_json(value))).collect(),
+        Json::Object(fields) => {
+            Value::from_pairs(fields.into_iter().map(|(name, value)| (name, from_json(value))))
+        }
         Json::Number(number) => match (number.as_i64(), number.as_u64(), number.as_f64()) {
             (Some(int), ..) => int.into(),
             (None, Some(int), _) => int.into(),
@@ -272,6 +274,30 @@ pub(super) fn trim(value: &Value, chars: Option<&str>) -> String {
         Some(chars) => text.trim_matches(|c| chars.contains(c)).to_owned(),
         None => strip(&text).to_owned(),
     }
+}
+
+/// `len(value)`, which is 0 for undefined.
+pub(super) fn length(value: &Value) -> Result<usize, Error> {
+    let length = if value.is_undefined() { Some(0) } else { value.len() };
+    length.ok_or_else(|| invalid(format!("object of type {} has no len()", value.kind())))
+}
+
+/// Whether a value can be looped over; none cannot, undefined can.
+pub(super) fn is_iterable(value: &Value) -> bool {
+    !value.is_none() && value.try_iter().is_ok()
+}
+
+/// Whether a value has a length and items: strings and dicts too.
+pub(super) fn is_sequence(value: &Value) -> bool {
+    matches!(
+        value.kind(),
+        ValueKind::Seq | ValueKind::Map | ValueKind::String | ValueKind::Undefined
+    )
+}
+
+/// Whether a value can be called: functions and macros are the only plain objects.
+pub(super) fn is_callable(value: &Value) -> bool {
+    value.kind() == ValueKind::Plain
 }
 
 /// Python's methods, where minijinja-contrib lacks them or knows another white space.

@@ -52,34 +52,42 @@ impl std::fmt::Debug for Tokenizer {
 impl Tokenizer {
     /// Builds it from tokenizer.json or a GGUF vocabulary.
     pub fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Self, TextError> {
-        let config = &checkpoint.tokenizer_config;
-        let (inner, vocab_size, gguf_eos) = match &checkpoint.tokenizer {
-            None => {
-                return Err(TextError::Tokenizer(format!(
-                    "{} carries no tokenizer (a tokenizer.json, or tokenizer.ggml.* in a GGUF file); \
-                     only token ids can be served",
-                    checkpoint.source.display()
-                )));
-            }
-            Some(TokenizerSource::Json(path)) => (read_json(path, config)?, 0, &[][..]),
-            Some(TokenizerSource::Gguf(vocab)) => {
-                (gguf_tokenizer::build(vocab)?, vocab.tokens.len(), &vocab.eos[..])
+        let source = checkpoint.tokenizer.as_ref().ok_or_else(|| {
+            TextError::Tokenizer(format!(
+                "{} carries no tokenizer (a tokenizer.json, or tokenizer.ggml.* in a GGUF file); \
+                 only token ids can be served",
+                checkpoint.source.display()
+            ))
+        })?;
+        let mut tokenizer = Self::from_source(source, &checkpoint.tokenizer_config)?;
+        tokenizer.add_eos("generation_config.json", &checkpoint.generation_config)?;
+        tokenizer.add_eos("config.json", &checkpoint.config)?;
+        Ok(tokenizer)
+    }
+
+    /// Builds it from its source and tokenizer_config.json (`{}` when there is none) alone.
+    pub fn from_source(source: &TokenizerSource, tokenizer_config: &Value) -> Result<Self, TextError> {
+        let (inner, vocab_size, mut eos) = match source {
+            TokenizerSource::Json(path) => (read_json(path, tokenizer_config)?, 0, Vec::new()),
+            TokenizerSource::Gguf(vocab) => {
+                (gguf_tokenizer::build(vocab)?, vocab.tokens.len(), vocab.eos.clone())
             }
         };
+        eos.extend(special_token(tokenizer_config, "eos_token").and_then(|eos| inner.token_to_id(eos)));
+        let mut seen = HashSet::new();
+        eos.retain(|id| seen.insert(*id));
         let highest = inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
-        let mut tokenizer = Tokenizer {
+        Ok(Tokenizer {
             spelling: spelling(inner.get_decoder()),
             special: inner
                 .get_added_tokens_decoder()
                 .into_iter()
                 .filter_map(|(id, token)| token.special.then_some(id))
                 .collect(),
-            eos: Vec::new(),
+            eos,
             vocab_size: vocab_size.max(highest),
             inner,
-        };
-        tokenizer.eos = tokenizer.find_eos(checkpoint, gguf_eos)?;
-        Ok(tokenizer)
+        })
     }
 
     /// Text to ids. `add_special` adds BOS and the like as the tokenizer's post-processor says;
@@ -153,21 +161,13 @@ impl Tokenizer {
         }
     }
 
-    fn find_eos(&self, checkpoint: &Checkpoint, gguf: &[TokenId]) -> Result<Vec<TokenId>, TextError> {
-        let mut all = Vec::new();
-        for (file, config) in [
-            ("generation_config.json", &checkpoint.generation_config),
-            ("config.json", &checkpoint.config),
-        ] {
-            all.extend(config_ids(file, config)?);
+    fn add_eos(&mut self, file: &str, config: &Value) -> Result<(), TextError> {
+        for id in config_ids(file, config)? {
+            if !self.eos.contains(&id) {
+                self.eos.push(id);
+            }
         }
-        if let Some(token) = special_token(&checkpoint.tokenizer_config, "eos_token") {
-            all.extend(self.inner.token_to_id(token));
-        }
-        all.extend(gguf);
-        let mut seen = HashSet::new();
-        all.retain(|id| seen.insert(*id));
-        Ok(all)
+        Ok(())
     }
 }
 
