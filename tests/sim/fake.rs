@@ -3,6 +3,7 @@
 //! table: any mistake in tables, prefix sharing or preemption changes the output, and most are
 //! caught on the spot.
 
+use super::rng::mix;
 use novastack::engine::executor::{Executor, ExecutorError, Ticket};
 use novastack::engine::kv::BLOCK_TOKENS;
 use novastack::engine::plan::{PlannedSeq, SeqId, StepOutput, StepPlan};
@@ -12,33 +13,6 @@ use std::collections::{HashMap, HashSet};
 pub const VOCAB: u32 = 64;
 /// The only stop token of these tests.
 pub const STOP: TokenId = 0;
-
-/// splitmix64: the tests' random numbers.
-#[derive(Clone, Debug)]
-pub struct Rng(pub u64);
-
-impl Rng {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        mix(self.0)
-    }
-    /// Uniform in 0..n.
-    pub fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
-    }
-    pub fn chance(&mut self, percent: usize) -> bool {
-        self.below(100) < percent
-    }
-    pub fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
-    }
-}
-
-fn mix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
 
 /// The "model": the next token of a sequence.
 fn next_token(history: &[TokenId], params: &SamplingParams, choice: u32, output_index: u32) -> TokenId {

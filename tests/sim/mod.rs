@@ -4,5 +4,6 @@
 mod fake;
 mod random;
 mod replay;
+mod rng;
 mod steps;
 mod worker;

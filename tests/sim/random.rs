@@ -1,7 +1,8 @@
 //! Random arrivals, cancels, preemptions, choices and priorities over tiny pools, hundreds of
 //! seeds. A failure prints its seed; set NOVASTACK_SIM_SEED to run that one alone.
 
-use super::fake::{Fake, Rng, STOP, VOCAB, alone, scores};
+use super::fake::{Fake, STOP, VOCAB, alone, scores};
+use super::rng::Rng;
 use novastack::engine::plan::SeqId;
 use novastack::engine::scheduler::{RequestId, Scheduler, SchedulerConfig};
 use novastack::protocol::{FinishReason, GenerateRequest, SamplingParams, TokenEvent, TokenId};

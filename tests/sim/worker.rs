@@ -1,6 +1,7 @@
 //! The real worker and handle over the fake executor.
 
-use super::fake::{Fake, Rng, STOP, VOCAB, alone, scores};
+use super::fake::{Fake, STOP, VOCAB, alone, scores};
+use super::rng::Rng;
 use novastack::clock::Clock;
 use novastack::engine::handle::{EngineHandle, SubmitError, TokenStream};
 use novastack::engine::worker::{EngineConfig, spawn};

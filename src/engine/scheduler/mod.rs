@@ -347,6 +347,3 @@ impl Scheduler {
         self.running.iter().position(|seq| seq.id == id).expect("a planned sequence runs until it is applied")
     }
 }
-
-#[cfg(test)]
-mod tests;
