@@ -158,6 +158,7 @@ def build(config, seed):
     """A model whose logits spread over several nats and whose attention looks at positions."""
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32).eval()
     gen = torch.Generator().manual_seed(seed)
+    scale = (64 / config.hidden_size) ** 0.5
     with torch.no_grad():
         for name, p in sorted(model.named_parameters()):
             noise = torch.randn(p.shape, generator=gen)
@@ -166,9 +167,9 @@ def build(config, seed):
             elif name.endswith("bias"):
                 p.copy_(0.3 * noise)
             elif "embed" in name or "lm_head" in name:
-                p.copy_(0.5 * noise)
+                p.copy_(0.5 * scale * noise)
             else:
-                p.copy_(0.2 * noise)
+                p.copy_(0.2 * scale * noise)
     return model
 
 
@@ -190,18 +191,18 @@ def margins(logprobs):
     return top[..., 0] - top[..., 1]
 
 
-def find_prompt(model, length, margin, gen, taken):
+def find_prompt(model, length, margin, gen, taken, steps=STEPS):
     """A random prompt whose whole continuation is safe from ties, free of EOS and not dull."""
     best = None
     for _ in range(40):
         prompts = torch.randint(0, VOCAB - len(SPECIAL), (min(64, VOCAB), length), generator=gen)
-        tokens, logprobs = greedy(model, prompts, STEPS)
+        tokens, logprobs = greedy(model, prompts, steps)
         safe = margins(logprobs).min(-1).values >= margin * 1.1
         for p, t, ok in zip(prompts, tokens.tolist(), safe.tolist()):
             if ok and not set(t) & set(EOS) and tuple(p.tolist()) not in taken:
                 if best is None or len(set(t)) > len(set(best[1])):
                     best = (p, t)
-        if best is not None and len(set(best[1])) >= 12:
+        if best is not None and len(set(best[1])) >= steps // 2:
             break
     if best is None:
         raise SystemExit(f"no prompt of {length} tokens has margins of {margin}: choose another seed")
