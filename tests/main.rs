@@ -5,3 +5,4 @@ mod imports;
 mod models;
 mod sim;
 mod support;
+mod text;
