@@ -76,8 +76,8 @@ fn strings(special: &[String]) -> Vec<String> {
         let mut text = String::new();
         for _ in 0..1 + random.below(8) {
             match random.below(4) {
-                0 => text += random.pick(&pool),
-                1 if !special.is_empty() => text += random.pick(special),
+                0 => text.push_str(random.pick::<String>(&pool)),
+                1 if !special.is_empty() => text.push_str(random.pick::<String>(special)),
                 2 => {
                     // A special token cut short is ordinary text.
                     let token: Vec<char> = random.pick(&pool).chars().collect();
