@@ -133,7 +133,8 @@ fn prepare(message: &Value) -> Result<Value, String> {
         fields.iter().filter(|(_, value)| !value.is_null()).map(|(k, v)| (k.clone(), v.clone())).collect();
     let reasoning = REASONING_FIELDS.iter().find_map(|name| fields.get(*name)).cloned();
     if let Some(reasoning) = reasoning {
-        fields.entry("thinking").or_insert_with(|| reasoning.clone());
+        // In transformers' order, which shows where a template writes the message as a whole.
+        fields.shift_insert(0, "thinking".into(), fields.get("thinking").unwrap_or(&reasoning).clone());
         fields.insert("reasoning_content".into(), reasoning);
     }
     Ok(fields.into())

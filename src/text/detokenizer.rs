@@ -51,7 +51,7 @@ impl Detokenizer {
 
     /// One more token. After a stop string nothing comes any more.
     pub fn push(&mut self, token: TokenId) -> TextDelta {
-        if self.stops.found || (self.skip_special && self.tokenizer.is_special(token)) {
+        if self.stops.ended || (self.skip_special && self.tokenizer.is_special(token)) {
             return TextDelta::default();
         }
         let text = self.decoding.push(&self.tokenizer, token);
@@ -60,7 +60,7 @@ impl Detokenizer {
 
     /// The output has ended: whatever was held back.
     pub fn finish(&mut self) -> String {
-        if self.stops.found {
+        if self.stops.ended {
             return String::new();
         }
         let rest = self.decoding.finish(&self.tokenizer);
@@ -154,7 +154,8 @@ struct Stops {
     include_stop: bool,
     /// The longest suffix of the text that begins a stop string.
     held: String,
-    found: bool,
+    /// A stop string was found or the output is over.
+    ended: bool,
 }
 
 /// Knuth, Morris and Pratt's search for one string.
@@ -196,7 +197,7 @@ impl Search {
 impl Stops {
     fn new(stops: Vec<String>, include_stop: bool) -> Self {
         let searches = stops.into_iter().filter(|stop| !stop.is_empty()).map(Search::new).collect();
-        Self { searches, include_stop, held: String::new(), found: false }
+        Self { searches, include_stop, held: String::new(), ended: false }
     }
 
     fn push(&mut self, text: &str) -> TextDelta {
@@ -212,7 +213,7 @@ impl Stops {
             if let Some(stop) = longest {
                 let end = before + index + 1;
                 self.held.truncate(if self.include_stop { end } else { end - stop.len() });
-                self.found = true;
+                self.ended = true;
                 return TextDelta { text: std::mem::take(&mut self.held), stopped: Some(stop.to_owned()) };
             }
         }
@@ -223,6 +224,7 @@ impl Stops {
     }
 
     fn finish(&mut self) -> String {
-        if self.found { String::new() } else { std::mem::take(&mut self.held) }
+        self.ended = true;
+        std::mem::take(&mut self.held)
     }
 }
