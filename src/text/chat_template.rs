@@ -109,10 +109,8 @@ impl ChatTemplate {
         let mut variables = self.special_tokens.clone();
         variables.extend(input.extra.clone());
         variables.insert("messages".into(), messages.into());
-        variables.insert(
-            "tools".into(),
-            if input.tools.is_empty() { Value::Null } else { json!(input.tools) },
-        );
+        variables
+            .insert("tools".into(), if input.tools.is_empty() { Value::Null } else { json!(input.tools) });
         variables.entry("documents").or_insert(Value::Null);
         variables.insert("add_generation_prompt".into(), input.add_generation_prompt.into());
         let mut prompt = self.jinja.render(variables, now)?;
