@@ -143,8 +143,9 @@ fn take_whole_characters(held: &mut Vec<u8>) -> String {
 fn window_text(tokenizer: &Tokenizer, ids: &[TokenId], shown: usize) -> String {
     let decode = |ids: &[TokenId]| tokenizer.decode(ids, false).unwrap_or_default();
     let (context, all) = (decode(&ids[..shown]), decode(ids));
-    let common = all.bytes().zip(context.bytes()).take_while(|(a, b)| a == b).count();
-    all[all.floor_char_boundary(common)..].to_owned()
+    let same = all.chars().zip(context.chars()).take_while(|(a, b)| a == b);
+    let common: usize = same.map(|(c, _)| c.len_utf8()).sum();
+    all[common..].to_owned()
 }
 
 /// Finds stop strings in a growing text and holds back what may become one.
