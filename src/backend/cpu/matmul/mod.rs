@@ -24,7 +24,7 @@ impl Matrix {
 }
 
 #[derive(Default)]
-pub struct Scratch;
+pub struct Scratch {}
 
 pub fn linear(
     _pool: &mut ThreadPool,
