@@ -1,1 +1,172 @@
-fn main() {}
+//! The command line. Parts are wired together here and in [`serve`], nowhere else.
+
+mod serve;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use novastack::checkpoint::resolve::{Places, resolve};
+use std::net::IpAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Serves open-weight language models over the OpenAI API: one program, one endpoint.
+#[derive(Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Load models and answer requests.
+    Serve(Box<ServeArgs>),
+    /// Download a model from the Hugging Face hub, verified and resumable.
+    Pull {
+        /// A hub id (`org/name`, `org/name@revision`, `org/name:file.gguf`) or a catalogue name.
+        model: String,
+    },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LoadFormat {
+    /// The checkpoint's own weights.
+    Auto,
+    /// Seeded random weights from config.json alone, for benchmarks.
+    Dummy,
+}
+
+#[derive(Args)]
+struct ServeArgs {
+    /// What to serve: `[name=]source`, where source is a directory in Hugging Face layout, a
+    /// .gguf file, a hub id or a catalogue name. Repeat it to serve several models.
+    #[arg(long = "model", required = true, value_name = "[NAME=]SOURCE")]
+    models: Vec<String>,
+    /// The name that callers use, for the --model of the same position.
+    #[arg(long, value_name = "NAME")]
+    served_model_name: Vec<String>,
+    /// Where weights come from.
+    #[arg(long, value_enum, default_value = "auto")]
+    load_format: LoadFormat,
+    /// Seed of the dummy weights.
+    #[arg(long, default_value_t = 0)]
+    dummy_seed: u64,
+    /// Address to listen on. Any but a loopback address needs --api-key.
+    #[arg(long, default_value = "127.0.0.1")]
+    host: IpAddr,
+    /// Port to listen on; 0 takes a free one.
+    #[arg(long, default_value_t = 8000)]
+    port: u16,
+    /// A key that callers must present (`Authorization: Bearer KEY`). Repeatable.
+    #[arg(long = "api-key", env = "NOVASTACK_API_KEYS", value_delimiter = ',', hide_env_values = true, value_name = "KEY")]
+    api_keys: Vec<String>,
+    /// A web origin whose pages may call this server from a browser (`https://example.org`), or
+    /// `*` for all. Repeatable; none by default.
+    #[arg(long = "cors-origin", value_name = "ORIGIN")]
+    cors_origins: Vec<String>,
+    /// Serve without keys on an address that others can reach.
+    #[arg(long)]
+    allow_unauthenticated: bool,
+    /// CPU threads per model [default: all cores].
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+    /// Longest prompt and output together [default: what the model was made for, as far as the KV cache holds it].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(2..))]
+    max_context: Option<u32>,
+    /// KV cache per model: bytes, or with a suffix K, M, G [default: a quarter of the free memory
+    /// at the most].
+    #[arg(long, value_parser = parse_bytes, value_name = "SIZE")]
+    kv_cache_memory: Option<usize>,
+    /// Sequences that run at once.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    max_running: u32,
+    /// Requests that may wait; one more is answered 429.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    max_queued: u32,
+    /// Tokens that one step computes at the most, prefill and decode together.
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(16..=65536))]
+    step_tokens: u32,
+    /// Seconds after which a request is given up.
+    #[arg(long, default_value = "600", value_parser = parse_seconds, value_name = "SECONDS")]
+    request_timeout: Duration,
+    /// Seconds that running requests have to finish after SIGTERM or ^C.
+    #[arg(long, default_value = "30", value_parser = parse_seconds, value_name = "SECONDS")]
+    drain_timeout: Duration,
+    /// Largest request body: bytes, or with a suffix K, M, G.
+    #[arg(long, default_value = "16M", value_parser = parse_bytes, value_name = "SIZE")]
+    max_body: usize,
+}
+
+/// "512M" -> 536870912.
+fn parse_bytes(text: &str) -> Result<usize, String> {
+    let (digits, shift) = match text.trim_end_matches(['B', 'b']).char_indices().next_back() {
+        Some((at, 'K' | 'k')) => (&text[..at], 10),
+        Some((at, 'M' | 'm')) => (&text[..at], 20),
+        Some((at, 'G' | 'g')) => (&text[..at], 30),
+        _ => (text, 0),
+    };
+    let number: usize = digits.parse().map_err(|_| "a whole number, optionally with K, M or G, is expected")?;
+    number.checked_shl(shift).filter(|bytes| bytes >> shift == number).ok_or_else(|| "is too large".into())
+}
+
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.0..=86_400.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err("a number of seconds from 0 to 86400 is expected".into()),
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_env("NOVASTACK_LOG").unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let result = match cli.command {
+        Command::Serve(args) => serve::run(*args),
+        Command::Pull { model } => pull(&model),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("novastack: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn pull(model: &str) -> Result<(), String> {
+    let places = Places::from_env().map_err(|error| error.to_string())?;
+    let resolved = resolve(model, &places).map_err(|error| error.to_string())?;
+    println!("{}", resolved.path.display());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_with_and_without_suffix() {
+        assert_eq!(parse_bytes("4096"), Ok(4096));
+        assert_eq!(parse_bytes("512M"), Ok(512 << 20));
+        assert_eq!(parse_bytes("2g"), Ok(2 << 30));
+        for bad in ["", "M", "-1", "1.5G", "99999999999999G", "1T"] {
+            assert!(parse_bytes(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn seconds_are_finite_and_bounded() {
+        assert_eq!(parse_seconds("1.5"), Ok(Duration::from_millis(1500)));
+        for bad in ["", "-1", "NaN", "inf", "1e9"] {
+            assert!(parse_seconds(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}

@@ -1,1 +1,8 @@
+//! One integration binary: everything that is tested from outside.
 
+mod checkpoint;
+mod imports;
+mod models;
+mod sim;
+mod support;
+mod text;

@@ -1,10 +1,27 @@
 //! Where weights come from: a Hugging Face hub id, a directory in Hugging Face layout, a GGUF
 //! file, or a name in the catalogue. Whatever the source, what comes out is a [`Checkpoint`]:
 //! a config in Hugging Face's shape, a tokenizer, a chat template, and named tensors over one
-//! memory map. Nothing here knows a model or a backend.
+//! memory map per file. Nothing here knows a model or a backend.
+//!
+//! Invariants: every byte range is checked against its file before a tensor is handed out, no
+//! allocation is larger than the file justifies, and every error names the file. Deliberately
+//! absent: pickle files (reading one runs code), writing or converting checkpoints.
+
+mod gguf;
+mod gguf_config;
+mod hf_dir;
+mod mmap;
+mod safetensors;
+mod tensors;
+
+pub mod catalogue;
+pub mod hub;
+pub mod resolve;
+
+pub use tensors::Tensors;
 
 use std::borrow::Cow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Element or block type of a stored tensor. Block types are GGUF's (ggml's `block_*` structs).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -43,7 +60,7 @@ impl Dtype {
     /// Bytes of `values` values, or None where they do not fill whole blocks.
     pub fn bytes(self, values: usize) -> Option<usize> {
         let (per_block, bytes) = self.block();
-        if values % per_block == 0 { (values / per_block).checked_mul(bytes) } else { None }
+        if values.is_multiple_of(per_block) { (values / per_block).checked_mul(bytes) } else { None }
     }
 }
 
@@ -91,7 +108,7 @@ pub struct GgufVocab {
 }
 
 /// An opened checkpoint. Tensors are read from the memory map on demand.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Checkpoint {
     /// For messages: the path it was opened from.
     pub source: PathBuf,
@@ -108,6 +125,8 @@ pub struct Checkpoint {
     pub chat_template: Option<String>,
     /// None when the checkpoint carries no tokenizer: only token ids can be served then.
     pub tokenizer: Option<TokenizerSource>,
+    /// The tensors; read through [`Checkpoint::tensor`].
+    pub tensors: Tensors,
 }
 
 /// What can be wrong with a checkpoint. Messages name the file and the field.
@@ -134,35 +153,61 @@ pub enum CheckpointError {
     Hub(String),
 }
 
+impl CheckpointError {
+    fn invalid(file: impl Into<PathBuf>, reason: impl Into<String>) -> Self {
+        CheckpointError::Invalid { file: file.into(), reason: reason.into() }
+    }
+
+    fn io(file: impl Into<PathBuf>, source: std::io::Error) -> Self {
+        CheckpointError::Io { file: file.into(), source }
+    }
+}
+
 impl Checkpoint {
     /// Opens a directory in Hugging Face layout or a `.gguf` file.
-    pub fn open(_path: &std::path::Path) -> Result<Checkpoint, CheckpointError> {
-        todo!()
+    pub fn open(path: &Path) -> Result<Checkpoint, CheckpointError> {
+        let mut checkpoint = Self::open_config(path)?;
+        if path.is_dir() {
+            checkpoint.tensors = hf_dir::open_tensors(path)?;
+        }
+        Ok(checkpoint)
     }
 
     /// A directory's config alone, without weights: for `--load-format dummy` and inspection.
-    pub fn open_config(_path: &std::path::Path) -> Result<Checkpoint, CheckpointError> {
-        todo!()
+    /// A GGUF file's config lies in the same file as its tensors, so that those are there too.
+    pub fn open_config(path: &Path) -> Result<Checkpoint, CheckpointError> {
+        let metadata = std::fs::metadata(path).map_err(|source| CheckpointError::io(path, source))?;
+        if metadata.is_dir() {
+            return hf_dir::open_config(path);
+        }
+        hf_dir::refuse_pickle(path)?;
+        if path.extension().is_some_and(|extension| extension == "safetensors") {
+            return Err(CheckpointError::invalid(
+                path,
+                "safetensors files carry no config; pass the directory that holds this file and config.json",
+            ));
+        }
+        gguf_config::open(path)
     }
 
     /// The tensor of that (Hugging Face) name, or None.
-    pub fn tensor(&self, _name: &str) -> Option<TensorData<'_>> {
-        todo!()
+    pub fn tensor(&self, name: &str) -> Option<TensorData<'_>> {
+        self.tensors.get(name)
     }
 
     /// All tensors' names, sorted.
     pub fn tensor_names(&self) -> Vec<&str> {
-        todo!()
+        self.tensors.names()
     }
 
     /// Bytes of all tensors as stored.
     pub fn tensor_bytes(&self) -> usize {
-        todo!()
+        self.tensors.bytes()
     }
 
     /// Tells the system that the mapped pages read so far are not needed any more, so that they
     /// do not count as resident once weights are in their served form.
     pub fn release_pages(&self) {
-        todo!()
+        self.tensors.release_pages();
     }
 }

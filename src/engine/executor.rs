@@ -1,8 +1,19 @@
 //! Carries out steps. The contract is asynchronous: [`Executor::launch`] hands a plan to the
 //! device's own thread and returns at once, [`Executor::collect`] waits for its tokens, so that
-//! events of the step before are emitted while this one runs.
+//! the events of the step before are emitted while this one runs.
+//!
+//! [`DeviceExecutor`] is that thread: it turns a plan into a [`Batch`], runs the model's forward
+//! pass once over all rows, and samples. It holds no request state: everything that a step needs
+//! is in its plan.
 
 use super::plan::{StepOutput, StepPlan};
+use super::sampler::{SampleError, Sampler};
+use crate::backend::{Backend, Batch, KV_BLOCK_TOKENS, SeqSpan};
+use crate::model::{LOGIT_ROWS_MAX, Model};
+use crate::protocol::TokenLogprob;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
 
 /// A launched step.
 #[derive(Debug)]
@@ -14,10 +25,169 @@ pub struct Ticket(pub u64);
 #[error("{0}")]
 pub struct ExecutorError(pub String);
 
+impl From<SampleError> for ExecutorError {
+    fn from(error: SampleError) -> Self {
+        Self(error.to_string())
+    }
+}
+
 /// One model on one device (or one group of ranks).
 pub trait Executor: Send {
     /// Starts a step. At most one is in flight.
     fn launch(&mut self, plan: StepPlan) -> Result<Ticket, ExecutorError>;
     /// Waits for a launched step.
     fn collect(&mut self, ticket: Ticket) -> Result<StepOutput, ExecutorError>;
+}
+
+type StepResult = Result<StepOutput, ExecutorError>;
+
+/// A model on a backend, on a thread of its own.
+pub struct DeviceExecutor {
+    /// One plan in flight and none waiting: at most one step is launched.
+    plans: Option<SyncSender<StepPlan>>,
+    results: Receiver<StepResult>,
+    thread: Option<JoinHandle<()>>,
+    steps: u64,
+}
+
+impl DeviceExecutor {
+    /// Takes a backend, its model and its KV cache of `kv_blocks` blocks to a new thread.
+    pub fn spawn<B: Backend>(backend: B, model: Box<dyn Model<B>>, kv: B::KvCache, kv_blocks: usize) -> Self {
+        let (plans, inbox) = sync_channel::<StepPlan>(1);
+        let (outbox, results) = sync_channel::<StepResult>(1);
+        let mut device = Device { backend, model, kv, kv_blocks, sampler: Sampler::default() };
+        let thread = std::thread::Builder::new()
+            .name("executor".into())
+            .spawn(move || {
+                while let Ok(plan) = inbox.recv() {
+                    let result = catch_unwind(AssertUnwindSafe(|| device.step(&plan)))
+                        .unwrap_or_else(|panic| Err(ExecutorError(format!("step panicked: {}", message(&panic)))));
+                    if outbox.send(result).is_err() {
+                        return;
+                    }
+                }
+            })
+            .expect("the system can start a thread");
+        Self { plans: Some(plans), results, thread: Some(thread), steps: 0 }
+    }
+}
+
+impl Executor for DeviceExecutor {
+    fn launch(&mut self, plan: StepPlan) -> Result<Ticket, ExecutorError> {
+        let sent = self.plans.as_ref().is_some_and(|plans| plans.send(plan).is_ok());
+        self.steps += 1;
+        if sent { Ok(Ticket(self.steps)) } else { Err(ExecutorError("the device thread has ended".into())) }
+    }
+
+    fn collect(&mut self, _ticket: Ticket) -> StepResult {
+        self.results.recv().unwrap_or_else(|_| Err(ExecutorError("the device thread has ended".into())))
+    }
+}
+
+impl Drop for DeviceExecutor {
+    fn drop(&mut self) {
+        self.plans = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn message(panic: &Box<dyn std::any::Any + Send>) -> &str {
+    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
+        (Some(text), _) => text,
+        (None, Some(text)) => text,
+        (None, None) => "unknown cause",
+    }
+}
+
+struct Device<B: Backend> {
+    backend: B,
+    model: Box<dyn Model<B>>,
+    kv: B::KvCache,
+    kv_blocks: usize,
+    sampler: Sampler,
+}
+
+/// A row whose logits are wanted, and what for.
+enum Want {
+    /// Choose the next token of this sequence of the plan.
+    Sample(usize),
+    /// Score this target of this sequence of the plan.
+    Score(usize, usize),
+}
+
+impl<B: Backend> Device<B> {
+    fn step(&mut self, plan: &StepPlan) -> StepResult {
+        let batch = batch(plan, self.kv_blocks)?;
+        self.model.forward(&mut self.backend, &batch, &mut self.kv);
+
+        let mut wants: Vec<(u32, Want)> = Vec::new();
+        for (index, (seq, span)) in plan.seqs.iter().zip(&batch.seqs).enumerate() {
+            let row = span.row as u32;
+            wants.extend((0..seq.prompt_targets.len()).map(|i| (row + i as u32, Want::Score(index, i))));
+            if seq.sample.is_some() {
+                wants.push((row + span.rows as u32 - 1, Want::Sample(index)));
+            }
+        }
+        let mut output = StepOutput::default();
+        let mut scored: Vec<Vec<TokenLogprob>> = vec![Vec::new(); plan.seqs.len()];
+        let vocab = self.model.vocab();
+        for wants in wants.chunks(LOGIT_ROWS_MAX) {
+            let rows: Vec<u32> = wants.iter().map(|(row, _)| *row).collect();
+            let logits = self.model.logits(&mut self.backend, &rows);
+            let logits = self.backend.read(logits);
+            for ((_, want), logits) in wants.iter().zip(logits.chunks_exact(vocab)) {
+                match *want {
+                    Want::Sample(index) => {
+                        let seq = &plan.seqs[index];
+                        if let Some(spec) = &seq.sample {
+                            let token = self.sampler.sample(logits, &seq.params, spec)?;
+                            output.sampled.push((seq.seq, token));
+                        }
+                    }
+                    Want::Score(index, i) => {
+                        let seq = &plan.seqs[index];
+                        let top = seq.params.prompt_logprobs.unwrap_or(0);
+                        scored[index].push(self.sampler.score(logits, seq.prompt_targets[i], top)?);
+                    }
+                }
+            }
+        }
+        for (seq, scored) in plan.seqs.iter().zip(scored) {
+            if !seq.prompt_targets.is_empty() {
+                output.prompt_logprobs.push((seq.seq, scored));
+            }
+        }
+        Ok(output)
+    }
+}
+
+/// The plan as a backend sees it. What a kernel would trust is asserted here.
+fn batch(plan: &StepPlan, kv_blocks: usize) -> Result<Batch, ExecutorError> {
+    let mut batch = Batch::default();
+    for seq in &plan.seqs {
+        let (start, rows) = (seq.start as usize, seq.tokens.len());
+        let context = start + rows;
+        let table = batch.block_tables.len();
+        let blocks_right = seq.blocks.len() == context.div_ceil(KV_BLOCK_TOKENS)
+            && seq.blocks.iter().all(|&block| (block as usize) < kv_blocks);
+        if rows == 0 || !blocks_right || seq.prompt_targets.len() > rows {
+            return Err(ExecutorError(format!(
+                "broken plan: {:?} has {rows} rows at {start}, {} of {kv_blocks} blocks, {} targets",
+                seq.seq,
+                seq.blocks.len(),
+                seq.prompt_targets.len()
+            )));
+        }
+        batch.seqs.push(SeqSpan { row: batch.tokens.len(), rows, context, table });
+        batch.block_tables.extend_from_slice(&seq.blocks);
+        batch.tokens.extend_from_slice(&seq.tokens);
+        for position in start..context {
+            batch.positions.push(position as u32);
+            let block = seq.blocks[position / KV_BLOCK_TOKENS] as usize;
+            batch.slots.push((block * KV_BLOCK_TOKENS + position % KV_BLOCK_TOKENS) as u32);
+        }
+    }
+    Ok(batch)
 }

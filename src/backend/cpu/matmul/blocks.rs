@@ -1,0 +1,102 @@
+//! Reads ggml's quantised blocks (ggml-common.h: `block_q4_0` and so on), a row's group of 32
+//! columns at a time, as unsigned codes and scales.
+
+use crate::checkpoint::Dtype;
+
+use super::layout::{GROUP, SUPER};
+
+/// A group of one row. Which of the scales mean something depends on the type's
+/// [`super::layout::Scales`].
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Group {
+    pub codes: [u8; GROUP],
+    /// f16 bits.
+    pub d: u16,
+    /// f16 bits of m or dmin.
+    pub m: u16,
+    /// Factors of d: (sc, m), or the two halves' signed sc.
+    pub factors: [u8; 2],
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([bytes[at], bytes[at + 1]])
+}
+
+/// Group `group` of a row of blocks.
+pub(super) fn read(dtype: Dtype, row: &[u8], group: usize) -> Group {
+    let (values, bytes) = dtype.block();
+    let per_block = values / GROUP;
+    let block = &row[group / per_block * bytes..][..bytes];
+    let sub = group % per_block;
+    let mut g = Group { d: u16_at(block, 0), ..Group::default() };
+    match dtype {
+        Dtype::Q8_0 => {
+            for (code, q) in g.codes.iter_mut().zip(&block[2..]) {
+                *code = q ^ 0x80;
+            }
+        }
+        Dtype::Q4_0 => nibbles(&mut g.codes, &block[2..]),
+        Dtype::Q4_1 => {
+            g.m = u16_at(block, 2);
+            nibbles(&mut g.codes, &block[4..]);
+        }
+        Dtype::Q5_0 => {
+            nibbles(&mut g.codes, &block[6..]);
+            fifth_bits(&mut g.codes, &block[2..6]);
+        }
+        Dtype::Q5_1 => {
+            g.m = u16_at(block, 2);
+            nibbles(&mut g.codes, &block[8..]);
+            fifth_bits(&mut g.codes, &block[4..8]);
+        }
+        Dtype::Q4K | Dtype::Q5K => {
+            g.m = u16_at(block, 2);
+            g.factors = scale_min(&block[4..16], sub);
+            let qs = if dtype == Dtype::Q4K { &block[16..] } else { &block[48..] };
+            let qs = &qs[sub / 2 * GROUP..][..GROUP];
+            for (code, q) in g.codes.iter_mut().zip(qs) {
+                *code = q >> (sub % 2 * 4) & 15;
+            }
+            if dtype == Dtype::Q5K {
+                for (code, qh) in g.codes.iter_mut().zip(&block[16..48]) {
+                    *code |= (qh >> sub & 1) << 4;
+                }
+            }
+        }
+        Dtype::Q6K => {
+            g.d = u16_at(block, 208);
+            let (half, quarter) = (sub / 4, sub % 4);
+            let low = &block[half * 64 + quarter % 2 * 32..][..GROUP];
+            let high = &block[128 + half * 32..][..GROUP];
+            for (code, (low, high)) in g.codes.iter_mut().zip(low.iter().zip(high)) {
+                *code = low >> (quarter / 2 * 4) & 15 | (high >> (quarter * 2) & 3) << 4;
+            }
+            g.factors = [block[192 + sub * 2], block[193 + sub * 2]];
+        }
+        Dtype::F32 | Dtype::F16 | Dtype::BF16 => unreachable!("float types have no blocks"),
+    }
+    g
+}
+
+fn nibbles(codes: &mut [u8; GROUP], qs: &[u8]) {
+    for j in 0..16 {
+        codes[j] = qs[j] & 15;
+        codes[j + 16] = qs[j] >> 4;
+    }
+}
+
+fn fifth_bits(codes: &mut [u8; GROUP], qh: &[u8]) {
+    for (j, code) in codes.iter_mut().enumerate() {
+        *code |= (qh[j / 8] >> (j % 8) & 1) << 4;
+    }
+}
+
+/// ggml's `get_scale_min_k4`: eight pairs of 6 bits in 12 bytes.
+fn scale_min(q: &[u8], j: usize) -> [u8; 2] {
+    debug_assert!(j < SUPER);
+    if j < 4 {
+        [q[j] & 63, q[j + 4] & 63]
+    } else {
+        [q[j + 4] & 15 | q[j - 4] >> 6 << 4, q[j + 4] >> 4 | q[j] >> 6 << 4]
+    }
+}

@@ -1,0 +1,294 @@
+//! Weight matrices of the CPU backend: packing into served forms (see [`layout`]) and
+//! y = x W^T (+ bias) for every stored type.
+//!
+//! candle's own matmul (`candle_core::quantized::k_quants`) is the oracle in the tests but does
+//! not serve here: its Q4_0, Q4_1, Q5_0 and Q5_1 are not repacked and slow, and its Q6_K, f16,
+//! bf16 and f32 products change bits between m = 1 and m >= 2, which the engine's greedy output
+//! must not.
+//!
+//! Invariants:
+//! - An output value is one fixed chain of operations over the columns, whatever m, the tile, the
+//!   task or the thread. Sums of integer products are exact, float sums run in column order, and
+//!   storing a partial f32 sum and loading it again changes nothing. Hence the bits of an output
+//!   row depend on its input row and the weights alone; the three code paths (AVX-512 with VNNI,
+//!   AVX2, portable) agree in every bit too, as all of them use fused multiply-add.
+//! - Served weights are exactly the stored ones ([`Matrix::row`]). Quantised weights meet
+//!   activations that are rounded to 8 bits per 32 values, see [`activations`].
+//! - No allocation in [`linear`] once [`Scratch`] has grown to the largest step.
+//!
+//! Deliberately absent: an AVX512-BF16 path (`vdpbf16ps` rounds activations to bf16, so its
+//! output would depend on the machine, and it could not be tested where this was written), AMX,
+//! and NEON intrinsics: ARM takes the portable path. The portable path needs a hardware fused
+//! multiply-add to be quick, so x86 without AVX2 works but crawls.
+
+mod activations;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod blocks;
+mod kernel;
+mod layout;
+mod linear;
+mod portable;
+#[cfg(test)]
+mod tests;
+
+use half::{bf16, f16};
+
+use crate::backend::BackendError;
+use crate::checkpoint::{Dtype, TensorData};
+use layout::{GROUP, LANES, Quant, Scales};
+
+pub use activations::Scratch;
+pub use kernel::Isa;
+pub use linear::linear;
+
+/// A cache line; panels start on one.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug)]
+struct Line([u8; 64]);
+
+/// Rows of one type.
+#[derive(Debug)]
+struct Part {
+    dtype: Dtype,
+    rows: usize,
+    /// Where this part starts among the matrix's rows and panels.
+    first_row: usize,
+    first_panel: usize,
+    panel_bytes: usize,
+    lines: Vec<Line>,
+}
+
+impl Part {
+    fn panels(&self) -> usize {
+        self.rows.div_ceil(LANES)
+    }
+
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: a line is 64 bytes without padding, so n lines are 64 n initialised bytes.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.lines.len() * 64) }
+    }
+
+    fn panel(&self, panel: usize) -> &[u8] {
+        &self.bytes()[panel * self.panel_bytes..][..self.panel_bytes]
+    }
+}
+
+/// A weight matrix `[rows = out, cols = in]` in its served form: one or several parts of
+/// differing type, stacked along the rows.
+#[derive(Debug)]
+pub struct Matrix {
+    /// Outputs.
+    pub rows: usize,
+    /// Inputs.
+    pub cols: usize,
+    parts: Vec<Part>,
+    panels: usize,
+}
+
+impl Matrix {
+    /// Packs two-dimensional tensors with equal `in`, in order. Single-threaded; several
+    /// matrices may be packed at once. Errors: a shape that is not `[out, in]`, widths that
+    /// differ or do not fill whole blocks, data of the wrong length, no memory.
+    pub fn pack(parts: &[TensorData<'_>]) -> Result<Matrix, BackendError> {
+        let Some(first) = parts.first() else {
+            return Err(BackendError::Unsupported("a weight matrix needs at least one tensor".into()));
+        };
+        let mut matrix =
+            Matrix { rows: 0, cols: first.shape.last().copied().unwrap_or(0), parts: vec![], panels: 0 };
+        for tensor in parts {
+            let part = pack_part(tensor, &matrix, &first.name)?;
+            matrix.rows += part.rows;
+            matrix.panels += part.panels();
+            matrix.parts.push(part);
+        }
+        Ok(matrix)
+    }
+
+    /// Bytes of the served form.
+    pub fn bytes(&self) -> usize {
+        self.parts.iter().map(|part| part.lines.len() * 64).sum()
+    }
+
+    /// The served types for a log, as `Q4_K` or `Q4_K+Q6_K`.
+    pub fn kind(&self) -> String {
+        let mut names: Vec<&str> = vec![];
+        for part in &self.parts {
+            let name = name(part.dtype);
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names.join("+")
+    }
+
+    /// Writes row `row`, dequantised, to the `cols` values of `out`.
+    pub fn row(&self, row: usize, out: &mut [f32]) {
+        assert!(row < self.rows, "row {row} of a matrix of {} rows", self.rows);
+        assert_eq!(out.len(), self.cols, "a row has the matrix's width");
+        let part = self.parts.iter().rev().find(|part| part.first_row <= row);
+        let part = part.expect("the first part starts at row 0");
+        let row = row - part.first_row;
+        let (panel, lane) = (part.panel(row / LANES), row % LANES);
+        match Quant::of(part.dtype) {
+            None => float_row(part.dtype, panel, lane, out),
+            Some(quant) => quant_row(&quant, panel, lane, out),
+        }
+    }
+
+    fn has_quantised(&self) -> bool {
+        self.parts.iter().any(|part| Quant::of(part.dtype).is_some())
+    }
+
+    fn has_floats(&self) -> bool {
+        self.parts.iter().any(|part| Quant::of(part.dtype).is_none())
+    }
+}
+
+/// ggml's name of a type.
+fn name(dtype: Dtype) -> &'static str {
+    match dtype {
+        Dtype::F32 => "F32",
+        Dtype::F16 => "F16",
+        Dtype::BF16 => "BF16",
+        Dtype::Q8_0 => "Q8_0",
+        Dtype::Q4_0 => "Q4_0",
+        Dtype::Q4_1 => "Q4_1",
+        Dtype::Q5_0 => "Q5_0",
+        Dtype::Q5_1 => "Q5_1",
+        Dtype::Q4K => "Q4_K",
+        Dtype::Q5K => "Q5_K",
+        Dtype::Q6K => "Q6_K",
+    }
+}
+
+fn pack_part(tensor: &TensorData<'_>, above: &Matrix, first: &str) -> Result<Part, BackendError> {
+    let fail = |reason: String| BackendError::Unsupported(format!("tensor {}: {reason}", tensor.name));
+    let &[rows, cols] = &tensor.shape[..] else {
+        return Err(fail(format!("a weight matrix is [out, in], not {:?}", tensor.shape)));
+    };
+    let dtype = tensor.dtype;
+    if rows == 0 || cols == 0 {
+        return Err(fail(format!("a weight matrix must not be empty, and is {rows} x {cols}")));
+    }
+    if cols != above.cols {
+        return Err(fail(format!("has {cols} columns, but {first}, stacked with it, has {}", above.cols)));
+    }
+    let Some(row_bytes) = dtype.bytes(cols) else {
+        let block = dtype.block().0;
+        return Err(fail(format!("{} rows must be a multiple of {block} wide, not {cols}", name(dtype))));
+    };
+    if rows.checked_mul(row_bytes) != Some(tensor.data.len()) {
+        let has = tensor.data.len();
+        return Err(fail(format!("{rows} x {cols} of {} do not take {has} bytes", name(dtype))));
+    }
+    let panel_bytes = layout::panel_bytes(dtype, cols);
+    let panels = rows.div_ceil(LANES);
+    let mut lines: Vec<Line> = vec![];
+    lines.try_reserve_exact(panels * (panel_bytes / 64)).map_err(|_| BackendError::OutOfMemory {
+        what: format!("tensor {}", tensor.name),
+        wanted_bytes: panels * panel_bytes,
+    })?;
+    lines.resize(panels * (panel_bytes / 64), Line([0; 64]));
+    // SAFETY: as in `Part::bytes`; `lines` is not used again before the last use of `bytes`.
+    let bytes = unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * 64) };
+    let stored = tensor.data.chunks(LANES * row_bytes);
+    for (panel, stored) in bytes.chunks_exact_mut(panel_bytes).zip(stored) {
+        match Quant::of(dtype) {
+            None => pack_floats(dtype, stored, cols, panel),
+            Some(quant) => pack_quant(dtype, &quant, stored, cols, panel),
+        }
+    }
+    Ok(Part { dtype, rows, first_row: above.rows, first_panel: above.panels, panel_bytes, lines })
+}
+
+/// Where a float panel holds column `k` of row `lane`, in elements.
+fn float_at(dtype: Dtype, k: usize, lane: usize) -> usize {
+    match dtype {
+        Dtype::BF16 => k / 2 * 2 * LANES + lane * 2 + k % 2,
+        _ => k * LANES + lane,
+    }
+}
+
+/// `stored`: up to 16 rows as stored; missing rows stay zero.
+fn pack_floats(dtype: Dtype, stored: &[u8], cols: usize, panel: &mut [u8]) {
+    let size = dtype.block().1;
+    for (lane, row) in stored.chunks_exact(cols * size).enumerate() {
+        for (k, value) in row.chunks_exact(size).enumerate() {
+            panel[float_at(dtype, k, lane) * size..][..size].copy_from_slice(value);
+        }
+    }
+}
+
+fn float_row(dtype: Dtype, panel: &[u8], lane: usize, out: &mut [f32]) {
+    let size = dtype.block().1;
+    for (k, out) in out.iter_mut().enumerate() {
+        let value = &panel[float_at(dtype, k, lane) * size..][..size];
+        *out = match dtype {
+            Dtype::F32 => f32::from_le_bytes([value[0], value[1], value[2], value[3]]),
+            Dtype::F16 => f16::from_le_bytes([value[0], value[1]]).to_f32(),
+            _ => bf16::from_le_bytes([value[0], value[1]]).to_f32(),
+        };
+    }
+}
+
+fn pack_quant(dtype: Dtype, quant: &Quant, stored: &[u8], cols: usize, panel: &mut [u8]) {
+    let groups = cols / GROUP;
+    let (codes, scales) = panel.split_at_mut(layout::scales_at(quant, cols));
+    let row_bytes = groups * GROUP / dtype.block().0 * dtype.block().1;
+    let (record, covers) = quant.scales.record();
+    for group in 0..groups {
+        let mut steps = [[0; layout::STEP]; 8];
+        let scales = &mut scales[group / covers * record..][..record];
+        for (lane, row) in stored.chunks_exact(row_bytes).enumerate() {
+            let read = blocks::read(dtype, row, group);
+            for (step, codes) in steps.iter_mut().zip(read.codes.chunks_exact(4)) {
+                step[lane * 4..][..4].copy_from_slice(codes);
+            }
+            scales[lane * 2..][..2].copy_from_slice(&read.d.to_le_bytes());
+            if matches!(quant.scales, Scales::Affine | Scales::Super) {
+                scales[32 + lane * 2..][..2].copy_from_slice(&read.m.to_le_bytes());
+            }
+            if let Some(at) = factors_at(quant.scales, group) {
+                scales[at + lane] = read.factors[0];
+                scales[at + LANES + lane] = read.factors[1];
+            }
+        }
+        layout::pack(quant.bits, &steps, &mut codes[group * quant.code_bytes()..][..quant.code_bytes()]);
+    }
+}
+
+/// Where a K type's record holds a group's factors.
+fn factors_at(scales: Scales, group: usize) -> Option<usize> {
+    let start = match scales {
+        Scales::Plain | Scales::Affine => return None,
+        Scales::Super => 64,
+        Scales::Halves => 32,
+    };
+    Some(start + group % layout::SUPER * 2 * LANES)
+}
+
+fn quant_row(quant: &Quant, panel: &[u8], lane: usize, out: &mut [f32]) {
+    let (codes, scales) = panel.split_at(layout::scales_at(quant, out.len()));
+    let (record, covers) = quant.scales.record();
+    let zero = quant.zero_point();
+    for (group, out) in out.chunks_exact_mut(GROUP).enumerate() {
+        let scales = &scales[group / covers * record..][..record];
+        let half = |at: usize| f16::from_le_bytes([scales[at], scales[at + 1]]).to_f32();
+        let d = half(lane * 2);
+        let factors = factors_at(quant.scales, group)
+            .map_or([0; 2], |at| [scales[at + lane], scales[at + LANES + lane]]);
+        let (d, offset) = match quant.scales {
+            Scales::Plain => ([d, d], 0.0),
+            Scales::Affine => ([d, d], half(32 + lane * 2)),
+            Scales::Super => ([d * f32::from(factors[0]); 2], -(half(32 + lane * 2) * f32::from(factors[1]))),
+            Scales::Halves => (factors.map(|sc| d * f32::from(sc as i8)), 0.0),
+        };
+        let codes = layout::unpack::<4>(quant.bits, &codes[group * quant.code_bytes()..], lane * 4);
+        for (k, (out, &code)) in out.iter_mut().zip(codes.as_flattened()).enumerate() {
+            *out = d[k / 16] * (i32::from(code) - zero) as f32 + offset;
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Kernels in plain Rust: the reference of the other paths' arithmetic, and what ARM runs.
+
+use half::{bf16, f16};
+
+use crate::checkpoint::Dtype;
+
+use super::activations::{PLANE_SCALE, PLANE_SUM, WORDS, zero_planes};
+use super::kernel::*;
+use super::layout::{GROUP, LANES, SUPER, Scales, unpack};
+
+/// See [`QuantTile`].
+pub(super) fn quant_tile(dtype: Dtype, rows: usize) -> QuantTile {
+    instances!(dtype, rows, quant, [Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4K, Q5K, Q6K])
+}
+
+/// See [`FloatTile`].
+pub(super) fn float_tile(dtype: Dtype, rows: usize, single: bool) -> FloatTile {
+    if single {
+        instances!(dtype, rows, float_one, [F32, F16, BF16])
+    } else {
+        instances!(dtype, rows, float_many, [F32, F16, BF16])
+    }
+}
+
+type Lanes = [f32; LANES];
+
+fn each(f: impl FnMut(usize) -> f32) -> Lanes {
+    std::array::from_fn(f)
+}
+
+/// # Safety
+/// As [`QuantTile`]: a panel of `groups` groups of type F, and as many records of R rows.
+unsafe fn quant<F: Form, const R: usize>(
+    codes: *const u8,
+    scales: *const u8,
+    groups: usize,
+    x: *const i32,
+    out: *mut Lanes,
+) {
+    let quant = F::QUANT;
+    let (record, covers) = quant.scales.record();
+    let mut sums = [[0.0; LANES]; R];
+    for group in 0..groups {
+        // SAFETY: the caller's panel and records hold `groups` groups.
+        let (codes, scales, x) = unsafe {
+            (
+                std::slice::from_raw_parts(codes.add(group * quant.code_bytes()), quant.code_bytes()),
+                std::slice::from_raw_parts(scales.add(group / covers * record), record),
+                std::slice::from_raw_parts(x.add(group * R * WORDS), R * WORDS),
+            )
+        };
+        let steps = unpack::<64>(quant.bits, codes, 0);
+        let half =
+            |at: usize| each(|l| f16::from_le_bytes([scales[at + l * 2], scales[at + l * 2 + 1]]).to_f32());
+        let factor = |second: usize| {
+            let start = if quant.scales == Scales::Super { 64 } else { 32 };
+            &scales[start + group % SUPER * 2 * LANES + second * LANES..][..LANES]
+        };
+        let planes = &x[R * GROUP / 4..];
+        let plane = |index: usize, row: usize| planes[index * R + row];
+        for (row, sum) in sums.iter_mut().enumerate() {
+            let start = zero_planes(quant.zero).map_or((0, 0), |(a, b)| (plane(a, row), plane(b, row)));
+            let scale = f32::from_bits(plane(PLANE_SCALE, row) as u32);
+            let scaled_sum = f32::from_bits(plane(PLANE_SUM, row) as u32);
+            let x = &x[row * 8..][..8];
+            let d = half(0);
+            if quant.scales == Scales::Halves {
+                let low = dot(&steps[..4], &x[..4], start.0);
+                let high = dot(&steps[4..], &x[4..], start.1);
+                let (sc0, sc1) = (factor(0), factor(1));
+                for l in 0..LANES {
+                    let part = low[l] as f32 * (d[l] * f32::from(sc0[l] as i8));
+                    let part = (high[l] as f32).mul_add(d[l] * f32::from(sc1[l] as i8), part);
+                    sum[l] = part.mul_add(scale, sum[l]);
+                }
+                continue;
+            }
+            let dots = dot(&steps, x, start.0);
+            let (d, offset) = match quant.scales {
+                Scales::Affine => (d, Some(half(32))),
+                Scales::Super => {
+                    let (sc, m, dmin) = (factor(0), factor(1), half(32));
+                    let offset = each(|l| -(dmin[l] * f32::from(m[l])));
+                    (each(|l| d[l] * f32::from(sc[l])), Some(offset))
+                }
+                Scales::Plain | Scales::Halves => (d, None),
+            };
+            for l in 0..LANES {
+                sum[l] = (dots[l] as f32 * scale).mul_add(d[l], sum[l]);
+                if let Some(offset) = offset {
+                    sum[l] = offset[l].mul_add(scaled_sum, sum[l]);
+                }
+            }
+        }
+    }
+    // SAFETY: the caller's result has R rows.
+    unsafe { std::slice::from_raw_parts_mut(out, R) }.copy_from_slice(&sums);
+}
+
+#[inline(always)]
+fn dot(steps: &[[u8; 64]], x: &[i32], start: i32) -> [i32; LANES] {
+    let mut dots = [start; LANES];
+    for (step, x) in steps.iter().zip(x) {
+        let x = x.to_le_bytes();
+        for (dot, codes) in dots.iter_mut().zip(step.chunks_exact(4)) {
+            for (code, x) in codes.iter().zip(x) {
+                *dot += i32::from(*code) * i32::from(x as i8);
+            }
+        }
+    }
+    dots
+}
+
+/// # Safety
+/// As [`FloatTile`] with one panel.
+unsafe fn float_one<F: Form, const R: usize>(
+    panel: *const u8,
+    _stride: usize,
+    cols: usize,
+    x: *const f32,
+    sums: *mut Lanes,
+) {
+    let size = F::DTYPE.block().1;
+    // SAFETY: the caller's panel has `cols` columns, padded to pairs, the activations R rows.
+    let (panel, x, sums) = unsafe {
+        (
+            std::slice::from_raw_parts(panel, cols.div_ceil(2) * 2 * LANES * size),
+            std::slice::from_raw_parts(x, cols * R),
+            std::slice::from_raw_parts_mut(sums, R),
+        )
+    };
+    for (k, x) in x.chunks_exact(R).enumerate() {
+        let pair = &panel[k / 2 * 2 * LANES * size..][..2 * LANES * size];
+        let at = |index: usize| [pair[index * 2], pair[index * 2 + 1]];
+        let w = each(|lane| match F::DTYPE {
+            Dtype::F32 => {
+                let at = (k % 2 * LANES + lane) * 4;
+                f32::from_le_bytes([pair[at], pair[at + 1], pair[at + 2], pair[at + 3]])
+            }
+            Dtype::F16 => f16::from_le_bytes(at(k % 2 * LANES + lane)).to_f32(),
+            _ => bf16::from_le_bytes(at(lane * 2 + k % 2)).to_f32(),
+        });
+        for (sum, x) in sums.iter_mut().zip(x) {
+            for (sum, w) in sum.iter_mut().zip(w) {
+                *sum = w.mul_add(*x, *sum);
+            }
+        }
+    }
+}
+
+/// # Safety
+/// As [`FloatTile`] with `float_panels(R)` panels.
+unsafe fn float_many<F: Form, const R: usize>(
+    panel: *const u8,
+    stride: usize,
+    cols: usize,
+    x: *const f32,
+    sums: *mut Lanes,
+) {
+    for i in 0..float_panels(R) {
+        // SAFETY: the caller's panels are `stride` apart, and each has R rows of sums.
+        unsafe { float_one::<F, R>(panel.add(i * stride), stride, cols, x, sums.add(i * R)) };
+    }
+}

@@ -1,0 +1,150 @@
+//! Which of a repository's files make up a checkpoint. What the hub says is checked before any
+//! of it becomes part of a path.
+
+use super::{CheckpointError, HubSource, hf_dir};
+use crate::checkpoint::safetensors;
+use serde::Deserialize;
+use std::path::{Component, Path};
+
+const INDEX: &str = "model.safetensors.index.json";
+const SINGLE: &str = "model.safetensors";
+/// All small files, in the order of download; only config.json must be there.
+const SMALL_FILES: [&str; 6] = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "tokenizer.json",
+    INDEX,
+];
+
+/// A repository at one commit.
+#[derive(Debug)]
+pub(super) struct RepoInfo {
+    /// The commit.
+    pub sha: String,
+    files: Vec<RepoFile>,
+}
+
+/// One of its files.
+#[derive(Debug)]
+pub(super) struct RepoFile {
+    pub name: String,
+    pub size: Option<u64>,
+    /// For files in large-file storage.
+    pub sha256: Option<String>,
+    /// What the hub will call the blob.
+    pub etag: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct WireInfo {
+    sha: String,
+    siblings: Vec<WireFile>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WireFile {
+    rfilename: String,
+    size: Option<u64>,
+    blob_id: Option<String>,
+    lfs: Option<WireLfs>,
+}
+
+#[derive(Deserialize)]
+struct WireLfs {
+    sha256: String,
+    size: u64,
+}
+
+impl RepoInfo {
+    /// From the answer to `/api/models/{repo}/revision/{revision}?blobs=true`.
+    pub fn parse(text: &str) -> Result<RepoInfo, String> {
+        let wire: WireInfo = serde_json::from_str(text)
+            .map_err(|error| format!("the answer about the repository is not the hub's: {error}"))?;
+        if !plain_name(&wire.sha) {
+            return Err("the answer about the repository names no valid commit".into());
+        }
+        let files = wire.siblings.into_iter().filter(|file| relative_path(&file.rfilename));
+        let files = files.map(|file| RepoFile {
+            name: file.rfilename,
+            size: file.lfs.as_ref().map(|lfs| lfs.size).or(file.size),
+            etag: file
+                .lfs
+                .as_ref()
+                .map(|lfs| lfs.sha256.clone())
+                .or(file.blob_id)
+                .filter(|tag| plain_name(tag)),
+            sha256: file.lfs.map(|lfs| lfs.sha256.to_ascii_lowercase()),
+        });
+        Ok(RepoInfo { sha: wire.sha, files: files.collect() })
+    }
+
+    fn file(&self, name: &str) -> Option<&RepoFile> {
+        self.files.iter().find(|file| file.name == name)
+    }
+
+    /// That GGUF file, or an error that lists those there are.
+    pub fn gguf(&self, source: &HubSource, name: &str) -> Result<&RepoFile, CheckpointError> {
+        self.file(name).ok_or_else(|| {
+            let ggufs = self.ggufs().join(", ");
+            let there = if ggufs.is_empty() { "no GGUF file".to_owned() } else { ggufs };
+            CheckpointError::Hub(format!("{}: has no file {name}; it has {there}", source.repo))
+        })
+    }
+
+    fn ggufs(&self) -> Vec<&str> {
+        self.files.iter().map(|file| file.name.as_str()).filter(|name| name.ends_with(".gguf")).collect()
+    }
+
+    /// Config, tokenizer, template and index.
+    pub fn small_files(&self, source: &HubSource) -> Result<Vec<&RepoFile>, CheckpointError> {
+        let has_weights = self.file(SINGLE).is_some() || self.file(INDEX).is_some();
+        if self.file("config.json").is_some() && has_weights {
+            return Ok(SMALL_FILES.iter().filter_map(|name| self.file(name)).collect());
+        }
+        let repo = &source.repo;
+        if let [first, ..] = self.ggufs()[..] {
+            return Err(CheckpointError::Hub(format!(
+                "{repo}: holds GGUF files; name one, as in {repo}:{first}; it has {}",
+                self.ggufs().join(", ")
+            )));
+        }
+        if !has_weights {
+            for file in &self.files {
+                hf_dir::refuse_pickle(&Path::new(repo).join(&file.name))?;
+            }
+        }
+        Err(CheckpointError::Hub(format!(
+            "{repo}: is no checkpoint that can be served: it needs config.json and {SINGLE} or {INDEX}"
+        )))
+    }
+
+    /// The weights, by the index in the snapshot when there is one.
+    pub fn weights(&self, source: &HubSource, snapshot: &Path) -> Result<Vec<&RepoFile>, CheckpointError> {
+        let names = match self.file(INDEX) {
+            Some(_) => safetensors::read_index(&snapshot.join(INDEX))?.into_keys().collect(),
+            None => vec![SINGLE.to_owned()],
+        };
+        let found = names.iter().map(|name| {
+            self.file(name).ok_or_else(|| {
+                CheckpointError::Hub(format!("{}: {INDEX} names {name}, which is not there", source.repo))
+            })
+        });
+        found.collect()
+    }
+}
+
+/// Whether the text can be one component of a path, an URL and a cache's directory name.
+pub(super) fn plain_name(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    !text.is_empty() && text.len() <= 255 && text.bytes().all(allowed) && !text.starts_with('.')
+}
+
+/// Whether the text is a path that stays below where it starts.
+pub(super) fn relative_path(text: &str) -> bool {
+    !text.is_empty()
+        && !text.chars().any(|c| c.is_control() || c == '\\')
+        && Path::new(text).components().all(|part| matches!(part, Component::Normal(_)))
+}

@@ -1,0 +1,300 @@
+//! The only map from errors to HTTP. Callers see OpenAI's shape,
+//! `{"error": {"message", "type", "param", "code"}}`; what a caller must not see goes to the log.
+
+use super::auth::AuthError;
+use super::local::LocalError;
+use super::openai::fields::BadField;
+use crate::engine::handle::SubmitError;
+use crate::text::TextError;
+use axum::body::Body;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+/// Seconds after which a full queue is worth another try.
+const RETRY_QUEUE_S: u32 = 1;
+/// Seconds after which a server that starts or stops is worth another try.
+const RETRY_STARTING_S: u32 = 5;
+
+/// An error as a caller sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiError {
+    /// HTTP status.
+    pub status: StatusCode,
+    /// OpenAI's error type.
+    pub kind: &'static str,
+    /// For people.
+    pub message: String,
+    /// The field at fault: a JSON path such as `messages[2].content`.
+    pub param: Option<String>,
+    /// For programs.
+    pub code: Option<&'static str>,
+    /// Seconds for the `Retry-After` header.
+    pub retry_after_s: Option<u32>,
+}
+
+#[derive(Serialize)]
+struct WireError<'a> {
+    error: WireErrorBody<'a>,
+}
+
+#[derive(Serialize)]
+struct WireErrorBody<'a> {
+    message: &'a str,
+    #[serde(rename = "type")]
+    kind: &'a str,
+    param: Option<&'a str>,
+    code: Option<&'a str>,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, kind: &'static str, code: Option<&'static str>, message: String) -> Self {
+        Self { status, kind, message, param: None, code, retry_after_s: None }
+    }
+
+    fn invalid(status: StatusCode, code: Option<&'static str>, message: String) -> Self {
+        Self::new(status, "invalid_request_error", code, message)
+    }
+
+    fn unavailable(code: &'static str, message: String) -> Self {
+        Self {
+            retry_after_s: Some(RETRY_STARTING_S),
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", Some(code), message)
+        }
+    }
+
+    /// Names the field at fault, unless one is named already.
+    pub fn at(mut self, param: impl Into<String>) -> Self {
+        self.param.get_or_insert_with(|| param.into());
+        self
+    }
+
+    /// 400: the body is not JSON. The message has line and column.
+    pub fn malformed_json(error: &serde_json::Error) -> Self {
+        Self::invalid(
+            StatusCode::BAD_REQUEST,
+            Some("invalid_json"),
+            format!("the body is not valid JSON: {error}"),
+        )
+    }
+
+    /// 400: the body could not be read to its end.
+    pub fn unreadable_body(reason: &str) -> Self {
+        Self::invalid(StatusCode::BAD_REQUEST, Some("invalid_body"), reason.to_owned())
+    }
+
+    /// 413.
+    pub fn body_too_large(bytes_max: usize) -> Self {
+        Self::invalid(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            Some("body_too_large"),
+            format!("the body is larger than the limit of {bytes_max} bytes"),
+        )
+    }
+
+    /// 415.
+    pub fn wrong_content_type(got: &str) -> Self {
+        Self::invalid(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Some("unsupported_media_type"),
+            format!("the body must be sent as `Content-Type: application/json`, got `{got}`"),
+        )
+    }
+
+    /// 404: no such path.
+    pub fn unknown_path(method: &str, path: &str) -> Self {
+        Self::invalid(
+            StatusCode::NOT_FOUND,
+            Some("unknown_url"),
+            format!("there is no {method} {path}; see GET /v1/models, POST /v1/chat/completions"),
+        )
+    }
+
+    /// 405.
+    pub fn wrong_method(method: &str, path: &str) -> Self {
+        Self::invalid(
+            StatusCode::METHOD_NOT_ALLOWED,
+            Some("method_not_allowed"),
+            format!("{path} does not take {method}"),
+        )
+    }
+
+    /// 404: no such model.
+    pub fn unknown_model(name: &str, served: &[&str]) -> Self {
+        let message = format!("the model `{name}` does not exist; served: {}", served.join(", "));
+        Self::invalid(StatusCode::NOT_FOUND, Some("model_not_found"), message).at("model")
+    }
+
+    /// 503: the model is not loaded yet.
+    pub fn model_loading(name: &str) -> Self {
+        Self::unavailable("model_loading", format!("the model `{name}` is still loading")).at("model")
+    }
+
+    /// 503: the model could not be loaded.
+    pub fn model_failed(name: &str, reason: &str) -> Self {
+        let message = format!("the model `{name}` could not be loaded: {reason}");
+        Self { retry_after_s: None, ..Self::unavailable("model_failed", message) }.at("model")
+    }
+
+    /// 503: no new requests.
+    pub fn draining() -> Self {
+        Self::unavailable("shutting_down", "the server is shutting down".into())
+    }
+
+    /// 500. The reason goes to the log only.
+    pub fn internal(reason: &str) -> Self {
+        tracing::error!(reason, "internal error");
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "server_error",
+            Some("internal_error"),
+            "the server failed; its log says why".into(),
+        )
+    }
+
+    /// The body in OpenAI's shape; also the data of an error event in a stream.
+    pub fn to_json(&self) -> String {
+        let body = WireErrorBody {
+            message: &self.message,
+            kind: self.kind,
+            param: self.param.as_deref(),
+            code: self.code,
+        };
+        serde_json::to_string(&WireError { error: body }).expect("strings always serialise")
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = Response::new(Body::from(self.to_json()));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(seconds) = self.retry_after_s {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+impl From<BadField> for ApiError {
+    fn from(e: BadField) -> Self {
+        Self::invalid(StatusCode::BAD_REQUEST, e.code, format!("`{}` {}", e.param, e.reason)).at(e.param)
+    }
+}
+
+impl From<AuthError> for ApiError {
+    fn from(e: AuthError) -> Self {
+        let message = match e {
+            AuthError::Missing => "an API key is needed: send it as `Authorization: Bearer KEY`",
+            AuthError::Wrong => "the API key is not valid",
+        };
+        Self::invalid(StatusCode::UNAUTHORIZED, Some("invalid_api_key"), message.into())
+    }
+}
+
+impl From<SubmitError> for ApiError {
+    fn from(e: SubmitError) -> Self {
+        let message = e.to_string();
+        match e {
+            SubmitError::QueueFull { .. } => Self {
+                retry_after_s: Some(RETRY_QUEUE_S),
+                ..Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Some("queue_full"), message)
+            },
+            SubmitError::PromptTooLong { prompt_tokens, max_context } => {
+                LocalError::ContextLength { prompt_tokens, max_tokens: None, max_context }.into()
+            }
+            SubmitError::BadToken { .. } => {
+                Self::invalid(StatusCode::BAD_REQUEST, Some("invalid_token"), message)
+            }
+            SubmitError::Draining => Self::draining(),
+            SubmitError::Stopped(_) => {
+                Self { retry_after_s: None, ..Self::unavailable("engine_stopped", message) }
+            }
+        }
+    }
+}
+
+impl From<LocalError> for ApiError {
+    fn from(e: LocalError) -> Self {
+        let message = e.to_string();
+        match e {
+            LocalError::Submit(e) => e.into(),
+            LocalError::ContextLength { .. } => {
+                Self::invalid(StatusCode::BAD_REQUEST, Some("context_length_exceeded"), message)
+            }
+            LocalError::EmptyPrompt => Self::invalid(StatusCode::BAD_REQUEST, Some("empty_prompt"), message),
+            LocalError::NoTokenizer => Self::invalid(StatusCode::BAD_REQUEST, Some("no_tokenizer"), message),
+            LocalError::NoTemplate(_) => {
+                Self::invalid(StatusCode::BAD_REQUEST, Some("no_chat_template"), message)
+            }
+            LocalError::Text(TextError::Template(_)) => {
+                Self::invalid(StatusCode::BAD_REQUEST, Some("chat_template_error"), message)
+            }
+            LocalError::Text(TextError::Tokenizer(reason)) => Self::internal(&reason),
+            LocalError::Timeout { .. } => {
+                Self::new(StatusCode::GATEWAY_TIMEOUT, "timeout_error", Some("timeout"), message)
+            }
+            LocalError::Draining => Self::draining(),
+            LocalError::Failed(_) => {
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", Some("engine_error"), message)
+            }
+            LocalError::Internal(reason) => Self::internal(&reason),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_error_has_its_status_code_and_numbers() {
+        let length =
+            |max_tokens| LocalError::ContextLength { prompt_tokens: 90, max_tokens, max_context: 100 };
+        let cases: Vec<(ApiError, u16, &str, &[&str])> = vec![
+            (SubmitError::QueueFull { waiting: 7, limit: 8 }.into(), 429, "queue_full", &["7", "8"]),
+            (
+                SubmitError::PromptTooLong { prompt_tokens: 101, max_context: 100 }.into(),
+                400,
+                "context_length_exceeded",
+                &["101", "100"],
+            ),
+            (length(None).into(), 400, "context_length_exceeded", &["90", "100"]),
+            (length(Some(20)).into(), 400, "context_length_exceeded", &["90", "20", "110", "100"]),
+            (SubmitError::BadToken { token: 9, vocab: 5 }.into(), 400, "invalid_token", &["9", "5"]),
+            (SubmitError::Draining.into(), 503, "shutting_down", &[]),
+            (SubmitError::Stopped("lost device".into()).into(), 503, "engine_stopped", &["lost device"]),
+            (LocalError::Timeout { seconds: 30 }.into(), 504, "timeout", &["30"]),
+            (LocalError::Failed("step 7".into()).into(), 500, "engine_error", &["step 7"]),
+            (AuthError::Missing.into(), 401, "invalid_api_key", &["Bearer"]),
+            (ApiError::unknown_model("x", &["a", "b/c"]), 404, "model_not_found", &["`x`", "a, b/c"]),
+        ];
+        for (error, status, code, words) in cases {
+            assert_eq!((error.status.as_u16(), error.code), (status, Some(code)), "{error:?}");
+            for word in words {
+                assert!(error.message.contains(word), "{word} in {}", error.message);
+            }
+        }
+    }
+
+    #[test]
+    fn what_only_the_log_may_say_stays_there() {
+        let error = ApiError::from(LocalError::Internal("/secret/path".into()));
+        assert_eq!(error.status, StatusCode::INTERNAL_SERVER_ERROR);
+        assert!(!error.to_json().contains("secret"));
+    }
+
+    #[test]
+    fn the_shape_is_openais() {
+        let error = ApiError::from(SubmitError::QueueFull { waiting: 1, limit: 1 });
+        assert_eq!(
+            error.to_json(),
+            r#"{"error":{"message":"the queue is full: 1 requests are waiting (limit 1)","type":"rate_limit_error","param":null,"code":"queue_full"}}"#
+        );
+        assert_eq!(error.into_response().headers()[header::RETRY_AFTER], "1");
+    }
+}

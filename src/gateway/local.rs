@@ -1,0 +1,460 @@
+//! A request's target: one of our engines. Prompts of token ids go in, text events come out:
+//! submit -> token events -> detokenize -> text events.
+//!
+//! Invariants:
+//! - Dropping a [`Generation`] drops its token streams, which cancels the request.
+//! - No token is lost: one that makes no text yet (split UTF-8, perhaps the start of a stop
+//!   string) waits with its log-probability and is reported with the text that releases it.
+//! - Counting ends where the output ends: tokens that the engine made after a stop string do not
+//!   count. The stop token and the tokens of a stop string do, as in vLLM.
+//!
+//! Deliberately absent: JSON.
+
+use super::metrics::{Outcome, RequestMetrics};
+use super::registry::LocalModel;
+use crate::engine::handle::{SubmitError, TokenStream};
+use crate::protocol::{FinishReason, GenerateRequest, SamplingParams, TokenEvent, TokenId, TokenLogprob};
+use crate::text::{Detokenizer, TextError, Tokenizer};
+use futures_util::future::select_all;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
+
+/// What can go wrong between a request and its text; messages are fit for callers but for
+/// `Internal`.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum LocalError {
+    #[error(transparent)]
+    Submit(#[from] SubmitError),
+    #[error("the context holds {max_context} tokens, but {}", wanted(*prompt_tokens, *max_tokens))]
+    ContextLength { prompt_tokens: usize, max_tokens: Option<u32>, max_context: usize },
+    #[error("the prompt has no tokens")]
+    EmptyPrompt,
+    #[error("the model has no tokenizer: send token ids to /v1/completions")]
+    NoTokenizer,
+    #[error("the model has no usable chat template ({0}): use /v1/completions")]
+    NoTemplate(String),
+    #[error(transparent)]
+    Text(#[from] TextError),
+    #[error("the request took longer than {seconds} seconds")]
+    Timeout { seconds: u64 },
+    #[error("the server is shutting down")]
+    Draining,
+    #[error("generation failed: {0}")]
+    Failed(String),
+    #[error("{0}")]
+    Internal(String),
+}
+
+fn wanted(prompt_tokens: usize, max_tokens: Option<u32>) -> String {
+    match max_tokens {
+        None => format!("the prompt has {prompt_tokens} tokens, which leaves no room for an answer"),
+        Some(max) => format!(
+            "{} were asked for ({prompt_tokens} in the prompt, {max} as max_tokens)",
+            prompt_tokens as u64 + u64::from(max)
+        ),
+    }
+}
+
+/// How far the server's shutdown has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Serving.
+    Running,
+    /// No new requests; running ones go on.
+    Draining,
+    /// Running requests end now, with an error.
+    Aborting,
+}
+
+/// What bounds a request's time.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// When the request times out.
+    pub deadline: Instant,
+    /// For the message: the whole time it had.
+    pub timeout: Duration,
+    /// Ends it at the end of a shutdown.
+    pub phase: watch::Receiver<Phase>,
+}
+
+impl Limits {
+    /// The future's output, unless time is up first. Dropping it drops the future.
+    pub async fn bound<T>(&mut self, future: impl Future<Output = T>) -> Result<T, LocalError> {
+        tokio::select! {
+            biased;
+            // A closed channel means that the server is gone.
+            _ = self.phase.wait_for(|phase| *phase == Phase::Aborting) => Err(LocalError::Draining),
+            () = tokio::time::sleep_until(self.deadline) => {
+                Err(LocalError::Timeout { seconds: self.timeout.as_secs() })
+            }
+            output = future => Ok(output),
+        }
+    }
+}
+
+/// Runs template rendering and tokenizing off the async threads, a few at a time.
+#[derive(Clone, Debug)]
+pub struct TextPool {
+    permits: Arc<Semaphore>,
+}
+
+impl TextPool {
+    /// As many at a time as there are processors.
+    pub fn new() -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { permits: Arc::new(Semaphore::new(threads)) }
+    }
+
+    /// Runs `work` on a blocking thread once there is room. It runs to its end even if the
+    /// request is gone, and holds its place until then.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        limits: &mut Limits,
+        work: impl FnOnce() -> Result<T, LocalError> + Send + 'static,
+    ) -> Result<T, LocalError> {
+        let permits = self.permits.clone();
+        let outcome = limits.bound(async move {
+            let permit = permits.acquire_owned().await;
+            tokio::task::spawn_blocking(move || {
+                let _permit = permit;
+                work()
+            })
+            .await
+        });
+        outcome.await?.unwrap_or_else(|e| Err(LocalError::Internal(format!("a text task failed: {e}"))))
+    }
+}
+
+impl Default for TextPool {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What to generate.
+#[derive(Clone, Debug)]
+pub struct GenerationRequest {
+    /// For logs.
+    pub id: String,
+    /// One or several prompts; each gets `choices` choices.
+    pub prompts: Vec<Arc<[TokenId]>>,
+    /// Choices per prompt.
+    pub choices: u32,
+    /// All but `max_tokens`.
+    pub sampling: SamplingParams,
+    /// Output tokens at the most.
+    pub max_tokens: MaxTokens,
+    /// Stop strings.
+    pub stops: Vec<String>,
+    /// Leave the stop string (or stop token) in the text.
+    pub include_stop: bool,
+    /// Leave special tokens out of the text.
+    pub skip_special: bool,
+}
+
+/// A bound on the output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MaxTokens {
+    /// The caller's; it is an error when the context cannot hold it.
+    Exactly(u32),
+    /// The endpoint's default, or less when the context is full before.
+    AtMost(u32),
+}
+
+impl MaxTokens {
+    /// The bound for a prompt of this length.
+    pub fn resolve(self, prompt_tokens: usize, max_context: usize) -> Result<u32, LocalError> {
+        let room = max_context.saturating_sub(prompt_tokens).min(u32::MAX as usize) as u32;
+        match self {
+            MaxTokens::Exactly(max) if max > room => {
+                Err(LocalError::ContextLength { prompt_tokens, max_tokens: Some(max), max_context })
+            }
+            _ if room == 0 => Err(LocalError::ContextLength { prompt_tokens, max_tokens: None, max_context }),
+            MaxTokens::Exactly(max) => Ok(max),
+            MaxTokens::AtMost(max) => Ok(max.min(room)),
+        }
+    }
+}
+
+/// Tokens so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Over all prompts, each once.
+    pub prompt_tokens: usize,
+    /// Over all choices; stop tokens and stop strings count, what came after them does not.
+    pub completion_tokens: usize,
+    /// Prompt tokens whose KV was cached.
+    pub cached_tokens: usize,
+}
+
+/// A token as logprobs report it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TokenScore {
+    /// Its text.
+    pub text: String,
+    /// Its exact bytes, which may be a part of a character.
+    pub bytes: Vec<u8>,
+    /// None for a prompt's first token, which nothing predicts.
+    pub logprob: Option<f32>,
+    /// The most probable tokens, best first: text, bytes, log-probability.
+    pub top: Vec<(String, Vec<u8>, f32)>,
+}
+
+/// A piece of a choice.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Delta {
+    /// Which choice: prompt index times choices per prompt, plus the prompt's choice.
+    pub choice: usize,
+    /// The text; empty only in a last piece, or without a tokenizer.
+    pub text: String,
+    /// The tokens that made it, with those held back before.
+    pub ids: Vec<TokenId>,
+    /// One per token where logprobs were asked for, else empty.
+    pub scores: Vec<TokenScore>,
+}
+
+/// What a generation tells.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TextEvent {
+    /// A prompt is computed.
+    Prompt {
+        /// Which.
+        prompt: usize,
+        /// One per prompt token where asked for, else empty.
+        scores: Vec<TokenScore>,
+    },
+    /// More text.
+    Delta(Delta),
+    /// A choice's end, with the last of its text and tokens.
+    Finished(Delta, FinishReason),
+}
+
+/// One running request.
+pub struct Generation {
+    /// None once all choices of the prompt have finished.
+    streams: Vec<Option<TokenStream>>,
+    choices: Vec<ChoiceText>,
+    choices_per_prompt: usize,
+    prompts: Vec<Arc<[TokenId]>>,
+    text: TextOptions,
+    usage: Usage,
+    limits: Limits,
+    metrics: RequestMetrics,
+}
+
+/// What turning tokens into text needs to know.
+struct TextOptions {
+    tokenizer: Option<Arc<Tokenizer>>,
+    stop_tokens: Vec<TokenId>,
+    include_stop: bool,
+    logprobs: bool,
+}
+
+/// A choice on its way to text.
+struct ChoiceText {
+    detokenizer: Option<Detokenizer>,
+    held: Delta,
+    finished: bool,
+}
+
+impl Generation {
+    /// Submits all prompts; when one is refused, none runs.
+    pub fn start(
+        model: &LocalModel,
+        request: GenerationRequest,
+        limits: Limits,
+        mut metrics: RequestMetrics,
+    ) -> Result<Self, LocalError> {
+        if !request.stops.is_empty() && model.tokenizer.is_none() {
+            return Err(LocalError::NoTokenizer);
+        }
+        let text = TextOptions {
+            tokenizer: model.tokenizer.clone(),
+            stop_tokens: request.sampling.stop_tokens.clone(),
+            include_stop: request.include_stop,
+            logprobs: request.sampling.logprobs.is_some(),
+        };
+        let mut streams = Vec::with_capacity(request.prompts.len());
+        let mut usage = Usage::default();
+        for (i, prompt) in request.prompts.iter().enumerate() {
+            if prompt.is_empty() {
+                return Err(LocalError::EmptyPrompt);
+            }
+            usage.prompt_tokens += prompt.len();
+            let max_tokens = request.max_tokens.resolve(prompt.len(), model.engine.max_context())?;
+            // With a default bound, the caller's min_tokens may exceed what is left.
+            let min_tokens = request.sampling.min_tokens.min(max_tokens);
+            let sampling = SamplingParams { max_tokens, min_tokens, ..request.sampling.clone() };
+            streams.push(Some(model.engine.submit(GenerateRequest {
+                id: if i == 0 { request.id.clone() } else { format!("{}-{i}", request.id) },
+                prompt: prompt.clone(),
+                choices: request.choices,
+                sampling: Arc::new(sampling),
+                cache_salt: 0,
+                priority: 0,
+            })?));
+        }
+        let choices_per_prompt = request.choices as usize;
+        let choices = (0..request.prompts.len() * choices_per_prompt)
+            .map(|choice| ChoiceText {
+                detokenizer: model.tokenizer.as_ref().map(|tokenizer| {
+                    let stops = request.stops.clone();
+                    Detokenizer::new(tokenizer.clone(), request.skip_special, stops, request.include_stop)
+                }),
+                held: Delta { choice, ..Delta::default() },
+                finished: false,
+            })
+            .collect();
+        metrics.submitted(usage.prompt_tokens);
+        let prompts = request.prompts;
+        Ok(Self { streams, choices, choices_per_prompt, prompts, text, usage, limits, metrics })
+    }
+
+    /// Tokens so far.
+    pub fn usage(&self) -> Usage {
+        self.usage
+    }
+
+    /// The next event; None when all choices have finished. Loses nothing when dropped early.
+    pub async fn next(&mut self) -> Result<Option<TextEvent>, LocalError> {
+        while self.streams.iter().any(Option::is_some) {
+            let event = match self.limits.bound(next_of(&mut self.streams)).await {
+                Ok((prompt, Some(event))) => self.event(prompt, event),
+                // A stream is dropped with its last choice, so its end is never seen.
+                Ok((_, None)) => Err(LocalError::Failed("the engine ended the request early".into())),
+                Err(error) => Err(error),
+            };
+            match event {
+                Ok(None) => {}
+                Ok(Some(event)) => {
+                    if self.streams.iter().all(Option::is_none) {
+                        self.metrics.end(Outcome::Finished);
+                    }
+                    return Ok(Some(event));
+                }
+                Err(error) => {
+                    self.streams.clear();
+                    self.metrics.end(Outcome::of(&error));
+                    return Err(error);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn event(&mut self, prompt: usize, event: TokenEvent) -> Result<Option<TextEvent>, LocalError> {
+        let event = match event {
+            TokenEvent::Prompt { cached_tokens, logprobs } => {
+                self.usage.cached_tokens += cached_tokens as usize;
+                let scores = self.text.prompt_scores(&self.prompts[prompt], logprobs);
+                return Ok(Some(TextEvent::Prompt { prompt, scores }));
+            }
+            TokenEvent::Token { choice, token } => {
+                let index = prompt * self.choices_per_prompt + choice as usize;
+                if self.choices[index].finished {
+                    return Ok(None);
+                }
+                self.usage.completion_tokens += 1;
+                self.metrics.token(index);
+                let event = self.choices[index].token(&self.text, token);
+                if matches!(event, Some(TextEvent::Finished(..)))
+                    && let Some(stream) = &self.streams[prompt]
+                {
+                    stream.cancel_choice(choice);
+                }
+                event
+            }
+            TokenEvent::Finished { choice, reason } => {
+                let choice = &mut self.choices[prompt * self.choices_per_prompt + choice as usize];
+                if choice.finished { None } else { Some(choice.finish(reason)) }
+            }
+            TokenEvent::Failed { message } => return Err(LocalError::Failed(message)),
+        };
+        let first = prompt * self.choices_per_prompt;
+        if self.choices[first..first + self.choices_per_prompt].iter().all(|choice| choice.finished) {
+            self.streams[prompt] = None;
+        }
+        Ok(event)
+    }
+}
+
+/// The next event of any of the streams, and whose it is. At least one must be there.
+async fn next_of(streams: &mut [Option<TokenStream>]) -> (usize, Option<TokenEvent>) {
+    let live = streams.iter_mut().enumerate().filter_map(|(i, stream)| Some((i, stream.as_mut()?)));
+    let waits = live.map(|(i, stream)| Box::pin(async move { (i, stream.next().await) }));
+    select_all(waits).await.0
+}
+
+impl ChoiceText {
+    /// One more token: text that is now certain, or the end where it completes a stop string.
+    fn token(&mut self, options: &TextOptions, token: TokenLogprob) -> Option<TextEvent> {
+        let id = token.token;
+        self.held.ids.push(id);
+        if options.logprobs {
+            self.held.scores.push(options.score(id, Some(token)));
+        }
+        let Some(detokenizer) = &mut self.detokenizer else {
+            return Some(TextEvent::Delta(self.take()));
+        };
+        if !options.include_stop && options.stop_tokens.contains(&id) {
+            // Its `Finished` follows; a stop token is not text.
+            return None;
+        }
+        let delta = detokenizer.push(id);
+        self.held.text.push_str(&delta.text);
+        if delta.stopped.is_some() {
+            self.finished = true;
+            return Some(TextEvent::Finished(self.take(), FinishReason::Stop));
+        }
+        if self.held.text.is_empty() { None } else { Some(TextEvent::Delta(self.take())) }
+    }
+
+    /// The end: whatever was held back.
+    fn finish(&mut self, reason: FinishReason) -> TextEvent {
+        self.finished = true;
+        if let Some(detokenizer) = &mut self.detokenizer {
+            self.held.text.push_str(&detokenizer.finish());
+        }
+        TextEvent::Finished(self.take(), reason)
+    }
+
+    fn take(&mut self) -> Delta {
+        let empty = Delta { choice: self.held.choice, ..Delta::default() };
+        std::mem::replace(&mut self.held, empty)
+    }
+}
+
+impl TextOptions {
+    fn token_text(&self, id: TokenId) -> (String, Vec<u8>) {
+        match &self.tokenizer {
+            Some(tokenizer) => tokenizer.token_text(id),
+            None => (format!("token_id:{id}"), Vec::new()),
+        }
+    }
+
+    /// A token and what was said about it.
+    fn score(&self, id: TokenId, scored: Option<TokenLogprob>) -> TokenScore {
+        let (text, bytes) = self.token_text(id);
+        let Some(scored) = scored else { return TokenScore { text, bytes, ..TokenScore::default() } };
+        let top = scored.top.iter().map(|&(id, logprob)| {
+            let (text, bytes) = self.token_text(id);
+            (text, bytes, logprob)
+        });
+        TokenScore { text, bytes, logprob: Some(scored.logprob), top: top.collect() }
+    }
+
+    fn prompt_scores(
+        &self,
+        prompt: &[TokenId],
+        logprobs: Option<Vec<Option<TokenLogprob>>>,
+    ) -> Vec<TokenScore> {
+        let scored = logprobs.unwrap_or_default();
+        prompt.iter().zip(scored).map(|(&id, scored)| self.score(id, scored)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,85 @@
+use super::*;
+
+fn scored(token: TokenId) -> TokenLogprob {
+    TokenLogprob { token, logprob: -0.5, top: vec![(token, -0.5), (9, -1.5)] }
+}
+
+fn options(logprobs: bool) -> TextOptions {
+    TextOptions { tokenizer: None, stop_tokens: vec![2], include_stop: false, logprobs }
+}
+
+fn choice() -> ChoiceText {
+    ChoiceText { detokenizer: None, held: Delta { choice: 3, ..Delta::default() }, finished: false }
+}
+
+#[test]
+fn the_output_fits_into_the_context() {
+    let resolve = |max: MaxTokens, prompt| max.resolve(prompt, 100).map_err(|e| e.to_string());
+    assert_eq!(resolve(MaxTokens::Exactly(10), 90), Ok(10));
+    assert_eq!(resolve(MaxTokens::AtMost(10), 95), Ok(5));
+    assert_eq!(resolve(MaxTokens::AtMost(u32::MAX), 1), Ok(99));
+    let error = resolve(MaxTokens::Exactly(11), 90).unwrap_err();
+    assert!(
+        error.contains("holds 100") && error.contains("101 were asked") && error.contains("90 in the prompt")
+    );
+    for prompt in [100, 5000] {
+        let error = resolve(MaxTokens::AtMost(16), prompt).unwrap_err();
+        assert!(error.contains("100") && error.contains(&prompt.to_string()), "{error}");
+    }
+}
+
+#[test]
+fn without_a_tokenizer_ids_flow_and_text_does_not() {
+    let mut choice = choice();
+    let event = choice.token(&options(false), scored(7));
+    assert_eq!(event, Some(TextEvent::Delta(Delta { choice: 3, ids: vec![7], ..Delta::default() })));
+    let event = choice.finish(FinishReason::Length);
+    let end = Delta { choice: 3, ..Delta::default() };
+    assert_eq!(event, TextEvent::Finished(end, FinishReason::Length));
+    assert!(choice.finished);
+}
+
+#[test]
+fn scores_follow_their_tokens() {
+    let Some(TextEvent::Delta(delta)) = choice().token(&options(true), scored(7)) else {
+        panic!("a delta without a tokenizer")
+    };
+    assert_eq!(delta.scores.len(), 1);
+    let score = &delta.scores[0];
+    assert_eq!((score.text.as_str(), score.logprob), ("token_id:7", Some(-0.5)));
+    assert_eq!(score.top[1].0, "token_id:9");
+
+    let prompt = options(true).prompt_scores(&[4, 5], Some(vec![None, Some(scored(5))]));
+    let logprobs: Vec<_> = prompt.iter().map(|score| score.logprob).collect();
+    assert_eq!(logprobs, [None, Some(-0.5)]);
+}
+
+fn limits(phase: &watch::Sender<Phase>, ms: u64) -> Limits {
+    let timeout = Duration::from_millis(ms);
+    Limits { deadline: Instant::now() + timeout, timeout, phase: phase.subscribe() }
+}
+
+#[tokio::test]
+async fn time_is_bounded_by_deadline_and_shutdown() {
+    let phase = watch::Sender::new(Phase::Running);
+    assert_eq!(limits(&phase, 5000).bound(async { 5 }).await.ok(), Some(5));
+    let late = limits(&phase, 20).bound(std::future::pending::<()>()).await;
+    assert!(matches!(late, Err(LocalError::Timeout { .. })));
+    phase.send_replace(Phase::Draining);
+    assert_eq!(limits(&phase, 5000).bound(async { 5 }).await.ok(), Some(5));
+    let mut waiting = limits(&phase, 5000);
+    let (cut, _) = tokio::join!(waiting.bound(std::future::pending::<()>()), async {
+        tokio::task::yield_now().await;
+        phase.send_replace(Phase::Aborting)
+    });
+    assert!(matches!(cut, Err(LocalError::Draining)));
+}
+
+#[tokio::test]
+async fn a_panic_in_a_text_task_is_an_error() {
+    let phase = watch::Sender::new(Phase::Running);
+    let pool = TextPool::new();
+    let broken = pool.run::<()>(&mut limits(&phase, 5000), || panic!("tokenizer bug")).await;
+    assert!(matches!(broken, Err(LocalError::Internal(_))));
+    assert_eq!(pool.run(&mut limits(&phase, 5000), || Ok(1)).await.ok(), Some(1));
+}

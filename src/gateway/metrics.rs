@@ -1,0 +1,287 @@
+//! Prometheus metrics. What requests do is counted here as it happens; what engines do is asked
+//! of them at each scrape. Label values come from routes, served names and status codes only, so
+//! a caller cannot make new time series.
+
+use super::local::LocalError;
+use super::registry::Registry;
+use crate::engine::handle::EngineStats;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry as MetricRegistry;
+use std::sync::Arc;
+use std::time::Instant;
+
+type Labels = Vec<(&'static str, String)>;
+type Histograms = Family<Labels, Histogram, fn() -> Histogram>;
+
+/// Content type of [`Metrics::encode`]'s text.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Upper bounds of the histograms' buckets, in seconds.
+const SECONDS: [f64; 16] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+
+fn seconds() -> Histogram {
+    Histogram::new(SECONDS)
+}
+
+/// All metrics of a server.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: MetricRegistry,
+    requests: Family<Labels, Counter>,
+    model: ModelMetrics,
+}
+
+#[derive(Clone, Debug)]
+struct ModelMetrics {
+    generations: Family<Labels, Counter>,
+    prompt_tokens: Family<Labels, Counter>,
+    generation_tokens: Family<Labels, Counter>,
+    first_token: Histograms,
+    inter_token: Histograms,
+    end_to_end: Histograms,
+}
+
+impl Metrics {
+    /// Metrics of the server that serves these models.
+    pub fn new(models: Arc<Registry>) -> Self {
+        let mut registry = MetricRegistry::with_prefix("novastack");
+        let requests = Family::default();
+        let histograms = || Histograms::new_with_constructor(seconds);
+        let model = ModelMetrics {
+            generations: Family::default(),
+            prompt_tokens: Family::default(),
+            generation_tokens: Family::default(),
+            first_token: histograms(),
+            inter_token: histograms(),
+            end_to_end: histograms(),
+        };
+        let m = &model;
+        registry.register("requests", "HTTP requests by route, model and status", requests.clone());
+        registry.register("generations", "Generations ended, by outcome", m.generations.clone());
+        registry.register("prompt_tokens", "Prompt tokens of accepted requests", m.prompt_tokens.clone());
+        registry.register("generation_tokens", "Tokens sent to callers", m.generation_tokens.clone());
+        registry.register(
+            "time_to_first_token_seconds",
+            "From arrival to first token",
+            m.first_token.clone(),
+        );
+        registry.register("inter_token_latency_seconds", "Between tokens of a choice", m.inter_token.clone());
+        registry.register("request_seconds", "From arrival to the last token", m.end_to_end.clone());
+        registry.register_collector(Box::new(Engines(models)));
+        Self { registry, requests, model }
+    }
+
+    /// A request was answered; a stream counts when its head is sent.
+    pub fn request(&self, route: &str, model: &str, status: u16) {
+        let labels =
+            vec![("route", route.to_owned()), ("model", model.to_owned()), ("status", status.to_string())];
+        self.requests.get_or_create(&labels).inc();
+    }
+
+    /// Follows one generation that arrived at `arrived`.
+    pub fn generation(&self, model: &str, arrived: Instant) -> RequestMetrics {
+        RequestMetrics {
+            metrics: self.model.clone(),
+            model: model.to_owned(),
+            labels: vec![("model", model.to_owned())],
+            arrived,
+            last_token: Vec::new(),
+            submitted: false,
+            ended: false,
+        }
+    }
+
+    /// OpenMetrics text.
+    pub fn encode(&self) -> String {
+        let mut out = String::new();
+        text::encode(&mut out, &self.registry).expect("a String takes everything");
+        out
+    }
+}
+
+/// How a generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All choices came to their end.
+    Finished,
+    /// Nobody listens any more.
+    Cancelled,
+    /// Time was up.
+    TimedOut,
+    /// The server shut down.
+    Aborted,
+    /// The engine failed.
+    Failed,
+}
+
+impl Outcome {
+    /// The outcome that an error means.
+    pub fn of(error: &LocalError) -> Self {
+        match error {
+            LocalError::Timeout { .. } => Outcome::TimedOut,
+            LocalError::Draining => Outcome::Aborted,
+            _ => Outcome::Failed,
+        }
+    }
+
+    fn label(self) -> &'static str {
+        match self {
+            Outcome::Finished => "finished",
+            Outcome::Cancelled => "cancelled",
+            Outcome::TimedOut => "timeout",
+            Outcome::Aborted => "aborted",
+            Outcome::Failed => "failed",
+        }
+    }
+}
+
+/// One generation's times. Dropping it before [`RequestMetrics::end`] counts as cancelled.
+#[derive(Debug)]
+pub struct RequestMetrics {
+    metrics: ModelMetrics,
+    model: String,
+    labels: Labels,
+    arrived: Instant,
+    last_token: Vec<Option<Instant>>,
+    submitted: bool,
+    ended: bool,
+}
+
+impl RequestMetrics {
+    /// The engine has taken it.
+    pub fn submitted(&mut self, prompt_tokens: usize) {
+        self.submitted = true;
+        self.metrics.prompt_tokens.get_or_create(&self.labels).inc_by(prompt_tokens as u64);
+    }
+
+    /// A token of a choice.
+    pub fn token(&mut self, choice: usize) {
+        let now = Instant::now();
+        let first = self.last_token.iter().all(Option::is_none);
+        if self.last_token.len() <= choice {
+            self.last_token.resize(choice + 1, None);
+        }
+        match self.last_token[choice].replace(now) {
+            Some(last) => {
+                let gap = now.duration_since(last).as_secs_f64();
+                self.metrics.inter_token.get_or_create(&self.labels).observe(gap);
+            }
+            None if first => {
+                let wait = now.duration_since(self.arrived).as_secs_f64();
+                self.metrics.first_token.get_or_create(&self.labels).observe(wait);
+            }
+            None => {}
+        }
+        self.metrics.generation_tokens.get_or_create(&self.labels).inc();
+    }
+
+    /// It is over; only the first call counts.
+    pub fn end(&mut self, outcome: Outcome) {
+        if !self.submitted || std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        let labels = vec![("model", self.model.clone()), ("outcome", outcome.label().to_owned())];
+        self.metrics.generations.get_or_create(&labels).inc();
+        if outcome == Outcome::Finished {
+            let took = self.arrived.elapsed().as_secs_f64();
+            self.metrics.end_to_end.get_or_create(&self.labels).observe(took);
+        }
+    }
+}
+
+impl Drop for RequestMetrics {
+    fn drop(&mut self) {
+        self.end(Outcome::Cancelled);
+    }
+}
+
+/// Asks every engine at each scrape.
+#[derive(Debug)]
+struct Engines(Arc<Registry>);
+
+/// An engine's value under a metric's name.
+type Stat = (&'static str, &'static str, fn(&EngineStats) -> u64);
+
+const GAUGES: [Stat; 6] = [
+    ("queue_depth", "Requests not yet admitted", |s| s.waiting as u64),
+    ("running", "Sequences admitted and not finished", |s| s.running as u64),
+    ("kv_blocks_used", "KV blocks referenced by running sequences", |s| s.kv_blocks_used as u64),
+    ("kv_blocks_total", "KV blocks there are", |s| s.kv_blocks_total as u64),
+    ("batch_rows", "Rows of the last step", |s| s.last_batch_rows as u64),
+    ("batch_sequences", "Sequences of the last step", |s| s.last_batch_seqs as u64),
+];
+
+const COUNTERS: [Stat; 8] = [
+    ("steps", "Steps executed", |s| s.steps),
+    ("step_rows", "Rows computed", |s| s.step_rows),
+    ("prefill_tokens", "Prompt tokens computed", |s| s.prefill_tokens),
+    ("prefix_hit_tokens", "Prompt tokens taken from the prefix cache", |s| s.prefix_hit_tokens),
+    ("decode_tokens", "Tokens sampled", |s| s.decode_tokens),
+    ("preemptions", "Sequences preempted for lack of KV blocks", |s| s.preemptions),
+    ("attended_positions", "KV positions that attention read, padding included", |s| s.attended_positions),
+    ("useful_positions", "KV positions that the rows needed", |s| s.useful_positions),
+];
+
+impl Collector for Engines {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
+        let models = self.0.ready();
+        let stats: Vec<([(&str, &str); 1], EngineStats)> =
+            models.iter().map(|model| ([("model", model.name.as_str())], model.engine.stats())).collect();
+        for (name, help, value) in GAUGES {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for (labels, stats) in &stats {
+                ConstGauge::new(value(stats)).encode(family.encode_family(labels)?)?;
+            }
+        }
+        for (name, help, value) in COUNTERS {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for (labels, stats) in &stats {
+                ConstCounter::new(value(stats)).encode(family.encode_family(labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_and_generations_are_counted_by_their_labels() {
+        let metrics = Metrics::new(Arc::new(Registry::new([])));
+        metrics.request("/v1/models", "", 200);
+        metrics.request("/v1/models", "", 200);
+        let mut run = metrics.generation("m", Instant::now());
+        run.submitted(5);
+        run.token(0);
+        run.token(0);
+        run.token(1);
+        run.end(Outcome::Finished);
+        drop(run);
+        let mut gone = metrics.generation("m", Instant::now());
+        gone.submitted(2);
+        drop(gone);
+        drop(metrics.generation("m", Instant::now())); // never taken by the engine
+        let text = metrics.encode();
+        for line in [
+            r#"novastack_requests_total{route="/v1/models",model="",status="200"} 2"#,
+            r#"novastack_prompt_tokens_total{model="m"} 7"#,
+            r#"novastack_generation_tokens_total{model="m"} 3"#,
+            r#"novastack_generations_total{model="m",outcome="finished"} 1"#,
+            r#"novastack_generations_total{model="m",outcome="cancelled"} 1"#,
+            r#"novastack_time_to_first_token_seconds_count{model="m"} 1"#,
+            r#"novastack_inter_token_latency_seconds_count{model="m"} 1"#,
+            r#"novastack_request_seconds_count{model="m"} 1"#,
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,406 @@
+//! `POST /v1/chat/completions`.
+
+use super::fields::{BadField, Fields};
+use super::params::{ModelView, Params, StreamOptions, TOP_LOGPROBS_MAX};
+use super::wire::{ChunkUsage, Head, Usage, finish_reason, logprob, split_end};
+use super::{Collected, Encoder, EventStream};
+use crate::gateway::error::ApiError;
+use crate::gateway::local::{
+    self, Delta, Generation, GenerationRequest, LocalError, MaxTokens, TextEvent, TokenScore,
+};
+use crate::gateway::registry::LocalModel;
+use crate::gateway::server::{App, RequestContext};
+use crate::gateway::sse::{self, Frames};
+use crate::protocol::{FinishReason, TokenId};
+use crate::text::RenderInput;
+use axum::extract::{Extension, Request, State};
+use axum::response::{IntoResponse, Json, Response};
+use serde::Serialize;
+use serde_json::Value;
+use std::sync::Arc;
+
+/// Roles that a message may have. `developer` is another name for `system`.
+const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
+
+/// A chat request, read and checked.
+#[derive(Debug)]
+pub struct ChatRequest {
+    /// For the template.
+    pub render: RenderInput,
+    /// Add BOS and the like to the rendered text, which usually has it already.
+    pub add_special: bool,
+    /// The rest.
+    pub params: Params,
+}
+
+impl ChatRequest {
+    /// Reads a body.
+    pub fn read(fields: &Fields<'_>, model: ModelView<'_>) -> Result<Self, BadField> {
+        let render = render_input(fields)?;
+        let mut params = Params::read(fields, model)?;
+        let top = fields.integer("top_logprobs", 0, TOP_LOGPROBS_MAX)?;
+        if fields.flag("logprobs", false)? {
+            params.sampling.logprobs = Some(top.unwrap_or(0) as u32);
+        } else if top.is_some_and(|top| top > 0) {
+            return Err(BadField::new("top_logprobs", "needs `logprobs` to be true"));
+        }
+        if fields.flag("echo", false)? {
+            return Err(BadField::unsupported("echo", "is not supported in chat; use /v1/completions"));
+        }
+        let add_special = fields.flag("add_special_tokens", false)?;
+        Ok(Self { render, add_special, params })
+    }
+}
+
+/// What the template needs of a request; `/tokenize` takes the same fields.
+pub fn render_input(fields: &Fields<'_>) -> Result<RenderInput, BadField> {
+    let path = fields.path("messages");
+    fields.required("messages", "a list of messages")?;
+    let items = fields.array("messages")?.unwrap_or_default();
+    if items.is_empty() {
+        return Err(BadField::new(path, "must have at least one message, got none"));
+    }
+    let messages = items
+        .iter()
+        .enumerate()
+        .map(|(i, item)| message(&Fields::object_at(format!("{path}[{i}]"), item)?))
+        .collect::<Result<Vec<_>, _>>()?;
+    let continue_final_message = fields.flag("continue_final_message", false)?;
+    let add_generation_prompt = fields.flag("add_generation_prompt", !continue_final_message)?;
+    if continue_final_message && add_generation_prompt {
+        return Err(BadField::new(
+            "continue_final_message",
+            "and `add_generation_prompt` exclude each other: set one of them to false",
+        ));
+    }
+    let extra = fields.object("chat_template_kwargs")?.map(|extra| extra.map().clone()).unwrap_or_default();
+    Ok(RenderInput { messages, tools: Vec::new(), add_generation_prompt, continue_final_message, extra })
+}
+
+/// A message as templates know it: text content, everything else as it came.
+fn message(fields: &Fields<'_>) -> Result<Value, BadField> {
+    let role = fields.required_str("role", "one of system, developer, user, assistant, tool")?;
+    if !ROLES.contains(&role) {
+        return Err(BadField::new(fields.path("role"), format!("must be one of {}", ROLES.join(", "))));
+    }
+    let calls = tool_calls(fields)?;
+    let content = match fields.get("content") {
+        None if role == "assistant" && calls.is_some() => String::new(),
+        _ => content_text(fields, fields.required("content", "a string or a list of text parts")?)?,
+    };
+    let mut message = fields.map().clone();
+    message.retain(|_, value| !value.is_null());
+    message.insert("role".into(), if role == "developer" { "system".into() } else { role.into() });
+    message.insert("content".into(), content.into());
+    if let Some(calls) = calls {
+        message.insert("tool_calls".into(), calls);
+    }
+    Ok(Value::Object(message))
+}
+
+fn content_text(fields: &Fields<'_>, value: &Value) -> Result<String, BadField> {
+    if let Value::String(text) = value {
+        return Ok(text.clone());
+    }
+    let path = fields.path("content");
+    let Value::Array(parts) = value else {
+        return Err(BadField::new(path, "must be a string or a list of text parts"));
+    };
+    if parts.is_empty() {
+        return Err(BadField::new(path, "must have at least one part, got none"));
+    }
+    let text = |(i, part): (usize, &Value)| {
+        let part = Fields::object_at(format!("{path}[{i}]"), part)?;
+        match part.required_str("type", "\"text\"")? {
+            "text" => part.required_str("text", "the part's text").map(str::to_owned),
+            _ => {
+                Err(BadField::unsupported(part.path("type"), "must be \"text\": this model takes text only"))
+            }
+        }
+    };
+    let texts = parts.iter().enumerate().map(text).collect::<Result<Vec<_>, _>>()?;
+    Ok(texts.join("\n"))
+}
+
+/// Calls of an earlier turn. Templates expect the arguments as an object, OpenAI sends them as
+/// JSON in a string.
+fn tool_calls(fields: &Fields<'_>) -> Result<Option<Value>, BadField> {
+    let Some(calls) = fields.array("tool_calls")? else { return Ok(None) };
+    let path = fields.path("tool_calls");
+    let mut calls = calls.to_vec();
+    for (i, call) in calls.iter_mut().enumerate() {
+        let function = Fields::object_at(format!("{path}[{i}]"), call)?;
+        let function = function.required("function", "the function that was called")?;
+        let function = Fields::object_at(format!("{path}[{i}].function"), function)?;
+        function.required_str("name", "the function's name")?;
+        if let Some(Value::String(arguments)) = function.get("arguments") {
+            let parsed: Value = serde_json::from_str(arguments)
+                .map_err(|e| BadField::new(function.path("arguments"), format!("must be JSON: {e}")))?;
+            call["function"]["arguments"] = parsed;
+        }
+    }
+    Ok(Some(Value::Array(calls)))
+}
+
+/// Renders and tokenizes; for a blocking thread.
+pub fn prompt_ids(
+    model: &LocalModel,
+    render: &RenderInput,
+    add_special: bool,
+) -> Result<Vec<TokenId>, LocalError> {
+    let tokenizer = model.tokenizer.as_ref().ok_or(LocalError::NoTokenizer)?;
+    let template = model.template.as_ref().map_err(|reason| LocalError::NoTemplate(reason.clone()))?;
+    Ok(tokenizer.encode(&template.render(render)?, add_special)?)
+}
+
+/// The handler.
+pub async fn create(
+    State(app): State<Arc<App>>,
+    Extension(context): Extension<RequestContext>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let mut limits = app.limits(&context);
+    let body = app.read_json(&mut limits, request).await?;
+    let fields = Fields::root(&body)?;
+    let model = app.model(fields.required_str("model", "the name of a served model")?, &context)?;
+    let ChatRequest { render, add_special, params } = ChatRequest::read(&fields, ModelView::of(&model))?;
+    let encode = {
+        let model = model.clone();
+        move || prompt_ids(&model, &render, add_special)
+    };
+    let at = |e: LocalError| ApiError::from(e).at("messages");
+    let prompt: Arc<[TokenId]> = app.text.run(&mut limits, encode).await.map_err(at)?.into();
+    let head = Head::new("chatcmpl", &model.name);
+    let request = GenerationRequest {
+        id: context.id.clone(),
+        prompts: vec![prompt.clone()],
+        choices: params.n,
+        sampling: params.sampling,
+        max_tokens: params.max_tokens.map_or(MaxTokens::AtMost(u32::MAX), MaxTokens::Exactly),
+        stops: params.stops,
+        include_stop: params.include_stop,
+        skip_special: params.skip_special,
+    };
+    let logprobs = request.sampling.logprobs.is_some();
+    let metrics = app.metrics.generation(&model.name, context.arrived);
+    let mut generation = Generation::start(&model, request, limits, metrics).map_err(at)?;
+    let prompt_ids = params.return_token_ids.then_some(prompt);
+    Ok(match params.stream {
+        Some(options) => {
+            let encoder = ChatEncoder { head, choices: params.n, logprobs, prompt_ids, options };
+            let source = EventStream::new(generation, encoder, context.in_flight);
+            sse::response(source, app.config.keep_alive)
+        }
+        None => {
+            let collected = Collected::new(1, params.n as usize).run(&mut generation).await?;
+            let usage = generation.usage();
+            Json(completion(&head, &collected, &usage, logprobs, prompt_ids.as_deref())).into_response()
+        }
+    })
+}
+
+#[derive(Serialize)]
+pub(super) struct ChatCompletion<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    model: &'a str,
+    system_fingerprint: Option<()>,
+    choices: Vec<ChatChoice<'a>>,
+    usage: Usage,
+}
+
+#[derive(Serialize)]
+struct ChatChoice<'a> {
+    index: usize,
+    message: ChatMessage<'a>,
+    logprobs: Option<ChatLogprobs<'a>>,
+    finish_reason: Option<&'static str>,
+    #[serde(flatten)]
+    ids: ChoiceIds<'a>,
+}
+
+#[derive(Serialize)]
+struct ChatMessage<'a> {
+    role: &'static str,
+    content: &'a str,
+    refusal: Option<()>,
+}
+
+/// The extension `return_token_ids`.
+#[derive(Default, Serialize)]
+pub(super) struct ChoiceIds<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_token_ids: Option<&'a [TokenId]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_ids: Option<&'a [TokenId]>,
+}
+
+#[derive(Serialize)]
+struct ChatLogprobs<'a> {
+    content: Vec<ChatLogprob<'a>>,
+    refusal: Option<()>,
+}
+
+#[derive(Serialize)]
+struct ChatLogprob<'a> {
+    token: &'a str,
+    logprob: f32,
+    bytes: &'a [u8],
+    top_logprobs: Vec<ChatTopLogprob<'a>>,
+}
+
+#[derive(Serialize)]
+struct ChatTopLogprob<'a> {
+    token: &'a str,
+    logprob: f32,
+    bytes: &'a [u8],
+}
+
+#[derive(Serialize)]
+struct ChatChunk<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    model: &'a str,
+    system_fingerprint: Option<()>,
+    choices: Vec<ChunkChoice<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: ChunkUsage,
+}
+
+#[derive(Serialize)]
+struct ChunkChoice<'a> {
+    index: usize,
+    delta: ChunkDelta<'a>,
+    logprobs: Option<ChatLogprobs<'a>>,
+    finish_reason: Option<&'static str>,
+    #[serde(flatten)]
+    ids: ChoiceIds<'a>,
+}
+
+#[derive(Default, Serialize)]
+struct ChunkDelta<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    role: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content: Option<&'a str>,
+}
+
+fn logprobs_of(scores: &[TokenScore]) -> ChatLogprobs<'_> {
+    let content = scores.iter().map(|score| ChatLogprob {
+        token: &score.text,
+        logprob: logprob(score.logprob.unwrap_or(0.0)),
+        bytes: &score.bytes,
+        top_logprobs: score
+            .top
+            .iter()
+            .map(|(token, bytes, value)| ChatTopLogprob { token, logprob: logprob(*value), bytes })
+            .collect(),
+    });
+    ChatLogprobs { content: content.collect(), refusal: None }
+}
+
+/// The whole answer.
+pub(super) fn completion<'a>(
+    head: &'a Head,
+    collected: &'a Collected,
+    usage: &local::Usage,
+    logprobs: bool,
+    prompt_ids: Option<&'a [TokenId]>,
+) -> ChatCompletion<'a> {
+    let choices = collected.choices.iter().enumerate().map(|(index, choice)| ChatChoice {
+        index,
+        message: ChatMessage { role: "assistant", content: &choice.output.text, refusal: None },
+        logprobs: logprobs.then(|| logprobs_of(&choice.output.scores)),
+        finish_reason: choice.reason.map(finish_reason),
+        ids: ChoiceIds {
+            prompt_token_ids: prompt_ids,
+            token_ids: prompt_ids.map(|_| choice.output.ids.as_slice()),
+        },
+    });
+    ChatCompletion {
+        id: &head.id,
+        object: "chat.completion",
+        created: head.created,
+        model: &head.model,
+        system_fingerprint: None,
+        choices: choices.collect(),
+        usage: usage.into(),
+    }
+}
+
+/// Writes chunks: the role first, then text, then the reason, then the usage where asked for.
+pub(super) struct ChatEncoder {
+    pub head: Head,
+    pub choices: u32,
+    pub logprobs: bool,
+    /// Present when ids are to be returned.
+    pub prompt_ids: Option<Arc<[TokenId]>>,
+    pub options: StreamOptions,
+}
+
+impl ChatEncoder {
+    fn chunk(&self, choices: Vec<ChunkChoice<'_>>, usage: ChunkUsage, frames: &mut Frames) {
+        frames.json(&ChatChunk {
+            id: &self.head.id,
+            object: "chat.completion.chunk",
+            created: self.head.created,
+            model: &self.head.model,
+            system_fingerprint: None,
+            choices,
+            usage,
+        });
+    }
+
+    fn output(&self, delta: &Delta, reason: Option<FinishReason>, usage: ChunkUsage, frames: &mut Frames) {
+        let ids = self.prompt_ids.is_some();
+        // A piece without text is of use only for its tokens, or as the end.
+        if delta.text.is_empty() && reason.is_none() && !ids && !self.logprobs {
+            return;
+        }
+        let choice = ChunkChoice {
+            index: delta.choice,
+            delta: ChunkDelta {
+                role: None,
+                content: (reason.is_none() || !delta.text.is_empty()).then_some(&delta.text),
+            },
+            logprobs: (self.logprobs && !delta.scores.is_empty()).then(|| logprobs_of(&delta.scores)),
+            finish_reason: reason.map(finish_reason),
+            ids: ChoiceIds { prompt_token_ids: None, token_ids: ids.then_some(&delta.ids) },
+        };
+        self.chunk(vec![choice], usage, frames);
+    }
+}
+
+impl Encoder for ChatEncoder {
+    fn event(&mut self, event: TextEvent, usage: &local::Usage, frames: &mut Frames) {
+        let usage = self.options.chunk_usage(usage);
+        let (first, second) = split_end(event);
+        for event in [first, second].into_iter().flatten() {
+            match event {
+                TextEvent::Prompt { .. } => {
+                    for index in 0..self.choices as usize {
+                        let choice = ChunkChoice {
+                            index,
+                            delta: ChunkDelta { role: Some("assistant"), content: Some("") },
+                            logprobs: None,
+                            finish_reason: None,
+                            ids: ChoiceIds { prompt_token_ids: self.prompt_ids.as_deref(), token_ids: None },
+                        };
+                        self.chunk(vec![choice], usage, frames);
+                    }
+                }
+                TextEvent::Delta(delta) => self.output(&delta, None, usage, frames),
+                TextEvent::Finished(delta, reason) => self.output(&delta, Some(reason), usage, frames),
+            }
+        }
+    }
+
+    fn end(&mut self, usage: &local::Usage, frames: &mut Frames) {
+        if self.options.include_usage {
+            self.chunk(Vec::new(), Some(Some(usage.into())), frames);
+        }
+        frames.data("[DONE]");
+    }
+}

@@ -1,0 +1,267 @@
+//! The request fields that chat and completions share: how tokens are chosen, when a choice
+//! stops, how it is reported.
+//!
+//! Fields that would change the output and cannot be honoured are refused by name; unknown ones
+//! are ignored, as OpenAI-compatible servers do.
+
+use super::fields::{BadField, Fields, token_ids};
+use super::wire::ChunkUsage;
+use crate::gateway::local;
+use crate::gateway::registry::{GenerationDefaults, LocalModel};
+use crate::protocol::{SamplingParams, TokenId};
+
+/// Choices of one request: `n` times its prompts.
+pub const CHOICES_MAX: usize = 128;
+/// Stop strings of one request.
+pub const STOPS_MAX: usize = 16;
+/// Alternatives per token in logprobs.
+pub const TOP_LOGPROBS_MAX: i64 = 20;
+
+/// Fields that no endpoint here can honour.
+const REFUSED: [(&str, &str); 17] = [
+    ("functions", "is not supported: only plain text is generated"),
+    ("audio", "is not supported: only text is generated"),
+    ("prediction", "is not supported"),
+    ("web_search_options", "is not supported"),
+    ("guided_json", "is not supported: output cannot be constrained yet"),
+    ("guided_regex", "is not supported: output cannot be constrained yet"),
+    ("guided_choice", "is not supported: output cannot be constrained yet"),
+    ("guided_grammar", "is not supported: output cannot be constrained yet"),
+    ("structured_outputs", "is not supported: output cannot be constrained yet"),
+    ("logits_processors", "is not supported"),
+    ("logit_processors", "is not supported"),
+    ("bad_words", "is not supported; use logit_bias"),
+    ("allowed_token_ids", "is not supported; use logit_bias"),
+    ("prompt_logprobs", "is not supported; use /v1/completions with echo and logprobs"),
+    ("prompt_embeds", "is not supported"),
+    ("truncate_prompt_tokens", "is not supported: a prompt that is too long is an error"),
+    ("chat_template", "is not supported: the checkpoint's own template is used"),
+];
+
+/// What of the model matters for reading a request.
+#[derive(Clone, Copy, Debug)]
+pub struct ModelView<'a> {
+    /// Number of token ids.
+    pub vocab: usize,
+    /// Ids that end a turn.
+    pub eos: &'a [TokenId],
+    /// What absent fields take.
+    pub defaults: &'a GenerationDefaults,
+}
+
+impl<'a> ModelView<'a> {
+    /// The view of a loaded model.
+    pub fn of(model: &'a LocalModel) -> Self {
+        let eos = model.tokenizer.as_ref().map_or(&[][..], |tokenizer| tokenizer.eos_ids());
+        Self { vocab: model.vocab, eos, defaults: &model.defaults }
+    }
+}
+
+/// The shared fields, read and checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Params {
+    /// All but `max_tokens`, which depends on the prompt's length.
+    pub sampling: SamplingParams,
+    /// Output tokens at the most, where the caller said so.
+    pub max_tokens: Option<u32>,
+    /// Choices per prompt.
+    pub n: u32,
+    /// Stop strings.
+    pub stops: Vec<String>,
+    /// Leave the stop string (or stop token) in the text.
+    pub include_stop: bool,
+    /// Leave special tokens out of the text.
+    pub skip_special: bool,
+    /// Report prompt and output token ids.
+    pub return_token_ids: bool,
+    /// How to stream, if at all.
+    pub stream: Option<StreamOptions>,
+}
+
+/// `stream_options`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamOptions {
+    /// A last chunk with the usage and no choices.
+    pub include_usage: bool,
+    /// The usage so far in every chunk.
+    pub continuous_usage_stats: bool,
+}
+
+impl StreamOptions {
+    /// `usage` of a chunk that is not the last.
+    pub fn chunk_usage(&self, usage: &local::Usage) -> ChunkUsage {
+        if self.continuous_usage_stats {
+            Some(Some(usage.into()))
+        } else {
+            self.include_usage.then_some(None)
+        }
+    }
+}
+
+impl Params {
+    /// Reads and checks everything; logprobs are the endpoint's own business.
+    pub fn read(fields: &Fields<'_>, model: ModelView<'_>) -> Result<Self, BadField> {
+        refuse(fields)?;
+        let max_tokens = max_tokens(fields)?;
+        let sampling = sampling(fields, model, max_tokens)?;
+        Ok(Self {
+            sampling,
+            max_tokens,
+            n: fields.integer("n", 1, CHOICES_MAX as i64)?.unwrap_or(1) as u32,
+            stops: stops(fields)?,
+            include_stop: fields.flag("include_stop_str_in_output", false)?,
+            skip_special: fields.flag("skip_special_tokens", true)?,
+            return_token_ids: fields.flag("return_token_ids", false)?,
+            stream: stream(fields)?,
+        })
+    }
+}
+
+fn refuse(fields: &Fields<'_>) -> Result<(), BadField> {
+    for (name, reason) in REFUSED {
+        fields.refuse(name, reason)?;
+    }
+    if fields.array("tools")?.is_some_and(|tools| !tools.is_empty())
+        && fields.get("tool_choice").and_then(|choice| choice.as_str()) != Some("none")
+    {
+        return Err(BadField::unsupported(
+            "tools",
+            "is not supported yet: leave it out, or set `tool_choice` to \"none\"",
+        ));
+    }
+    if let Some(format) = fields.object("response_format")? {
+        let kind = format.required_str("type", "\"text\"")?;
+        if kind != "text" {
+            return Err(BadField::unsupported("response_format", "must be {\"type\": \"text\"}"));
+        }
+    }
+    if let Some(modalities) = fields.array("modalities")?
+        && modalities.iter().any(|m| m.as_str() != Some("text"))
+    {
+        return Err(BadField::unsupported("modalities", "must be [\"text\"]"));
+    }
+    if fields.flag("use_beam_search", false)? {
+        return Err(BadField::unsupported("use_beam_search", "must be false"));
+    }
+    Ok(())
+}
+
+fn max_tokens(fields: &Fields<'_>) -> Result<Option<u32>, BadField> {
+    let old = fields.u32("max_tokens", 1)?;
+    let new = fields.u32("max_completion_tokens", 1)?;
+    match (old, new) {
+        (Some(a), Some(b)) if a != b => Err(BadField::new(
+            "max_completion_tokens",
+            format!("must equal max_tokens where both are given, got {b} and {a}"),
+        )),
+        _ => Ok(new.or(old)),
+    }
+}
+
+fn sampling(
+    fields: &Fields<'_>,
+    model: ModelView<'_>,
+    max_tokens: Option<u32>,
+) -> Result<SamplingParams, BadField> {
+    let defaults = model.defaults;
+    let default_temperature =
+        if defaults.do_sample == Some(false) { 0.0 } else { defaults.temperature.unwrap_or(1.0) };
+    let mut stop_tokens = match fields.array("stop_token_ids")? {
+        None => Vec::new(),
+        Some(items) => token_ids("stop_token_ids", items, model.vocab)?,
+    };
+    if !fields.flag("ignore_eos", false)? {
+        stop_tokens.extend(model.eos);
+    }
+    stop_tokens.sort_unstable();
+    stop_tokens.dedup();
+    let seed = match fields.integer("seed", i64::MIN, i64::MAX)? {
+        Some(seed) => seed as u64,
+        None => uuid::Uuid::new_v4().as_u64_pair().0,
+    };
+    let params = SamplingParams {
+        temperature: fields.f32("temperature")?.unwrap_or(default_temperature),
+        top_p: fields.f32("top_p")?.or(defaults.top_p).unwrap_or(1.0),
+        top_k: match fields.integer("top_k", -1, i64::from(i32::MAX))? {
+            // -1 is vLLM's spelling of "all".
+            Some(k) => k.max(0) as u32,
+            None => defaults.top_k.unwrap_or(0),
+        },
+        min_p: fields.f32("min_p")?.or(defaults.min_p).unwrap_or(0.0),
+        presence_penalty: fields.f32("presence_penalty")?.unwrap_or(0.0),
+        frequency_penalty: fields.f32("frequency_penalty")?.unwrap_or(0.0),
+        repetition_penalty: fields.f32("repetition_penalty")?.or(defaults.repetition_penalty).unwrap_or(1.0),
+        logit_bias: logit_bias(fields, model.vocab)?,
+        seed,
+        max_tokens: max_tokens.unwrap_or(u32::MAX),
+        min_tokens: fields.u32("min_tokens", 0)?.unwrap_or(0),
+        stop_tokens,
+        logprobs: None,
+        prompt_logprobs: None,
+    };
+    params.validate().map_err(|e| BadField::new(e.param, e.reason))?;
+    Ok(params)
+}
+
+fn logit_bias(fields: &Fields<'_>, vocab: usize) -> Result<Vec<(TokenId, f32)>, BadField> {
+    let Some(object) = fields.object("logit_bias")? else { return Ok(Vec::new()) };
+    let entry = |key: &String| {
+        let path = object.path(key);
+        let id = match key.parse::<u32>() {
+            Ok(id) if (id as usize) < vocab => id,
+            _ => {
+                return Err(BadField::new(
+                    path,
+                    format!("is not a token id: keys of logit_bias are integers below {vocab}"),
+                ));
+            }
+        };
+        let bias = object.f32(key)?.unwrap_or(0.0);
+        if !(-100.0..=100.0).contains(&bias) {
+            return Err(BadField::new(path, format!("must be between -100 and 100, got {bias}")));
+        }
+        Ok((id, bias))
+    };
+    object.map().keys().map(entry).collect()
+}
+
+fn stops(fields: &Fields<'_>) -> Result<Vec<String>, BadField> {
+    let items = match fields.get("stop") {
+        None => return Ok(Vec::new()),
+        Some(serde_json::Value::Array(items)) => items.as_slice(),
+        Some(one) => std::slice::from_ref(one),
+    };
+    if items.len() > STOPS_MAX {
+        return Err(BadField::new(
+            "stop",
+            format!("must have at most {STOPS_MAX} strings, got {}", items.len()),
+        ));
+    }
+    let string = |(i, item): (usize, &serde_json::Value)| match item.as_str() {
+        Some(s) if !s.is_empty() => Ok(s.to_owned()),
+        _ => {
+            let path = if fields.get("stop").is_some_and(|s| s.is_array()) {
+                format!("stop[{i}]")
+            } else {
+                "stop".to_owned()
+            };
+            Err(BadField::new(path, "must be a non-empty string (`stop` is one string or a list of them)"))
+        }
+    };
+    items.iter().enumerate().map(string).collect()
+}
+
+fn stream(fields: &Fields<'_>) -> Result<Option<StreamOptions>, BadField> {
+    let options = match fields.object("stream_options")? {
+        None => StreamOptions::default(),
+        Some(options) => StreamOptions {
+            include_usage: options.flag("include_usage", false)?,
+            continuous_usage_stats: options.flag("continuous_usage_stats", false)?,
+        },
+    };
+    let stream = fields.flag("stream", false)?;
+    if !stream && fields.get("stream_options").is_some() {
+        return Err(BadField::new("stream_options", "is only allowed when `stream` is true"));
+    }
+    Ok(stream.then_some(options))
+}

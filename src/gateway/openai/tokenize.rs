@@ -1,0 +1,110 @@
+//! `POST /tokenize` and `POST /detokenize`, in vLLM's shapes. `model` may be left out when one
+//! model is served.
+
+use super::chat::{prompt_ids, render_input};
+use super::fields::{BadField, Fields, token_ids};
+use crate::gateway::error::ApiError;
+use crate::gateway::local::LocalError;
+use crate::gateway::registry::LocalModel;
+use crate::gateway::server::{App, RequestContext};
+use crate::protocol::TokenId;
+use crate::text::RenderInput;
+use axum::extract::{Extension, Request, State};
+use axum::response::{IntoResponse, Json, Response};
+use serde::Serialize;
+use std::sync::Arc;
+
+/// What to tokenize.
+#[derive(Debug)]
+pub enum Source {
+    /// `prompt`.
+    Text(String),
+    /// `messages`, through the chat template.
+    Messages(RenderInput),
+}
+
+/// A request, read and checked.
+#[derive(Debug)]
+pub struct TokenizeRequest {
+    /// Text or messages.
+    pub source: Source,
+    /// Add BOS and the like; by default for text, and not for messages.
+    pub add_special: bool,
+    /// Also spell the tokens.
+    pub token_strs: bool,
+}
+
+impl TokenizeRequest {
+    /// Reads a body.
+    pub fn read(fields: &Fields<'_>) -> Result<Self, BadField> {
+        let source = match (fields.str("prompt")?, fields.get("messages")) {
+            (Some(_), Some(_)) => {
+                return Err(BadField::new("prompt", "and `messages` exclude each other: send one of them"));
+            }
+            (Some(text), None) => Source::Text(text.to_owned()),
+            (None, Some(_)) => Source::Messages(render_input(fields)?),
+            (None, None) => return Err(BadField::missing("prompt", "a string; or else `messages`")),
+        };
+        let add_special = fields.flag("add_special_tokens", matches!(source, Source::Text(_)))?;
+        Ok(Self { source, add_special, token_strs: fields.flag("return_token_strs", false)? })
+    }
+}
+
+#[derive(Serialize)]
+struct Tokenized {
+    count: usize,
+    max_model_len: usize,
+    tokens: Vec<TokenId>,
+    token_strs: Option<Vec<String>>,
+}
+
+#[derive(Serialize)]
+struct Detokenized {
+    prompt: String,
+}
+
+fn run(model: &LocalModel, request: TokenizeRequest) -> Result<Tokenized, LocalError> {
+    let tokenizer = model.tokenizer.as_ref().ok_or(LocalError::NoTokenizer)?;
+    let tokens = match &request.source {
+        Source::Text(text) => tokenizer.encode(text, request.add_special)?,
+        Source::Messages(render) => prompt_ids(model, render, request.add_special)?,
+    };
+    let spell = |&id: &TokenId| tokenizer.id_to_token(id).unwrap_or_default();
+    let token_strs = request.token_strs.then(|| tokens.iter().map(spell).collect());
+    Ok(Tokenized { count: tokens.len(), max_model_len: model.engine.max_context(), tokens, token_strs })
+}
+
+/// The handler of `/tokenize`.
+pub async fn tokenize(
+    State(app): State<Arc<App>>,
+    Extension(context): Extension<RequestContext>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let mut limits = app.limits(&context);
+    let body = app.read_json(&mut limits, request).await?;
+    let fields = Fields::root(&body)?;
+    let model = app.model_or_only(fields.str("model")?, &context)?;
+    let request = TokenizeRequest::read(&fields)?;
+    let tokenized = app.text.run(&mut limits, move || run(&model, request)).await?;
+    Ok(Json(tokenized).into_response())
+}
+
+/// The handler of `/detokenize`.
+pub async fn detokenize(
+    State(app): State<Arc<App>>,
+    Extension(context): Extension<RequestContext>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let mut limits = app.limits(&context);
+    let body = app.read_json(&mut limits, request).await?;
+    let fields = Fields::root(&body)?;
+    let model = app.model_or_only(fields.str("model")?, &context)?;
+    fields.required("tokens", "a list of token ids")?;
+    let ids = token_ids("tokens", fields.array("tokens")?.unwrap_or_default(), model.vocab)?;
+    let work = move || {
+        let tokenizer = model.tokenizer.as_ref().ok_or(LocalError::NoTokenizer)?;
+        Ok(tokenizer.decode(&ids, false)?)
+    };
+    let prompt = app.text.run(&mut limits, work).await?;
+    Ok(Json(Detokenized { prompt }).into_response())
+}

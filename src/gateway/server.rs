@@ -1,0 +1,411 @@
+//! The HTTP server: routes, limits, shutdown.
+//!
+//! A request passes CORS, then [`enter`] (request id, key, drain check, metrics, log), then its
+//! handler. Everything about it ends with it: the handler's future is dropped when the client
+//! disconnects, and a stream's body with its connection.
+//!
+//! Shutdown has three phases: new requests are refused with 503 while running ones go on; after
+//! `drain_timeout` what still runs ends with an error; then connections close.
+
+use super::auth::Keys;
+use super::error::ApiError;
+use super::local::{Limits, Phase, TextPool};
+use super::metrics::{self, Metrics};
+use super::openai::{chat, completions, models, tokenize};
+use super::registry::{LocalModel, ModelState, Registry};
+use crate::engine::handle::SubmitError;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, FromRequest, MatchedPath, Request, State};
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::{get, post};
+use axum::serve::ListenerExt;
+use futures_util::FutureExt;
+use serde_json::{Value, json};
+use std::io;
+use std::net::IpAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+use tokio::sync::{oneshot, watch};
+use tower_http::cors::{Any, CorsLayer};
+
+/// JSON of more bytes than this is parsed off the async threads.
+const PARSE_INLINE_BYTES_MAX: usize = 64 << 10;
+/// How long connections may take to send what is ready when the server ends.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+/// What a draining server still answers.
+const OPEN_WHILE_DRAINING: [&str; 2] = ["/health", "/metrics"];
+/// Longest request id that is taken over from a caller.
+const REQUEST_ID_BYTES_MAX: usize = 128;
+const REQUEST_ID: &str = "x-request-id";
+
+/// How to serve.
+#[derive(Clone)]
+pub struct ServerConfig {
+    /// Accepted keys; none means open to all.
+    pub api_keys: Vec<String>,
+    /// From a request's head to its last byte.
+    pub request_timeout: Duration,
+    /// Largest request body.
+    pub body_bytes_max: usize,
+    /// Silence in a stream after which a comment is sent.
+    pub keep_alive: Duration,
+    /// How long running requests may go on after shutdown began.
+    pub drain_timeout: Duration,
+    /// Who may call from a browser.
+    pub cors: Cors,
+}
+
+/// Which web pages may call this server from a browser.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cors {
+    /// None.
+    Off,
+    /// All.
+    Any,
+    /// Those of these origins (`https://example.org`).
+    Origins(Vec<String>),
+}
+
+/// How a shutdown went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DrainOutcome {
+    /// Every request came to its end.
+    Drained,
+    /// That many were cut off when the drain timeout was over.
+    CutOff(usize),
+}
+
+/// Refuses to be open to a network without keys. `allow_unauthenticated` overrides.
+pub fn check_bind(host: IpAddr, has_keys: bool, allow_unauthenticated: bool) -> Result<(), String> {
+    // An IPv4 address may come in IPv6 clothes (::ffff:127.0.0.1).
+    if host.to_canonical().is_loopback() || has_keys || allow_unauthenticated {
+        return Ok(());
+    }
+    Err(format!(
+        "refusing to listen on {host} without API keys: whoever reaches that address could use the models; \
+         give --api-key, or --allow-unauthenticated to do it all the same"
+    ))
+}
+
+/// What handlers share.
+pub struct App {
+    pub(super) config: ServerConfig,
+    pub(super) registry: Arc<Registry>,
+    pub(super) metrics: Metrics,
+    pub(super) text: TextPool,
+    keys: Keys,
+    phase: watch::Sender<Phase>,
+    in_flight: watch::Sender<usize>,
+}
+
+/// A request being answered; clones count once.
+#[derive(Clone)]
+pub struct InFlight {
+    _guard: Arc<InFlightGuard>,
+}
+
+struct InFlightGuard(watch::Sender<usize>);
+
+impl Drop for InFlightGuard {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
+}
+
+/// What [`enter`] knows of a request.
+#[derive(Clone)]
+pub struct RequestContext {
+    /// The caller's `x-request-id`, or one of ours.
+    pub id: String,
+    /// When it arrived.
+    pub arrived: Instant,
+    /// Lives as long as the request does.
+    pub in_flight: InFlight,
+    /// The served model that it names, once known; a label of metrics.
+    model: Arc<OnceLock<String>>,
+}
+
+impl App {
+    fn new(config: ServerConfig, registry: Arc<Registry>) -> Self {
+        Self {
+            keys: Keys::new(&config.api_keys),
+            metrics: Metrics::new(registry.clone()),
+            text: TextPool::new(),
+            phase: watch::Sender::new(Phase::Running),
+            in_flight: watch::Sender::new(0),
+            config,
+            registry,
+        }
+    }
+
+    fn begin(&self) -> InFlight {
+        self.in_flight.send_modify(|count| *count += 1);
+        InFlight { _guard: Arc::new(InFlightGuard(self.in_flight.clone())) }
+    }
+
+    /// What bounds this request's time.
+    pub fn limits(&self, context: &RequestContext) -> Limits {
+        let timeout = self.config.request_timeout;
+        let deadline = tokio::time::Instant::from_std(context.arrived) + timeout;
+        Limits { deadline, timeout, phase: self.phase.subscribe() }
+    }
+
+    /// The body as JSON.
+    pub async fn read_json(&self, limits: &mut Limits, request: Request) -> Result<Value, ApiError> {
+        if let Some(kind) = request.headers().get(header::CONTENT_TYPE) {
+            let kind = String::from_utf8_lossy(kind.as_bytes());
+            let essence = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+            // Other types would let a web page of any origin send requests without a preflight.
+            if essence != "application/json" && !essence.ends_with("+json") {
+                return Err(ApiError::wrong_content_type(&kind));
+            }
+        }
+        let bytes = limits.bound(Bytes::from_request(request, &())).await?.map_err(|rejection| {
+            match rejection.status() {
+                StatusCode::PAYLOAD_TOO_LARGE => ApiError::body_too_large(self.config.body_bytes_max),
+                _ => ApiError::unreadable_body(&rejection.body_text()),
+            }
+        })?;
+        let parsed = if bytes.len() <= PARSE_INLINE_BYTES_MAX {
+            serde_json::from_slice(&bytes)
+        } else {
+            self.text.run(limits, move || Ok(serde_json::from_slice(&bytes))).await?
+        };
+        parsed.map_err(|error| ApiError::malformed_json(&error))
+    }
+
+    /// The model of that name, if it can serve.
+    pub fn model(&self, name: &str, context: &RequestContext) -> Result<Arc<LocalModel>, ApiError> {
+        let Some(state) = self.registry.get(name) else {
+            let models = self.registry.snapshot();
+            let served: Vec<&str> = models.iter().map(|(name, _)| name.as_str()).collect();
+            return Err(ApiError::unknown_model(name, &served));
+        };
+        // A request names one model, so this is set at most once.
+        let _ = context.model.set(name.to_owned());
+        match state {
+            ModelState::Loading => Err(ApiError::model_loading(name)),
+            ModelState::Failed(reason) => Err(ApiError::model_failed(name, &reason)),
+            ModelState::Ready(model) => match model.engine.failure() {
+                Some(reason) => Err(ApiError::from(SubmitError::Stopped(reason)).at("model")),
+                None => Ok(model),
+            },
+        }
+    }
+
+    /// The model of that name; without a name, the only one there is.
+    pub fn model_or_only(
+        &self,
+        name: Option<&str>,
+        context: &RequestContext,
+    ) -> Result<Arc<LocalModel>, ApiError> {
+        match (name, self.registry.snapshot().as_slice()) {
+            (Some(name), _) => self.model(name, context),
+            (None, [(only, _)]) => self.model(only, context),
+            (None, _) => {
+                Err(super::openai::fields::BadField::missing("model", "several models are served").into())
+            }
+        }
+    }
+}
+
+/// Serves until `shutdown` completes, then drains. Fails when a CORS origin is not a header value
+/// or the listener breaks.
+pub async fn serve(
+    listener: tokio::net::TcpListener,
+    config: ServerConfig,
+    registry: Arc<Registry>,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<DrainOutcome> {
+    let app = Arc::new(App::new(config, registry));
+    let router = router(app.clone())?;
+    // Without it, Nagle's algorithm holds back the small frames of a stream.
+    let listener = listener.tap_io(|stream| {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "no TCP_NODELAY");
+        }
+    });
+    let (close, closed) = oneshot::channel::<()>();
+    let server = axum::serve(listener, router).with_graceful_shutdown(async {
+        // Dropping the sender closes too.
+        let _ = closed.await;
+    });
+    let mut server = std::pin::pin!(server.into_future());
+    let drain = async {
+        shutdown.await;
+        app.drain().await
+    };
+    let outcome = tokio::select! {
+        ended = &mut server => return ended.map(|()| DrainOutcome::Drained),
+        outcome = drain => outcome,
+    };
+    drop(close);
+    if tokio::time::timeout(FLUSH_TIMEOUT, server).await.is_err() {
+        tracing::debug!("connections were still open at the end");
+    }
+    Ok(outcome)
+}
+
+impl App {
+    async fn drain(&self) -> DrainOutcome {
+        self.phase.send_replace(Phase::Draining);
+        for model in self.registry.ready() {
+            model.engine.drain();
+        }
+        let mut in_flight = self.in_flight.subscribe();
+        if tokio::time::timeout(self.config.drain_timeout, in_flight.wait_for(|n| *n == 0)).await.is_ok() {
+            return DrainOutcome::Drained;
+        }
+        let left = *self.in_flight.borrow();
+        self.phase.send_replace(Phase::Aborting);
+        if tokio::time::timeout(FLUSH_TIMEOUT, in_flight.wait_for(|n| *n == 0)).await.is_err() {
+            tracing::debug!("callers did not read the end of their streams");
+        }
+        DrainOutcome::CutOff(left)
+    }
+}
+
+fn router(app: Arc<App>) -> io::Result<axum::Router> {
+    let api = || {
+        axum::Router::new()
+            .route("/v1/chat/completions", post(chat::create))
+            .route("/v1/completions", post(completions::create))
+            .route("/v1/models", get(models::list))
+            .route("/v1/models/{*id}", get(models::get))
+            .route("/tokenize", post(tokenize::tokenize))
+            .route("/detokenize", post(tokenize::detokenize))
+    };
+    let router = api()
+        .nest("/router", api())
+        .route("/health", get(health))
+        .route("/metrics", get(scrape))
+        .fallback(async |request: Request| {
+            ApiError::unknown_path(request.method().as_str(), request.uri().path())
+        })
+        .method_not_allowed_fallback(async |request: Request| {
+            ApiError::wrong_method(request.method().as_str(), request.uri().path())
+        })
+        .layer(DefaultBodyLimit::max(app.config.body_bytes_max))
+        .layer(from_fn_with_state(app.clone(), enter));
+    let router = match cors(&app.config.cors)? {
+        Some(cors) => router.layer(cors),
+        None => router,
+    };
+    Ok(router.with_state(app))
+}
+
+fn cors(cors: &Cors) -> io::Result<Option<CorsLayer>> {
+    let layer = CorsLayer::new()
+        .allow_methods([Method::GET, Method::POST])
+        .allow_headers(Any)
+        .expose_headers([header::HeaderName::from_static(REQUEST_ID), header::RETRY_AFTER]);
+    match cors {
+        Cors::Off => Ok(None),
+        Cors::Any => Ok(Some(layer.allow_origin(Any))),
+        Cors::Origins(origins) => {
+            let parse = |origin: &String| {
+                HeaderValue::from_str(origin).map_err(|_| {
+                    io::Error::new(io::ErrorKind::InvalidInput, format!("`{origin}` is not an origin"))
+                })
+            };
+            let origins = origins.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+            Ok(Some(layer.allow_origin(origins)))
+        }
+    }
+}
+
+/// Around every request: id, key, drain check; afterwards metrics and the log.
+async fn enter(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    let given = request.headers().get(REQUEST_ID).and_then(|value| value.to_str().ok());
+    let id = match given {
+        Some(id) if is_sane_id(id) => id.to_owned(),
+        _ => uuid::Uuid::new_v4().to_string(),
+    };
+    let context = RequestContext {
+        id: id.clone(),
+        arrived: Instant::now(),
+        // Before the phase is read: a request either sees the drain or is waited for.
+        in_flight: app.begin(),
+        model: Arc::new(OnceLock::new()),
+    };
+    let (arrived, model) = (context.arrived, context.model.clone());
+    let method = request.method().clone();
+    let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
+    let path = request.uri().path();
+    let draining = *app.phase.borrow() != Phase::Running && !OPEN_WHILE_DRAINING.contains(&path);
+    let mut response = if let Err(error) = app.keys.check(path, request.headers()) {
+        ApiError::from(error).into_response()
+    } else if draining {
+        ApiError::draining().into_response()
+    } else {
+        request.extensions_mut().insert(context);
+        let answer = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+        answer.unwrap_or_else(|_| ApiError::internal("a handler panicked").into_response())
+    };
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    let model = model.get().map_or("", String::as_str);
+    let status = response.status().as_u16();
+    app.metrics.request(&route, model, status);
+    let ms = arrived.elapsed().as_millis() as u64;
+    tracing::info!(request_id = id, %method, route, model, status, ms, "answered");
+    response
+}
+
+/// Visible ASCII and not too long: fit to be logged and echoed.
+fn is_sane_id(id: &str) -> bool {
+    !id.is_empty() && id.len() <= REQUEST_ID_BYTES_MAX && id.bytes().all(|b| b.is_ascii_graphic())
+}
+
+/// 200 when every model serves, else 503; it names each model's state. Reasons are in the log:
+/// this path needs no key.
+async fn health(State(app): State<Arc<App>>) -> Response {
+    let models = app.registry.snapshot();
+    let state = |state: &ModelState| match state {
+        ModelState::Loading => "loading",
+        ModelState::Failed(_) => "failed",
+        ModelState::Ready(model) if model.engine.failure().is_some() => "stopped",
+        ModelState::Ready(_) => "ready",
+    };
+    let states: Vec<(&str, &str)> = models.iter().map(|(name, s)| (name.as_str(), state(s))).collect();
+    let draining = *app.phase.borrow() != Phase::Running;
+    let worst = ["stopped", "failed", "loading"].into_iter().find(|w| states.iter().any(|(_, s)| s == w));
+    let status = if draining { "draining" } else { worst.unwrap_or("ready") };
+    let code = if status == "ready" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let models: serde_json::Map<String, Value> =
+        states.into_iter().map(|(name, state)| (name.to_owned(), state.into())).collect();
+    (code, Json(json!({ "status": status, "models": models }))).into_response()
+}
+
+async fn scrape(State(app): State<Arc<App>>) -> Response {
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], app.metrics.encode()).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_is_open_without_keys() {
+        let open = |host: &str, keys, allow| check_bind(host.parse().unwrap(), keys, allow).is_ok();
+        for host in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
+            assert!(open(host, false, false), "{host}");
+        }
+        for host in ["0.0.0.0", "::", "192.168.1.2", "::ffff:10.0.0.1"] {
+            assert!(!open(host, false, false), "{host}");
+            assert!(open(host, true, false) && open(host, false, true), "{host}");
+        }
+    }
+
+    #[test]
+    fn request_ids_are_short_and_visible() {
+        assert!(is_sane_id("req-1:a/b") && is_sane_id(&"x".repeat(128)));
+        for bad in ["", "a b", "a\tb", "h\u{e9}", &"x".repeat(129)] {
+            assert!(!is_sane_id(bad), "{bad:?}");
+        }
+    }
+}

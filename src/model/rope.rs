@@ -1,0 +1,203 @@
+//! Rotary position embeddings (Su et al. 2021) and the published ways to stretch them: linear
+//! interpolation (Chen et al. 2023), Llama 3.1's banded interpolation, YaRN (Peng et al. 2023).
+//! All of them only choose `inv_freq` and a factor on cos and sin; the numbers follow
+//! transformers' `modeling_rope_utils.py`, in f32 where it computes in f32.
+
+use super::ConfigError;
+use super::config::Fields;
+use std::f64::consts::PI;
+
+/// A model's rotary embedding as its config states it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rope {
+    /// Base of the frequencies.
+    pub theta: f64,
+    /// How they are stretched.
+    pub scaling: RopeScaling,
+}
+
+/// The supported values of `rope_type`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RopeScaling {
+    /// As trained.
+    Default,
+    /// Positions divided by a factor.
+    Linear {
+        /// The divisor.
+        factor: f64,
+    },
+    /// Long wavelengths divided, short ones kept, a smooth band between.
+    Llama3 {
+        /// Divisor of the low frequencies.
+        factor: f64,
+        /// Wavelengths above `original / low_freq` are divided.
+        low_freq: f64,
+        /// Wavelengths below `original / high_freq` are kept.
+        high_freq: f64,
+        /// Context length before stretching.
+        original: f64,
+    },
+    /// Frequencies interpolated by ramp, attention sharpened.
+    Yarn {
+        /// The divisor.
+        factor: f64,
+        /// Context length before stretching.
+        original: f64,
+        /// Rotations at which extrapolation ends.
+        beta_fast: f64,
+        /// Rotations at which interpolation is full.
+        beta_slow: f64,
+        /// Factor on cos and sin.
+        attention: f64,
+        /// Whether the ramp's borders are whole dimensions.
+        truncate: bool,
+    },
+    /// The checkpoint carries one divisor per frequency (GGUF's `rope_freqs.weight`).
+    Factors,
+}
+
+const SUPPORTED: &str = "default, linear, llama3, yarn";
+
+impl Rope {
+    /// From `rope_parameters` (transformers 5) or `rope_theta` with `rope_scaling` (transformers 4).
+    pub fn from_config(config: &Fields<'_>) -> Result<Self, ConfigError> {
+        let (path, parameters) = match (config.object("rope_parameters")?, config.object("rope_scaling")?) {
+            (Some(parameters), _) => ("rope_parameters", parameters),
+            (None, Some(scaling)) => ("rope_scaling", scaling),
+            (None, None) => {
+                let theta = config.positive_or("rope_theta", 10_000.0)?;
+                return Ok(Self { theta, scaling: RopeScaling::Default });
+            }
+        };
+        let theta = match parameters.positive("rope_theta")? {
+            Some(theta) => theta,
+            None => config.positive_or("rope_theta", 10_000.0)?,
+        };
+        if parameters.number("partial_rotary_factor")?.unwrap_or(1.0) != 1.0
+            || config.number("partial_rotary_factor")?.unwrap_or(1.0) != 1.0
+        {
+            return Err(ConfigError::new("partial_rotary_factor", "other than 1 is not supported for this family"));
+        }
+        let kind = match parameters.string("rope_type")? {
+            Some(kind) => kind,
+            None => parameters.string("type")?.unwrap_or("default"),
+        };
+        let need = |field: &str| {
+            parameters
+                .positive(field)?
+                .ok_or_else(|| ConfigError::new(format!("{path}.{field}"), format!("is required by rope type {kind}")))
+        };
+        let scaling = match kind {
+            "default" => RopeScaling::Default,
+            "linear" => RopeScaling::Linear { factor: need("factor")? },
+            "llama3" => RopeScaling::Llama3 {
+                factor: need("factor")?,
+                low_freq: need("low_freq_factor")?,
+                high_freq: need("high_freq_factor")?,
+                original: need("original_max_position_embeddings")?,
+            },
+            "yarn" => {
+                let trained = config.positive("max_position_embeddings")?;
+                let original = match (parameters.positive("original_max_position_embeddings")?, trained) {
+                    (Some(original), _) => original,
+                    (None, Some(trained)) => trained,
+                    (None, None) => need("original_max_position_embeddings")?,
+                };
+                let factor = match (parameters.positive("factor")?, trained) {
+                    (Some(factor), _) => factor,
+                    (None, Some(trained)) => trained / original,
+                    (None, None) => need("factor")?,
+                };
+                let mscale = |scale: f64, m: f64| if scale <= 1.0 { 1.0 } else { 0.1 * m * scale.ln() + 1.0 };
+                let attention = match parameters.positive("attention_factor")? {
+                    Some(given) => given,
+                    None => match (parameters.number("mscale")?, parameters.number("mscale_all_dim")?) {
+                        (Some(m), Some(all)) if m != 0.0 && all != 0.0 => mscale(factor, m) / mscale(factor, all),
+                        _ => mscale(factor, 1.0),
+                    },
+                };
+                RopeScaling::Yarn {
+                    factor,
+                    original,
+                    beta_fast: parameters.positive_or("beta_fast", 32.0)?,
+                    beta_slow: parameters.positive_or("beta_slow", 1.0)?,
+                    attention,
+                    truncate: parameters.flag("truncate")?.unwrap_or(true),
+                }
+            }
+            "gguf_freqs" => RopeScaling::Factors,
+            other => {
+                return Err(ConfigError::new(
+                    format!("{path}.rope_type"),
+                    format!("`{other}` is not supported; supported: {SUPPORTED}"),
+                ));
+            }
+        };
+        Ok(Self { theta, scaling })
+    }
+
+    /// Positions that the stretched embedding was made for, when the config says so itself.
+    pub fn stretched_context(&self) -> Option<usize> {
+        match self.scaling {
+            RopeScaling::Yarn { factor, original, .. } => Some((factor * original) as usize),
+            _ => None,
+        }
+    }
+
+    /// Factor on cos and sin.
+    pub fn attention_factor(&self) -> f32 {
+        match self.scaling {
+            RopeScaling::Yarn { attention, .. } => attention as f32,
+            _ => 1.0,
+        }
+    }
+
+    /// `rotary_dim / 2` frequencies. `factors` are the checkpoint's own divisors, used by
+    /// [`RopeScaling::Factors`] alone.
+    pub fn inv_freq(&self, rotary_dim: usize, factors: Option<&[f32]>) -> Vec<f32> {
+        let dim = rotary_dim as f64;
+        let power = |i: usize| self.theta.powf(2.0 * i as f64 / dim) as f32;
+        let base: Vec<f32> = (0..rotary_dim / 2).map(|i| 1.0 / power(i)).collect();
+        match self.scaling {
+            RopeScaling::Default => base,
+            RopeScaling::Factors => {
+                let factors = factors.unwrap_or(&[]);
+                base.iter().enumerate().map(|(i, f)| f / factors.get(i).copied().unwrap_or(1.0)).collect()
+            }
+            RopeScaling::Linear { factor } => base.iter().map(|f| f / factor as f32).collect(),
+            RopeScaling::Llama3 { factor, low_freq, high_freq, original } => base
+                .iter()
+                .map(|&f| {
+                    let wavelength = 2.0 * PI / f as f64;
+                    if wavelength > original / low_freq {
+                        f / factor as f32
+                    } else if wavelength < original / high_freq {
+                        f
+                    } else {
+                        let smooth = (original / wavelength - low_freq) / (high_freq - low_freq);
+                        ((1.0 - smooth) * f as f64 / factor + smooth * f as f64) as f32
+                    }
+                })
+                .collect(),
+            RopeScaling::Yarn { factor, original, beta_fast, beta_slow, truncate, .. } => {
+                let border =
+                    |rotations: f64| dim * (original / (rotations * 2.0 * PI)).ln() / (2.0 * self.theta.ln());
+                let (mut low, mut high) = (border(beta_fast), border(beta_slow));
+                if truncate {
+                    (low, high) = (low.floor(), high.ceil());
+                }
+                let (low, mut high) = (low.max(0.0), high.min(dim - 1.0));
+                if low == high {
+                    high += 0.001;
+                }
+                (0..rotary_dim / 2)
+                    .map(|i| {
+                        let kept = 1.0 - ((i as f64 - low) / (high - low)).clamp(0.0, 1.0) as f32;
+                        let interpolated = 1.0 / (factor as f32 * power(i));
+                        interpolated * (1.0 - kept) + base[i] * kept
+                    })
+                    .collect()
+            }
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Where a model's tensors come from: a checkpoint, or (`--load-format dummy`) seeded random
+//! numbers of the shapes that its config asks for. Shapes are checked here, so that a kernel
+//! never sees a weight of another size than the config says.
+
+use super::ConfigError;
+use crate::backend::BackendError;
+use crate::checkpoint::{Checkpoint, Dtype, TensorData};
+use std::borrow::Cow;
+
+/// Why a model could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The config names something unsupported or absurd.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The checkpoint lacks a tensor that its config implies.
+    #[error("tensor {0} is missing")]
+    MissingTensor(String),
+    /// A tensor has another shape than the config implies.
+    #[error("tensor {name} has shape {found:?}, the config implies {expected:?}")]
+    Shape {
+        /// The tensor.
+        name: String,
+        /// As stored.
+        found: Vec<usize>,
+        /// As the config has it.
+        expected: Vec<usize>,
+    },
+    /// The backend cannot hold or run a weight.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+}
+
+/// A source of named tensors.
+#[derive(Clone, Copy, Debug)]
+pub enum Weights<'a> {
+    /// As stored.
+    Checkpoint(&'a Checkpoint),
+    /// Random bf16 from this seed and the tensor's name; norms are one, biases zero.
+    Dummy {
+        /// Equal seeds give equal weights.
+        seed: u64,
+    },
+}
+
+impl<'a> Weights<'a> {
+    /// The tensor of that name and exactly that shape.
+    pub fn get(&self, name: &str, shape: &[usize]) -> Result<TensorData<'a>, LoadError> {
+        let tensor = match self {
+            Weights::Checkpoint(checkpoint) => {
+                checkpoint.tensor(name).ok_or_else(|| LoadError::MissingTensor(name.to_string()))?
+            }
+            Weights::Dummy { seed } => dummy(*seed, name, shape),
+        };
+        if tensor.shape != shape {
+            return Err(LoadError::Shape { name: name.into(), found: tensor.shape, expected: shape.to_vec() });
+        }
+        Ok(tensor)
+    }
+
+    /// True when the checkpoint holds that tensor; a dummy has only what is required.
+    pub fn has(&self, name: &str) -> bool {
+        match self {
+            Weights::Checkpoint(checkpoint) => checkpoint.tensor(name).is_some(),
+            Weights::Dummy { .. } => false,
+        }
+    }
+
+    /// Lets go of the pages read so far (see [`Checkpoint::release_pages`]).
+    pub fn release_pages(&self) {
+        if let Weights::Checkpoint(checkpoint) = self {
+            checkpoint.release_pages();
+        }
+    }
+}
+
+/// Uniform in +-0.05, about the spread of trained weights: activations neither die nor overflow.
+fn dummy(seed: u64, name: &str, shape: &[usize]) -> TensorData<'static> {
+    let values: usize = shape.iter().product();
+    let mut data = Vec::with_capacity(values * 2);
+    if name.ends_with("norm.weight") {
+        data.extend((0..values).flat_map(|_| half::bf16::ONE.to_le_bytes()));
+    } else if name.ends_with(".bias") {
+        data.resize(values * 2, 0);
+    } else {
+        // FNV-1a of the name makes the stream; splitmix64 (Steele et al. 2014) draws from it.
+        let mut state = name.bytes().fold(seed ^ 0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
+        while data.len() < values * 2 {
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            z ^= z >> 31;
+            for lane in 0..4.min(values - data.len() / 2) {
+                let unit = ((z >> (16 * lane)) as u16 as f32) / 65536.0 - 0.5;
+                data.extend(half::bf16::from_f32(unit * 0.1).to_le_bytes());
+            }
+        }
+    }
+    TensorData { name: name.into(), dtype: Dtype::BF16, shape: shape.to_vec(), data: Cow::Owned(data) }
+}

@@ -1,0 +1,277 @@
+//! `novastack serve`: listen, load, answer, drain. The port is open from the start, so that
+//! `/health` can say what is loading; a model that cannot be loaded ends the program.
+
+use crate::{LoadFormat, ServeArgs};
+use novastack::backend::cpu::CpuBackend;
+use novastack::backend::{Backend, KV_BLOCK_TOKENS};
+use novastack::checkpoint::Checkpoint;
+use novastack::checkpoint::resolve::{Places, Resolved, resolve, served_name};
+use novastack::clock::Clock;
+use novastack::engine::executor::{DeviceExecutor, Executor};
+use novastack::engine::plan::{PlannedSeq, SampleSpec, SeqId, StepPlan};
+use novastack::engine::worker::{self, EngineConfig};
+use novastack::gateway::{self, Cors, GenerationDefaults, LocalModel, Registry, ServerConfig};
+use novastack::model::{Decoder, Model, ModelConfig, Weights};
+use novastack::protocol::SamplingParams;
+use novastack::text::{ChatTemplate, Tokenizer};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::net::TcpListener;
+
+/// Silence on a stream after which a comment is sent, well under the idle limits of proxies.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// Free memory where the system does not tell.
+const ASSUMED_FREE_BYTES: usize = 4 << 30;
+
+pub fn run(args: ServeArgs) -> Result<(), String> {
+    gateway::check_bind(args.host, !args.api_keys.is_empty(), args.allow_unauthenticated)?;
+    if args.served_model_name.len() > args.models.len() {
+        return Err("--served-model-name is given more often than --model".into());
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(16)
+        .enable_all()
+        .build()
+        .map_err(|error| format!("the runtime could not be started: {error}"))?;
+    runtime.block_on(listen_and_serve(args))
+}
+
+async fn listen_and_serve(args: ServeArgs) -> Result<(), String> {
+    let address = std::net::SocketAddr::new(args.host, args.port);
+    let listener = TcpListener::bind(address).await.map_err(|error| format!("cannot listen on {address}: {error}"))?;
+    let address = listener.local_addr().map_err(|error| error.to_string())?;
+    let config = ServerConfig {
+        api_keys: args.api_keys.clone(),
+        request_timeout: args.request_timeout,
+        body_bytes_max: args.max_body,
+        keep_alive: KEEP_ALIVE,
+        drain_timeout: args.drain_timeout,
+        cors: cors(&args.cors_origins),
+    };
+
+    let names = names(&args)?;
+    let registry = Arc::new(Registry::new(names.iter().cloned()));
+    let (loaded, loading) = tokio::sync::oneshot::channel();
+    let with_key = !args.api_keys.is_empty();
+    let loader = {
+        let registry = registry.clone();
+        std::thread::Builder::new().name("loader".into()).spawn(move || {
+            let result = load_all(&args, &names, &registry);
+            if result.is_ok() {
+                announce(address, &names, with_key);
+            }
+            let _ = loaded.send(result);
+        })
+    };
+    loader.map_err(|error| format!("a thread could not be started: {error}"))?;
+
+    let mut failure = None;
+    let load_failed = async {
+        match loading.await {
+            Ok(Ok(())) => std::future::pending().await,
+            Ok(Err(message)) => message,
+            Err(_) => "loading panicked; the log says where".to_string(),
+        }
+    };
+    let stop = async {
+        tokio::select! {
+            () = stop_signal() => {}
+            message = load_failed => failure = Some(message),
+        }
+    };
+    let outcome = gateway::serve(listener, config, registry, stop).await.map_err(|error| error.to_string())?;
+    match failure {
+        Some(message) => Err(message),
+        None => {
+            tracing::info!(?outcome, "stopped");
+            Ok(())
+        }
+    }
+}
+
+/// ^C or SIGTERM; a second one ends the program at once.
+async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return std::future::pending().await;
+    };
+    let mut once = async || {
+        tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+    };
+    once().await;
+    tracing::info!("stopping: running requests may finish; once more to stop at once");
+    tokio::spawn(async move {
+        tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+        std::process::exit(130);
+    });
+}
+
+fn announce(address: std::net::SocketAddr, names: &[String], with_key: bool) {
+    let key = if with_key { " -H 'Authorization: Bearer '$NOVASTACK_KEY" } else { "" };
+    println!("NovaStack is ready on http://{address} with {}. Try:", names.join(", "));
+    println!(
+        "curl http://{address}/v1/chat/completions -H 'Content-Type: application/json'{key} \\\n  \
+         -d '{{\"model\": \"{}\", \"messages\": [{{\"role\": \"user\", \"content\": \"What is the capital of France?\"}}], \"stream\": true}}'",
+        names[0]
+    );
+}
+
+/// The served names, in the order of the command line.
+fn names(args: &ServeArgs) -> Result<Vec<String>, String> {
+    let mut names: Vec<String> = Vec::new();
+    for (index, spec) in args.models.iter().enumerate() {
+        let name = args.served_model_name.get(index).cloned().unwrap_or_else(|| served_name(spec));
+        if names.contains(&name) {
+            return Err(format!("two models are named {name}; name one with --model NAME=SOURCE"));
+        }
+        names.push(name);
+    }
+    Ok(names)
+}
+
+fn load_all(args: &ServeArgs, names: &[String], registry: &Registry) -> Result<(), String> {
+    let places = Places::from_env().map_err(|error| error.to_string())?;
+    for (name, spec) in names.iter().zip(&args.models) {
+        let resolved = resolve(spec, &places).map_err(|error| error.to_string())?;
+        let model = load(args, name, &resolved).map_err(|error| format!("--model {spec}: {error}"))?;
+        registry.set_ready(model);
+    }
+    Ok(())
+}
+
+fn cors(origins: &[String]) -> Cors {
+    match origins {
+        [] => Cors::Off,
+        origins if origins.iter().any(|origin| origin == "*") => Cors::Any,
+        origins => Cors::Origins(origins.to_vec()),
+    }
+}
+
+fn load(args: &ServeArgs, name: &str, resolved: &Resolved) -> Result<LocalModel, String> {
+    let started = Instant::now();
+    let dummy = args.load_format == LoadFormat::Dummy;
+    let checkpoint = match dummy {
+        true => Checkpoint::open_config(&resolved.path),
+        false => Checkpoint::open(&resolved.path),
+    }
+    .map_err(|error| error.to_string())?;
+    let shape = ModelConfig::from_json(&checkpoint.config).map_err(|error| error.to_string())?;
+    let weights =
+        if dummy { Weights::Dummy { seed: args.dummy_seed } } else { Weights::Checkpoint(&checkpoint) };
+
+    let threads = match args.threads {
+        Some(threads) => threads as usize,
+        None => std::thread::available_parallelism().map_or(1, |n| n.get()),
+    };
+    let backend = CpuBackend::new(threads);
+    let step_rows = args.step_tokens.max(args.max_running) as usize;
+    let bar = progress_bar(name);
+    let decoder = Decoder::load(&backend, &shape, weights, step_rows, threads, &|done, total| {
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+    });
+    bar.finish_and_clear();
+    let decoder = decoder.map_err(|error| format!("{}: {error}", resolved.path.display()))?;
+    checkpoint.release_pages();
+
+    let spec = Model::<CpuBackend>::kv_spec(&decoder);
+    let wanted = args.max_context.map_or(shape.max_context, |n| n as usize);
+    let kv_bytes = args.kv_cache_memory.unwrap_or_else(|| {
+        let all_slots = wanted.div_ceil(KV_BLOCK_TOKENS).saturating_mul(args.max_running as usize);
+        all_slots.saturating_mul(spec.block_bytes()).min(free_memory_bytes() / 4)
+    });
+    let kv_blocks = kv_bytes / spec.block_bytes();
+    let max_context = wanted.min(kv_blocks * KV_BLOCK_TOKENS);
+    if max_context < 2 {
+        return Err(format!(
+            "the KV cache of {kv_bytes} bytes holds no block: one takes {} bytes (--kv-cache-memory)",
+            spec.block_bytes()
+        ));
+    }
+    if max_context < wanted {
+        tracing::warn!(model = name, wanted, max_context, "the KV cache is smaller than the context (--kv-cache-memory)");
+    }
+    let kv = backend.kv_cache(&spec, kv_blocks).map_err(|error| error.to_string())?;
+    tracing::info!(
+        model = name,
+        family = ?shape.family,
+        weights_mb = decoder.weight_bytes(&backend) >> 20,
+        kv_mb = (kv_blocks * spec.block_bytes()) >> 20,
+        kv_blocks,
+        max_context,
+        threads,
+        seconds = started.elapsed().as_secs_f32(),
+        "loaded"
+    );
+    let mut executor: Box<dyn Executor> = Box::new(DeviceExecutor::spawn(backend, Box::new(decoder), kv, kv_blocks));
+    warm_up(&mut *executor)?;
+
+    let tokenizer = match &checkpoint.tokenizer {
+        Some(_) => Some(Arc::new(Tokenizer::from_checkpoint(&checkpoint).map_err(|error| error.to_string())?)),
+        None => None,
+    };
+    let (engine, _thread) = worker::spawn(
+        EngineConfig {
+            name: name.to_string(),
+            max_context,
+            kv_blocks,
+            max_running: args.max_running as usize,
+            max_queued: args.max_queued as usize,
+            step_token_budget: step_rows,
+            vocab: shape.vocab,
+            cache_salt: 0,
+        },
+        executor,
+        Clock::real(),
+    )
+    .map_err(|error| format!("the engine's thread could not be started: {error}"))?;
+    Ok(LocalModel {
+        name: name.to_string(),
+        engine,
+        tokenizer,
+        template: ChatTemplate::from_checkpoint(&checkpoint).map(Arc::new).map_err(|error| error.to_string()),
+        defaults: GenerationDefaults::from_config(&checkpoint.generation_config)?,
+        vocab: shape.vocab,
+        created_unix_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        root: resolved.path.display().to_string(),
+    })
+}
+
+/// One prefill of two tokens and a sample: pages are touched and threads are up before the
+/// first request. It writes to block 0, which the first sequence overwrites.
+fn warm_up(executor: &mut dyn Executor) -> Result<(), String> {
+    let plan = StepPlan {
+        seqs: vec![PlannedSeq {
+            seq: SeqId(u64::MAX),
+            tokens: vec![0, 0],
+            start: 0,
+            blocks: vec![0],
+            sample: Some(SampleSpec { choice: 0, output_index: 0, prompt: Arc::from([]), output: Vec::new() }),
+            prompt_targets: Vec::new(),
+            params: Arc::new(SamplingParams { temperature: 0.0, ..SamplingParams::default() }),
+        }],
+    };
+    let ticket = executor.launch(plan).map_err(|error| error.to_string())?;
+    executor.collect(ticket).map(drop).map_err(|error| format!("the warm-up step failed: {error}"))
+}
+
+fn progress_bar(name: &str) -> indicatif::ProgressBar {
+    let bar = indicatif::ProgressBar::new(0);
+    if let Ok(style) = indicatif::ProgressStyle::with_template("loading {msg} {bar:30} {pos}/{len} layers, {elapsed}") {
+        bar.set_style(style);
+    }
+    bar.with_message(name.to_string())
+}
+
+/// What the system says could be had without swapping.
+fn free_memory_bytes() -> usize {
+    let available = || -> Option<usize> {
+        let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+        let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
+        line.split_whitespace().nth(1)?.parse::<usize>().ok()?.checked_mul(1024)
+    };
+    available().unwrap_or(ASSUMED_FREE_BYTES)
+}

@@ -1,0 +1,172 @@
+//! A checkpoint's chat template: messages to prompt text, byte for byte what transformers'
+//! `apply_chat_template` gives.
+//!
+//! Around the Jinja itself ([`super::jinja`]) transformers does this, and so does this module:
+//! fields of messages that are null are left out; reasoning is passed under all of its names;
+//! `tools` is none when there are none; named special tokens are variables; an open final
+//! message is found again in the rendered text and cut there.
+//!
+//! Absent on purpose: named templates to choose from (the checkpoint gives one), and
+//! `sanitize_control_tokens`.
+
+use super::TextError;
+use super::jinja::Jinja;
+use super::tokenizer::special_token;
+use crate::checkpoint::Checkpoint;
+use serde_json::{Map, Value, json};
+use std::time::SystemTime;
+
+/// A checkpoint's chat template.
+#[derive(Debug)]
+pub struct ChatTemplate {
+    jinja: Jinja,
+    /// For `continue_final_message`: the template must read the message's content at all.
+    reads_content: bool,
+    special_tokens: Map<String, Value>,
+}
+
+/// What a template sees.
+#[derive(Clone, Debug, Default)]
+pub struct RenderInput {
+    /// Messages in OpenAI's shape, content parts flattened to text where all are text.
+    pub messages: Vec<serde_json::Value>,
+    /// Tools in OpenAI's shape; empty means none.
+    pub tools: Vec<serde_json::Value>,
+    /// End with the assistant's header, ready for its answer.
+    pub add_generation_prompt: bool,
+    /// Leave the last (assistant) message open, to be continued.
+    pub continue_final_message: bool,
+    /// `chat_template_kwargs`: further variables (`enable_thinking`...).
+    pub extra: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Special tokens that transformers passes to templates.
+const SPECIAL_TOKENS: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+/// Names that a message's reasoning goes by, the standard one first.
+const REASONING_FIELDS: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+
+/// Marks the end of the open message in the rendered text.
+const CONTINUE_TAG: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
+
+impl ChatTemplate {
+    /// Compiles the checkpoint's template; an error when it has none or it does not parse.
+    pub fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Self, TextError> {
+        let source = checkpoint.chat_template.as_deref().ok_or_else(|| {
+            TextError::Template(format!(
+                "{} has none (chat_template.jinja, chat_template in tokenizer_config.json, or \
+                 tokenizer.chat_template in a GGUF file); use /v1/completions",
+                checkpoint.source.display()
+            ))
+        })?;
+        Self::new(source, &checkpoint.tokenizer_config)
+    }
+
+    /// Compiles a template; `tokenizer_config` (`{}` when there is none) names special tokens.
+    pub fn new(source: &str, tokenizer_config: &Value) -> Result<Self, TextError> {
+        let special_tokens = SPECIAL_TOKENS
+            .iter()
+            .filter_map(|name| {
+                let token = special_token(tokenizer_config, name)?;
+                Some(((*name).to_owned(), token.into()))
+            })
+            .collect();
+        Ok(Self {
+            jinja: Jinja::compile(source).map_err(TextError::Template)?,
+            reads_content: source.contains("content"),
+            special_tokens,
+        })
+    }
+
+    /// The prompt, byte for byte what transformers' `apply_chat_template` gives. It contains
+    /// BOS where the template writes it, so it is encoded with `add_special = false`.
+    pub fn render(&self, input: &RenderInput) -> Result<String, TextError> {
+        self.render_at(input, SystemTime::now())
+    }
+
+    /// [`ChatTemplate::render`] as if it were `now`, for templates that write the date (UTC).
+    pub fn render_at(&self, input: &RenderInput, now: SystemTime) -> Result<String, TextError> {
+        self.try_render(input, now).map_err(TextError::Template)
+    }
+
+    fn try_render(&self, input: &RenderInput, now: SystemTime) -> Result<String, String> {
+        if input.messages.is_empty() {
+            return Err("messages must not be empty".into());
+        }
+        let mut messages = input.messages.iter().map(prepare).collect::<Result<Vec<_>, _>>()?;
+        let mut open = None;
+        if input.continue_final_message {
+            if input.add_generation_prompt {
+                return Err("continue_final_message and add_generation_prompt exclude each other".into());
+            }
+            if !self.reads_content {
+                return Err("continue_final_message: the template does not read content".into());
+            }
+            open = messages.last_mut().map(mark_end).transpose()?;
+        }
+
+        let mut variables = self.special_tokens.clone();
+        variables.extend(input.extra.clone());
+        variables.insert("messages".into(), messages.into());
+        variables.insert(
+            "tools".into(),
+            if input.tools.is_empty() { Value::Null } else { json!(input.tools) },
+        );
+        variables.entry("documents").or_insert(Value::Null);
+        variables.insert("add_generation_prompt".into(), input.add_generation_prompt.into());
+        let mut prompt = self.jinja.render(variables, now)?;
+        if let Some(content) = open {
+            cut_open(&mut prompt, &content)?;
+        }
+        Ok(prompt)
+    }
+}
+
+/// A message as templates get it.
+fn prepare(message: &Value) -> Result<Value, String> {
+    let Value::Object(fields) = message else {
+        return Err(format!("a message must be an object, got {message}"));
+    };
+    // A null field is as good as a missing one, but many templates would write "None".
+    let mut fields: Map<_, _> =
+        fields.iter().filter(|(_, value)| !value.is_null()).map(|(k, v)| (k.clone(), v.clone())).collect();
+    let reasoning = REASONING_FIELDS.iter().find_map(|name| fields.get(*name)).cloned();
+    if let Some(reasoning) = reasoning {
+        fields.entry("thinking").or_insert_with(|| reasoning.clone());
+        fields.insert("reasoning_content".into(), reasoning);
+    }
+    Ok(fields.into())
+}
+
+/// Puts the tag behind the message's last text and returns that text.
+fn mark_end(message: &mut Value) -> Result<String, String> {
+    let text = match message.get_mut("content") {
+        Some(Value::Array(parts)) => {
+            parts.iter_mut().rev().find_map(|part| part.get_mut("text")).filter(|text| text.is_string())
+        }
+        content => content.filter(|text| text.is_string()),
+    };
+    match text {
+        Some(Value::String(text)) => {
+            let content = text.clone();
+            text.push_str(CONTINUE_TAG);
+            Ok(content)
+        }
+        _ => Err("continue_final_message: the last message has no text in content to continue".into()),
+    }
+}
+
+/// Cuts the prompt where the tag is.
+fn cut_open(prompt: &mut String, content: &str) -> Result<(), String> {
+    let tag = CONTINUE_TAG.trim_end();
+    let at = prompt.rfind(tag).filter(|_| prompt.contains(super::python::strip(content)));
+    let at = at.ok_or("continue_final_message: the template does not write the last message in full")?;
+    let spacing_kept = prompt[at..].starts_with(CONTINUE_TAG);
+    prompt.truncate(at);
+    if !spacing_kept {
+        // The template trims the message, so its trailing space is gone anyway.
+        prompt.truncate(super::python::rstrip(prompt).len());
+    }
+    Ok(())
+}

@@ -1,0 +1,305 @@
+//! Text to token ids and back, over the `tokenizers` crate.
+//!
+//! Built from a `tokenizer.json` (read as transformers reads it together with
+//! tokenizer_config.json: its truncation and padding are off, explicit `add_bos_token` and
+//! `add_eos_token` replace the post-processor, tokens that only tokenizer_config.json names are
+//! added) or from a GGUF vocabulary ([`super::gguf_tokenizer`]).
+//!
+//! Invariants: nothing here panics on bad input (the crate's own panics, on a hostile
+//! tokenizer.json or when its regex engine gives up on a text, become errors); a [`Tokenizer`]
+//! is immutable and shared between threads. Absent on purpose: transformers'
+//! `clean_up_tokenization_spaces`, which makes decoding lossy and cannot be done incrementally.
+
+use super::TextError;
+use super::gguf_tokenizer;
+use crate::checkpoint::{Checkpoint, TokenizerSource};
+use crate::protocol::TokenId;
+use serde_json::Value;
+use std::collections::{BTreeMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use tokenizers::processors::template::TemplateProcessing;
+use tokenizers::{AddedToken, DecoderWrapper};
+
+/// A checkpoint's tokenizer.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    spelling: Spelling,
+    special: HashSet<TokenId>,
+    eos: Vec<TokenId>,
+    vocab_size: usize,
+}
+
+/// How the vocabulary spells a token's bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Spelling {
+    /// GPT-2's alphabet: one character a byte. Decoding is concatenation of bytes.
+    ByteLevel,
+    /// Pieces of text (sentencepiece): `▁` is a space if `spaces`, `<0x0A>` a byte if `bytes`.
+    Pieces { spaces: bool, bytes: bool },
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokenizer")
+            .field("vocab_size", &self.vocab_size)
+            .field("spelling", &self.spelling)
+            .field("eos", &self.eos)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Tokenizer {
+    /// Builds it from tokenizer.json or a GGUF vocabulary.
+    pub fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Self, TextError> {
+        let source = checkpoint.tokenizer.as_ref().ok_or_else(|| {
+            TextError::Tokenizer(format!(
+                "{} carries no tokenizer (a tokenizer.json, or tokenizer.ggml.* in a GGUF file); \
+                 only token ids can be served",
+                checkpoint.source.display()
+            ))
+        })?;
+        let mut tokenizer = Self::from_source(source, &checkpoint.tokenizer_config)?;
+        tokenizer.add_eos("generation_config.json", &checkpoint.generation_config)?;
+        tokenizer.add_eos("config.json", &checkpoint.config)?;
+        Ok(tokenizer)
+    }
+
+    /// Builds it from its source and tokenizer_config.json (`{}` when there is none) alone.
+    pub fn from_source(source: &TokenizerSource, tokenizer_config: &Value) -> Result<Self, TextError> {
+        let (inner, vocab_size, mut eos) = match source {
+            TokenizerSource::Json(path) => (read_json(path, tokenizer_config)?, 0, Vec::new()),
+            TokenizerSource::Gguf(vocab) => {
+                (gguf_tokenizer::build(vocab)?, vocab.tokens.len(), vocab.eos.clone())
+            }
+        };
+        eos.extend(special_token(tokenizer_config, "eos_token").and_then(|eos| inner.token_to_id(eos)));
+        let mut seen = HashSet::new();
+        eos.retain(|id| seen.insert(*id));
+        let highest = inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
+        Ok(Tokenizer {
+            spelling: spelling(inner.get_decoder()),
+            special: inner
+                .get_added_tokens_decoder()
+                .into_iter()
+                .filter_map(|(id, token)| token.special.then_some(id))
+                .collect(),
+            eos,
+            vocab_size: vocab_size.max(highest),
+            inner,
+        })
+    }
+
+    /// Text to ids. `add_special` adds BOS and the like as the tokenizer's post-processor says;
+    /// special tokens written out in the text become their ids.
+    pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<TokenId>, TextError> {
+        // The regex engine panics when a match exceeds its retry limit (a run of millions of
+        // spaces does it), which is the caller's text's fault.
+        let encoded = catch_unwind(AssertUnwindSafe(|| self.inner.encode_fast(text, add_special)));
+        match encoded {
+            Ok(Ok(encoding)) => Ok(encoding.get_ids().to_vec()),
+            Ok(Err(error)) => Err(TextError::Tokenizer(format!("cannot encode the text: {error}"))),
+            Err(_) => Err(TextError::Tokenizer(
+                "cannot encode the text: a run of characters is too long for the tokenizer".into(),
+            )),
+        }
+    }
+
+    /// Ids to text; incomplete UTF-8 becomes U+FFFD, ids outside the vocabulary nothing.
+    pub fn decode(&self, ids: &[TokenId], skip_special: bool) -> Result<String, TextError> {
+        self.inner
+            .decode(ids, skip_special)
+            .map_err(|error| TextError::Tokenizer(format!("cannot decode: {error}")))
+    }
+
+    /// The token as a caller sees it in logprobs: its text, and its exact bytes. Both are empty
+    /// outside the vocabulary.
+    pub fn token_text(&self, id: TokenId) -> (String, Vec<u8>) {
+        let bytes = self.token_bytes(id);
+        (String::from_utf8_lossy(&bytes).into_owned(), bytes)
+    }
+
+    /// The token as the vocabulary spells it (`/tokenize`), None outside the vocabulary.
+    pub fn id_to_token(&self, id: TokenId) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// Ids that end a turn: EOS from generation_config.json, config.json, tokenizer_config.json
+    /// and GGUF metadata, each once.
+    pub fn eos_ids(&self) -> &[TokenId] {
+        &self.eos
+    }
+
+    /// The highest id + 1, added tokens included; ids below it may be unused.
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    /// Whether decoding is concatenation of [`Tokenizer::token_bytes`].
+    pub(super) fn is_byte_level(&self) -> bool {
+        self.spelling == Spelling::ByteLevel
+    }
+
+    /// Whether `skip_special` leaves the token out.
+    pub(super) fn is_special(&self, id: TokenId) -> bool {
+        self.special.contains(&id)
+    }
+
+    /// The bytes the token stands for, empty outside the vocabulary.
+    pub(super) fn token_bytes(&self, id: TokenId) -> Vec<u8> {
+        let Some(token) = self.inner.id_to_token(id) else { return Vec::new() };
+        match self.spelling {
+            // As the byte-level decoder does: a token that leaves the alphabet is text.
+            Spelling::ByteLevel => {
+                token.chars().map(alphabet_byte).collect::<Option<_>>().unwrap_or(token.into_bytes())
+            }
+            Spelling::Pieces { bytes: true, .. } if fallback_byte(&token).is_some() => {
+                fallback_byte(&token).into_iter().collect()
+            }
+            Spelling::Pieces { spaces: true, .. } => token.replace('▁', " ").into_bytes(),
+            Spelling::Pieces { .. } => token.into_bytes(),
+        }
+    }
+
+    fn add_eos(&mut self, file: &str, config: &Value) -> Result<(), TextError> {
+        for id in config_ids(file, config)? {
+            if !self.eos.contains(&id) {
+                self.eos.push(id);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A named special token of tokenizer_config.json: a string or `{"content": ...}`.
+pub(super) fn special_token<'a>(tokenizer_config: &'a Value, name: &str) -> Option<&'a str> {
+    let token = tokenizer_config.get(name)?;
+    token.as_str().or_else(|| token.get("content")?.as_str())
+}
+
+/// `eos_token_id`: absent, null, one id or a list of ids.
+fn config_ids(file: &str, config: &Value) -> Result<Vec<TokenId>, TextError> {
+    let id = |value: &Value| {
+        value.as_u64().and_then(|id| TokenId::try_from(id).ok()).ok_or_else(|| {
+            TextError::Tokenizer(format!(
+                "{file}: eos_token_id must be a token id or a list of token ids, got {value}"
+            ))
+        })
+    };
+    match config.get("eos_token_id") {
+        None | Some(Value::Null) => Ok(Vec::new()),
+        Some(Value::Array(ids)) => ids.iter().map(id).collect(),
+        // Some configs write -1 for "none".
+        Some(value) if value.as_i64() == Some(-1) => Ok(Vec::new()),
+        Some(value) => Ok(vec![id(value)?]),
+    }
+}
+
+fn read_json(path: &Path, config: &Value) -> Result<tokenizers::Tokenizer, TextError> {
+    let fail = |reason: String| TextError::Tokenizer(format!("{}: {reason}", path.display()));
+    let bytes = std::fs::read(path).map_err(|error| fail(error.to_string()))?;
+    // Inconsistent merges make the crate index out of bounds.
+    let mut tokenizer = catch_unwind(|| tokenizers::Tokenizer::from_bytes(&bytes))
+        .map_err(|_| fail("vocabulary and merges do not fit together".into()))?
+        .map_err(|error| fail(error.to_string()))?;
+    tokenizer.with_truncation(None).map_err(|error| fail(error.to_string()))?;
+    tokenizer.with_padding(None);
+    add_configured_tokens(&mut tokenizer, config).map_err(fail)?;
+
+    let flag = |name| config.get(name).and_then(Value::as_bool);
+    let (bos, eos) = (flag("add_bos_token"), flag("add_eos_token"));
+    if bos.is_some() || eos.is_some() {
+        let named = |wanted: Option<bool>, name| {
+            let token = special_token(config, name).filter(|_| wanted == Some(true))?;
+            Some((token.to_owned(), tokenizer.token_to_id(token)?))
+        };
+        let template = add_bos_eos(named(bos, "bos_token"), named(eos, "eos_token")).map_err(fail)?;
+        tokenizer.with_post_processor(Some(template));
+    }
+    Ok(tokenizer)
+}
+
+/// A post-processor that puts BOS before and EOS after the text.
+pub(super) fn add_bos_eos(
+    bos: Option<(String, TokenId)>,
+    eos: Option<(String, TokenId)>,
+) -> Result<TemplateProcessing, String> {
+    let piece = |token: &Option<(String, TokenId)>| token.iter().map(|t| t.0.clone()).collect::<Vec<_>>();
+    let single = [piece(&bos), vec!["$A".into()], piece(&eos)].concat();
+    TemplateProcessing::builder()
+        .try_single(single)
+        .and_then(|builder| {
+            let tokens: Vec<_> = bos.into_iter().chain(eos).collect();
+            builder.special_tokens(tokens).build().map_err(|error| error.to_string())
+        })
+        .map_err(|error| format!("the BOS or EOS token cannot be added to prompts: {error}"))
+}
+
+/// Tokens of tokenizer_config.json's `added_tokens_decoder` that tokenizer.json lacks.
+fn add_configured_tokens(tokenizer: &mut tokenizers::Tokenizer, config: &Value) -> Result<(), String> {
+    let Some(listed) = config.get("added_tokens_decoder").and_then(Value::as_object) else {
+        return Ok(());
+    };
+    let mut missing = BTreeMap::new();
+    for (id, token) in listed {
+        let field = || format!("tokenizer_config.json: added_tokens_decoder[{id:?}]");
+        let id: TokenId = id.parse().map_err(|_| format!("{}: the key must be a token id", field()))?;
+        let content = token["content"].as_str().ok_or_else(|| format!("{}.content is missing", field()))?;
+        if tokenizer.token_to_id(content).is_none() {
+            let flag = |name: &str| token[name].as_bool().unwrap_or(false);
+            let added = AddedToken::from(content, flag("special"))
+                .single_word(flag("single_word"))
+                .lstrip(flag("lstrip"))
+                .rstrip(flag("rstrip"))
+                .normalized(flag("normalized"));
+            missing.insert(id, added);
+        }
+    }
+    for (id, token) in missing {
+        let content = token.content.clone();
+        tokenizer.add_tokens([token]).map_err(|error| error.to_string())?;
+        let got = tokenizer.token_to_id(&content);
+        if got != Some(id) {
+            return Err(format!(
+                "tokenizer_config.json: added_tokens_decoder gives {content:?} the id {id}, \
+                 but tokenizer.json leaves it {got:?}"
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn spelling(decoder: Option<&DecoderWrapper>) -> Spelling {
+    let parts = match decoder {
+        Some(DecoderWrapper::Sequence(sequence)) => sequence.get_decoders(),
+        Some(one) => std::slice::from_ref(one),
+        None => &[],
+    };
+    if let [DecoderWrapper::ByteLevel(_)] = parts {
+        return Spelling::ByteLevel;
+    }
+    Spelling::Pieces {
+        spaces: parts
+            .iter()
+            .any(|part| matches!(part, DecoderWrapper::Metaspace(_) | DecoderWrapper::Replace(_))),
+        bytes: parts.iter().any(|part| matches!(part, DecoderWrapper::ByteFallback(_))),
+    }
+}
+
+/// The byte that a character of GPT-2's alphabet stands for: printable Latin-1 is itself, the
+/// other 68 bytes are U+0100 and following, in order.
+fn alphabet_byte(c: char) -> Option<u8> {
+    match c as u32 {
+        code @ (0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff) => Some(code as u8),
+        code @ 0x100..=0x120 => Some((code - 0x100) as u8),
+        code @ 0x121..=0x142 => Some((code - 0x121 + 0x7f) as u8),
+        0x143 => Some(0xad),
+        _ => None,
+    }
+}
+
+/// `<0x0A>` is the byte 10.
+fn fallback_byte(token: &str) -> Option<u8> {
+    let hex = token.strip_prefix("<0x")?.strip_suffix('>')?;
+    if hex.len() == 2 { u8::from_str_radix(hex, 16).ok() } else { None }
+}

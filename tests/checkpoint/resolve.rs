@@ -1,0 +1,102 @@
+//! What `--model` takes.
+
+use super::hub_server::{HubServer, REPO};
+use crate::support::gguf_writer::tiny_model;
+use novastack::checkpoint::resolve::{Places, SourceKind, resolve};
+use novastack::checkpoint::{Checkpoint, CheckpointError, catalogue};
+use std::ffi::OsString;
+use std::path::Path;
+
+/// Places inside the directory; the hub is at the endpoint.
+fn places(directory: &Path, endpoint: &str) -> Places {
+    let (home, endpoint) = (directory.as_os_str().to_owned(), OsString::from(endpoint));
+    Places::from_lookup(move |name| match name {
+        "HF_HOME" => Some(home.clone()),
+        "HF_ENDPOINT" => Some(endpoint.clone()),
+        _ => None,
+    })
+    .expect("places")
+}
+
+const NOWHERE: &str = "http://127.0.0.1:9";
+
+fn message(spec: &str, places: &Places) -> String {
+    match resolve(spec, places) {
+        Ok(resolved) => panic!("{spec}: {resolved:?}"),
+        Err(error @ CheckpointError::Hub(_)) => error.to_string(),
+        Err(error) => panic!("{spec}: {error:?}"),
+    }
+}
+
+#[test]
+fn local_paths() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let places = places(directory.path(), NOWHERE);
+    let (model, file) = (directory.path().join("a=model"), directory.path().join("tiny.gguf"));
+    std::fs::create_dir(&model).expect("create");
+    std::fs::write(&file, tiny_model("llama", false, true).bytes()).expect("write");
+    let named = |spec: String| {
+        let resolved = resolve(&spec, &places).expect("resolve");
+        (resolved.served_name, resolved.path, resolved.kind)
+    };
+    let text = |path: &Path| path.to_str().expect("UTF-8").to_owned();
+    assert_eq!(named(text(&model)), ("a=model".into(), model.clone(), SourceKind::Directory));
+    assert_eq!(named(text(&file)), ("tiny".into(), file.clone(), SourceKind::Gguf));
+    assert_eq!(named(format!("mine={}", text(&file))), ("mine".into(), file.clone(), SourceKind::Gguf));
+    Checkpoint::open(&file).expect("open");
+    for bad in ["", "=x", "x=", "no/such/directory/at/all", "./missing.gguf"] {
+        message(bad, &places);
+    }
+}
+
+#[test]
+fn hub_ids() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let server = HubServer::start(&[
+        ("config.json", b"{}", false),
+        ("tokenizer.json", b"{}", false),
+        ("model.safetensors", b"x", true),
+    ]);
+    let places = places(directory.path(), &server.endpoint);
+    let resolved = resolve(REPO, &places).expect("resolve");
+    assert_eq!((resolved.served_name.as_str(), resolved.kind), (REPO, SourceKind::Directory));
+    assert!(resolved.path.starts_with(directory.path().join("hub")));
+    assert_eq!(resolve(&format!("mine={REPO}"), &places).expect("resolve").served_name, "mine");
+}
+
+#[test]
+fn catalogue_names() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let places = places(directory.path(), NOWHERE);
+    let text = message("qwen3-8", &places);
+    assert!(text.contains("qwen3-8b"), "{text}");
+    let text = message("smollm2", &places);
+    assert!(
+        text.contains("cannot reach the hub") && text.contains("SmolLM2-135M-Instruct.Q4_1.gguf"),
+        "{text}"
+    );
+
+    // A file of another size in the model cache is not the one; one of that size is.
+    let entry = catalogue::find("smollm2").expect("entry");
+    let bytes = entry.sources.iter().find_map(|source| source.bytes).expect("size");
+    let file = directory.path().join("novastack/SmolLM2-135M-Instruct.Q4_1.gguf");
+    std::fs::create_dir_all(file.parent().expect("parent")).expect("create");
+    std::fs::write(&file, b"short").expect("write");
+    message("smollm2-135m-instruct", &places);
+    std::fs::File::create(&file).and_then(|file| file.set_len(bytes)).expect("sparse file");
+    let resolved = resolve("SmolLM2", &places).expect("resolve");
+    assert_eq!((resolved.served_name.as_str(), resolved.path), ("smollm2-135m-instruct", file.clone()));
+
+    // A hub snapshot in the cache comes first.
+    let model = directory.path().join("hub/models--HuggingFaceTB--SmolLM2-135M-Instruct");
+    let snapshot = model.join("snapshots/abc");
+    std::fs::create_dir_all(&snapshot).expect("create");
+    std::fs::create_dir_all(model.join("refs")).expect("create");
+    std::fs::write(model.join("refs/main"), "abc\n").expect("write");
+    for name in ["config.json", "tokenizer.json"] {
+        std::fs::write(snapshot.join(name), "{}").expect("write");
+    }
+    assert_eq!(resolve("smollm2", &places).expect("incomplete snapshot").path, file);
+    std::fs::write(snapshot.join("model.safetensors"), "x").expect("write");
+    assert_eq!(resolve("smollm2", &places).expect("complete snapshot").path, snapshot);
+}

@@ -1,0 +1,96 @@
+//! The real program, serving on a free port, as a user would start it.
+
+use serde_json::Value;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// Longer than any tiny checkpoint takes to load on a busy machine.
+const READY_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// A running `novastack serve`; killed when dropped.
+pub struct Server {
+    child: Child,
+    /// `http://127.0.0.1:PORT`
+    pub url: String,
+    client: reqwest::Client,
+}
+
+impl Server {
+    /// Starts `novastack serve --port 0 --threads 2 ARGS` and waits until it says that it is ready.
+    pub fn start(args: &[&str]) -> Server {
+        match Self::try_start(args) {
+            Ok(server) => server,
+            Err(log) => panic!("novastack serve {args:?} did not become ready:\n{log}"),
+        }
+    }
+
+    /// The same; the program's stderr when it ends instead.
+    pub fn try_start(args: &[&str]) -> Result<Server, String> {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_novastack"))
+            .args(["serve", "--port", "0", "--threads", "2"])
+            .args(args)
+            .env_remove("NOVASTACK_API_KEYS")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        let (lines, inbox) = mpsc::channel::<Result<String, String>>();
+        let stdout = BufReader::new(child.stdout.take().expect("piped"));
+        let stderr = BufReader::new(child.stderr.take().expect("piped"));
+        let out = lines.clone();
+        std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| out.send(Ok(line))));
+        std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| lines.send(Err(line))));
+        let mut log = String::new();
+        loop {
+            match inbox.recv_timeout(READY_TIMEOUT) {
+                Ok(Ok(line)) => {
+                    if let Some(url) = line.split_whitespace().find(|word| word.starts_with("http://")) {
+                        let url = url.to_string();
+                        // The threads go on reading, so that the program never blocks on its output.
+                        std::thread::spawn(move || inbox.iter().for_each(drop));
+                        return Ok(Server { child, url, client: reqwest::Client::new() });
+                    }
+                }
+                Ok(Err(line)) => log = log + &line + "\n",
+                Err(_) => {
+                    let _ = child.kill();
+                    let _ = child.wait();
+                    return Err(log);
+                }
+            }
+        }
+    }
+
+    /// POSTs JSON; the status and the JSON answer.
+    pub async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        let response = self.client.post(format!("{}{path}", self.url)).json(body).send().await.expect("an answer");
+        let status = response.status().as_u16();
+        (status, response.json().await.expect("a JSON answer"))
+    }
+
+    /// GETs text.
+    pub async fn get(&self, path: &str) -> (u16, String) {
+        let response = self.client.get(format!("{}{path}", self.url)).send().await.expect("an answer");
+        (response.status().as_u16(), response.text().await.expect("a text answer"))
+    }
+
+    /// Sends SIGTERM.
+    pub fn terminate(&self) {
+        let _ = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
+    }
+
+    /// The exit code, once the program has ended.
+    pub fn wait(mut self) -> Option<i32> {
+        self.child.wait().expect("the child can be waited for").code()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
