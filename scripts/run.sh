@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds NovaStack and serves the demo checkpoint on 127.0.0.1:8000.
-# Further arguments go to `novastack serve` (a later --host or --port wins).
+# Further arguments go to `novastack serve`, such as --port.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -17,4 +17,4 @@ else
   model=$(scripts/demo_checkpoint.sh)
 fi
 
-exec "$program" serve --model "smollm2-135m-instruct=$model" --port 8000 "$@"
+exec "$program" serve --model "smollm2-135m-instruct=$model" "$@"
