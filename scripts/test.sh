@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every check there is: format, lints, docs, Rust tests, and real SDK clients against live servers.
+# Every check there is: format, lints, docs, Rust tests, and the OpenAI SDK against a live server.
 # Installs what is missing (npm by apt, Python packages into target/). Downloads are kept in
 # target/ and in the model cache; a second run downloads nothing.
 set -euo pipefail
@@ -7,15 +7,17 @@ cd "$(dirname "$0")/.."
 
 step() { printf '\n== %s\n' "$*"; }
 
-servers=()
-logs=$(mktemp -d)
+server=
+log=$(mktemp)
 finish() {
   status=$?
   trap - EXIT
-  for pid in "${servers[@]}"; do kill "$pid" 2>/dev/null || true; done
-  for pid in "${servers[@]}"; do wait "$pid" 2>/dev/null || true; done
-  if [ $status -ne 0 ]; then tail -n 40 "$logs"/*.log 2>/dev/null || true; fi
-  rm -rf "$logs"
+  if [ -n "$server" ]; then
+    kill "$server" 2>/dev/null || true
+    wait "$server" 2>/dev/null || true
+  fi
+  if [ $status -ne 0 ]; then tail -n 40 "$log"; fi
+  rm -f "$log"
   exit $status
 }
 trap finish EXIT
@@ -67,14 +69,13 @@ step "release build"
 cargo build --locked --release --quiet
 program=${CARGO_TARGET_DIR:-target}/release/novastack
 
-# start NAME ARGS...: serves on a free port and sets url_NAME once the server is ready.
-start() {
-  local name=$1 log=$logs/$1.log port
-  shift
-  port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
-  "$program" serve --port "$port" "$@" >"$log" 2>&1 &
-  servers+=($!)
-  python3 - "http://127.0.0.1:$port/health" "$!" <<'PYTHON'
+step "Python SDK tests"
+port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+url=http://127.0.0.1:$port
+"$program" serve --port "$port" --model "smollm2-135m-instruct=$NOVASTACK_DEMO_GGUF" \
+  --model golden=tests/goldens/llama --max-context 2048 --kv-cache-memory 256M >"$log" 2>&1 &
+server=$!
+python3 - "$url/health" "$server" <<'PYTHON'
 import os, sys, time, urllib.request
 
 url, pid = sys.argv[1], int(sys.argv[2])
@@ -84,27 +85,16 @@ for _ in range(1200):
             if answer.status == 200:
                 sys.exit(0)
     except OSError:
-        os.kill(pid, 0)
+        os.kill(pid, 0)  # Fails at once when the server has left.
         time.sleep(0.1)
 sys.exit(f"{url} was not ready within 120 seconds")
 PYTHON
-  printf -v "url_$name" 'http://127.0.0.1:%s' "$port"
-}
-
-step "SDK tests"
-start demo --model "smollm2-135m-instruct=$NOVASTACK_DEMO_GGUF" --model golden=tests/goldens/llama \
-  --max-context 2048 --kv-cache-memory 256M
-# A server of its own for what needs a key.
-start keyed --model golden=tests/goldens/qwen3 --kv-cache-memory 16M --api-key correct-horse
-NOVASTACK_URL=$url_demo NOVASTACK_KEYED_URL=$url_keyed NOVASTACK_KEY=correct-horse \
-  "$python" -m pytest -q -p no:cacheprovider tests/sdk
-
-# SIGTERM drains, and the exit status says whether that went well.
-for pid in "${servers[@]}"; do
-  kill -TERM "$pid"
-  wait "$pid" || { echo "a server left with status $? after SIGTERM" >&2; exit 1; }
+for model in smollm2-135m-instruct golden; do
+  NOVASTACK_TEST_URL=$url NOVASTACK_TEST_MODEL=$model "$python" -m pytest -q -p no:cacheprovider tests/sdk
 done
-servers=()
+kill -TERM "$server"
+wait "$server" || { echo "the server left with status $? after SIGTERM" >&2; exit 1; }
+server=
 
 # Last, so that its closing line is the last thing to read.
 step "cargo test"
