@@ -11,7 +11,7 @@ fn long() -> Value {
 }
 
 /// Sends the request and reads until its first event.
-async fn started(url: &str, body: &Value) -> impl futures_util::Stream<Item = String> + Unpin {
+async fn started(url: &str, body: &Value) -> impl futures_util::Stream<Item = String> + Unpin + use<> {
     let response = reqwest::Client::new().post(format!("{url}/v1/completions")).json(body).send().await;
     let response = response.expect("an answer");
     assert_eq!(response.status().as_u16(), 200);
