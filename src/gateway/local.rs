@@ -437,7 +437,11 @@ impl TextOptions {
             Some(tokenizer) => tokenizer.token_text(id),
             None => Default::default(),
         };
-        if self.tokens_as_ids || self.tokenizer.is_none() { (format!("token_id:{id}"), bytes) } else { (text, bytes) }
+        if self.tokens_as_ids || self.tokenizer.is_none() {
+            (format!("token_id:{id}"), bytes)
+        } else {
+            (text, bytes)
+        }
     }
 
     /// A token and what was said about it.

@@ -23,8 +23,14 @@ fn u64s(value: &Value) -> Vec<u64> {
 async fn streams_say_what_whole_answers_say() {
     let server = serve(&[]);
     for (path, body) in [
-        ("/v1/chat/completions", chat(json!({"n": 2, "logprobs": true, "top_logprobs": 2, "max_tokens": 12}))),
-        ("/router/v1/completions", completion(json!({"n": 2, "logprobs": 2, "max_tokens": 12, "echo": true}))),
+        (
+            "/v1/chat/completions",
+            chat(json!({"n": 2, "logprobs": true, "top_logprobs": 2, "max_tokens": 12})),
+        ),
+        (
+            "/router/v1/completions",
+            completion(json!({"n": 2, "logprobs": 2, "max_tokens": 12, "echo": true})),
+        ),
     ] {
         let mut body = body;
         body["seed"] = 7.into();
@@ -48,7 +54,10 @@ async fn streams_say_what_whole_answers_say() {
         for field in ["prompt_tokens", "completion_tokens", "total_tokens"] {
             assert_eq!(usage[field], whole["usage"][field], "{field}");
         }
-        assert_ne!(whole["choices"][0]["token_ids"], whole["choices"][1]["token_ids"], "choices are independent");
+        assert_ne!(
+            whole["choices"][0]["token_ids"], whole["choices"][1]["token_ids"],
+            "choices are independent"
+        );
     }
 }
 
@@ -63,7 +72,10 @@ async fn logprobs_of_a_stream_lose_no_token() {
     let named: Vec<u64> = scored
         .map(|token| {
             assert_eq!(token["top_logprobs"].as_array().map(Vec::len), Some(3), "{token}");
-            assert!(token["bytes"].is_array() && token["logprob"].as_f64().is_some_and(|l| l <= 0.0), "{token}");
+            assert!(
+                token["bytes"].is_array() && token["logprob"].as_f64().is_some_and(|l| l <= 0.0),
+                "{token}"
+            );
             let name = token["token"].as_str().expect("a name");
             name.strip_prefix("token_id:").expect("token_id:").parse().expect("an id")
         })
@@ -75,7 +87,8 @@ async fn logprobs_of_a_stream_lose_no_token() {
 #[tokio::test]
 async fn prompts_of_every_form_and_echo() {
     let server = serve(&[]);
-    let greedy = |prompt: Value| completion(json!({"prompt": prompt, "temperature": 0, "return_token_ids": true}));
+    let greedy =
+        |prompt: Value| completion(json!({"prompt": prompt, "temperature": 0, "return_token_ids": true}));
     let (_, one) = server.post("/v1/completions", &greedy(json!([5, 6, 7]))).await;
     let (status, many) = server.post("/v1/completions", &greedy(json!([[5, 6, 7], [9, 10]]))).await;
     assert_eq!((status, many["choices"].as_array().map(Vec::len)), (200, Some(2)), "{many}");
@@ -101,7 +114,9 @@ async fn prompts_of_every_form_and_echo() {
 #[tokio::test]
 async fn stop_strings_and_stop_tokens_end_the_text() {
     let server = serve(&[]);
-    let body = |more: Value| super::merged(completion(json!({"temperature": 0, "max_tokens": 24, "return_token_ids": true})), more);
+    let body = |more: Value| {
+        super::merged(completion(json!({"temperature": 0, "max_tokens": 24, "return_token_ids": true})), more)
+    };
     let (_, free) = server.post("/v1/completions", &body(json!({}))).await;
     let full = free["choices"][0]["text"].as_str().expect("text").to_owned();
     let tokens = u64s(&free["choices"][0]["token_ids"]);
@@ -111,12 +126,16 @@ async fn stop_strings_and_stop_tokens_end_the_text() {
     let at = full.find(&stop).expect("it is there");
     let (_, answer) = server.post("/v1/completions", &body(json!({"stop": stop}))).await;
     let choice = &answer["choices"][0];
-    assert_eq!((choice["text"].as_str(), choice["finish_reason"].as_str()), (Some(&full[..at]), Some("stop")));
+    assert_eq!(
+        (choice["text"].as_str(), choice["finish_reason"].as_str()),
+        (Some(&full[..at]), Some("stop"))
+    );
     let counted = u64s(&choice["token_ids"]);
     assert_eq!(answer["usage"]["completion_tokens"], counted.len());
     assert!(counted.len() < 24 && tokens.starts_with(&counted), "tokens after the stop do not count");
-    let (_, answer) =
-        server.post("/v1/completions", &body(json!({"stop": stop, "include_stop_str_in_output": true}))).await;
+    let (_, answer) = server
+        .post("/v1/completions", &body(json!({"stop": stop, "include_stop_str_in_output": true})))
+        .await;
     assert_eq!(answer["choices"][0]["text"].as_str(), Some(&full[..at + stop.len()]));
     // A stop token counts and is not text.
     let third = tokens[2];
@@ -154,9 +173,13 @@ async fn models_tokenize_and_metrics() {
         assert_eq!(status, 200, "{path}: {one}");
         assert_eq!(serde_json::from_str::<Value>(&one).expect("JSON"), list["data"][0]);
     }
-    let (status, answer) = server.post("/tokenize", &json!({"prompt": "hello world", "return_token_strs": true})).await;
+    let (status, answer) =
+        server.post("/tokenize", &json!({"prompt": "hello world", "return_token_strs": true})).await;
     let tokens = u64s(&answer["tokens"]);
-    assert_eq!((status, &answer["count"], &answer["max_model_len"]), (200, &json!(tokens.len()), &json!(context)));
+    assert_eq!(
+        (status, &answer["count"], &answer["max_model_len"]),
+        (200, &json!(tokens.len()), &json!(context))
+    );
     assert_eq!(answer["token_strs"].as_array().map(Vec::len), Some(tokens.len()));
     let body = json!({"prompt": "hello world", "add_special_tokens": false, "model": "org/tiny"});
     let (_, bare) = server.post("/router/tokenize", &body).await;
@@ -168,7 +191,10 @@ async fn models_tokenize_and_metrics() {
     let chat = json!({"model": "org/tiny", "messages": messages, "max_tokens": 2});
     let (_, said) = server.post("/v1/chat/completions", &chat).await;
     assert_eq!(said["usage"]["prompt_tokens"], answer["count"], "the same prompt");
-    assert_eq!(metric(&server, "novastack_prompt_tokens_total").await, answer["count"].as_f64().expect("count"));
+    assert_eq!(
+        metric(&server, "novastack_prompt_tokens_total").await,
+        answer["count"].as_f64().expect("count")
+    );
     assert_eq!(metric(&server, "novastack_request_seconds_count").await, 1.0);
     assert!(metric(&server, "novastack_kv_blocks_total").await > 0.0);
 }

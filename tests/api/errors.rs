@@ -12,7 +12,10 @@ fn check(at: &str, status: u16, body: &Value, expected: (u16, &str, Option<&str>
     let error = body["error"].as_object().unwrap_or_else(|| panic!("{at}: {body}"));
     let keys: Vec<&str> = error.keys().map(String::as_str).collect();
     assert_eq!(keys, ["message", "type", "param", "code"], "{at}");
-    assert!(error["message"].as_str().is_some_and(|m| !m.is_empty()) && error["type"].is_string(), "{at}: {body}");
+    assert!(
+        error["message"].as_str().is_some_and(|m| !m.is_empty()) && error["type"].is_string(),
+        "{at}: {body}"
+    );
     assert_eq!(error["code"].as_str(), Some(expected.1), "{at}: {body}");
     assert_eq!(error["param"].as_str(), expected.2, "{at}: {body}");
 }
@@ -73,7 +76,10 @@ async fn fields_that_make_no_sense() {
         (chat(json!({"model": "other"})), (404, "model_not_found", Some("model"))),
         (chat(json!({"model": null})), (400, "missing_required_parameter", Some("model"))),
         (chat(json!({"messages": []})), (400, "invalid_value", Some("messages"))),
-        (chat(json!({"messages": [{"role": "user", "content": 1}]})), (400, "invalid_value", Some("messages[0].content"))),
+        (
+            chat(json!({"messages": [{"role": "user", "content": 1}]})),
+            (400, "invalid_value", Some("messages[0].content")),
+        ),
         (chat(json!({"temperature": -1})), (400, "invalid_value", Some("temperature"))),
         (chat(json!({"temperature": "x"})), (400, "invalid_type", Some("temperature"))),
         (chat(json!({"tools": [{}]})), (400, "unsupported_parameter", Some("tools"))),
@@ -86,7 +92,10 @@ async fn fields_that_make_no_sense() {
     let long: Vec<u32> = vec![5; 600];
     let cases = [
         (completion(json!({"prompt": long})), (400, "context_length_exceeded", Some("prompt"))),
-        (completion(json!({"prompt": long, "max_tokens": null})), (400, "context_length_exceeded", Some("prompt"))),
+        (
+            completion(json!({"prompt": long, "max_tokens": null})),
+            (400, "context_length_exceeded", Some("prompt")),
+        ),
         (completion(json!({"prompt": [5, 320]})), (400, "invalid_value", Some("prompt[1]"))),
         (completion(json!({"prompt": ""})), (400, "empty_prompt", Some("prompt"))),
     ];
