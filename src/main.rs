@@ -60,7 +60,13 @@ struct ServeArgs {
     #[arg(long, default_value_t = 8000)]
     port: u16,
     /// A key that callers must present (`Authorization: Bearer KEY`). Repeatable.
-    #[arg(long = "api-key", env = "NOVASTACK_API_KEYS", value_delimiter = ',', hide_env_values = true, value_name = "KEY")]
+    #[arg(
+        long = "api-key",
+        env = "NOVASTACK_API_KEYS",
+        value_delimiter = ',',
+        hide_env_values = true,
+        value_name = "KEY"
+    )]
     api_keys: Vec<String>,
     /// A web origin whose pages may call this server from a browser (`https://example.org`), or
     /// `*` for all. Repeatable; none by default.
@@ -107,7 +113,8 @@ fn parse_bytes(text: &str) -> Result<usize, String> {
         Some((at, 'G' | 'g')) => (&text[..at], 30),
         _ => (text, 0),
     };
-    let number: usize = digits.parse().map_err(|_| "a whole number, optionally with K, M or G, is expected")?;
+    let number: usize =
+        digits.parse().map_err(|_| "a whole number, optionally with K, M or G, is expected")?;
     number.checked_shl(shift).filter(|bytes| bytes >> shift == number).ok_or_else(|| "is too large".into())
 }
 
@@ -120,7 +127,8 @@ fn parse_seconds(text: &str) -> Result<Duration, String> {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_env("NOVASTACK_LOG").unwrap_or_else(|_| "info".into());
+    let filter =
+        tracing_subscriber::EnvFilter::try_from_env("NOVASTACK_LOG").unwrap_or_else(|_| "info".into());
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
     let result = match cli.command {

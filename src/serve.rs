@@ -40,7 +40,8 @@ pub fn run(args: ServeArgs) -> Result<(), String> {
 
 async fn listen_and_serve(args: ServeArgs) -> Result<(), String> {
     let address = std::net::SocketAddr::new(args.host, args.port);
-    let listener = TcpListener::bind(address).await.map_err(|error| format!("cannot listen on {address}: {error}"))?;
+    let listener =
+        TcpListener::bind(address).await.map_err(|error| format!("cannot listen on {address}: {error}"))?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;
     let config = ServerConfig {
         api_keys: args.api_keys.clone(),
@@ -81,7 +82,8 @@ async fn listen_and_serve(args: ServeArgs) -> Result<(), String> {
             message = load_failed => failure = Some(message),
         }
     };
-    let outcome = gateway::serve(listener, config, registry, stop).await.map_err(|error| error.to_string())?;
+    let outcome =
+        gateway::serve(listener, config, registry, stop).await.map_err(|error| error.to_string())?;
     match failure {
         Some(message) => Err(message),
         None => {
@@ -94,7 +96,8 @@ async fn listen_and_serve(args: ServeArgs) -> Result<(), String> {
 /// ^C or SIGTERM; a second one ends the program at once.
 async fn stop_signal() {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
     else {
         return std::future::pending().await;
     };
@@ -192,7 +195,12 @@ fn load(args: &ServeArgs, name: &str, resolved: &Resolved) -> Result<LocalModel,
         ));
     }
     if max_context < wanted {
-        tracing::warn!(model = name, wanted, max_context, "the KV cache is smaller than the context (--kv-cache-memory)");
+        tracing::warn!(
+            model = name,
+            wanted,
+            max_context,
+            "the KV cache is smaller than the context (--kv-cache-memory)"
+        );
     }
     let kv = backend.kv_cache(&spec, kv_blocks).map_err(|error| error.to_string())?;
     tracing::info!(
@@ -206,11 +214,14 @@ fn load(args: &ServeArgs, name: &str, resolved: &Resolved) -> Result<LocalModel,
         seconds = started.elapsed().as_secs_f32(),
         "loaded"
     );
-    let mut executor: Box<dyn Executor> = Box::new(DeviceExecutor::spawn(backend, Box::new(decoder), kv, kv_blocks));
+    let mut executor: Box<dyn Executor> =
+        Box::new(DeviceExecutor::spawn(backend, Box::new(decoder), kv, kv_blocks));
     warm_up(&mut *executor)?;
 
     let tokenizer = match &checkpoint.tokenizer {
-        Some(_) => Some(Arc::new(Tokenizer::from_checkpoint(&checkpoint).map_err(|error| error.to_string())?)),
+        Some(_) => {
+            Some(Arc::new(Tokenizer::from_checkpoint(&checkpoint).map_err(|error| error.to_string())?))
+        }
         None => None,
     };
     let (engine, _thread) = worker::spawn(
@@ -249,7 +260,12 @@ fn warm_up(executor: &mut dyn Executor) -> Result<(), String> {
             tokens: vec![0, 0],
             start: 0,
             blocks: vec![0],
-            sample: Some(SampleSpec { choice: 0, output_index: 0, prompt: Arc::from([]), output: Vec::new() }),
+            sample: Some(SampleSpec {
+                choice: 0,
+                output_index: 0,
+                prompt: Arc::from([]),
+                output: Vec::new(),
+            }),
             prompt_targets: Vec::new(),
             params: Arc::new(SamplingParams { temperature: 0.0, ..SamplingParams::default() }),
         }],
@@ -260,7 +276,9 @@ fn warm_up(executor: &mut dyn Executor) -> Result<(), String> {
 
 fn progress_bar(name: &str) -> indicatif::ProgressBar {
     let bar = indicatif::ProgressBar::new(0);
-    if let Ok(style) = indicatif::ProgressStyle::with_template("loading {msg} {bar:30} {pos}/{len} layers, {elapsed}") {
+    if let Ok(style) =
+        indicatif::ProgressStyle::with_template("loading {msg} {bar:30} {pos}/{len} layers, {elapsed}")
+    {
         bar.set_style(style);
     }
     bar.with_message(name.to_string())

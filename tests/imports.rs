@@ -19,7 +19,15 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("engine::executor", &["engine::plan", "engine::sampler", "model", "backend", "protocol"]),
     (
         "engine::worker",
-        &["engine::executor", "engine::handle", "engine::kv", "engine::plan", "engine::scheduler", "protocol", "clock"],
+        &[
+            "engine::executor",
+            "engine::handle",
+            "engine::kv",
+            "engine::plan",
+            "engine::scheduler",
+            "protocol",
+            "clock",
+        ],
     ),
     ("model", &["backend", "checkpoint"]),
     ("backend", &["checkpoint", "protocol"]),
@@ -93,7 +101,9 @@ fn files_stay_readable() {
     let long: Vec<_> = ["src", "tests", "kernels", "benches", "scripts"]
         .iter()
         .flat_map(|folder| files_below(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)))
-        .filter(|path| path.extension().is_some_and(|e| ["rs", "hip", "h", "py", "js", "sh"].iter().any(|x| e == *x)))
+        .filter(|path| {
+            path.extension().is_some_and(|e| ["rs", "hip", "h", "py", "js", "sh"].iter().any(|x| e == *x))
+        })
         .filter(|path| std::fs::read_to_string(path).is_ok_and(|text| text.lines().count() > 600))
         .collect();
     assert!(long.is_empty(), "over 600 lines: {long:?}");
@@ -104,7 +114,8 @@ fn use_trees_are_read() {
     let source = Source {
         path: PathBuf::new(),
         module: vec!["engine".into(), "worker".into()],
-        code: "use crate::{protocol::{A, B}, text}; use super::kv::pool; let x = super::super::clock::now();".into(),
+        code: "use crate::{protocol::{A, B}, text}; use super::kv::pool; let x = super::super::clock::now();"
+            .into(),
     };
     assert_eq!(imports(&source), ["protocol::A", "protocol::B", "text", "engine::kv::pool", "clock::now"]);
 }
@@ -136,7 +147,8 @@ fn sources() -> Vec<Source> {
             module.pop();
         }
         let text = std::fs::read_to_string(&path).expect("source is UTF-8");
-        let code = text.lines().map(|line| line.split("//").next().unwrap_or("")).collect::<Vec<_>>().join("\n");
+        let code =
+            text.lines().map(|line| line.split("//").next().unwrap_or("")).collect::<Vec<_>>().join("\n");
         found.push(Source { path, module, code });
     }
     assert!(found.len() > 20, "the walk found the sources");
@@ -201,7 +213,9 @@ fn read_tree<'a>(code: &'a str, prefix: &mut Vec<String>, found: &mut Vec<String
         prefix.push(rest[..end].to_string());
         rest = &rest[end..];
         match rest.strip_prefix("::") {
-            Some(more) if more.starts_with(|c: char| c.is_alphanumeric() || c == '_' || c == '{') => rest = more,
+            Some(more) if more.starts_with(|c: char| c.is_alphanumeric() || c == '_' || c == '{') => {
+                rest = more
+            }
             _ => break,
         }
     }

@@ -136,7 +136,7 @@ pub trait Backend: Send + 'static {
     /// A cache of `blocks` KV blocks.
     fn kv_cache(&self, spec: &KvSpec, blocks: usize) -> Result<Self::KvCache, BackendError>;
 
-    /// out[r] = table[tokens[r]].
+    /// `out[r] = table[tokens[r]]`.
     fn embed(&mut self, table: &Self::Matrix, tokens: &[TokenId], out: &mut Self::Tensor);
     /// residual += delta (when given); out = residual / rms(residual) * weight
     /// (RMSNorm, Zhang & Sennrich 2019).
@@ -156,7 +156,7 @@ pub trait Backend: Send + 'static {
         x: &Self::Tensor,
         out: &mut Self::Tensor,
     );
-    /// Rotary angles of a step, used by all its layers: out[r] = cos then sin of
+    /// Rotary angles of a step, used by all its layers: `out[r]` = cos then sin of
     /// `positions[r] * inv_freq`, both times `scale`; `[rows, rotary_dim]`.
     fn rope_angles(&mut self, inv_freq: &Self::Vector, scale: f32, positions: &[u32], out: &mut Self::Tensor);
     /// In place on q and k of each `qkv` row: per-head RMSNorm (`norms` = q weight, k weight, eps;
@@ -175,7 +175,7 @@ pub trait Backend: Send + 'static {
         layer: usize,
     );
     /// Causal paged attention of every row over its sequence's KV, its own position included:
-    /// out[r] = softmax(scale * q k^T) v, `[rows, heads * head_dim]`. With `window` = w a row
+    /// `out[r] = softmax(scale * q k^T) v`, `[rows, heads * head_dim]`. With `window` = w a row
     /// at position p sees positions > p - w only. q is read from the fused `qkv` rows.
     #[allow(clippy::too_many_arguments)]
     fn attention(
@@ -191,7 +191,7 @@ pub trait Backend: Send + 'static {
     );
     /// `gate_up` rows are gate then up: out = silu(gate) * up.
     fn silu_mul(&mut self, gate_up: &Self::Tensor, out: &mut Self::Tensor);
-    /// out[i] = x[rows[i]].
+    /// `out[i] = x[rows[i]]`.
     fn gather_rows(&mut self, x: &Self::Tensor, rows: &[u32], out: &mut Self::Tensor);
     /// The tensor's current rows on the host, row-major.
     fn read<'a>(&'a mut self, x: &'a Self::Tensor) -> &'a [f32];

@@ -60,8 +60,10 @@ impl DeviceExecutor {
             .name("executor".into())
             .spawn(move || {
                 while let Ok(plan) = inbox.recv() {
-                    let result = catch_unwind(AssertUnwindSafe(|| device.step(&plan)))
-                        .unwrap_or_else(|panic| Err(ExecutorError(format!("step panicked: {}", message(&panic)))));
+                    let result =
+                        catch_unwind(AssertUnwindSafe(|| device.step(&plan))).unwrap_or_else(|panic| {
+                            Err(ExecutorError(format!("step panicked: {}", message(&panic))))
+                        });
                     if outbox.send(result).is_err() {
                         return;
                     }

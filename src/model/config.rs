@@ -94,7 +94,10 @@ impl ModelConfig {
             ));
         }
         if head_dim % 8 != 0 || head_dim > 256 {
-            return Err(ConfigError::new("head_dim", format!("must be a multiple of 8 up to 256, got {head_dim}")));
+            return Err(ConfigError::new(
+                "head_dim",
+                format!("must be a multiple of 8 up to 256, got {head_dim}"),
+            ));
         }
         if let Some(act) = config.string("hidden_act")?
             && act != "silu"
@@ -107,7 +110,9 @@ impl ModelConfig {
         let attention_bias = config.flag("attention_bias")?;
         let (qkv_bias, o_bias) = match family {
             Family::Qwen2 => (attention_bias.unwrap_or(true), false),
-            Family::Llama | Family::Qwen3 => (attention_bias.unwrap_or(false), attention_bias.unwrap_or(false)),
+            Family::Llama | Family::Qwen3 => {
+                (attention_bias.unwrap_or(false), attention_bias.unwrap_or(false))
+            }
         };
         let rope = Rope::from_config(&config)?;
         let trained = config.size_or("max_position_embeddings", 2048)?;
@@ -148,9 +153,16 @@ fn family(config: &Fields<'_>) -> Result<Family, ConfigError> {
     };
     let supported = || ARCHITECTURES.map(|(name, _)| name).join(", ");
     match named {
-        Some(name) => ARCHITECTURES.iter().find(|(known, _)| *known == name).map(|(_, family)| *family).ok_or_else(|| {
-            ConfigError::new("architectures", format!("`{name}` is not supported; supported: {}", supported()))
-        }),
+        Some(name) => {
+            ARCHITECTURES.iter().find(|(known, _)| *known == name).map(|(_, family)| *family).ok_or_else(
+                || {
+                    ConfigError::new(
+                        "architectures",
+                        format!("`{name}` is not supported; supported: {}", supported()),
+                    )
+                },
+            )
+        }
         None => match config.string("model_type")? {
             Some("llama") => Ok(Family::Llama),
             Some("qwen2") => Ok(Family::Qwen2),
@@ -246,7 +258,9 @@ impl<'a> Fields<'a> {
 
     pub(crate) fn positive(&self, field: &str) -> Result<Option<f64>, ConfigError> {
         match self.number(field)? {
-            Some(number) if number <= 0.0 => Err(self.error(field, format!("must be greater than 0, got {number}"))),
+            Some(number) if number <= 0.0 => {
+                Err(self.error(field, format!("must be greater than 0, got {number}")))
+            }
             number => Ok(number),
         }
     }
@@ -258,10 +272,13 @@ impl<'a> Fields<'a> {
     fn size_if_given(&self, field: &str) -> Result<Option<usize>, ConfigError> {
         match self.get(field) {
             None => Ok(None),
-            Some(value) => match value.as_u64() {
-                Some(size) if size >= 1 && size <= SIZE_MAX as u64 => Ok(Some(size as usize)),
-                _ => Err(self.error(field, format!("must be a whole number from 1 to {SIZE_MAX}, got {value}"))),
-            },
+            Some(value) => {
+                match value.as_u64() {
+                    Some(size) if size >= 1 && size <= SIZE_MAX as u64 => Ok(Some(size as usize)),
+                    _ => Err(self
+                        .error(field, format!("must be a whole number from 1 to {SIZE_MAX}, got {value}"))),
+                }
+            }
         }
     }
 

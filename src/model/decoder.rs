@@ -136,7 +136,8 @@ impl<B: Backend> Layer<B> {
     fn load(backend: &B, c: &ModelConfig, weights: Weights<'_>, index: usize) -> Result<Self, LoadError> {
         let name = |part: &str| format!("model.layers.{index}.{part}");
         let get = |part: &str, shape: &[usize]| weights.get(&name(part), shape);
-        let vector = |part: &str, size: usize| -> Result<_, LoadError> { Ok(backend.vector(&[get(part, &[size])?])?) };
+        let vector =
+            |part: &str, size: usize| -> Result<_, LoadError> { Ok(backend.vector(&[get(part, &[size])?])?) };
         let (q, kv) = (c.heads.q_dim(), c.heads.kv_heads * c.heads.head_dim);
         let qkv_bias = match c.qkv_bias {
             true => Some(backend.vector(&[
@@ -256,5 +257,9 @@ fn from_f32(name: &str, values: &[f32]) -> crate::checkpoint::TensorData<'static
 }
 
 fn read_f32(tensor: &crate::checkpoint::TensorData<'_>) -> Vec<f32> {
-    tensor.data.chunks_exact(4).map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])).collect()
+    tensor
+        .data
+        .chunks_exact(4)
+        .map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+        .collect()
 }

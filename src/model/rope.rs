@@ -76,16 +76,19 @@ impl Rope {
         if parameters.number("partial_rotary_factor")?.unwrap_or(1.0) != 1.0
             || config.number("partial_rotary_factor")?.unwrap_or(1.0) != 1.0
         {
-            return Err(ConfigError::new("partial_rotary_factor", "other than 1 is not supported for this family"));
+            return Err(ConfigError::new(
+                "partial_rotary_factor",
+                "other than 1 is not supported for this family",
+            ));
         }
         let kind = match parameters.string("rope_type")? {
             Some(kind) => kind,
             None => parameters.string("type")?.unwrap_or("default"),
         };
         let need = |field: &str| {
-            parameters
-                .positive(field)?
-                .ok_or_else(|| ConfigError::new(format!("{path}.{field}"), format!("is required by rope type {kind}")))
+            parameters.positive(field)?.ok_or_else(|| {
+                ConfigError::new(format!("{path}.{field}"), format!("is required by rope type {kind}"))
+            })
         };
         let scaling = match kind {
             "default" => RopeScaling::Default,
@@ -112,7 +115,9 @@ impl Rope {
                 let attention = match parameters.positive("attention_factor")? {
                     Some(given) => given,
                     None => match (parameters.number("mscale")?, parameters.number("mscale_all_dim")?) {
-                        (Some(m), Some(all)) if m != 0.0 && all != 0.0 => mscale(factor, m) / mscale(factor, all),
+                        (Some(m), Some(all)) if m != 0.0 && all != 0.0 => {
+                            mscale(factor, m) / mscale(factor, all)
+                        }
                         _ => mscale(factor, 1.0),
                     },
                 };

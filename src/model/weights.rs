@@ -53,7 +53,11 @@ impl<'a> Weights<'a> {
             Weights::Dummy { seed } => dummy(*seed, name, shape),
         };
         if tensor.shape != shape {
-            return Err(LoadError::Shape { name: name.into(), found: tensor.shape, expected: shape.to_vec() });
+            return Err(LoadError::Shape {
+                name: name.into(),
+                found: tensor.shape,
+                expected: shape.to_vec(),
+            });
         }
         Ok(tensor)
     }

@@ -72,7 +72,8 @@ async fn one_by_one_and_all_at_once(name: &str, golden: &str) {
         check(name, &golden, index, status, &answer);
     }
     let bodies: Vec<Value> = cases.iter().map(request).collect();
-    let answers = futures_util::future::join_all(bodies.iter().map(|body| server.post("/v1/completions", body))).await;
+    let answers =
+        futures_util::future::join_all(bodies.iter().map(|body| server.post("/v1/completions", body))).await;
     for (index, (status, answer)) in answers.iter().enumerate() {
         check(name, &golden, index, *status, answer);
     }
@@ -132,13 +133,21 @@ async fn gguf_files_of_every_type() {
 async fn the_demo_checkpoint_answers_as_transformers_does() {
     let Some(file) = crate::support::demo_checkpoint() else { return };
     let golden = golden("demo.json");
-    let server = Server::start(&["--model", &format!("tiny={}", file.display()), "--kv-cache-memory", "256M"]);
+    let server =
+        Server::start(&["--model", &format!("tiny={}", file.display()), "--kv-cache-memory", "256M"]);
     for (index, case) in golden["cases"].as_array().expect("cases").iter().enumerate() {
         let (status, answer) = server.post("/v1/completions", &request(case)).await;
         check("demo", &golden, index, status, &answer);
         let (status, tokens) = server
-            .post("/tokenize", &json!({"model": "tiny", "messages": case["messages"], "add_generation_prompt": true}))
+            .post(
+                "/tokenize",
+                &json!({"model": "tiny", "messages": case["messages"], "add_generation_prompt": true}),
+            )
             .await;
-        assert_eq!((status, &tokens["tokens"]), (200, &case["prompt"]), "demo, case {index}: the rendered prompt");
+        assert_eq!(
+            (status, &tokens["tokens"]),
+            (200, &case["prompt"]),
+            "demo, case {index}: the rendered prompt"
+        );
     }
 }

@@ -14,7 +14,9 @@ pub fn golden_dir(name: &str) -> PathBuf {
 pub fn demo_checkpoint() -> Option<PathBuf> {
     let file = std::env::var_os("NOVASTACK_DEMO_GGUF").map(PathBuf::from);
     if file.is_none() {
-        eprintln!("SKIPPED: the demo checkpoint is not here; set NOVASTACK_DEMO_GGUF=$(scripts/demo_checkpoint.sh)");
+        eprintln!(
+            "SKIPPED: the demo checkpoint is not here; set NOVASTACK_DEMO_GGUF=$(scripts/demo_checkpoint.sh)"
+        );
     }
     file
 }

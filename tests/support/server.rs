@@ -41,8 +41,12 @@ impl Server {
         let stdout = BufReader::new(child.stdout.take().expect("piped"));
         let stderr = BufReader::new(child.stderr.take().expect("piped"));
         let out = lines.clone();
-        std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| out.send(Ok(line))));
-        std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| lines.send(Err(line))));
+        std::thread::spawn(move || {
+            stdout.lines().map_while(Result::ok).try_for_each(|line| out.send(Ok(line)))
+        });
+        std::thread::spawn(move || {
+            stderr.lines().map_while(Result::ok).try_for_each(|line| lines.send(Err(line)))
+        });
         let mut log = String::new();
         loop {
             match inbox.recv_timeout(READY_TIMEOUT) {
@@ -66,7 +70,8 @@ impl Server {
 
     /// POSTs JSON; the status and the JSON answer.
     pub async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
-        let response = self.client.post(format!("{}{path}", self.url)).json(body).send().await.expect("an answer");
+        let response =
+            self.client.post(format!("{}{path}", self.url)).json(body).send().await.expect("an answer");
         let status = response.status().as_u16();
         (status, response.json().await.expect("a JSON answer"))
     }

@@ -6,7 +6,7 @@ use super::simd::{Isa, Kernel, LANES, Simd};
 use super::tensor::Tensor;
 use crate::protocol::TokenId;
 
-/// out[r] = table[tokens[r]].
+/// `out[r] = table[tokens[r]]`.
 pub fn embed(pool: &mut ThreadPool, table: &Matrix, tokens: &[TokenId], out: &mut Tensor) {
     let columns = table.cols;
     let out = out.set_rows(tokens.len(), columns);
@@ -18,7 +18,7 @@ pub fn embed(pool: &mut ThreadPool, table: &Matrix, tokens: &[TokenId], out: &mu
     });
 }
 
-/// out[i] = x[rows[i]].
+/// `out[i] = x[rows[i]]`.
 pub fn gather_rows(x: &Tensor, rows: &[u32], out: &mut Tensor) {
     let columns = x.columns();
     let out = out.set_rows(rows.len(), columns);

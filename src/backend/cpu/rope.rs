@@ -11,7 +11,7 @@ use crate::backend::{HeadLayout, KvDtype, RopeStyle};
 /// The weights of q's and k's norm, and its epsilon.
 type Norms<'a> = Option<(&'a Vector, &'a Vector, f32)>;
 
-/// out[r] = cos then sin of `positions[r] * inv_freq`, both times `scale`; all in f32, as
+/// `out[r]` = cos then sin of `positions[r] * inv_freq`, both times `scale`; all in f32, as
 /// transformers does.
 pub fn rope_angles(
     pool: &mut ThreadPool,
