@@ -4,13 +4,16 @@
 //! the tile: eight `vpdpbusd` with the activations broadcast from memory, then scale and add.
 //! Float: up to 16 sums in registers, two columns at a time.
 
+// Loops of constant length over several arrays at once; an index says it best.
+#![allow(clippy::needless_range_loop)]
+
 use std::arch::x86_64::*;
 
 use crate::checkpoint::Dtype;
 
 use super::activations::{self, PLANE_SCALE, PLANE_SUM, WORDS, zero_planes};
 use super::kernel::*;
-use super::layout::{LANES, STEP, SUPER, Scales};
+use super::layout::{LANES, SUPER, Scales};
 
 /// See [`QuantTile`].
 pub(super) fn quant_tile(dtype: Dtype, rows: usize) -> QuantTile {
@@ -35,82 +38,149 @@ pub(super) fn quantise_rows(x: &[f32], stride: usize, rows: usize, out: &mut [i3
 /// A group's codes, one byte each, by step; undoes `layout::pack`.
 ///
 /// # Safety
-/// `p` points to the group's `BITS * 64` bytes.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-#[inline]
+/// `p` points to the group's `bits * 64` bytes, and the machine has this path.
+#[inline(always)]
 unsafe fn unpack(bits: usize, p: *const u8) -> [__m512i; 8] {
     /// mask ? a : b, bit by bit.
     const SELECT: i32 = 0xca;
-    // SAFETY: below, `i < bits`.
-    let v = |i: usize| unsafe { _mm512_loadu_si512(p.add(i * STEP).cast()) };
-    let m = |byte: i8| _mm512_set1_epi8(byte);
-    match bits {
-        4 => {
-            let low = [v(0), v(1), v(2), v(3)];
-            std::array::from_fn(|s| {
-                let nibbles = if s < 4 { low[s] } else { _mm512_srli_epi32(low[s - 4], 4) };
-                _mm512_and_si512(nibbles, m(15))
-            })
-        }
-        5 => {
-            let w = [v(0), v(1), v(2), v(3), v(4)];
-            let joined = |low: __m512i, high: __m512i| {
-                let both = _mm512_ternarylogic_epi32(m(7), _mm512_srli_epi32(low, 5), high, SELECT);
-                _mm512_and_si512(both, m(31))
+    // SAFETY: only the vectors below `bits` are read.
+    unsafe {
+        let p: *const __m512i = p.cast();
+        macro_rules! v {
+            ($i:expr) => {
+                _mm512_loadu_si512(p.add($i))
             };
-            let bit3 = _mm512_srli_epi32(w[1], 2);
-            let bit4 = _mm512_srli_epi32(w[3], 1);
-            let [c0, c1, c2, c3, c4] = w.map(|w| _mm512_and_si512(w, m(31)));
-            [
-                c0,
-                c1,
-                c2,
-                c3,
-                c4,
-                joined(w[0], _mm512_srli_epi32(w[1], 3)),
-                joined(w[2], _mm512_srli_epi32(w[3], 3)),
-                joined(w[4], _mm512_ternarylogic_epi32(m(8), bit3, bit4, SELECT)),
-            ]
         }
-        6 => {
-            let w = [v(0), v(1), v(2), v(3), v(4), v(5)];
-            let joined = |a: __m512i, b: __m512i, c: __m512i| {
-                let (a, b, c) = (_mm512_srli_epi32(a, 6), _mm512_srli_epi32(b, 4), _mm512_srli_epi32(c, 2));
-                let ab = _mm512_ternarylogic_epi32(m(3), a, b, SELECT);
-                _mm512_and_si512(_mm512_ternarylogic_epi32(m(15), ab, c, SELECT), m(63))
+        macro_rules! and {
+            ($v:expr, $byte:expr) => {
+                _mm512_and_si512($v, _mm512_set1_epi8($byte))
             };
-            let [c0, c1, c2, c3, c4, c5] = w.map(|w| _mm512_and_si512(w, m(63)));
-            [c0, c1, c2, c3, c4, c5, joined(w[0], w[1], w[2]), joined(w[3], w[4], w[5])]
         }
-        _ => std::array::from_fn(v),
+        match bits {
+            4 => {
+                let (a, b, c, d) = (v!(0), v!(1), v!(2), v!(3));
+                macro_rules! high {
+                    ($v:expr) => {
+                        and!(_mm512_srli_epi32($v, 4), 15)
+                    };
+                }
+                [and!(a, 15), and!(b, 15), and!(c, 15), and!(d, 15), high!(a), high!(b), high!(c), high!(d)]
+            }
+            5 => {
+                let (a, b, c, d, e) = (v!(0), v!(1), v!(2), v!(3), v!(4));
+                macro_rules! joined {
+                    ($low:expr, $high:expr) => {
+                        and!(
+                            _mm512_ternarylogic_epi32::<SELECT>(
+                                _mm512_set1_epi8(7),
+                                _mm512_srli_epi32($low, 5),
+                                $high
+                            ),
+                            31
+                        )
+                    };
+                }
+                let (bit3, bit4) = (_mm512_srli_epi32(b, 2), _mm512_srli_epi32(d, 1));
+                let bits34 = _mm512_ternarylogic_epi32::<SELECT>(_mm512_set1_epi8(8), bit3, bit4);
+                [
+                    and!(a, 31),
+                    and!(b, 31),
+                    and!(c, 31),
+                    and!(d, 31),
+                    and!(e, 31),
+                    joined!(a, _mm512_srli_epi32(b, 3)),
+                    joined!(c, _mm512_srli_epi32(d, 3)),
+                    joined!(e, bits34),
+                ]
+            }
+            6 => {
+                let (a, b, c, d, e, f) = (v!(0), v!(1), v!(2), v!(3), v!(4), v!(5));
+                macro_rules! joined {
+                    ($a:expr, $b:expr, $c:expr) => {{
+                        let (a, b) = (_mm512_srli_epi32($a, 6), _mm512_srli_epi32($b, 4));
+                        let ab = _mm512_ternarylogic_epi32::<SELECT>(_mm512_set1_epi8(3), a, b);
+                        let c = _mm512_srli_epi32($c, 2);
+                        and!(_mm512_ternarylogic_epi32::<SELECT>(_mm512_set1_epi8(15), ab, c), 63)
+                    }};
+                }
+                [
+                    and!(a, 63),
+                    and!(b, 63),
+                    and!(c, 63),
+                    and!(d, 63),
+                    and!(e, 63),
+                    and!(f, 63),
+                    joined!(a, b, c),
+                    joined!(d, e, f),
+                ]
+            }
+            _ => [v!(0), v!(1), v!(2), v!(3), v!(4), v!(5), v!(6), v!(7)],
+        }
     }
 }
 
 /// # Safety
-/// 32 readable bytes.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-#[inline]
+/// 32 readable bytes, and the machine has this path.
+#[inline(always)]
 unsafe fn halves(p: *const u8) -> __m512 {
     // SAFETY: as the caller says.
-    _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(p.cast()) })
+    unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
 }
 
 /// # Safety
-/// 16 readable bytes.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-#[inline]
+/// 16 readable bytes, and the machine has this path.
+#[inline(always)]
 unsafe fn unsigned(p: *const u8) -> __m512 {
     // SAFETY: as the caller says.
-    _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(unsafe { _mm_loadu_si128(p.cast()) }))
+    unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()))) }
 }
 
 /// # Safety
-/// 16 readable bytes.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-#[inline]
+/// 16 readable bytes, and the machine has this path.
+#[inline(always)]
 unsafe fn signed(p: *const u8) -> __m512 {
     // SAFETY: as the caller says.
-    _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(unsafe { _mm_loadu_si128(p.cast()) }))
+    unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))) }
+}
+
+/// One step of codes against every row: `x` points to the step's word of the first row.
+///
+/// # Safety
+/// `x` is inside a record of R rows, and the machine has this path.
+#[inline(always)]
+unsafe fn step<const R: usize>(dots: &mut [__m512i; R], w: __m512i, x: *const i32) {
+    for row in 0..R {
+        // SAFETY: as the caller says.
+        unsafe { dots[row] = _mm512_dpbusd_epi32(dots[row], w, _mm512_set1_epi32(x.add(row * 8).read())) };
+    }
+}
+
+/// The words of a plane, one a row, as what they are: integers to start from, or floats.
+///
+/// # Safety
+/// `x` points to a record of R rows, and the machine has this path.
+#[inline(always)]
+unsafe fn ints<const R: usize>(x: *const i32, plane: Option<usize>) -> [__m512i; R] {
+    // SAFETY: as the caller says.
+    unsafe {
+        let mut values = [_mm512_setzero_si512(); R];
+        if let Some(plane) = plane {
+            for row in 0..R {
+                values[row] = _mm512_set1_epi32(x.add(R * 8 + plane * R + row).read());
+            }
+        }
+        values
+    }
+}
+
+/// A row's word of a plane of floats.
+///
+/// # Safety
+/// As [`ints`], with `row < R`.
+#[inline(always)]
+unsafe fn value<const R: usize>(x: *const i32, plane: usize, row: usize) -> __m512 {
+    // SAFETY: as the caller says.
+    unsafe { _mm512_set1_ps(x.add(R * 8 + plane * R + row).cast::<f32>().read()) }
 }
 
 /// # Safety
@@ -124,79 +194,79 @@ unsafe fn quant<F: Form, const R: usize>(
     out: *mut [f32; LANES],
 ) {
     let form = const { F::QUANT };
-    let (record, covers) = form.scales.record();
+    let (record, covers) = const { F::QUANT.scales.record() };
+    let code_bytes = const { F::QUANT.code_bytes() };
+    let zero = const { zero_planes(F::QUANT.zero) };
     let mut sums = [_mm512_setzero_ps(); R];
     for group in 0..groups {
         // SAFETY: every read below is inside this group's codes, its scale record or its
         // activation record, of which the caller has `groups`.
         unsafe {
-            let w = unpack(form.bits, codes.add(group * form.code_bytes()));
+            let x = x.add(group * R * WORDS);
             let scales = scales.add(group / covers * record);
             let factors = group % SUPER * 2 * LANES;
-            let x = x.add(group * R * WORDS);
-            let plane = |index: usize, row: usize| x.add(R * 8 + index * R + row);
-            let value = |index: usize, row: usize| _mm512_set1_ps(plane(index, row).cast::<f32>().read());
-            let dot = |row: usize, from: usize, to: usize, zero: Option<usize>| {
-                let mut dot = match zero {
-                    Some(zero) => _mm512_set1_epi32(plane(zero, row).read()),
-                    None => _mm512_setzero_si512(),
-                };
-                for (step, w) in w.iter().enumerate().take(to).skip(from) {
-                    dot = _mm512_dpbusd_epi32(dot, *w, _mm512_set1_epi32(x.add(row * 8 + step).read()));
+            let [w0, w1, w2, w3, w4, w5, w6, w7] = unpack(form.bits, codes.add(group * code_bytes));
+            let mut dots = ints::<R>(x, zero.map(|z| z.0));
+            step(&mut dots, w0, x);
+            step(&mut dots, w1, x.add(1));
+            step(&mut dots, w2, x.add(2));
+            step(&mut dots, w3, x.add(3));
+            let d = halves(scales);
+            if form.scales == Scales::Halves {
+                let low = _mm512_mul_ps(d, signed(scales.add(32 + factors)));
+                let high = _mm512_mul_ps(d, signed(scales.add(32 + factors + LANES)));
+                let mut second = ints::<R>(x, zero.map(|z| z.1));
+                step(&mut second, w4, x.add(4));
+                step(&mut second, w5, x.add(5));
+                step(&mut second, w6, x.add(6));
+                step(&mut second, w7, x.add(7));
+                for row in 0..R {
+                    let part = _mm512_mul_ps(_mm512_cvtepi32_ps(dots[row]), low);
+                    let part = _mm512_fmadd_ps(_mm512_cvtepi32_ps(second[row]), high, part);
+                    sums[row] = _mm512_fmadd_ps(part, value::<R>(x, PLANE_SCALE, row), sums[row]);
                 }
-                _mm512_cvtepi32_ps(dot)
+                continue;
+            }
+            step(&mut dots, w4, x.add(4));
+            step(&mut dots, w5, x.add(5));
+            step(&mut dots, w6, x.add(6));
+            step(&mut dots, w7, x.add(7));
+            let d = match form.scales {
+                Scales::Super => _mm512_mul_ps(d, unsigned(scales.add(64 + factors))),
+                _ => d,
             };
-            let zero = const { zero_planes(F::QUANT.zero) };
+            for row in 0..R {
+                let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(dots[row]), value::<R>(x, PLANE_SCALE, row));
+                sums[row] = _mm512_fmadd_ps(scaled, d, sums[row]);
+            }
             match form.scales {
-                Scales::Plain => {
-                    let d = halves(scales);
-                    for (row, sum) in sums.iter_mut().enumerate() {
-                        let scaled =
-                            _mm512_mul_ps(dot(row, 0, 8, zero.map(|z| z.0)), value(PLANE_SCALE, row));
-                        *sum = _mm512_fmadd_ps(scaled, d, *sum);
+                Scales::Affine => {
+                    let m = halves(scales.add(32));
+                    for row in 0..R {
+                        sums[row] = _mm512_fmadd_ps(m, value::<R>(x, PLANE_SUM, row), sums[row]);
                     }
                 }
-                Scales::Affine | Scales::Super => {
-                    let (mut d, mut m) = (halves(scales), halves(scales.add(32)));
-                    if form.scales == Scales::Super {
-                        d = _mm512_mul_ps(d, unsigned(scales.add(64 + factors)));
-                        m = _mm512_mul_ps(m, unsigned(scales.add(64 + factors + LANES)));
-                    }
-                    for (row, sum) in sums.iter_mut().enumerate() {
-                        let scaled = _mm512_mul_ps(dot(row, 0, 8, None), value(PLANE_SCALE, row));
-                        *sum = _mm512_fmadd_ps(scaled, d, *sum);
-                        *sum = if form.scales == Scales::Super {
-                            _mm512_fnmadd_ps(m, value(PLANE_SUM, row), *sum)
-                        } else {
-                            _mm512_fmadd_ps(m, value(PLANE_SUM, row), *sum)
-                        };
+                Scales::Super => {
+                    let m = _mm512_mul_ps(halves(scales.add(32)), unsigned(scales.add(64 + factors + LANES)));
+                    for row in 0..R {
+                        sums[row] = _mm512_fnmadd_ps(m, value::<R>(x, PLANE_SUM, row), sums[row]);
                     }
                 }
-                Scales::Halves => {
-                    let d = halves(scales);
-                    let low = _mm512_mul_ps(d, signed(scales.add(32 + factors)));
-                    let high = _mm512_mul_ps(d, signed(scales.add(32 + factors + LANES)));
-                    for (row, sum) in sums.iter_mut().enumerate() {
-                        let part = _mm512_mul_ps(dot(row, 0, 4, zero.map(|z| z.0)), low);
-                        let part = _mm512_fmadd_ps(dot(row, 4, 8, zero.map(|z| z.1)), high, part);
-                        *sum = _mm512_fmadd_ps(part, value(PLANE_SCALE, row), *sum);
-                    }
-                }
+                Scales::Plain | Scales::Halves => {}
             }
         }
     }
-    for (row, sum) in sums.iter().enumerate() {
+    for row in 0..R {
         // SAFETY: the caller's result has R rows of 16.
-        unsafe { _mm512_storeu_ps(out.add(row).cast(), *sum) };
+        unsafe { _mm512_storeu_ps(out.add(row).cast(), sums[row]) };
     }
 }
 
 /// Two columns of a panel, widened.
 ///
 /// # Safety
-/// `p` points to a pair of columns.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-#[inline]
+/// `p` points to a pair of columns, and the machine has this path.
+#[inline(always)]
 unsafe fn pair(dtype: Dtype, p: *const u8) -> [__m512; 2] {
     // SAFETY: a pair is 128 bytes of f32 or 64 of the 16-bit types.
     unsafe {
@@ -212,10 +282,26 @@ unsafe fn pair(dtype: Dtype, p: *const u8) -> [__m512; 2] {
     }
 }
 
+/// A column of P panels against every row.
+///
 /// # Safety
-/// As [`FloatTile`] with P panels.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-#[inline]
+/// `x` points to R values, and the machine has this path.
+#[inline(always)]
+unsafe fn column<const R: usize, const P: usize>(sums: &mut [[__m512; P]; R], w: [__m512; P], x: *const f32) {
+    for row in 0..R {
+        // SAFETY: as the caller says.
+        unsafe {
+            let x = _mm512_set1_ps(x.add(row).read());
+            for p in 0..P {
+                sums[row][p] = _mm512_fmadd_ps(w[p], x, sums[row][p]);
+            }
+        }
+    }
+}
+
+/// # Safety
+/// As [`FloatTile`] with P panels, and the machine has this path.
+#[inline(always)]
 unsafe fn float<F: Form, const R: usize, const P: usize>(
     panel: *const u8,
     stride: usize,
@@ -224,44 +310,29 @@ unsafe fn float<F: Form, const R: usize, const P: usize>(
     out: *mut [f32; LANES],
 ) {
     let bytes = const { 2 * LANES * F::DTYPE.block().1 };
-    // SAFETY: the caller's sums are P x R rows of 16.
-    let at = |p: usize, row: usize| unsafe { out.add(p * R + row).cast::<f32>() };
-    let mut sums = [[_mm512_setzero_ps(); P]; R];
-    for (row, sums) in sums.iter_mut().enumerate() {
-        for (p, sum) in sums.iter_mut().enumerate() {
-            // SAFETY: as above.
-            *sum = unsafe { _mm512_loadu_ps(at(p, row)) };
-        }
-    }
-    let columns = |index: usize| {
-        let mut w = [[_mm512_setzero_ps(); 2]; P];
-        for (p, w) in w.iter_mut().enumerate() {
-            // SAFETY: P panels of `cols` columns, padded to pairs.
-            *w = unsafe { pair(F::DTYPE, panel.add(p * stride + index * bytes)) };
-        }
-        w
-    };
-    let add = |sums: &mut [[__m512; P]; R], w: &[[__m512; 2]; P], column: usize| {
-        for (row, sums) in sums.iter_mut().enumerate() {
-            // SAFETY: the caller has `cols` columns of R activations.
-            let x = _mm512_set1_ps(unsafe { x.add(column * R + row).read() });
-            for (sum, w) in sums.iter_mut().zip(w) {
-                *sum = _mm512_fmadd_ps(w[column % 2], x, *sum);
+    // SAFETY: the caller's sums are P x R rows of 16, its panels have `cols` columns, padded to
+    // pairs, and there are R activations a column.
+    unsafe {
+        let mut sums = [[_mm512_setzero_ps(); P]; R];
+        for row in 0..R {
+            for p in 0..P {
+                sums[row][p] = _mm512_loadu_ps(out.add(p * R + row).cast());
             }
         }
-    };
-    for k in 0..cols / 2 {
-        let w = columns(k);
-        add(&mut sums, &w, 2 * k);
-        add(&mut sums, &w, 2 * k + 1);
-    }
-    if cols % 2 == 1 {
-        add(&mut sums, &columns(cols / 2), cols - 1);
-    }
-    for (row, sums) in sums.iter().enumerate() {
-        for (p, sum) in sums.iter().enumerate() {
-            // SAFETY: as above.
-            unsafe { _mm512_storeu_ps(at(p, row), *sum) };
+        for k in 0..cols.div_ceil(2) {
+            let [mut even, mut odd] = [[_mm512_setzero_ps(); P]; 2];
+            for p in 0..P {
+                [even[p], odd[p]] = pair(F::DTYPE, panel.add(p * stride + k * bytes));
+            }
+            column(&mut sums, even, x.add(2 * k * R));
+            if 2 * k + 1 < cols {
+                column(&mut sums, odd, x.add((2 * k + 1) * R));
+            }
+        }
+        for row in 0..R {
+            for p in 0..P {
+                _mm512_storeu_ps(out.add(p * R + row).cast(), sums[row][p]);
+            }
         }
     }
 }
