@@ -1,5 +1,6 @@
 //! One integration binary: everything that is tested from outside.
 
+mod api;
 mod checkpoint;
 mod imports;
 mod models;

@@ -153,6 +153,8 @@ pub struct GenerationRequest {
     pub include_stop: bool,
     /// Leave special tokens out of the text.
     pub skip_special: bool,
+    /// Name tokens `token_id:ID` in scores.
+    pub tokens_as_ids: bool,
 }
 
 /// A bound on the output.
@@ -251,6 +253,7 @@ struct TextOptions {
     stop_tokens: Vec<TokenId>,
     include_stop: bool,
     logprobs: bool,
+    tokens_as_ids: bool,
 }
 
 /// A choice on its way to text.
@@ -276,6 +279,7 @@ impl Generation {
             stop_tokens: request.sampling.stop_tokens.clone(),
             include_stop: request.include_stop,
             logprobs: request.sampling.logprobs.is_some(),
+            tokens_as_ids: request.tokens_as_ids,
         };
         let mut streams = Vec::with_capacity(request.prompts.len());
         let mut usage = Usage::default();
@@ -429,9 +433,14 @@ impl ChoiceText {
 
 impl TextOptions {
     fn token_text(&self, id: TokenId) -> (String, Vec<u8>) {
-        match &self.tokenizer {
+        let (text, bytes) = match &self.tokenizer {
             Some(tokenizer) => tokenizer.token_text(id),
-            None => (format!("token_id:{id}"), Vec::new()),
+            None => Default::default(),
+        };
+        if self.tokens_as_ids || self.tokenizer.is_none() {
+            (format!("token_id:{id}"), bytes)
+        } else {
+            (text, bytes)
         }
     }
 

@@ -110,8 +110,6 @@ mod tests {
 
     #[tokio::test]
     async fn silence_is_filled_and_the_end_is_the_end() {
-        // A source restarted by each keep-alive would never finish a wait of 200 ms: the first
-        // wait is shorter than the interval, the end comes by itself.
         assert_eq!(text(Steps { waits_ms: vec![0, 10], fail: false }).await, "data: 10\n\ndata: 0\n\n");
         let failed = text(Steps { waits_ms: vec![0], fail: true }).await;
         assert!(failed.starts_with("data: 0\n\ndata: {\"error\":{"), "{failed}");

@@ -109,10 +109,8 @@ impl ChatTemplate {
         let mut variables = self.special_tokens.clone();
         variables.extend(input.extra.clone());
         variables.insert("messages".into(), messages.into());
-        variables.insert(
-            "tools".into(),
-            if input.tools.is_empty() { Value::Null } else { json!(input.tools) },
-        );
+        variables
+            .insert("tools".into(), if input.tools.is_empty() { Value::Null } else { json!(input.tools) });
         variables.entry("documents").or_insert(Value::Null);
         variables.insert("add_generation_prompt".into(), input.add_generation_prompt.into());
         let mut prompt = self.jinja.render(variables, now)?;
@@ -133,7 +131,8 @@ fn prepare(message: &Value) -> Result<Value, String> {
         fields.iter().filter(|(_, value)| !value.is_null()).map(|(k, v)| (k.clone(), v.clone())).collect();
     let reasoning = REASONING_FIELDS.iter().find_map(|name| fields.get(*name)).cloned();
     if let Some(reasoning) = reasoning {
-        fields.entry("thinking").or_insert_with(|| reasoning.clone());
+        // In transformers' order, which shows where a template writes the message as a whole.
+        fields.shift_insert(0, "thinking".into(), fields.get("thinking").unwrap_or(&reasoning).clone());
         fields.insert("reasoning_content".into(), reasoning);
     }
     Ok(fields.into())

@@ -51,7 +51,7 @@ impl Detokenizer {
 
     /// One more token. After a stop string nothing comes any more.
     pub fn push(&mut self, token: TokenId) -> TextDelta {
-        if self.stops.found || (self.skip_special && self.tokenizer.is_special(token)) {
+        if self.stops.ended || (self.skip_special && self.tokenizer.is_special(token)) {
             return TextDelta::default();
         }
         let text = self.decoding.push(&self.tokenizer, token);
@@ -60,7 +60,7 @@ impl Detokenizer {
 
     /// The output has ended: whatever was held back.
     pub fn finish(&mut self) -> String {
-        if self.stops.found {
+        if self.stops.ended {
             return String::new();
         }
         let rest = self.decoding.finish(&self.tokenizer);
@@ -143,8 +143,9 @@ fn take_whole_characters(held: &mut Vec<u8>) -> String {
 fn window_text(tokenizer: &Tokenizer, ids: &[TokenId], shown: usize) -> String {
     let decode = |ids: &[TokenId]| tokenizer.decode(ids, false).unwrap_or_default();
     let (context, all) = (decode(&ids[..shown]), decode(ids));
-    let common = all.bytes().zip(context.bytes()).take_while(|(a, b)| a == b).count();
-    all[all.floor_char_boundary(common)..].to_owned()
+    let same = all.chars().zip(context.chars()).take_while(|(a, b)| a == b);
+    let common: usize = same.map(|(c, _)| c.len_utf8()).sum();
+    all[common..].to_owned()
 }
 
 /// Finds stop strings in a growing text and holds back what may become one.
@@ -154,7 +155,8 @@ struct Stops {
     include_stop: bool,
     /// The longest suffix of the text that begins a stop string.
     held: String,
-    found: bool,
+    /// A stop string was found or the output is over.
+    ended: bool,
 }
 
 /// Knuth, Morris and Pratt's search for one string.
@@ -196,7 +198,7 @@ impl Search {
 impl Stops {
     fn new(stops: Vec<String>, include_stop: bool) -> Self {
         let searches = stops.into_iter().filter(|stop| !stop.is_empty()).map(Search::new).collect();
-        Self { searches, include_stop, held: String::new(), found: false }
+        Self { searches, include_stop, held: String::new(), ended: false }
     }
 
     fn push(&mut self, text: &str) -> TextDelta {
@@ -212,7 +214,7 @@ impl Stops {
             if let Some(stop) = longest {
                 let end = before + index + 1;
                 self.held.truncate(if self.include_stop { end } else { end - stop.len() });
-                self.found = true;
+                self.ended = true;
                 return TextDelta { text: std::mem::take(&mut self.held), stopped: Some(stop.to_owned()) };
             }
         }
@@ -223,6 +225,7 @@ impl Stops {
     }
 
     fn finish(&mut self) -> String {
-        if self.found { String::new() } else { std::mem::take(&mut self.held) }
+        self.ended = true;
+        std::mem::take(&mut self.held)
     }
 }

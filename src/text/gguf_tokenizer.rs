@@ -156,9 +156,7 @@ fn family(pre: &str) -> Result<Family, String> {
     let bytes = || ByteLevel::new(false, true, false).into();
     let digits = || Digits::new(true).into();
     let (nfc, ignore_merges, steps) = match pre {
-        "qwen2" | "deepseek-r1-qwen" => {
-            (true, false, vec![split(&words_and_numbers(r"\p{N}"))?, bytes()])
-        }
+        "qwen2" | "deepseek-r1-qwen" => (true, false, vec![split(&words_and_numbers(r"\p{N}"))?, bytes()]),
         "llama-bpe" | "llama3" | "llama-v3" => {
             (false, true, vec![split(&words_and_numbers(r"\p{N}{1,3}"))?, bytes()])
         }

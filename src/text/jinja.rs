@@ -46,7 +46,7 @@ impl Jinja {
             if value.is_undefined() {
                 return Ok(());
             }
-            out.write_str(&python::to_str(value)).map_err(|_| too_long())
+            out.write_str(&python::to_str(value)).map_err(Error::from)
         });
         environment.add_filter("tojson", python::tojson);
         environment.add_filter("string", |value: &Value| python::to_str(value));
@@ -78,11 +78,13 @@ impl Jinja {
         });
         let variables = variables.into_iter().map(|(name, value)| (name, python::from_json(value)));
         let variables = Value::from_pairs(variables.chain([("strftime_now".to_owned(), strftime_now)]));
-        let mut output = Bounded(Vec::new());
-        template
-            .render_captured_to(variables, &mut output)
-            .map_err(|error| describe(&error))?;
-        String::from_utf8(output.0).map_err(|error| error.to_string())
+        let mut output = Bounded::default();
+        let rendered = template.render_captured_to(variables, &mut output);
+        if output.full {
+            return Err(format!("the prompt is longer than {OUTPUT_BYTES_MAX} bytes"));
+        }
+        rendered.map_err(|error| describe(&error))?;
+        String::from_utf8(output.bytes).map_err(|error| error.to_string())
     }
 }
 
@@ -101,19 +103,20 @@ fn describe(error: &Error) -> String {
     error.to_string()
 }
 
-fn too_long() -> Error {
-    Error::new(ErrorKind::WriteFailure, format!("the prompt is longer than {OUTPUT_BYTES_MAX} bytes"))
-}
-
 /// A buffer that refuses to grow past [`OUTPUT_BYTES_MAX`].
-struct Bounded(Vec<u8>);
+#[derive(Default)]
+struct Bounded {
+    bytes: Vec<u8>,
+    full: bool,
+}
 
 impl Write for Bounded {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        if self.0.len() + bytes.len() > OUTPUT_BYTES_MAX {
-            return Err(std::io::Error::other(too_long()));
+        self.full |= self.bytes.len() + bytes.len() > OUTPUT_BYTES_MAX;
+        if self.full {
+            return Err(std::io::ErrorKind::FileTooLarge.into());
         }
-        self.0.extend_from_slice(bytes);
+        self.bytes.extend_from_slice(bytes);
         Ok(bytes.len())
     }
 

@@ -50,8 +50,10 @@ fn repr(value: &Value) -> String {
             }
         }
         ValueKind::Map => {
-            let fields: Vec<_> =
-                fields(value).iter().map(|(name, value)| format!("{}: {}", repr(name), repr(value))).collect();
+            let fields: Vec<_> = fields(value)
+                .iter()
+                .map(|(name, value)| format!("{}: {}", repr(name), repr(value)))
+                .collect();
             format!("{{{}}}", fields.join(", "))
         }
         _ => value.to_string(),
@@ -94,7 +96,13 @@ fn number(value: &Value) -> String {
 /// Python's shortest digits that read back, with an exponent from 1e16 and below 1e-4.
 fn float_repr(value: f64) -> String {
     if !value.is_finite() {
-        return if value.is_nan() { "nan".into() } else if value > 0.0 { "inf".into() } else { "-inf".into() };
+        return if value.is_nan() {
+            "nan".into()
+        } else if value > 0.0 {
+            "inf".into()
+        } else {
+            "-inf".into()
+        };
     }
     let scientific = format!("{value:e}");
     let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
@@ -131,11 +139,12 @@ pub(super) fn tojson(value: &Value, ensure_ascii: Option<bool>, options: Kwargs)
         }),
     };
     let separators: Option<Value> = options.get("separators")?;
-    let (item, key) = match separators.filter(|separators| !separators.is_none()).as_ref().map(items).as_deref() {
-        None => (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned()),
-        Some([item, key]) => (to_str(item), to_str(key)),
-        Some(_) => return Err(invalid("tojson: separators must be two strings")),
-    };
+    let (item, key) =
+        match separators.filter(|separators| !separators.is_none()).as_ref().map(items).as_deref() {
+            None => (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned()),
+            Some([item, key]) => (to_str(item), to_str(key)),
+            Some(_) => return Err(invalid("tojson: separators must be two strings")),
+        };
     let dumper = JsonDumper {
         ensure_ascii: ensure_ascii.or(options.get("ensure_ascii")?).unwrap_or(false),
         sort_keys: options.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
@@ -289,10 +298,7 @@ pub(super) fn is_iterable(value: &Value) -> bool {
 
 /// Whether a value has a length and items: strings and dicts too.
 pub(super) fn is_sequence(value: &Value) -> bool {
-    matches!(
-        value.kind(),
-        ValueKind::Seq | ValueKind::Map | ValueKind::String | ValueKind::Undefined
-    )
+    matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::String | ValueKind::Undefined)
 }
 
 /// Whether a value can be called: functions and macros are the only plain objects.
@@ -421,8 +427,18 @@ fn split<'a>(
 }
 
 const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October",
-    "November", "December",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
 ];
 
 const DAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];

@@ -93,14 +93,14 @@ impl Tokenizer {
     /// Text to ids. `add_special` adds BOS and the like as the tokenizer's post-processor says;
     /// special tokens written out in the text become their ids.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<TokenId>, TextError> {
-        // The regex engine panics when a match exceeds its retry limit (a run of millions of
-        // spaces does it), which is the caller's text's fault.
+        // The crate's regex binding panics where its engine reports an error, such as a text that
+        // makes it backtrack past its limit.
         let encoded = catch_unwind(AssertUnwindSafe(|| self.inner.encode_fast(text, add_special)));
         match encoded {
             Ok(Ok(encoding)) => Ok(encoding.get_ids().to_vec()),
             Ok(Err(error)) => Err(TextError::Tokenizer(format!("cannot encode the text: {error}"))),
             Err(_) => Err(TextError::Tokenizer(
-                "cannot encode the text: a run of characters is too long for the tokenizer".into(),
+                "cannot encode the text: the tokenizer's pattern matching gave up on it".into(),
             )),
         }
     }

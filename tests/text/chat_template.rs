@@ -81,7 +81,10 @@ fn a_hostile_template_is_an_error() {
     let cases = [
         ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "instructions"),
         ("{% macro m(x) %}{{ m(x) }}{% endmacro %}{{ m(1) }}", "recursion"),
-        ("{% set ns = namespace(s='x' * 1000000) %}{% for i in range(100) %}{{ ns.s }}{% endfor %}", "longer than"),
+        (
+            "{% set ns = namespace(s='x' * 1000000) %}{% for i in range(100) %}{{ ns.s }}{% endfor %}",
+            "longer than",
+        ),
         ("{% if %}", "syntax"),
         ("{{ missing.field }}", "undefined"),
         ("{{ messages.append(1) }}", "append"),

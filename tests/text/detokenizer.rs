@@ -25,7 +25,8 @@ static TOKENIZER: LazyLock<Arc<Tokenizer>> = LazyLock::new(|| {
     let mut token_types = vec![1; tokens.len()];
     tokens.extend(["<|end|>", "<|x|>", "<user>"].map(String::from));
     token_types.extend([3, 3, 4]);
-    let vocab = GgufVocab { model: "gpt2".into(), pre: "gpt-2".into(), tokens, token_types, ..Default::default() };
+    let vocab =
+        GgufVocab { model: "gpt2".into(), pre: "gpt-2".into(), tokens, token_types, ..Default::default() };
     Arc::new(Tokenizer::from_source(&TokenizerSource::Gguf(vocab), &json!({})).unwrap())
 });
 
@@ -43,7 +44,13 @@ fn ids() -> impl Strategy<Value = Vec<u32>> {
 /// Short stops over few characters, so that they overlap each other and token borders.
 fn stops() -> impl Strategy<Value = Vec<String>> {
     proptest::collection::vec(
-        prop_oneof!["[abc]{1,4}", Just("STOP".to_owned()), Just("世".into()), Just("op a".into()), Just("\u{fffd}".into())],
+        prop_oneof![
+            "[abc]{1,4}",
+            Just("STOP".to_owned()),
+            Just("世".into()),
+            Just("op a".into()),
+            Just("\u{fffd}".into())
+        ],
         0..4,
     )
 }
@@ -97,8 +104,7 @@ proptest! {
 
 #[test]
 fn what_may_become_a_stop_string_is_held_back() {
-    let mut detokenizer =
-        Detokenizer::new(TOKENIZER.clone(), true, vec!["abac".into(), "bad".into()], false);
+    let mut detokenizer = Detokenizer::new(TOKENIZER.clone(), true, vec!["abac".into(), "bad".into()], false);
     let mut push = |c: char| detokenizer.push(c as u32);
     for c in "aba".chars() {
         assert_eq!(push(c).text, "");
@@ -126,7 +132,9 @@ fn characters_are_never_split() {
 #[test]
 fn sentencepiece_text_keeps_its_spaces() {
     let mut vocab = serde_json::Map::new();
-    for (id, token) in ["<unk>", "▁Hello", "▁", "wor", "ld", "<0xE4>", "<0xB8>", "<0x96>", "<0xFF>"].iter().enumerate() {
+    for (id, token) in
+        ["<unk>", "▁Hello", "▁", "wor", "ld", "<0xE4>", "<0xB8>", "<0x96>", "<0xFF>"].iter().enumerate()
+    {
         vocab.insert((*token).into(), id.into());
     }
     let json = json!({

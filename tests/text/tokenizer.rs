@@ -40,8 +40,10 @@ fn code(random: &mut Random) -> Vec<String> {
         }
     }
     files.sort();
-    let text: Vec<char> =
-        files.iter().flat_map(|file| std::fs::read_to_string(file).unwrap().chars().collect::<Vec<_>>()).collect();
+    let text: Vec<char> = files
+        .iter()
+        .flat_map(|file| std::fs::read_to_string(file).unwrap().chars().collect::<Vec<_>>())
+        .collect();
     let mut pieces = Vec::new();
     for _ in 0..STRINGS / 5 {
         let start = random.below(text.len());
@@ -63,21 +65,41 @@ fn strings(special: &[String]) -> Vec<String> {
     let pool = all.clone();
     all.extend(special.iter().cloned());
     all.extend(code(&mut random));
-    all.extend(["a", " ", "\n", "\t", "1", "世", "é", "e\u{301}", "!", "\u{200d}", "👍", "\0", "\r\n"].iter().flat_map(
-        |unit| [2, 3, 5, 17, 100, 1000].map(|times| unit.repeat(times)),
-    ));
+    all.extend(
+        ["a", " ", "\n", "\t", "1", "世", "é", "e\u{301}", "!", "\u{200d}", "👍", "\0", "\r\n"]
+            .iter()
+            .flat_map(|unit| [2, 3, 5, 17, 100, 1000].map(|times| unit.repeat(times))),
+    );
     let ranges = [
-        0x20..0x7f, 0x0..0x20, 0x80..0x180, 0x300..0x370, 0x370..0x530, 0x590..0x780, 0x900..0xd80, 0x1100..0x1200,
-        0x1e00..0x2000, 0x2000..0x2070, 0x2190..0x2700, 0x3000..0x3100, 0x4e00..0x9fff, 0xac00..0xd7a4,
-        0xe000..0xe100, 0xf900..0xfb50, 0xfe00..0x10000, 0x10000..0x10500, 0x1d400..0x1d800, 0x1f000..0x1fb00,
-        0x20000..0x2a6df, 0xe0000..0xe0200,
+        0x20..0x7f,
+        0x0..0x20,
+        0x80..0x180,
+        0x300..0x370,
+        0x370..0x530,
+        0x590..0x780,
+        0x900..0xd80,
+        0x1100..0x1200,
+        0x1e00..0x2000,
+        0x2000..0x2070,
+        0x2190..0x2700,
+        0x3000..0x3100,
+        0x4e00..0x9fff,
+        0xac00..0xd7a4,
+        0xe000..0xe100,
+        0xf900..0xfb50,
+        0xfe00..0x10000,
+        0x10000..0x10500,
+        0x1d400..0x1d800,
+        0x1f000..0x1fb00,
+        0x20000..0x2a6df,
+        0xe0000..0xe0200,
     ];
     while all.len() < STRINGS {
         let mut text = String::new();
         for _ in 0..1 + random.below(8) {
             match random.below(4) {
-                0 => text += random.pick(&pool),
-                1 if !special.is_empty() => text += random.pick(special),
+                0 => text.push_str(random.pick::<String>(&pool)),
+                1 if !special.is_empty() => text.push_str(random.pick::<String>(special)),
                 2 => {
                     // A special token cut short is ordinary text.
                     let token: Vec<char> = random.pick(&pool).chars().collect();

@@ -24,7 +24,7 @@ pub struct KvCache {
 impl KvCache {
     /// A zeroed cache; out of memory is an error.
     pub fn new(spec: &KvSpec, blocks: usize) -> Result<Self, BackendError> {
-        if spec.head_dim == 0 || spec.head_dim % 8 != 0 || spec.head_dim > MAX_HEAD_DIM {
+        if spec.head_dim == 0 || !spec.head_dim.is_multiple_of(8) || spec.head_dim > MAX_HEAD_DIM {
             return Err(BackendError::Unsupported(format!(
                 "head_dim {}: the CPU backend's attention needs a multiple of 8, at most {MAX_HEAD_DIM}",
                 spec.head_dim

@@ -134,7 +134,7 @@ impl ThreadPool {
         while shared.gate.load(Ordering::Acquire) & JOINED != 0 {
             std::hint::spin_loop();
             spins += 1;
-            if spins % SPINS_PER_LOOK == 0 {
+            if spins.is_multiple_of(SPINS_PER_LOOK) {
                 std::thread::yield_now();
             }
         }
@@ -173,7 +173,7 @@ impl ThreadPool {
             let first = task * rows_per_task;
             let count = rows_per_task.min(rows - first);
             let part = |output: usize| {
-                let columns = outputs[output].len() / rows;
+                let columns = outputs[output].total() / rows;
                 // SAFETY: each task runs once and has rows of its own.
                 unsafe { outputs[output].part(first * columns, count * columns) }
             };
@@ -227,7 +227,7 @@ fn worker(shared: &Shared, index: usize) {
         }
         std::hint::spin_loop();
         spins += 1;
-        if spins % SPINS_PER_LOOK == 0 && idle_since.elapsed() >= SPIN_BEFORE_PARK {
+        if spins.is_multiple_of(SPINS_PER_LOOK) && idle_since.elapsed() >= SPIN_BEFORE_PARK {
             shared.parked[index].store(true, Ordering::SeqCst);
             let gate = shared.gate.load(Ordering::SeqCst);
             if !is_open(gate, last_region) && !shared.stop.load(Ordering::SeqCst) {

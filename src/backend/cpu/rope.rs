@@ -53,7 +53,10 @@ pub fn rope_kv_write(
     assert_eq!(qkv.columns(), heads.qkv_dim(), "columns of the qkv rows");
     assert_eq!((heads.kv_heads, heads.head_dim), (spec.kv_heads, spec.head_dim), "the cache's heads");
     assert_eq!((angles.rows(), slots.len()), (rows, rows), "angles and slots for each row");
-    assert!(angles.columns() <= heads.head_dim && angles.columns() % 2 == 0, "the rotary dimensions");
+    assert!(
+        angles.columns() <= heads.head_dim && angles.columns().is_multiple_of(2),
+        "the rotary dimensions"
+    );
     for weight in norms.iter().flat_map(|(q, k, _)| [q, k]) {
         assert_eq!(weight.values().len(), heads.head_dim, "a head norm's weight");
     }

@@ -171,7 +171,7 @@ impl<'a, T> Shared<'a, T> {
     }
 
     /// Values in the whole slice.
-    pub fn len(&self) -> usize {
+    pub fn total(&self) -> usize {
         self.len
     }
 

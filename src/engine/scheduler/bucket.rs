@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// A length class: bucket b holds lengths in `2^(b-1)+1 ..= 2^b`; everything up to
-/// 2^[`Bucket::SMALLEST`] is one class, since such work fits a step anyway.
+/// 64 is one class, since such work fits a step anyway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Bucket(u8);
 

@@ -3,7 +3,7 @@
 //! [`Scheduler::submit`] and the cancels change what there is to do, [`Scheduler::plan`] makes a
 //! step of it, [`Scheduler::apply`] takes the step's result in and says what to tell the callers.
 //! Time enters only as a request's arrival: whose turn it is follows from fixed due times (see
-//! [`bucket`]), so a plan depends on nothing but the state.
+//! [`Bucket`]), so a plan depends on nothing but the state.
 //!
 //! Invariants:
 //! - Every running decode is in every step; prefill chunks share what is left of the budget.

@@ -5,7 +5,7 @@ fn scored(token: TokenId) -> TokenLogprob {
 }
 
 fn options(logprobs: bool) -> TextOptions {
-    TextOptions { tokenizer: None, stop_tokens: vec![2], include_stop: false, logprobs }
+    TextOptions { tokenizer: None, stop_tokens: vec![2], include_stop: false, logprobs, tokens_as_ids: false }
 }
 
 fn choice() -> ChoiceText {

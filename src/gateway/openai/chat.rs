@@ -180,6 +180,7 @@ pub async fn create(
         stops: params.stops,
         include_stop: params.include_stop,
         skip_special: params.skip_special,
+        tokens_as_ids: params.tokens_as_ids,
     };
     let logprobs = request.sampling.logprobs.is_some();
     let metrics = app.metrics.generation(&model.name, context.arrived);

@@ -166,6 +166,7 @@ pub async fn create(
         stops: params.stops,
         include_stop: params.include_stop,
         skip_special: params.skip_special,
+        tokens_as_ids: params.tokens_as_ids,
     };
     let format = Format {
         head: Head::new("cmpl", &model.name),

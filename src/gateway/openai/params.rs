@@ -74,6 +74,8 @@ pub struct Params {
     pub skip_special: bool,
     /// Report prompt and output token ids.
     pub return_token_ids: bool,
+    /// Name tokens `token_id:ID` in logprobs, which is exact where texts are not.
+    pub tokens_as_ids: bool,
     /// How to stream, if at all.
     pub stream: Option<StreamOptions>,
 }
@@ -112,6 +114,7 @@ impl Params {
             include_stop: fields.flag("include_stop_str_in_output", false)?,
             skip_special: fields.flag("skip_special_tokens", true)?,
             return_token_ids: fields.flag("return_token_ids", false)?,
+            tokens_as_ids: fields.flag("return_tokens_as_token_ids", false)?,
             stream: stream(fields)?,
         })
     }

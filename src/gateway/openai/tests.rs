@@ -213,6 +213,7 @@ fn all_supported_fields_arrive() {
         "max_completion_tokens": 9, "min_tokens": 2, "stop": ["a", "b"], "stop_token_ids": [3], "n": 2,
         "logprobs": true, "top_logprobs": 4, "stream": true, "stream_options": {"include_usage": true},
         "include_stop_str_in_output": true, "skip_special_tokens": false, "return_token_ids": true,
+        "return_tokens_as_token_ids": true,
         "user": "u", "metadata": {"a": "b"}, "store": true, "an_unknown_field": {}, "tool_choice": "none",
         "tools": [{"type": "function"}], "response_format": {"type": "text"}, "modalities": ["text"],
     })))
@@ -225,7 +226,7 @@ fn all_supported_fields_arrive() {
     assert_eq!((got.max_tokens, s.min_tokens, got.n, s.logprobs), (Some(9), 2, 2, Some(4)));
     assert_eq!(s.stop_tokens, [2, 3, 7]);
     assert_eq!(got.stops, ["a", "b"]);
-    assert!(got.include_stop && !got.skip_special && got.return_token_ids);
+    assert!(got.include_stop && !got.skip_special && got.return_token_ids && got.tokens_as_ids);
     let options = StreamOptions { include_usage: true, continuous_usage_stats: false };
     assert_eq!(got.stream, Some(options));
 

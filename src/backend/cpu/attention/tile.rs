@@ -6,6 +6,9 @@
 //! and values are shared by the M queries. A masked position's key and value are not looked at:
 //! what lies there may be anything, NaN included.
 
+// Loops of constant length over several arrays at once; an index says it best.
+#![allow(clippy::needless_range_loop)]
+
 use super::super::kv::{Element, Layer, MAX_HEAD_DIM};
 use super::super::simd::{Kernel, LANES, Simd};
 use super::super::tensor::Shared;

@@ -1,0 +1,114 @@
+//! What bad input gets: the status, OpenAI's error shape, and a message that names the field.
+//! Every field's own complaint is a unit test of the gateway; here each kind goes over the wire
+//! once, and the server goes on.
+
+use super::{chat, completion, serve};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+/// Checks OpenAI's shape, the status, the code and the param.
+fn check(at: &str, status: u16, body: &Value, expected: (u16, &str, Option<&str>)) {
+    assert_eq!(status, expected.0, "{at}: {body}");
+    let error = body["error"].as_object().unwrap_or_else(|| panic!("{at}: {body}"));
+    let keys: Vec<&str> = error.keys().map(String::as_str).collect();
+    assert_eq!(keys, ["message", "type", "param", "code"], "{at}");
+    assert!(
+        error["message"].as_str().is_some_and(|m| !m.is_empty()) && error["type"].is_string(),
+        "{at}: {body}"
+    );
+    assert_eq!(error["code"].as_str(), Some(expected.1), "{at}: {body}");
+    assert_eq!(error["param"].as_str(), expected.2, "{at}: {body}");
+}
+
+#[tokio::test]
+async fn requests_that_make_no_sense() {
+    let server = serve(&["--max-body", "4K"]);
+    let client = reqwest::Client::new();
+    let send = async |method: Method, path: &str, kind: Option<&str>, body: Vec<u8>| {
+        let mut request = client.request(method, format!("{}{path}", server.url)).body(body);
+        if let Some(kind) = kind {
+            request = request.header("content-type", kind);
+        }
+        let response = request.send().await.expect("an answer");
+        (response.status().as_u16(), response.json::<Value>().await.expect("JSON"))
+    };
+    let path = "/v1/chat/completions";
+    let json_type = Some("application/json");
+    let mut latin1 = chat(json!({})).to_string().into_bytes();
+    let at = latin1.windows(5).position(|w| w == b"hello").expect("it is there");
+    latin1[at] = 0xe9;
+    for (body, word) in [
+        (b"".to_vec(), "line 1"),
+        (b"{\n\"model\": }".to_vec(), "line 2 column"),
+        (b"{\"model\": \"tiny\"".to_vec(), "EOF"),
+        (b"{\"temperature\": NaN}".to_vec(), "line 1"),
+        (b"{\"temperature\": 1e400}".to_vec(), "out of range"),
+        (b"[[[[".repeat(100), "recursion"),
+        (latin1, "line 1"),
+    ] {
+        let (status, answer) = send(Method::POST, path, json_type, body).await;
+        check(word, status, &answer, (400, "invalid_json", None));
+        assert!(answer["error"]["message"].as_str().is_some_and(|m| m.contains(word)), "{answer}");
+    }
+    let good = chat(json!({})).to_string().into_bytes();
+    let (status, answer) = send(Method::POST, path, Some("text/plain"), good.clone()).await;
+    check("type", status, &answer, (415, "unsupported_media_type", None));
+    let large = chat(json!({"user": "x".repeat(5000)})).to_string().into_bytes();
+    let (status, answer) = send(Method::POST, path, json_type, large).await;
+    check("large", status, &answer, (413, "body_too_large", None));
+    let (status, answer) = send(Method::POST, "/v1/nothing", json_type, good.clone()).await;
+    check("path", status, &answer, (404, "unknown_url", None));
+    let (status, answer) = send(Method::GET, path, None, Vec::new()).await;
+    check("method", status, &answer, (405, "method_not_allowed", None));
+    let (status, answer) = send(Method::GET, "/v1/models/a/b", None, Vec::new()).await;
+    check("model", status, &answer, (404, "model_not_found", Some("model")));
+    // Without a type, and with a parameter to it, JSON is JSON.
+    for kind in [None, Some("application/json; charset=utf-8")] {
+        let (status, answer) = send(Method::POST, path, kind, good.clone()).await;
+        assert_eq!(status, 200, "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn fields_that_make_no_sense() {
+    let server = serve(&[]);
+    let cases = [
+        (chat(json!({"model": "other"})), (404, "model_not_found", Some("model"))),
+        (chat(json!({"model": null})), (400, "missing_required_parameter", Some("model"))),
+        (chat(json!({"messages": []})), (400, "invalid_value", Some("messages"))),
+        (
+            chat(json!({"messages": [{"role": "user", "content": 1}]})),
+            (400, "invalid_value", Some("messages[0].content")),
+        ),
+        (chat(json!({"temperature": -1})), (400, "invalid_value", Some("temperature"))),
+        (chat(json!({"temperature": "x"})), (400, "invalid_type", Some("temperature"))),
+        (chat(json!({"tools": [{}]})), (400, "unsupported_parameter", Some("tools"))),
+        (chat(json!({"max_tokens": 100_000})), (400, "context_length_exceeded", Some("messages"))),
+    ];
+    for (body, expected) in cases {
+        let (status, answer) = server.post("/v1/chat/completions", &body).await;
+        check(&body.to_string(), status, &answer, expected);
+    }
+    let long: Vec<u32> = vec![5; 600];
+    let cases = [
+        (completion(json!({"prompt": long})), (400, "context_length_exceeded", Some("prompt"))),
+        (
+            completion(json!({"prompt": long, "max_tokens": null})),
+            (400, "context_length_exceeded", Some("prompt")),
+        ),
+        (completion(json!({"prompt": [5, 320]})), (400, "invalid_value", Some("prompt[1]"))),
+        (completion(json!({"prompt": ""})), (400, "empty_prompt", Some("prompt"))),
+    ];
+    for (body, expected) in cases {
+        let (status, answer) = server.post("/v1/completions", &body).await;
+        check(&body.to_string(), status, &answer, expected);
+        if expected.1 == "context_length_exceeded" {
+            let message = answer["error"]["message"].as_str().expect("a message");
+            assert!(message.contains("600") && message.contains("512"), "both numbers: {message}");
+        }
+    }
+    let (status, answer) = server.post("/detokenize", &json!({"tokens": [1, 320]})).await;
+    check("detokenize", status, &answer, (400, "invalid_value", Some("tokens[1]")));
+    let (status, _) = server.post("/v1/completions", &completion(json!({}))).await;
+    assert_eq!(status, 200, "the server goes on");
+}

@@ -1,0 +1,56 @@
+//! The HTTP API of the real program over a tiny checkpoint: what answers look like, what bad
+//! input gets, limits, keys, disconnects and shutdown. Wire forms are pinned by the transcripts in
+//! `golden/`, which the gateway's own unit tests compare.
+
+mod answers;
+mod errors;
+mod life;
+
+use crate::support::{golden_dir, server::Server};
+use serde_json::{Value, json};
+
+/// The tiny llama checkpoint under the name `tiny`, with further options.
+fn serve(more: &[&str]) -> Server {
+    let source = format!("tiny={}", golden_dir("llama").display());
+    Server::start(&[&["--model", source.as_str()], more].concat())
+}
+
+/// A completion request for these token ids with these fields over it.
+fn completion(more: Value) -> Value {
+    merged(json!({ "model": "tiny", "prompt": [5, 6, 7], "max_tokens": 4, "ignore_eos": true }), more)
+}
+
+/// A chat request with these fields over it.
+fn chat(more: Value) -> Value {
+    let messages = json!([{ "role": "user", "content": "hello" }]);
+    merged(json!({ "model": "tiny", "messages": messages, "max_tokens": 4, "ignore_eos": true }), more)
+}
+
+fn merged(mut body: Value, more: Value) -> Value {
+    for (key, value) in more.as_object().expect("an object") {
+        body[key] = value.clone();
+    }
+    body
+}
+
+/// The data of a stream's events, `[DONE]` left out but asserted.
+fn events(text: &str) -> Vec<Value> {
+    let data: Vec<&str> = text.split("\n\n").filter_map(|event| event.strip_prefix("data: ")).collect();
+    let (done, events) = data.split_last().expect("a stream has events");
+    assert_eq!(*done, "[DONE]", "{text}");
+    events.iter().map(|data| serde_json::from_str(data).expect("JSON data")).collect()
+}
+
+/// A POST whose answer is taken as text.
+async fn post_text(server: &Server, path: &str, body: &Value) -> (u16, String) {
+    let url = format!("{}{path}", server.url);
+    let response = reqwest::Client::new().post(url).json(body).send().await.expect("an answer");
+    (response.status().as_u16(), response.text().await.expect("text"))
+}
+
+/// A metric's value over all its label sets.
+async fn metric(server: &Server, name: &str) -> f64 {
+    let (_, text) = server.get("/metrics").await;
+    let values = text.lines().filter(|line| line.starts_with(&format!("{name}{{")));
+    values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}
