@@ -72,7 +72,9 @@ async def load(url, model, concurrency, count, prompt_tokens, max_tokens, seed, 
     rng = random.Random(seed)
     todo = [prompt(rng, prompt_tokens) for _ in range(count)]
     done = []
-    async with httpx.AsyncClient(timeout=timeout_s, limits=httpx.Limits(max_connections=concurrency)) as client:
+    # A connection per request: llama-server may close an idle one just when it is used again.
+    limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=0)
+    async with httpx.AsyncClient(timeout=timeout_s, limits=limits) as client:
 
         async def worker():
             while todo:
