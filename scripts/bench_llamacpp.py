@@ -111,7 +111,7 @@ def report(options, rounds):
     lines = [
         "# NovaStack beside llama.cpp on the CPU",
         "",
-        f"Medians of {options.rounds} rounds (lowest..highest), the two servers in turn, nothing else running. "
+        f"Medians of {options.rounds} rounds (lowest..highest), the two servers in turn. "
         f"{options.model.name}, {options.threads} threads each, streamed chat at temperature 0, every prompt its own.",
         "",
         "| | NovaStack | llama.cpp | ratio |",
@@ -125,7 +125,7 @@ def report(options, rounds):
         "",
         f"- Machine: {machine()}",
         f"- Commit: {output('git', 'rev-parse', '--short', 'HEAD')}{dirty}; llama.cpp: {version.strip() or 'unknown version'}",
-        f"- Date: {datetime.date.today()}",
+        f"- Date: {datetime.date.today()}; load average before the first round: {options.load_before:.2f}",
         f"- Command: `scripts/bench_llamacpp.py --llama-server PATH --model {options.model.name} "
         f"--threads {options.threads} --rounds {options.rounds}`",
         f"- llama.cpp: `llama-server -np {SLOTS} -c {SLOTS * SLOT_TOKENS} -t {options.threads}`; "
@@ -143,6 +143,9 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "benches" / "results" / "cpu-vs-llamacpp.md")
     options = parser.parse_args()
+    options.load_before = os.getloadavg()[0]
+    if options.load_before > 0.5:
+        print(f"the machine is busy (load average {options.load_before:.2f}): figures will be noisy", file=sys.stderr)
     rounds = {"novastack": [], "llama.cpp": []}
     for number in range(options.rounds):
         for side in sorted(rounds, reverse=number % 2 == 0):
