@@ -150,61 +150,52 @@ fn spans(
     if total <= per_task { (0..tasks).for_each(run) } else { pool.run(tasks, &run) }
 }
 
-/// Quantises columns of `rows` rows, `stride` apart in `x`, to the records in `out`. Plain code
-/// for every path: it is compiled once for each with the vector width that it has.
+/// Quantises columns of `rows` rows, `stride` apart in `x`, to the records in `out`. Plain code:
+/// it is compiled once for each path without its own.
 #[inline(always)]
 pub(super) fn quantise_rows(x: &[f32], stride: usize, rows: usize, out: &mut [i32]) {
     for (group, record) in out.chunks_exact_mut(rows * WORDS).enumerate() {
         let (codes, planes) = record.split_at_mut(rows * 8);
         for row in 0..rows {
             let x: &[f32; GROUP] = x[row * stride + group * GROUP..][..GROUP].try_into().expect("32 values");
-            let q = quantise_group(x);
-            for (word, bytes) in codes[row * 8..][..8].iter_mut().zip(q.codes.chunks_exact(4)) {
-                *word = i32::from_le_bytes([bytes[0] as u8, bytes[1] as u8, bytes[2] as u8, bytes[3] as u8]);
+            // As integers, magnitudes order as they do as floats, with infinity and then NaN on top.
+            let top = x.iter().fold(0, |top, x| top.max(x.to_bits() & 0x7fff_ffff));
+            let (scale, inverse) = self::scale(f32::from_bits(top));
+            let mut values = [0i32; GROUP];
+            if !scale.is_nan() {
+                for (value, x) in values.iter_mut().zip(x) {
+                    // The product is finite and at most 127 and a little, which rounds to 127.
+                    *value = (x * inverse).round_ties_even() as i32;
+                }
             }
-            let [low, high] = q.sums;
-            let sum = low + high;
-            let scaled = (q.scale * sum as f32).to_bits() as i32;
-            let values =
-                [q.scale.to_bits() as i32, scaled, -8 * sum, -16 * sum, -128 * sum, -32 * low, -32 * high];
-            for (plane, value) in values.into_iter().enumerate() {
+            for (word, q) in codes[row * 8..][..8].iter_mut().zip(values.chunks_exact(4)) {
+                *word = i32::from_le_bytes([q[0] as u8, q[1] as u8, q[2] as u8, q[3] as u8]);
+            }
+            let sums = [values[..16].iter().sum(), values[16..].iter().sum()];
+            for (plane, value) in self::planes(scale, sums).into_iter().enumerate() {
                 planes[plane * rows + row] = value;
             }
         }
     }
 }
 
-struct Quantised {
-    codes: [i8; GROUP],
-    scale: f32,
-    /// Sums of the codes' halves.
-    sums: [i32; 2],
+/// A group's scale and what its values are multiplied by, from its largest magnitude.
+#[inline(always)]
+pub(super) fn scale(largest: f32) -> (f32, f32) {
+    if !largest.is_finite() {
+        (f32::NAN, 0.0)
+    } else if largest > 1e-30 {
+        (largest / 127.0, 127.0 / largest)
+    } else {
+        // The reciprocal nears overflow; the group counts as zeros.
+        (0.0, 0.0)
+    }
 }
 
+/// A row's words in the planes, from the sums of its codes in the group's halves.
 #[inline(always)]
-fn quantise_group(x: &[f32; GROUP]) -> Quantised {
-    // As integers, magnitudes order as they do as floats, with infinity and then NaN on top.
-    let mut top = 0;
-    for x in x {
-        top = (x.to_bits() & 0x7fff_ffff).max(top);
-    }
-    let largest = f32::from_bits(top);
-    let mut q = Quantised { codes: [0; GROUP], scale: 0.0, sums: [0; 2] };
-    if !largest.is_finite() {
-        q.scale = f32::NAN;
-    } else if largest > 1e-30 {
-        // Below that the reciprocal nears overflow, and the group counts as zeros.
-        q.scale = largest / 127.0;
-        let inverse = 127.0 / largest;
-        let mut codes = [0i32; GROUP];
-        for (code, x) in codes.iter_mut().zip(x) {
-            // The product is finite and at most 127 and a little, which rounds to 127.
-            *code = (x * inverse).round_ties_even() as i32;
-        }
-        q.sums = [codes[..16].iter().sum(), codes[16..].iter().sum()];
-        for (byte, code) in q.codes.iter_mut().zip(codes) {
-            *byte = code as i8;
-        }
-    }
-    q
+pub(super) fn planes(scale: f32, [low, high]: [i32; 2]) -> [i32; WORDS - 8] {
+    let sum = low + high;
+    let scaled = (scale * sum as f32).to_bits() as i32;
+    [scale.to_bits() as i32, scaled, -8 * sum, -16 * sum, -128 * sum, -32 * low, -32 * high]
 }

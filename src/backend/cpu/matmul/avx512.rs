@@ -13,7 +13,10 @@ use crate::checkpoint::Dtype;
 
 use super::activations::{self, PLANE_SCALE, PLANE_SUM, WORDS, zero_planes};
 use super::kernel::*;
-use super::layout::{LANES, SUPER, Scales};
+use super::layout::{GROUP, LANES, STEP, SUPER, Scales};
+
+/// Bytes that a panel is asked for ahead: what memory delivers within its latency, with a margin.
+const PREFETCH: usize = 4096;
 
 /// See [`QuantTile`].
 pub(super) fn quant_tile(dtype: Dtype, rows: usize) -> QuantTile {
@@ -29,10 +32,37 @@ pub(super) fn float_tile(dtype: Dtype, rows: usize, single: bool) -> FloatTile {
     }
 }
 
-/// [`activations::quantise_rows`] with this path's vectors.
+/// [`activations::quantise_rows`], to the same bits.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(super) fn quantise_rows(x: &[f32], stride: usize, rows: usize, out: &mut [i32]) {
-    activations::quantise_rows(x, stride, rows, out);
+    let sign = _mm512_set1_epi32(i32::MIN);
+    for (group, record) in out.chunks_exact_mut(rows * WORDS).enumerate() {
+        let (codes, planes) = record.split_at_mut(rows * 8);
+        for row in 0..rows {
+            let x: &[f32; GROUP] = x[row * stride + group * GROUP..][..GROUP].try_into().expect("32 values");
+            // SAFETY: the group's halves of 16 values.
+            let (low, high) = unsafe { (_mm512_loadu_ps(x.as_ptr()), _mm512_loadu_ps(x.as_ptr().add(16))) };
+            let magnitude = |x: __m512| _mm512_andnot_si512(sign, _mm512_castps_si512(x));
+            let top = _mm512_reduce_max_epi32(_mm512_max_epi32(magnitude(low), magnitude(high)));
+            let (scale, inverse) = activations::scale(f32::from_bits(top as u32));
+            let inverse = _mm512_set1_ps(inverse);
+            // An inverse of 0 makes NaN of an infinity, which must not show in the codes.
+            let finite = if scale.is_nan() { 0 } else { 0xffff };
+            let code =
+                |x: __m512| _mm512_cvtepi32_epi8(_mm512_maskz_cvtps_epi32(finite, _mm512_mul_ps(x, inverse)));
+            let bytes = _mm256_set_m128i(code(high), code(low));
+            let words = &mut codes[row * 8..][..8];
+            // SAFETY: 8 words of 4 bytes.
+            unsafe { _mm256_storeu_si256(words.as_mut_ptr().cast(), bytes) };
+            let fours = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(1), bytes);
+            let pairs = _mm256_add_epi32(fours, _mm256_shuffle_epi32::<0b01_00_11_10>(fours));
+            let sums = _mm256_add_epi32(pairs, _mm256_shuffle_epi32::<0b10_11_00_01>(pairs));
+            let (low, high) = (_mm256_extract_epi32::<0>(sums), _mm256_extract_epi32::<4>(sums));
+            for (plane, value) in activations::planes(scale, [low, high]).into_iter().enumerate() {
+                planes[plane * rows + row] = value;
+            }
+        }
+    }
 }
 
 /// A group's codes, one byte each, by step; undoes `layout::pack`.
@@ -143,6 +173,17 @@ unsafe fn signed(p: *const u8) -> __m512 {
     unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))) }
 }
 
+/// Asks for the line that a panel's stream of codes and scales reaches in a while: hardware
+/// prefetchers stop at the end of a page, and a panel takes few of them.
+///
+/// # Safety
+/// The machine has this path. Any address will do.
+#[inline(always)]
+unsafe fn prefetch(p: *const u8) {
+    // SAFETY: as the caller says.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(PREFETCH).cast()) };
+}
+
 /// One step of codes against every row: `x` points to the step's word of the first row.
 ///
 /// # Safety
@@ -203,9 +244,16 @@ unsafe fn quant<F: Form, const R: usize>(
         // activation record, of which the caller has `groups`.
         unsafe {
             let x = x.add(group * R * WORDS);
+            let codes = codes.add(group * code_bytes);
             let scales = scales.add(group / covers * record);
+            for line in 0..form.bits {
+                prefetch(codes.wrapping_add(line * STEP));
+            }
+            if group % (64 / record.min(64)) == 0 {
+                prefetch(scales);
+            }
             let factors = group % SUPER * 2 * LANES;
-            let [w0, w1, w2, w3, w4, w5, w6, w7] = unpack(form.bits, codes.add(group * code_bytes));
+            let [w0, w1, w2, w3, w4, w5, w6, w7] = unpack(form.bits, codes);
             let mut dots = ints::<R>(x, zero.map(|z| z.0));
             step(&mut dots, w0, x);
             step(&mut dots, w1, x.add(1));

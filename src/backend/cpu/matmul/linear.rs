@@ -18,7 +18,7 @@ const BLOCK_COLS: usize = 512;
 /// Least bytes of weights in a task: a microsecond or two, so that claiming one is cheap.
 const TASK_BYTES: usize = 16 << 10;
 /// Tasks per thread, so that a thread that is held up delays little.
-const TASKS_PER_THREAD: usize = 8;
+const TASKS_PER_THREAD: usize = 4;
 
 /// out = x W^T (+ bias): `x` is `[m, cols]`, `out` is `[m, rows]`, both row-major; `bias` has
 /// `rows` values. Panics when a length differs.
@@ -55,13 +55,15 @@ pub fn linear(
         out: SendPtr(out.as_mut_ptr()),
     };
     let chunks = tiles.count().div_ceil(CHUNK_TILES);
-    let least = TASK_BYTES.div_ceil(w.bytes() / w.panels);
-    let even = w.panels.div_ceil((pool.threads() * TASKS_PER_THREAD).div_ceil(chunks));
-    let span = least.max(even).next_multiple_of(4);
-    let ranges = w.panels.div_ceil(span);
+    // Float panels go in groups, see `float_panels`.
+    let unit = if w.has_floats() { 4 } else { 1 };
+    let units = w.panels.div_ceil(unit);
+    let most = (pool.threads() * TASKS_PER_THREAD).div_ceil(chunks).min(w.bytes() / TASK_BYTES).max(1);
+    let ranges = most.next_multiple_of(pool.threads()).min(units);
+    let start = |range: usize| (units * range / ranges * unit).min(w.panels);
     pool.run(ranges * chunks, &|task| {
-        let (from, chunk) = (task % ranges * span, task / ranges * CHUNK_TILES);
-        job.run(from, w.panels.min(from + span), chunk, tiles.count().min(chunk + CHUNK_TILES));
+        let (range, chunk) = (task % ranges, task / ranges * CHUNK_TILES);
+        job.run(start(range), start(range + 1), chunk, tiles.count().min(chunk + CHUNK_TILES));
     });
 }
 
