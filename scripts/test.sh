@@ -65,9 +65,10 @@ if [ ! -x "$python" ]; then
   export PYTHONPATH=$PWD/target/sdk-venv/lib
 fi
 
-step "release build"
-cargo build --locked --release --quiet
-program=${CARGO_TARGET_DIR:-target}/release/novastack
+# The binary that the Rust tests start serves the SDK tests too: one build, kernels optimised.
+step "build"
+cargo test --locked --no-run
+program=${CARGO_TARGET_DIR:-target}/debug/novastack
 
 step "Python SDK tests"
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
