@@ -66,6 +66,11 @@ async fn one_by_one_and_all_at_once(name: &str, golden: &str) {
     let golden = self::golden(golden);
     let source = format!("tiny={}", golden_dir(name).display());
     let server = Server::start(&["--model", &source, "--step-tokens", "32"]);
+    if let Some(chat) = golden.get("chat") {
+        let body = json!({"model": "tiny", "messages": chat["messages"], "add_generation_prompt": true});
+        let (status, answer) = server.post("/tokenize", &body).await;
+        assert_eq!((status, &answer["tokens"]), (200, &chat["ids"]), "{name}: the chat template's tokens");
+    }
     let cases = golden["cases"].as_array().expect("cases");
     for (index, case) in cases.iter().enumerate() {
         let (status, answer) = server.post("/v1/completions", &request(case)).await;
@@ -150,4 +155,74 @@ async fn the_demo_checkpoint_answers_as_transformers_does() {
             "demo, case {index}: the rendered prompt"
         );
     }
+}
+
+/// Mapped pages and load-time copies do not stay: weights in their served form (smaller than the
+/// file), the KV cache, and 400 MB for everything else.
+#[tokio::test]
+async fn resident_memory_is_bounded() {
+    let Some(file) = crate::support::demo_checkpoint() else { return };
+    let server =
+        Server::start(&["--model", &format!("tiny={}", file.display()), "--kv-cache-memory", "256M"]);
+    let body = json!({"model": "tiny", "prompt": vec![7; 4000], "max_tokens": 2, "ignore_eos": true});
+    assert_eq!(server.post("/v1/completions", &body).await.0, 200);
+    let weights_kib = std::fs::metadata(&file).expect("the file").len() / 1024;
+    let limit_kib = weights_kib + (256 + 400) * 1024;
+    let peak_kib = server.peak_resident_kib();
+    assert!(peak_kib <= limit_kib, "{peak_kib} KiB resident at the peak, {limit_kib} allowed");
+}
+
+#[tokio::test]
+async fn dummy_weights_need_a_config_alone_and_follow_their_seed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::copy(golden_dir("qwen3").join("config.json"), folder.path().join("config.json"))
+        .expect("a copy");
+    let source = format!("tiny={}", folder.path().display());
+    let mut outputs = Vec::new();
+    for seed in ["7", "7", "8"] {
+        let server = Server::start(&["--model", &source, "--load-format", "dummy", "--dummy-seed", seed]);
+        let body = json!({"model": "tiny", "prompt": [1, 2, 3], "max_tokens": 16, "temperature": 0, "return_token_ids": true});
+        let (status, answer) = server.post("/v1/completions", &body).await;
+        assert_eq!(status, 200, "{answer}");
+        outputs.push(ids(&answer["choices"][0]["token_ids"]));
+        let (status, answer) =
+            server.post("/v1/completions", &json!({"model": "tiny", "prompt": "text"})).await;
+        assert_eq!(status, 400, "text needs a tokenizer: {answer}");
+    }
+    assert_eq!(outputs[0], outputs[1]);
+    assert_ne!(outputs[0], outputs[2]);
+}
+
+/// The program ends with a message that names the file; it neither hangs nor panics.
+#[test]
+fn broken_checkpoints_are_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let copy = |name: &str, change: &dyn Fn(Vec<u8>) -> Vec<u8>| {
+        let file = folder.path().join(name);
+        let bytes = std::fs::read(golden_dir("llama").join(name)).expect(name);
+        std::fs::write(file, change(bytes)).expect("a copy");
+    };
+    let fails_with = |words: &[&str]| {
+        let source = format!("tiny={}", folder.path().display());
+        let log = Server::try_start(&["--model", &source]).err().expect("no server for a broken checkpoint");
+        assert!(
+            words.iter().all(|word| log.contains(word)) && !log.contains("panicked"),
+            "{words:?} in:\n{log}"
+        );
+    };
+    fails_with(&["config.json"]);
+    copy("config.json", &|bytes| bytes);
+    fails_with(&["safetensors"]);
+    copy("model.safetensors", &|bytes| bytes[..bytes.len() / 2].to_vec());
+    fails_with(&["model.safetensors"]);
+    copy("model.safetensors", &|bytes| bytes);
+    copy("tokenizer.json", &|bytes| bytes[..100].to_vec());
+    fails_with(&["tokenizer"]);
+    let replace = |from: &'static str, to: &'static str| {
+        move |bytes: Vec<u8>| String::from_utf8(bytes).expect("JSON").replace(from, to).into_bytes()
+    };
+    copy("config.json", &replace("LlamaForCausalLM", "MambaForCausalLM"));
+    fails_with(&["MambaForCausalLM", "supported", "Qwen3ForCausalLM"]);
+    copy("config.json", &replace("\"hidden_size\": 64", "\"hidden_size\": 128"));
+    fails_with(&["shape", "config"]);
 }
