@@ -6,6 +6,7 @@
 //! pass once over all rows, and samples. It holds no request state: everything that a step needs
 //! is in its plan.
 
+use super::kv::BLOCK_TOKENS;
 use super::plan::{StepOutput, StepPlan};
 use super::sampler::{SampleError, Sampler};
 use crate::backend::{Backend, Batch, KV_BLOCK_TOKENS, SeqSpan};
@@ -38,6 +39,9 @@ pub trait Executor: Send {
     /// Waits for a launched step.
     fn collect(&mut self, ticket: Ticket) -> Result<StepOutput, ExecutorError>;
 }
+
+// The scheduler counts in the blocks that the backend stores.
+const _: () = assert!(BLOCK_TOKENS == KV_BLOCK_TOKENS);
 
 type StepResult = Result<StepOutput, ExecutorError>;
 

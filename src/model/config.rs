@@ -2,25 +2,10 @@
 //! derives it from GGUF metadata). Every value is checked where it is read: an absurd one is an
 //! error that names its field, not a panic in a kernel.
 
+use super::fields::{ConfigError, Fields};
 use super::rope::Rope;
 use crate::backend::{HeadLayout, RopeStyle};
 use serde_json::Value;
-
-/// A field of config.json that cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("config.json: {field}: {reason}")]
-pub struct ConfigError {
-    /// Its path.
-    pub field: String,
-    /// What is wrong and what would be right.
-    pub reason: String,
-}
-
-impl ConfigError {
-    pub(crate) fn new(field: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self { field: field.into(), reason: reason.into() }
-    }
-}
 
 /// The model families this release serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,9 +23,6 @@ const ARCHITECTURES: [(&str, Family); 3] = [
     ("Qwen2ForCausalLM", Family::Qwen2),
     ("Qwen3ForCausalLM", Family::Qwen3),
 ];
-
-/// Bounds that no published checkpoint comes near; they keep arithmetic on sizes from overflowing.
-const SIZE_MAX: usize = 1 << 24;
 
 /// A decoder-only transformer's shape.
 #[derive(Clone, Debug, PartialEq)]
@@ -80,7 +62,7 @@ pub struct ModelConfig {
 impl ModelConfig {
     /// Reads config.json.
     pub fn from_json(config: &Value) -> Result<Self, ConfigError> {
-        let config = Fields { path: "", object: config };
+        let config = Fields::root(config);
         let family = family(&config)?;
         let hidden = config.size("hidden_size")?;
         let layers = config.size("num_hidden_layers")?;
@@ -147,7 +129,7 @@ impl ModelConfig {
 }
 
 fn family(config: &Fields<'_>) -> Result<Family, ConfigError> {
-    let named = match config.object.get("architectures").and_then(Value::as_array) {
+    let named = match config.get("architectures").and_then(Value::as_array) {
         Some(list) => list.first().and_then(Value::as_str),
         None => None,
     };
@@ -186,7 +168,7 @@ fn windows(config: &Fields<'_>, family: Family, layers: usize) -> Result<Vec<Opt
     let Some(window) = window else {
         return Ok(vec![None; layers]);
     };
-    if let Some(types) = config.object.get("layer_types").filter(|t| !t.is_null()) {
+    if let Some(types) = config.get("layer_types") {
         let types = types.as_array().filter(|t| t.len() == layers).ok_or_else(|| {
             ConfigError::new("layer_types", format!("must be a list of {layers} strings (num_hidden_layers)"))
         })?;
@@ -202,91 +184,6 @@ fn windows(config: &Fields<'_>, family: Family, layers: usize) -> Result<Vec<Opt
             })
             .collect();
     }
-    let first = config.object.get("max_window_layers").and_then(Value::as_u64).unwrap_or(28) as usize;
+    let first = config.get("max_window_layers").and_then(Value::as_u64).unwrap_or(28) as usize;
     Ok((0..layers).map(|layer| (layer >= first).then_some(window)).collect())
-}
-
-/// Typed access to a JSON object, with the field's path in every error. null is absent.
-pub struct Fields<'a> {
-    path: &'static str,
-    object: &'a Value,
-}
-
-impl<'a> Fields<'a> {
-    fn get(&self, field: &str) -> Option<&'a Value> {
-        self.object.get(field).filter(|value| !value.is_null())
-    }
-
-    fn error(&self, field: &str, reason: String) -> ConfigError {
-        let dot = if self.path.is_empty() { "" } else { "." };
-        ConfigError::new(format!("{}{dot}{field}", self.path), reason)
-    }
-
-    pub(crate) fn object(&self, field: &'static str) -> Result<Option<Fields<'a>>, ConfigError> {
-        match self.get(field) {
-            None => Ok(None),
-            Some(object) if object.is_object() => Ok(Some(Fields { path: field, object })),
-            Some(other) => Err(self.error(field, format!("must be an object, got {other}"))),
-        }
-    }
-
-    pub(crate) fn string(&self, field: &str) -> Result<Option<&'a str>, ConfigError> {
-        match self.get(field) {
-            None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text)),
-            Some(other) => Err(self.error(field, format!("must be a string, got {other}"))),
-        }
-    }
-
-    pub(crate) fn flag(&self, field: &str) -> Result<Option<bool>, ConfigError> {
-        match self.get(field) {
-            None => Ok(None),
-            Some(Value::Bool(flag)) => Ok(Some(*flag)),
-            Some(other) => Err(self.error(field, format!("must be true or false, got {other}"))),
-        }
-    }
-
-    pub(crate) fn number(&self, field: &str) -> Result<Option<f64>, ConfigError> {
-        match self.get(field) {
-            None => Ok(None),
-            Some(value) => match value.as_f64() {
-                Some(number) if number.is_finite() => Ok(Some(number)),
-                _ => Err(self.error(field, format!("must be a number, got {value}"))),
-            },
-        }
-    }
-
-    pub(crate) fn positive(&self, field: &str) -> Result<Option<f64>, ConfigError> {
-        match self.number(field)? {
-            Some(number) if number <= 0.0 => {
-                Err(self.error(field, format!("must be greater than 0, got {number}")))
-            }
-            number => Ok(number),
-        }
-    }
-
-    pub(crate) fn positive_or(&self, field: &str, default: f64) -> Result<f64, ConfigError> {
-        Ok(self.positive(field)?.unwrap_or(default))
-    }
-
-    fn size_if_given(&self, field: &str) -> Result<Option<usize>, ConfigError> {
-        match self.get(field) {
-            None => Ok(None),
-            Some(value) => {
-                match value.as_u64() {
-                    Some(size) if size >= 1 && size <= SIZE_MAX as u64 => Ok(Some(size as usize)),
-                    _ => Err(self
-                        .error(field, format!("must be a whole number from 1 to {SIZE_MAX}, got {value}"))),
-                }
-            }
-        }
-    }
-
-    fn size(&self, field: &str) -> Result<usize, ConfigError> {
-        self.size_if_given(field)?.ok_or_else(|| self.error(field, "is missing".into()))
-    }
-
-    fn size_or(&self, field: &str, default: usize) -> Result<usize, ConfigError> {
-        Ok(self.size_if_given(field)?.unwrap_or(default))
-    }
 }

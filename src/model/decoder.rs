@@ -12,7 +12,8 @@
 //! fused with the norm that follows it, so a layer's output travels as `delta` to the next norm.
 
 use super::{LoadError, Model, ModelConfig, Weights};
-use crate::backend::{Backend, Batch, KvDtype, KvSpec};
+use crate::backend::{Backend, BackendError, Batch, KvDtype, KvSpec};
+use crate::checkpoint::{Dtype, TensorData};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -106,7 +107,7 @@ impl<B: Backend + Sync> Decoder<B> {
         };
         let final_norm = backend.vector(&[weights.get("model.norm.weight", &[config.hidden])?])?;
         let factors = match weights.has("rope_freqs.weight") {
-            true => Some(read_f32(&weights.get("rope_freqs.weight", &[config.heads.head_dim / 2])?)),
+            true => Some(read_f32(&weights.get("rope_freqs.weight", &[config.heads.head_dim / 2])?)?),
             false => None,
         };
         let inv_freq = config.rope.inv_freq(config.heads.head_dim, factors.as_deref());
@@ -247,19 +248,25 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-fn from_f32(name: &str, values: &[f32]) -> crate::checkpoint::TensorData<'static> {
-    crate::checkpoint::TensorData {
+fn from_f32(name: &str, values: &[f32]) -> TensorData<'static> {
+    TensorData {
         name: name.into(),
-        dtype: crate::checkpoint::Dtype::F32,
+        dtype: Dtype::F32,
         shape: vec![values.len()],
         data: values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into(),
     }
 }
 
-fn read_f32(tensor: &crate::checkpoint::TensorData<'_>) -> Vec<f32> {
-    tensor
+fn read_f32(tensor: &TensorData<'_>) -> Result<Vec<f32>, BackendError> {
+    if tensor.dtype != Dtype::F32 {
+        return Err(BackendError::Unsupported(format!(
+            "tensor {} must be F32, is {:?}",
+            tensor.name, tensor.dtype
+        )));
+    }
+    Ok(tensor
         .data
         .chunks_exact(4)
         .map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
-        .collect()
+        .collect())
 }

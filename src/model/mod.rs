@@ -1,14 +1,16 @@
-//! Model families, written once over the [`Backend`] trait. [`config`] reads a model's shape,
-//! [`weights`] finds its tensors, [`decoder`] is the forward pass. Nothing here knows requests,
+//! Model families, written once over the [`Backend`] trait. [`config`] reads a model's shape
+//! ([`rope`] its rotary embedding), [`weights`] finds its tensors, [`decoder`] is the forward pass. Nothing here knows requests,
 //! blocks being allocated, or what hardware it runs on.
 
 pub mod config;
 pub mod decoder;
+pub mod fields;
 pub mod rope;
 pub mod weights;
 
-pub use config::{ConfigError, ModelConfig};
+pub use config::ModelConfig;
 pub use decoder::Decoder;
+pub use fields::ConfigError;
 pub use weights::{LoadError, Weights};
 
 use crate::backend::{Backend, Batch, KvSpec};

@@ -3,8 +3,7 @@
 //! All of them only choose `inv_freq` and a factor on cos and sin; the numbers follow
 //! transformers' `modeling_rope_utils.py`, in f32 where it computes in f32.
 
-use super::ConfigError;
-use super::config::Fields;
+use super::fields::{ConfigError, Fields};
 use std::f64::consts::PI;
 
 /// A model's rotary embedding as its config states it.

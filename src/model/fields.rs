@@ -1,0 +1,112 @@
+//! Reading config.json: typed fields, each error with the field's path and what is allowed.
+
+use serde_json::Value;
+
+/// A field of config.json that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("config.json: {field}: {reason}")]
+pub struct ConfigError {
+    /// Its path.
+    pub field: String,
+    /// What is wrong and what would be right.
+    pub reason: String,
+}
+
+impl ConfigError {
+    pub(crate) fn new(field: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self { field: field.into(), reason: reason.into() }
+    }
+}
+
+/// Bounds that no published checkpoint comes near; they keep arithmetic on sizes from overflowing.
+const SIZE_MAX: usize = 1 << 24;
+
+/// Typed access to a JSON object, with the field's path in every error. null is absent.
+pub struct Fields<'a> {
+    path: &'static str,
+    object: &'a Value,
+}
+
+impl<'a> Fields<'a> {
+    /// The file's outermost object.
+    pub(crate) fn root(object: &'a Value) -> Self {
+        Self { path: "", object }
+    }
+
+    pub(crate) fn get(&self, field: &str) -> Option<&'a Value> {
+        self.object.get(field).filter(|value| !value.is_null())
+    }
+
+    fn error(&self, field: &str, reason: String) -> ConfigError {
+        let dot = if self.path.is_empty() { "" } else { "." };
+        ConfigError::new(format!("{}{dot}{field}", self.path), reason)
+    }
+
+    pub(crate) fn object(&self, field: &'static str) -> Result<Option<Fields<'a>>, ConfigError> {
+        match self.get(field) {
+            None => Ok(None),
+            Some(object) if object.is_object() => Ok(Some(Fields { path: field, object })),
+            Some(other) => Err(self.error(field, format!("must be an object, got {other}"))),
+        }
+    }
+
+    pub(crate) fn string(&self, field: &str) -> Result<Option<&'a str>, ConfigError> {
+        match self.get(field) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(other) => Err(self.error(field, format!("must be a string, got {other}"))),
+        }
+    }
+
+    pub(crate) fn flag(&self, field: &str) -> Result<Option<bool>, ConfigError> {
+        match self.get(field) {
+            None => Ok(None),
+            Some(Value::Bool(flag)) => Ok(Some(*flag)),
+            Some(other) => Err(self.error(field, format!("must be true or false, got {other}"))),
+        }
+    }
+
+    pub(crate) fn number(&self, field: &str) -> Result<Option<f64>, ConfigError> {
+        match self.get(field) {
+            None => Ok(None),
+            Some(value) => match value.as_f64() {
+                Some(number) if number.is_finite() => Ok(Some(number)),
+                _ => Err(self.error(field, format!("must be a number, got {value}"))),
+            },
+        }
+    }
+
+    pub(crate) fn positive(&self, field: &str) -> Result<Option<f64>, ConfigError> {
+        match self.number(field)? {
+            Some(number) if number <= 0.0 => {
+                Err(self.error(field, format!("must be greater than 0, got {number}")))
+            }
+            number => Ok(number),
+        }
+    }
+
+    pub(crate) fn positive_or(&self, field: &str, default: f64) -> Result<f64, ConfigError> {
+        Ok(self.positive(field)?.unwrap_or(default))
+    }
+
+    pub(crate) fn size_if_given(&self, field: &str) -> Result<Option<usize>, ConfigError> {
+        match self.get(field) {
+            None => Ok(None),
+            Some(value) => {
+                match value.as_u64() {
+                    Some(size) if size >= 1 && size <= SIZE_MAX as u64 => Ok(Some(size as usize)),
+                    _ => Err(self
+                        .error(field, format!("must be a whole number from 1 to {SIZE_MAX}, got {value}"))),
+                }
+            }
+        }
+    }
+
+    pub(crate) fn size(&self, field: &str) -> Result<usize, ConfigError> {
+        self.size_if_given(field)?.ok_or_else(|| self.error(field, "is missing".into()))
+    }
+
+    pub(crate) fn size_or(&self, field: &str, default: usize) -> Result<usize, ConfigError> {
+        Ok(self.size_if_given(field)?.unwrap_or(default))
+    }
+}
