@@ -20,7 +20,7 @@ use super::plan::SampleSpec;
 use crate::protocol::{SamplingParams, TokenId, TokenLogprob};
 use math::{Candidate, argmax, exp, largest, sum_exp};
 
-/// The model's output cannot be sampled from; it is the engine's end.
+/// The model's output cannot be sampled from.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SampleError {
     /// NaN or +infinity came out of the forward pass, or nothing but -infinity.
@@ -195,7 +195,7 @@ impl Sampler {
         best.token
     }
 
-    /// Fills `kept` with the tokens that pass top_k, top_p and min_p, best first.
+    /// Fills `kept` with the tokens that pass top_k, top_p and min_p.
     fn keep(&mut self, row: &[f32], max: f32, scale: f32, top_k: usize, params: &SamplingParams) {
         let mass = |c: &Candidate| f64::from(exp((c.logit - max) * scale));
         let kept = &mut self.kept;
@@ -212,14 +212,13 @@ impl Sampler {
             }
         } else {
             let wanted = sum_exp(row, max, scale) * f64::from(params.top_p);
-            // Few tokens are the rule; a flat distribution takes more passes.
-            let mut n = 64;
-            loop {
+            // Few tokens are the rule, and sorting few is the fastest.
+            let few = [64, 1024].into_iter().any(|n| {
                 largest(row, n, kept);
-                if cut(kept, wanted, mass) || n >= row.len() {
-                    break;
-                }
-                n *= 16;
+                cut(kept, wanted, mass)
+            });
+            if !few {
+                math::nucleus(row, max, scale, wanted * (1.0 - TOP_P_SLACK), kept);
             }
         }
         if params.min_p > 0.0 {

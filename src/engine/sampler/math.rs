@@ -14,38 +14,41 @@ pub(super) struct Candidate {
 const LANES: usize = 16;
 /// Logits between two looks at the running result: 64 cache lines.
 const CHUNK: usize = 1024;
+/// Values of a digit in a radix selection; three digits make 32 bits.
+const RADIX: usize = 1 << 11;
 
 /// The first largest logit; None when one is NaN or +infinity, or none is above -infinity. One
 /// pass over memory: each chunk's maximum is found in lanes, its index only in the chunk that wins.
 pub(super) fn argmax(row: &[f32]) -> Option<Candidate> {
     let mut best = f32::NEG_INFINITY;
     let mut best_chunk = 0;
-    let mut any_nan = 0;
+    let mut any_nan = false;
     for (index, chunk) in row.chunks(CHUNK).enumerate() {
         let mut max = [f32::NEG_INFINITY; LANES];
-        let mut nan = [0u32; LANES];
+        // NaNs per lane, counted in f32: the type of the comparison, so that lanes stay lanes.
+        let mut nans = [0f32; LANES];
         let (lanes, rest) = chunk.as_chunks::<LANES>();
         for x in lanes {
             for i in 0..LANES {
                 max[i] = if x[i] > max[i] { x[i] } else { max[i] };
             }
-            // A loop and a maximum of their own: together with the above LLVM does worse.
+            // A loop of its own: together with the above LLVM does worse.
             for i in 0..LANES {
-                nan[i] = nan[i].max(u32::from(x[i].is_nan()));
+                nans[i] += if x[i].is_nan() { 1.0 } else { 0.0 };
             }
         }
         for x in rest {
             max[0] = if *x > max[0] { *x } else { max[0] };
-            nan[0] |= u32::from(x.is_nan());
+            nans[0] += if x.is_nan() { 1.0 } else { 0.0 };
         }
-        any_nan |= nan.iter().fold(0, |a, b| a | b);
+        any_nan |= nans.iter().any(|n| *n > 0.0);
         let chunk_max = max.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
         if chunk_max > best {
             best = chunk_max;
             best_chunk = index;
         }
     }
-    if any_nan != 0 || !best.is_finite() {
+    if any_nan || !best.is_finite() {
         return None;
     }
     let start = best_chunk * CHUNK;
@@ -79,8 +82,10 @@ pub(super) fn sum_exp(row: &[f32], max: f32, scale: f32) -> f64 {
     let mut sums = [0f64; LANES];
     let (lanes, rest) = row.as_chunks::<LANES>();
     for x in lanes {
+        // Two loops: f32 and f64 in one are not vectorised.
+        let masses = x.map(|x| exp((x - max) * scale));
         for i in 0..LANES {
-            sums[i] += f64::from(exp((x[i] - max) * scale));
+            sums[i] += f64::from(masses[i]);
         }
     }
     let tail: f64 = rest.iter().map(|x| f64::from(exp((x - max) * scale))).sum();
@@ -114,13 +119,17 @@ pub(super) fn draw(row: &[f32], best: Candidate, scale: f32, draw: f64) -> Token
     best.token
 }
 
+/// Best first, ties by the lower id.
+fn order(a: &Candidate, b: &Candidate) -> Ordering {
+    // Not total_cmp, for which -0.0 and 0.0 are no tie.
+    let by_logit = b.logit.partial_cmp(&a.logit).unwrap_or(Ordering::Equal);
+    by_logit.then(a.token.cmp(&b.token))
+}
+
 /// The `n` largest logits, best first, ties by the lower id; -infinity never counts. A threshold
 /// rises while the row is read, so that most blocks of lanes are passed over by one comparison.
 pub(super) fn largest(row: &[f32], n: usize, out: &mut Vec<Candidate>) {
     out.clear();
-    // Not total_cmp, for which -0.0 and 0.0 are no tie.
-    let by_logit = |a: &Candidate, b: &Candidate| b.logit.partial_cmp(&a.logit).unwrap_or(Ordering::Equal);
-    let order = |a: &Candidate, b: &Candidate| by_logit(a, b).then(a.token.cmp(&b.token));
     if n == 0 {
         return;
     }
@@ -153,4 +162,38 @@ pub(super) fn at_least(row: &[f32], threshold: f32, out: &mut Vec<Candidate>) {
     out.clear();
     let all = row.iter().enumerate().filter(|(_, logit)| **logit >= threshold);
     out.extend(all.map(|(token, logit)| Candidate { token: token as TokenId, logit: *logit }));
+}
+
+/// The fewest best tokens whose mass e^((x - max) * scale) reaches `wanted`, in order of their ids.
+/// A radix selection by mass over the logits' bits: three passes, however flat the row is.
+pub(super) fn nucleus(row: &[f32], max: f32, scale: f32, wanted: f64, out: &mut Vec<Candidate>) {
+    // Orders as the logits do; 0.0 is added because -0.0 and 0.0 are a tie.
+    let key = |c: &Candidate| match (c.logit + 0.0).to_bits() {
+        bits if bits >> 31 == 0 => bits | 1 << 31,
+        bits => !bits,
+    };
+    let mass = |c: &Candidate| f64::from(exp((c.logit - max) * scale));
+    // What is lower has no mass.
+    at_least(row, max - 88.0 / scale, out);
+    let mut left = wanted;
+    for shift in [21, 10, 0] {
+        let digit = |c: &Candidate| (key(c) >> shift) as usize % RADIX;
+        let mut masses = [0f64; RADIX];
+        out.iter().for_each(|c| masses[digit(c)] += mass(c));
+        // Where the mass is reached; by rounding it may never be, then the lowest there is.
+        let mut border = 0;
+        for (at, mass) in masses.iter().enumerate().rev().filter(|(_, mass)| **mass > 0.0) {
+            border = at;
+            if *mass >= left {
+                break;
+            }
+            left -= mass;
+        }
+        out.retain(|c| digit(c) == border);
+    }
+    // Equal logits are left, in order of their ids.
+    let Some(each) = out.first().map(mass) else { return };
+    let last = out[((left / each).ceil() as usize).clamp(1, out.len()) - 1];
+    at_least(row, last.logit, out);
+    out.retain(|c| c.logit > last.logit || c.token <= last.token);
 }

@@ -157,6 +157,32 @@ proptest! {
     }
 
     #[test]
+    fn a_nucleus_is_the_fewest_best_tokens(
+        row in proptest::collection::vec(
+            prop_oneof![8 => (-40i32..40).prop_map(|x| x as f32 / 16.0), 1 => Just(-0.0f32), 1 => Just(f32::NEG_INFINITY)],
+            1..3000,
+        ),
+        part in 0.0f64..1.1,
+        scale in 0.5f32..4.0,
+    ) {
+        let Some(best) = argmax(&row) else { return Ok(()) };
+        let mass = |token: &u32| f64::from(exp((row[*token as usize] - best.logit) * scale));
+        let wanted = part * sum_exp(&row, best.logit, scale);
+        let mut sorted: Vec<u32> = (0..row.len() as u32).filter(|t| row[*t as usize].is_finite()).collect();
+        sorted.sort_by(|a, b| row[*b as usize].partial_cmp(&row[*a as usize]).unwrap());
+        let mut sum = 0.0;
+        let end = sorted.iter().position(|token| { sum += mass(token); sum >= wanted });
+        sorted.truncate(end.map_or(sorted.len(), |end| end + 1));
+        let missed = (sum - wanted).abs() < 1e-9 || (sum - wanted - mass(sorted.last().unwrap())).abs() < 1e-9;
+        sorted.sort_unstable();
+        let mut got = Vec::new();
+        math::nucleus(&row, best.logit, scale, wanted, &mut got);
+        let got: Vec<u32> = got.iter().map(|c| c.token).collect();
+        // Sums in another order may differ in their last bits.
+        prop_assert!(got == sorted || missed, "{} tokens for {}", got.len(), sorted.len());
+    }
+
+    #[test]
     fn greedy_is_the_first_maximum(row in proptest::collection::vec(-3i32..3, 1..5000)) {
         let row: Vec<f32> = row.into_iter().map(|x| x as f32).collect();
         let max = row.iter().copied().fold(f32::MIN, f32::max);
