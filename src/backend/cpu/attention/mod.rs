@@ -11,7 +11,7 @@
 //! one kv head, over all their splits. Items that are too long for an even load (a decode over a
 //! long context) are cut by split; their partials are stored and folded in a second region.
 //!
-//! Bytes moved: each item reads its keys and values once per eight queries (from the second-level
+//! Bytes moved: each item reads its keys and values once per twelve queries (from the second-level
 //! cache after the first time).
 
 mod tile;
@@ -21,13 +21,14 @@ use super::pool::{REGION_NS, ThreadPool};
 use super::simd::{Isa, LANES};
 use super::tensor::{Shared, Tensor};
 use crate::backend::{Batch, HeadLayout, KV_BLOCK_TOKENS, KvDtype};
-use tile::{Fold, Job, Tile};
+use std::cell::RefCell;
+use tile::{Fold, Job, Room, Tile};
 
 /// KV positions that are summed up at once.
 pub(super) const SPLIT: usize = 512;
 const SPLIT_BLOCKS: usize = SPLIT / KV_BLOCK_TOKENS;
 
-/// Queries (rows times query heads per kv head) of an item; three tiles of eight.
+/// Queries (rows times query heads per kv head) of an item; two tiles of twelve.
 const ITEM_QUERIES: usize = 24;
 /// Items per thread: the last one may hold up the others by an item's time.
 const ITEMS_PER_THREAD: u64 = 4;
@@ -132,25 +133,32 @@ fn run<E: Element>(
     }
 }
 
-/// An item's queries by eights (by fours with few registers); what is left over goes into the
+/// An item's queries by twelves (by fours with few registers); what is left over goes into the
 /// smallest tile that holds it.
 fn run_item<E: Element>(isa: Isa, job: &Job<'_, E>, item: &Item) {
-    let queries = item.rows * (job.task.heads.heads / job.task.heads.kv_heads);
-    let widest = if isa.is_wide() { 8 } else { 4 };
-    let mut first = 0;
-    while first < queries {
-        let count = (queries - first).min(widest);
-        match (isa.is_wide(), count) {
-            (true, 5..) => isa.run(Tile::<E, 8, 1, 2> { job, item, first, count }),
-            (true, 3..) => isa.run(Tile::<E, 4, 2, 4> { job, item, first, count }),
-            (true, 2) => isa.run(Tile::<E, 2, 4, 4> { job, item, first, count }),
-            (true, _) => isa.run(Tile::<E, 1, 8, 4> { job, item, first, count }),
-            (false, 3..) => isa.run(Tile::<E, 4, 1, 1> { job, item, first, count }),
-            (false, 2) => isa.run(Tile::<E, 2, 2, 2> { job, item, first, count }),
-            (false, _) => isa.run(Tile::<E, 1, 4, 4> { job, item, first, count }),
-        }
-        first += count;
+    thread_local! {
+        static ROOM: RefCell<Room> = RefCell::new(Room::new());
     }
+    let queries = item.rows * (job.task.heads.heads / job.task.heads.kv_heads);
+    let widest = if isa.is_wide() { 12 } else { 4 };
+    ROOM.with_borrow_mut(|room| {
+        let mut first = 0;
+        while first < queries {
+            let count = (queries - first).min(widest);
+            match (isa.is_wide(), count) {
+                (true, 9..) => isa.run(Tile::<E, 12, 2, 2> { job, item, room, first, count }),
+                (true, 5..) => isa.run(Tile::<E, 8, 2, 2> { job, item, room, first, count }),
+                (true, 4) => isa.run(Tile::<E, 4, 4, 4> { job, item, room, first, count }),
+                (true, 3) => isa.run(Tile::<E, 3, 4, 4> { job, item, room, first, count }),
+                (true, 2) => isa.run(Tile::<E, 2, 4, 4> { job, item, room, first, count }),
+                (true, _) => isa.run(Tile::<E, 1, 8, 4> { job, item, room, first, count }),
+                (false, 3..) => isa.run(Tile::<E, 4, 1, 1> { job, item, room, first, count }),
+                (false, 2) => isa.run(Tile::<E, 2, 2, 2> { job, item, room, first, count }),
+                (false, _) => isa.run(Tile::<E, 1, 4, 4> { job, item, room, first, count }),
+            }
+            first += count;
+        }
+    });
 }
 
 impl Scratch {

@@ -17,6 +17,8 @@ use crate::backend::KV_BLOCK_TOKENS;
 use std::ops::Range;
 
 const MAX_LINES: usize = MAX_HEAD_DIM / LANES;
+/// Most queries in a tile.
+const MAX_QUERIES: usize = 12;
 
 /// What the tiles of a call share.
 pub struct Job<'a, E> {
@@ -48,33 +50,32 @@ impl Query {
     }
 }
 
-/// The softmax-weighted sum of values over some positions, not yet divided by the weights' sum.
-struct Weighted {
+/// The softmax-weighted sum of values over some positions, not yet divided by the weights' sum;
+/// the values lie apart, head_dim of them up to whole lines.
+#[derive(Clone, Copy)]
+struct Total {
     /// The largest score; -inf when no position was seen.
     max: f32,
     /// The sum of weights, relative to the largest score.
     sum: f32,
-    /// head_dim values, up to whole lines.
-    values: [[f32; LANES]; MAX_LINES],
 }
 
-impl Weighted {
-    const NONE: Weighted = Weighted { max: f32::NEG_INFINITY, sum: 0.0, values: [[0.0; LANES]; MAX_LINES] };
+impl Total {
+    const NONE: Total = Total { max: f32::NEG_INFINITY, sum: 0.0 };
 
     /// Adds the positions of the next split that sees any.
     #[inline(always)]
-    fn fold<S: Simd>(&mut self, s: S, max: f32, sum: f32, values: &[[f32; LANES]]) {
-        if max == f32::NEG_INFINITY {
+    fn fold<S: Simd>(&mut self, s: S, values: &mut [[f32; LANES]], new: Total, new_values: &[[f32; LANES]]) {
+        if new.max == f32::NEG_INFINITY {
             return;
         }
-        let new_max = if self.max > max { self.max } else { max };
+        let max = if self.max > new.max { self.max } else { new.max };
         let [mut ours, mut theirs] = [[0.0; LANES]; 2];
-        s.store(s.exp2(s.splat(self.max - new_max)), &mut ours);
-        s.store(s.exp2(s.splat(max - new_max)), &mut theirs);
+        s.store(s.exp2(s.splat(self.max - max)), &mut ours);
+        s.store(s.exp2(s.splat(new.max - max)), &mut theirs);
         let (ours, theirs) = (ours[0], theirs[0]);
-        self.max = new_max;
-        self.sum = self.sum * ours + sum * theirs;
-        for (mine, new) in self.values.iter_mut().zip(values) {
+        *self = Total { max, sum: self.sum * ours + new.sum * theirs };
+        for (mine, new) in values.iter_mut().zip(new_values) {
             let kept = s.mul(s.load(mine), s.splat(ours));
             s.store(s.mul_add(s.load(new), s.splat(theirs), kept), mine);
         }
@@ -85,14 +86,27 @@ impl Weighted {
     /// # Safety
     /// No other thread writes this query's output.
     #[inline(always)]
-    unsafe fn write(&self, task: &Task<'_>, query: &Query) {
+    unsafe fn write(&self, values: &[[f32; LANES]], task: &Task<'_>, query: &Query) {
         let head_dim = task.heads.head_dim;
         // SAFETY: the caller's promise.
         let out = unsafe { task.out.part(query.row * task.heads.q_dim() + query.head * head_dim, head_dim) };
         let scale = 1.0 / self.sum;
-        for (out, x) in out.iter_mut().zip(self.values.as_flattened()) {
+        for (out, x) in out.iter_mut().zip(values.as_flattened()) {
             *out = x * scale;
         }
+    }
+}
+
+/// A thread's working memory: cleared once and not for each tile, which takes as long as the
+/// tile itself when its context is short.
+pub struct Room(Box<[[f32; LANES]; Room::LINES]>);
+
+impl Room {
+    /// Per query: weights of a split, scaled query, a split's values, their total.
+    const LINES: usize = MAX_QUERIES * (SPLIT_BLOCKS + 3 * MAX_LINES);
+
+    pub fn new() -> Self {
+        Self(Box::new([[0.0; LANES]; Self::LINES]))
     }
 }
 
@@ -101,6 +115,7 @@ impl Weighted {
 pub struct Tile<'a, E, const M: usize, const B: usize, const C: usize> {
     pub job: &'a Job<'a, E>,
     pub item: &'a Item,
+    pub room: &'a mut Room,
     pub first: usize,
     pub count: usize,
 }
@@ -110,51 +125,56 @@ impl<E: Element, const M: usize, const B: usize, const C: usize> Kernel for Tile
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self { job, item, first, count } = self;
+        let Self { job, item, room, first, count } = self;
         let (task, head_dim) = (job.task, job.task.heads.head_dim);
         let lines = head_dim.div_ceil(LANES);
         // A place without a query of its own repeats the first one, and its result is dropped.
         let queries: [Query; M] =
             std::array::from_fn(|m| Query::new(task, item, first + if m < count { m } else { 0 }));
         let sees = queries.each_ref().map(|query| query.sees.clone());
-        let mut q = [[0.0f32; M]; MAX_HEAD_DIM];
-        let q = &mut q[..head_dim];
+        let (weights, room) = room.0.split_at_mut(M * SPLIT_BLOCKS);
+        let weights: &mut [[[f32; LANES]; M]] = weights.as_chunks_mut().0;
+        let (values, room) = room.split_at_mut(M * lines);
+        let (totals, room) = room.split_at_mut(M * lines);
+        totals.fill([0.0; LANES]);
+        let (q, _) = room.as_flattened_mut().as_chunks_mut::<MAX_HEAD_DIM>();
         // Scores are in powers of two, so that the weights need no multiplication.
         let scale = task.scale * std::f32::consts::LOG2_E;
         for (m, query) in queries.iter().enumerate() {
             let from = &task.q[query.row * task.heads.qkv_dim() + query.head * head_dim..][..head_dim];
-            for (q, x) in q.iter_mut().zip(from) {
-                q[m] = x * scale;
+            for (q, x) in q[m].iter_mut().zip(from) {
+                *q = x * scale;
             }
         }
 
         let table = &task.batch.block_tables[task.batch.seqs[item.seq].table..];
+        let all_start = sees.iter().map(|r| r.start).max().unwrap_or(0);
+        let all = all_start..sees.iter().map(|r| r.end).min().unwrap_or(0);
         let any_start = sees.iter().map(|r| r.start).min().unwrap_or(0) / KV_BLOCK_TOKENS;
         let any_end = sees.iter().map(|r| r.end).max().unwrap_or(0).div_ceil(KV_BLOCK_TOKENS);
-        let mut totals = [Weighted::NONE; M];
-        let mut weights = [[[0.0f32; LANES]; M]; SPLIT_BLOCKS];
-        let mut values = [[[0.0f32; LANES]; MAX_LINES]; M];
+        let mut sums = [Total::NONE; M];
         for split in item.first_split..item.end_split {
             let blocks = any_start.max(split * SPLIT_BLOCKS)..any_end.min((split + 1) * SPLIT_BLOCKS);
-            let [mut max, mut sum] = [[f32::NEG_INFINITY; M], [0.0; M]];
+            let mut new = [Total::NONE; M];
             if !blocks.is_empty() {
                 let part = Part {
                     kv: job.kv,
                     kv_head: item.kv_head,
                     table: &table[blocks.clone()],
                     sees: &sees,
+                    all: all.clone(),
                     first: blocks.start,
                 };
                 let weights = &mut weights[..blocks.len()];
-                part.scores::<S, B>(s, q, weights);
-                (max, sum) = part.softmax(s, weights);
+                part.scores::<S, B>(s, head_dim, q, weights);
+                new = part.softmax(s, weights);
                 let mut line = 0;
                 while line < lines {
                     if lines - line >= C {
-                        part.weigh::<S, C>(s, head_dim, line, weights, &mut values);
+                        part.weigh::<S, C>(s, head_dim, line, weights, values);
                         line += C;
                     } else {
-                        part.weigh::<S, 1>(s, head_dim, line, weights, &mut values);
+                        part.weigh::<S, 1>(s, head_dim, line, weights, values);
                         line += 1;
                     }
                 }
@@ -162,7 +182,8 @@ impl<E: Element, const M: usize, const B: usize, const C: usize> Kernel for Tile
             match item.partials {
                 None => {
                     for m in 0..M {
-                        totals[m].fold(s, max[m], sum[m], &values[m][..lines]);
+                        let at = m * lines..(m + 1) * lines;
+                        sums[m].fold(s, &mut totals[at.clone()], new[m], &values[at]);
                     }
                 }
                 Some(start) => {
@@ -170,16 +191,16 @@ impl<E: Element, const M: usize, const B: usize, const C: usize> Kernel for Tile
                         let at = start + (first + m) * partial_lines(head_dim);
                         // SAFETY: one task has this item and query, and its partials are its own.
                         let partial = unsafe { job.partials.part(at, partial_lines(head_dim)) };
-                        [partial[0][0], partial[0][1]] = [max[m], sum[m]];
-                        partial[1..].copy_from_slice(&values[m][..lines]);
+                        [partial[0][0], partial[0][1]] = [new[m].max, new[m].sum];
+                        partial[1..].copy_from_slice(&values[m * lines..][..lines]);
                     }
                 }
             }
         }
         if item.partials.is_none() {
-            for (total, query) in totals.iter().zip(&queries).take(count) {
+            for (m, query) in queries.iter().enumerate().take(count) {
                 // SAFETY: sequences' rows are disjoint, items' rows and heads too.
-                unsafe { total.write(task, query) };
+                unsafe { sums[m].write(&totals[m * lines..], task, query) };
             }
         }
     }
@@ -191,25 +212,40 @@ struct Part<'a, E, const M: usize> {
     kv_head: usize,
     table: &'a [u32],
     sees: &'a [Range<usize>; M],
+    /// The positions that all of them see.
+    all: Range<usize>,
     first: usize,
 }
 
 impl<E: Element, const M: usize> Part<'_, E, M> {
     /// The scores of all positions, -inf where a query does not see it.
     #[inline(always)]
-    fn scores<S: Simd, const B: usize>(&self, s: S, q: &[[f32; M]], scores: &mut [[[f32; LANES]; M]]) {
+    fn scores<S: Simd, const B: usize>(
+        &self,
+        s: S,
+        head_dim: usize,
+        q: &[[f32; MAX_HEAD_DIM]],
+        scores: &mut [[[f32; LANES]; M]],
+    ) {
         let last = self.table.len() - 1;
+        let q: &[[f32; MAX_HEAD_DIM]; M] = q[..M].try_into().expect("M queries");
+        // Known to the compiler, this leaves no check in the loop.
+        let head_dim = head_dim.min(MAX_HEAD_DIM);
         for (group, scores) in scores.chunks_mut(B).enumerate() {
             // A place without a block of its own repeats the last one, and its result is dropped.
             let keys: [&[[E; LANES]]; B] = std::array::from_fn(|b| {
-                &self.kv.keys(self.table[(group * B + b).min(last)], self.kv_head)[..q.len()]
+                &self.kv.keys(self.table[(group * B + b).min(last)], self.kv_head)[..head_dim]
             });
             let mut acc = [[s.splat(0.0); M]; B];
-            for (d, q) in q.iter().enumerate() {
+            for d in 0..head_dim {
+                let mut key = [s.splat(0.0); B];
                 for b in 0..B {
-                    let key = E::load(s, &keys[b][d]);
-                    for m in 0..M {
-                        acc[b][m] = s.mul_add(s.splat(q[m]), key, acc[b][m]);
+                    key[b] = E::load(s, &keys[b][d]);
+                }
+                for m in 0..M {
+                    let q = s.splat(q[m][d]);
+                    for b in 0..B {
+                        acc[b][m] = s.mul_add(q, key[b], acc[b][m]);
                     }
                 }
             }
@@ -220,39 +256,41 @@ impl<E: Element, const M: usize> Part<'_, E, M> {
             }
         }
         for (i, scores) in scores.iter_mut().enumerate() {
-            if !self.all_see(i) {
+            let all = self.all_see(i);
+            if all.len() < LANES {
                 for m in 0..M {
+                    let seen = self.seen(i, m);
+                    let seen = seen.start as u32..seen.end as u32;
                     for lane in 0..LANES {
-                        if !self.sees[m].contains(&self.position(i, lane)) {
-                            scores[m][lane] = f32::NEG_INFINITY;
-                        }
+                        let sees = seen.start <= lane as u32 && (lane as u32) < seen.end;
+                        scores[m][lane] = if sees { scores[m][lane] } else { f32::NEG_INFINITY };
                     }
                 }
             }
         }
     }
 
-    /// Turns scores into weights, 2^(score - max); gives each query's max and sum of weights.
+    /// Turns scores into weights, 2^(score - max).
     #[inline(always)]
-    fn softmax<S: Simd>(&self, s: S, scores: &mut [[[f32; LANES]; M]]) -> ([f32; M], [f32; M]) {
-        let [mut maxima, mut sums] = [[f32::NEG_INFINITY; M], [0.0; M]];
+    fn softmax<S: Simd>(&self, s: S, scores: &mut [[[f32; LANES]; M]]) -> [Total; M] {
+        let mut totals = [Total::NONE; M];
         for m in 0..M {
             let mut max = s.splat(f32::NEG_INFINITY);
             for scores in &*scores {
                 max = s.max(s.load(&scores[m]), max);
             }
-            maxima[m] = s.max_lane(max);
+            let max = s.max_lane(max);
             // A query that sees nothing here: all its weights become 0.
-            let base = s.splat(if maxima[m] == f32::NEG_INFINITY { 0.0 } else { maxima[m] });
+            let base = s.splat(if max == f32::NEG_INFINITY { 0.0 } else { max });
             let mut sum = s.splat(0.0);
             for scores in &mut *scores {
                 let weight = s.exp2(s.sub(s.load(&scores[m]), base));
                 sum = s.add(sum, weight);
                 s.store(weight, &mut scores[m]);
             }
-            sums[m] = s.sum(sum);
+            totals[m] = Total { max, sum: s.sum(sum) };
         }
-        (maxima, sums)
+        totals
     }
 
     /// Lines `line .. line + C` of the weighted sums of values.
@@ -263,57 +301,83 @@ impl<E: Element, const M: usize> Part<'_, E, M> {
         head_dim: usize,
         line: usize,
         weights: &[[[f32; LANES]; M]],
-        out: &mut [[[f32; LANES]; MAX_LINES]; M],
+        out: &mut [[f32; LANES]],
     ) {
+        let lines = out.len() / M;
+        assert!((line + C) * LANES <= head_dim.next_multiple_of(LANES));
         let mut acc = [[s.splat(0.0); C]; M];
         for (i, (weights, &block)) in weights.iter().zip(self.table).enumerate() {
             let values = self.kv.values(block, self.kv_head);
-            assert!((line + C) * LANES <= head_dim.next_multiple_of(LANES));
             let load = |j: usize, c: usize| {
                 let at = j * head_dim + (line + c) * LANES;
                 // SAFETY: j < 16, and line + c is below head_dim / 16 rounded up (asserted), so
                 // that at + 16 <= 16 * head_dim + 8 with head_dim a multiple of 8: in the slice.
-                let values = unsafe { &*values.as_ptr().add(at).cast::<[E; LANES]>() };
-                E::load(s, values)
+                E::load(s, unsafe { &*values.as_ptr().add(at).cast::<[E; LANES]>() })
             };
-            if self.all_see(i) {
-                for j in 0..LANES {
+            // Positions that not every query sees: through memory, so that the sums can stay in
+            // registers otherwise.
+            let some = |acc: &mut [[S::V; C]; M], out: &mut [[f32; LANES]], from: usize, to: usize| {
+                for m in 0..M {
                     for c in 0..C {
-                        let value = load(j, c);
-                        for m in 0..M {
-                            acc[m][c] = s.mul_add(s.splat(weights[m][j]), value, acc[m][c]);
+                        s.store(acc[m][c], &mut out[m * lines + line + c]);
+                    }
+                }
+                for m in 0..M {
+                    let seen = self.seen(i, m);
+                    for j in seen.start.max(from)..seen.end.min(to) {
+                        for c in 0..C {
+                            let sum = &mut out[m * lines + line + c];
+                            s.store(s.mul_add(s.splat(weights[m][j]), load(j, c), s.load(sum)), sum);
                         }
                     }
                 }
-            } else {
-                for j in 0..LANES {
-                    for m in 0..M {
-                        if self.sees[m].contains(&self.position(i, j)) {
-                            for c in 0..C {
-                                acc[m][c] = s.mul_add(s.splat(weights[m][j]), load(j, c), acc[m][c]);
-                            }
-                        }
+                for m in 0..M {
+                    for c in 0..C {
+                        acc[m][c] = s.load(&out[m * lines + line + c]);
                     }
                 }
+            };
+            let all = self.all_see(i);
+            if all.start > 0 {
+                some(&mut acc, out, 0, all.start);
+            }
+            for j in all.clone() {
+                let mut value = [s.splat(0.0); C];
+                for c in 0..C {
+                    value[c] = load(j, c);
+                }
+                for m in 0..M {
+                    let weight = s.splat(weights[m][j]);
+                    for c in 0..C {
+                        acc[m][c] = s.mul_add(weight, value[c], acc[m][c]);
+                    }
+                }
+            }
+            if all.end < LANES {
+                some(&mut acc, out, all.end, LANES);
             }
         }
         for m in 0..M {
             for c in 0..C {
-                s.store(acc[m][c], &mut out[m][line + c]);
+                s.store(acc[m][c], &mut out[m * lines + line + c]);
             }
         }
     }
 
-    /// Whether every query sees all positions of block i.
+    /// The positions of block i that query m sees, counted from the block's start.
     #[inline(always)]
-    fn all_see(&self, i: usize) -> bool {
-        let start = self.position(i, 0);
-        self.sees.iter().all(|sees| sees.start <= start && start + LANES <= sees.end)
+    fn seen(&self, i: usize, m: usize) -> Range<usize> {
+        let start = (self.first + i) * KV_BLOCK_TOKENS;
+        let within = |position: usize| position.saturating_sub(start).min(LANES);
+        within(self.sees[m].start)..within(self.sees[m].end)
     }
 
+    /// Those that every query sees, `start <= end` also if there are none.
     #[inline(always)]
-    fn position(&self, i: usize, lane: usize) -> usize {
-        (self.first + i) * KV_BLOCK_TOKENS + lane
+    fn all_see(&self, i: usize) -> Range<usize> {
+        let start = (self.first + i) * KV_BLOCK_TOKENS;
+        let within = |position: usize| position.saturating_sub(start).min(LANES);
+        within(self.all.start)..within(self.all.end.max(self.all.start))
     }
 }
 
@@ -333,15 +397,18 @@ impl<E: Element> Kernel for Fold<'_, E> {
         let lines = partial_lines(task.heads.head_dim);
         let queries = item.rows * (task.heads.heads / task.heads.kv_heads);
         for index in 0..queries {
-            let mut total = Weighted::NONE;
+            let mut total = Total::NONE;
+            let mut values = [[0.0; LANES]; MAX_LINES];
+            let values = &mut values[..lines - 1];
             for split in 0..item.end_split - item.first_split {
                 let at = item.partials.unwrap_or(0) + (split * queries + index) * lines;
                 // SAFETY: only this task reads these partials, and nobody writes them now.
                 let partial = unsafe { job.partials.part(at, lines) };
-                total.fold(s, partial[0][0], partial[0][1], &partial[1..]);
+                let new = Total { max: partial[0][0], sum: partial[0][1] };
+                total.fold(s, values, new, &partial[1..]);
             }
             // SAFETY: no other item has this row and head.
-            unsafe { total.write(task, &Query::new(task, item, index)) };
+            unsafe { total.write(values, task, &Query::new(task, item, index)) };
         }
     }
 }
