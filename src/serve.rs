@@ -21,6 +21,13 @@ use tokio::net::TcpListener;
 /// Silence on a stream after which a comment is sent, well under the idle limits of proxies.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
+/// How long a connection may take to send a request's head, the first or the next: longer than
+/// clients keep idle connections in their pools.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Connections at a time; more wait until one of these closes.
+const CONNECTIONS_MAX: usize = 4096;
+
 /// Free memory where the system does not tell.
 const ASSUMED_FREE_BYTES: usize = 4 << 30;
 
@@ -48,6 +55,8 @@ async fn listen_and_serve(args: ServeArgs) -> Result<(), String> {
         request_timeout: args.request_timeout,
         body_bytes_max: args.max_body,
         keep_alive: KEEP_ALIVE,
+        head_timeout: HEAD_TIMEOUT,
+        connections_max: CONNECTIONS_MAX,
         drain_timeout: args.drain_timeout,
         cors: cors(&args.cors_origins),
     };
@@ -239,7 +248,11 @@ fn load(args: &ServeArgs, name: &str, resolved: &Resolved) -> Result<LocalModel,
         Clock::real(),
     )
     .map_err(|error| format!("the engine's thread could not be started: {error}"))?;
+    let token_bytes = |tokenizer: &Arc<Tokenizer>| {
+        (0..tokenizer.vocab_size() as u32).map(|id| tokenizer.token_text(id).1.len()).max()
+    };
     Ok(LocalModel {
+        token_bytes_max: tokenizer.as_ref().and_then(token_bytes).unwrap_or(1),
         name: name.to_string(),
         engine,
         tokenizer,
@@ -271,7 +284,13 @@ fn warm_up(executor: &mut dyn Executor) -> Result<(), String> {
         }],
     };
     let ticket = executor.launch(plan).map_err(|error| error.to_string())?;
-    executor.collect(ticket).map(drop).map_err(|error| format!("the warm-up step failed: {error}"))
+    match executor.collect(ticket) {
+        Err(error) => Err(format!("the warm-up step failed: {error}")),
+        Ok(output) if !output.broken.is_empty() => {
+            Err("the warm-up step gave logits that are not finite: the weights are broken".into())
+        }
+        Ok(_) => Ok(()),
+    }
 }
 
 fn progress_bar(name: &str) -> indicatif::ProgressBar {

@@ -124,6 +124,7 @@ enum Want {
 }
 
 impl<B: Backend> Device<B> {
+    /// Logits that are not finite are the end of their sequence, not of the step.
     fn step(&mut self, plan: &StepPlan) -> StepResult {
         let batch = batch(plan, self.kv_blocks)?;
         self.model.forward(&mut self.backend, &batch, &mut self.kv);
@@ -144,24 +145,29 @@ impl<B: Backend> Device<B> {
             let logits = self.model.logits(&mut self.backend, &rows);
             let logits = self.backend.read(logits);
             for ((_, want), logits) in wants.iter().zip(logits.chunks_exact(vocab)) {
-                match *want {
-                    Want::Sample(index) => {
-                        let seq = &plan.seqs[index];
-                        if let Some(spec) = &seq.sample {
-                            let token = self.sampler.sample(logits, &seq.params, spec)?;
-                            output.sampled.push((seq.seq, token));
-                        }
-                    }
-                    Want::Score(index, i) => {
-                        let seq = &plan.seqs[index];
+                let (Want::Sample(index) | Want::Score(index, _)) = *want;
+                let seq = &plan.seqs[index];
+                if output.broken.contains(&seq.seq) {
+                    continue;
+                }
+                let token = match (want, &seq.sample) {
+                    (Want::Sample(_), Some(spec)) => self.sampler.sample(logits, &seq.params, spec),
+                    (Want::Sample(_), None) => continue,
+                    (Want::Score(_, i), _) => {
                         let top = seq.params.prompt_logprobs.unwrap_or(0);
-                        scored[index].push(self.sampler.score(logits, seq.prompt_targets[i], top)?);
+                        self.sampler.score(logits, seq.prompt_targets[*i], top)
                     }
+                };
+                match (token, want) {
+                    (Ok(token), Want::Sample(_)) => output.sampled.push((seq.seq, token)),
+                    (Ok(token), Want::Score(..)) => scored[index].push(token),
+                    (Err(SampleError::NotFinite), _) => output.broken.push(seq.seq),
+                    (Err(error), _) => return Err(error.into()),
                 }
             }
         }
         for (seq, scored) in plan.seqs.iter().zip(scored) {
-            if !seq.prompt_targets.is_empty() {
+            if !seq.prompt_targets.is_empty() && !output.broken.contains(&seq.seq) {
                 output.prompt_logprobs.push((seq.seq, scored));
             }
         }

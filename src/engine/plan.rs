@@ -57,7 +57,9 @@ pub struct SampleSpec {
 /// What a step produced.
 #[derive(Clone, Debug, Default)]
 pub struct StepOutput {
-    /// One per planned sequence that asked for a sample, in plan order.
+    /// Sequences whose logits were not finite: nothing of theirs is in the other lists.
+    pub broken: Vec<SeqId>,
+    /// One per other planned sequence that asked for a sample, in plan order.
     pub sampled: Vec<(SeqId, TokenLogprob)>,
     /// Scored prompt tokens, in plan order, one per target.
     pub prompt_logprobs: Vec<(SeqId, Vec<TokenLogprob>)>,

@@ -202,11 +202,12 @@ impl Worker {
         for (id, event) in self.pending.drain(..) {
             // Whoever was swept meanwhile wants nothing any more.
             let Some(caller) = self.callers.get_mut(&id) else { continue };
-            let finished = match event {
+            let ended = match event {
                 TokenEvent::Token { choice, .. } if !caller.open[choice as usize] => continue,
                 TokenEvent::Finished { choice, .. } if !caller.open[choice as usize] => continue,
-                TokenEvent::Finished { choice, .. } => Some(choice as usize),
-                _ => None,
+                TokenEvent::Finished { choice, .. } => choice as usize..choice as usize + 1,
+                TokenEvent::Failed { .. } => 0..caller.open.len(),
+                TokenEvent::Prompt { .. } | TokenEvent::Token { .. } => 0..0,
             };
             match caller.events.try_send(event) {
                 // A closed channel is seen by the next sweep.
@@ -215,11 +216,9 @@ impl Worker {
                     unreachable!("the channel holds every event that a request can have")
                 }
             }
-            if let Some(choice) = finished {
-                caller.open[choice] = false;
-                if !caller.stay_or_leave(&self.shared) {
-                    self.callers.remove(&id);
-                }
+            caller.open[ended].fill(false);
+            if !caller.stay_or_leave(&self.shared) {
+                self.callers.remove(&id);
             }
         }
     }
@@ -265,6 +264,15 @@ impl Worker {
         let _ = self.shared.failure.set(failure.clone());
         self.callers.drain().for_each(|(_, caller)| failed(&caller.events));
         self.shared.waiting.fetch_sub(self.waiting, Ordering::AcqRel);
+        // The counters stay true; nothing runs any more.
+        let last = **self.shared.stats.load();
+        self.shared.stats.store(Arc::new(EngineStats {
+            running: 0,
+            kv_blocks_used: 0,
+            last_batch_rows: 0,
+            last_batch_seqs: 0,
+            ..last
+        }));
         while !self.shared.close() {
             let Ok(command) = self.commands.recv() else { return };
             if let Command::Submit(submission) = command {

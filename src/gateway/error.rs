@@ -223,7 +223,7 @@ impl From<LocalError> for ApiError {
         let message = e.to_string();
         match e {
             LocalError::Submit(e) => e.into(),
-            LocalError::ContextLength { .. } => {
+            LocalError::ContextLength { .. } | LocalError::PromptTooLong { .. } => {
                 Self::invalid(StatusCode::BAD_REQUEST, Some("context_length_exceeded"), message)
             }
             LocalError::EmptyPrompt => Self::invalid(StatusCode::BAD_REQUEST, Some("empty_prompt"), message),

@@ -30,6 +30,10 @@ pub enum LocalError {
     Submit(#[from] SubmitError),
     #[error("the context holds {max_context} tokens, but {}", wanted(*prompt_tokens, *max_tokens))]
     ContextLength { prompt_tokens: usize, max_tokens: Option<u32>, max_context: usize },
+    #[error(
+        "the context holds {max_context} tokens, but the prompt's {bytes} bytes are at least {tokens_min}"
+    )]
+    PromptTooLong { bytes: usize, tokens_min: usize, max_context: usize },
     #[error("the prompt has no tokens")]
     EmptyPrompt,
     #[error("the model has no tokenizer: send token ids to /v1/completions")]
@@ -199,6 +203,9 @@ pub struct TokenScore {
     pub text: String,
     /// Its exact bytes, which may be a part of a character.
     pub bytes: Vec<u8>,
+    /// Characters of the text that begin in it: none in the rest of a split character, nor in a
+    /// special token that the text leaves out.
+    pub chars: usize,
     /// None for a prompt's first token, which nothing predicts.
     pub logprob: Option<f32>,
     /// The most probable tokens, best first: text, bytes, log-probability.
@@ -253,6 +260,7 @@ struct TextOptions {
     stop_tokens: Vec<TokenId>,
     include_stop: bool,
     logprobs: bool,
+    skip_special: bool,
     tokens_as_ids: bool,
 }
 
@@ -279,6 +287,7 @@ impl Generation {
             stop_tokens: request.sampling.stop_tokens.clone(),
             include_stop: request.include_stop,
             logprobs: request.sampling.logprobs.is_some(),
+            skip_special: request.skip_special,
             tokens_as_ids: request.tokens_as_ids,
         };
         let mut streams = Vec::with_capacity(request.prompts.len());
@@ -398,7 +407,7 @@ impl ChoiceText {
         let id = token.token;
         self.held.ids.push(id);
         if options.logprobs {
-            self.held.scores.push(options.score(id, Some(token)));
+            self.held.scores.push(options.score(id, Some(token), options.skip_special));
         }
         let Some(detokenizer) = &mut self.detokenizer else {
             return Some(TextEvent::Delta(self.take()));
@@ -445,14 +454,22 @@ impl TextOptions {
     }
 
     /// A token and what was said about it.
-    fn score(&self, id: TokenId, scored: Option<TokenLogprob>) -> TokenScore {
+    fn score(&self, id: TokenId, scored: Option<TokenLogprob>, skip_special: bool) -> TokenScore {
         let (text, bytes) = self.token_text(id);
-        let Some(scored) = scored else { return TokenScore { text, bytes, ..TokenScore::default() } };
+        let skipped = |tokenizer: &Arc<Tokenizer>| {
+            skip_special && tokenizer.decode(&[id], true).is_ok_and(|text| text.is_empty())
+        };
+        let chars = match &self.tokenizer {
+            Some(tokenizer) if skipped(tokenizer) => 0,
+            // In UTF-8, 10xxxxxx goes on with a character.
+            _ => bytes.iter().filter(|byte| **byte >> 6 != 0b10).count(),
+        };
+        let Some(scored) = scored else { return TokenScore { text, bytes, chars, ..TokenScore::default() } };
         let top = scored.top.iter().map(|&(id, logprob)| {
             let (text, bytes) = self.token_text(id);
             (text, bytes, logprob)
         });
-        TokenScore { text, bytes, logprob: Some(scored.logprob), top: top.collect() }
+        TokenScore { text, bytes, chars, logprob: Some(scored.logprob), top: top.collect() }
     }
 
     fn prompt_scores(
@@ -461,7 +478,8 @@ impl TextOptions {
         logprobs: Option<Vec<Option<TokenLogprob>>>,
     ) -> Vec<TokenScore> {
         let scored = logprobs.unwrap_or_default();
-        prompt.iter().zip(scored).map(|(&id, scored)| self.score(id, scored)).collect()
+        // A prompt's text has its special tokens.
+        prompt.iter().zip(scored).map(|(&id, scored)| self.score(id, scored, false)).collect()
     }
 }
 

@@ -3,6 +3,7 @@
 //!
 //! Deliberately absent: loading. Whoever loads a model reports here.
 
+use super::local::LocalError;
 use crate::engine::handle::EngineHandle;
 use crate::text::{ChatTemplate, Tokenizer};
 use arc_swap::ArcSwap;
@@ -22,12 +23,27 @@ pub struct LocalModel {
     pub template: Result<Arc<ChatTemplate>, String>,
     /// What requests take where they leave a field out.
     pub defaults: GenerationDefaults,
+    /// Bytes of the vocabulary's longest token.
+    pub token_bytes_max: usize,
     /// Number of token ids that the model accepts.
     pub vocab: usize,
     /// When it was loaded, in seconds since 1970.
     pub created_unix_s: u64,
     /// What it was loaded from, for `GET /v1/models`.
     pub root: String,
+}
+
+impl LocalModel {
+    /// Refuses a text that cannot fit whatever its tokens are, so that nobody spends a minute on
+    /// tokenizing megabytes to say so.
+    pub fn check_bytes(&self, text: &str) -> Result<(), LocalError> {
+        let tokens_min = text.len().div_ceil(self.token_bytes_max.max(1));
+        let max_context = self.engine.max_context();
+        if tokens_min <= max_context {
+            return Ok(());
+        }
+        Err(LocalError::PromptTooLong { bytes: text.len(), tokens_min, max_context })
+    }
 }
 
 /// Sampling defaults of a checkpoint (generation_config.json). A field that is None takes the

@@ -20,16 +20,20 @@ use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
-use axum::serve::ListenerExt;
+use axum::serve::Listener;
 use futures_util::FutureExt;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use serde_json::{Value, json};
 use std::io;
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
-use tokio::sync::{oneshot, watch};
-use tower_http::cors::{Any, CorsLayer};
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, Semaphore, oneshot, watch};
+use tower_http::cors::{AllowHeaders, Any, CorsLayer};
 
 /// JSON of more bytes than this is parsed off the async threads.
 const PARSE_INLINE_BYTES_MAX: usize = 64 << 10;
@@ -52,6 +56,10 @@ pub struct ServerConfig {
     pub body_bytes_max: usize,
     /// Silence in a stream after which a comment is sent.
     pub keep_alive: Duration,
+    /// How long a connection may take to send a request's head, idle time before it included.
+    pub head_timeout: Duration,
+    /// Connections at a time.
+    pub connections_max: usize,
     /// How long running requests may go on after shutdown began.
     pub drain_timeout: Duration,
     /// Who may call from a browser.
@@ -212,41 +220,82 @@ impl App {
     }
 }
 
-/// Serves until `shutdown` completes, then drains. Fails when a CORS origin is not a header value
-/// or the listener breaks.
+/// Serves until `shutdown` completes, then drains. Fails when a CORS origin is not a header value.
 pub async fn serve(
-    listener: tokio::net::TcpListener,
+    listener: TcpListener,
     config: ServerConfig,
     registry: Arc<Registry>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<DrainOutcome> {
     let app = Arc::new(App::new(config, registry));
     let router = router(app.clone())?;
-    // Without it, Nagle's algorithm holds back the small frames of a stream.
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "no TCP_NODELAY");
-        }
-    });
     let (close, closed) = oneshot::channel::<()>();
-    let server = axum::serve(listener, router).with_graceful_shutdown(async {
-        // Dropping the sender closes too.
-        let _ = closed.await;
-    });
-    let mut server = std::pin::pin!(server.into_future());
+    let mut connections = std::pin::pin!(connections(listener, router, &app.config, closed));
     let drain = async {
         shutdown.await;
         app.drain().await
     };
     let outcome = tokio::select! {
-        ended = &mut server => return ended.map(|()| DrainOutcome::Drained),
+        () = &mut connections => unreachable!("connections are accepted until `close` is dropped"),
         outcome = drain => outcome,
     };
     drop(close);
-    if tokio::time::timeout(FLUSH_TIMEOUT, server).await.is_err() {
+    if tokio::time::timeout(FLUSH_TIMEOUT, connections).await.is_err() {
         tracing::debug!("connections were still open at the end");
     }
     Ok(outcome)
+}
+
+/// Accepts connections until `closed`, then waits until each has finished its request.
+async fn connections(
+    mut listener: TcpListener,
+    router: axum::Router,
+    config: &ServerConfig,
+    closed: oneshot::Receiver<()>,
+) {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(config.head_timeout);
+    let places = Arc::new(Semaphore::new(config.connections_max));
+    let closing = Arc::new(Notify::new());
+    let mut closed = std::pin::pin!(closed);
+    loop {
+        let next = async {
+            let place = places.clone().acquire_owned().await;
+            // Waits and goes on where the system has no more sockets.
+            let (stream, _) = Listener::accept(&mut listener).await;
+            (place, stream)
+        };
+        let (place, stream) = tokio::select! {
+            // Dropping the sender closes too.
+            _ = &mut closed => break,
+            next = next => next,
+        };
+        // Without it, Nagle's algorithm holds back the small frames of a stream.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "no TCP_NODELAY");
+        }
+        let service = TowerToHyperService::new(router.clone());
+        let connection = http.serve_connection(TokioIo::new(stream), service);
+        // Made here, so that it misses nothing.
+        let closing = closing.clone().notified_owned();
+        tokio::spawn(async move {
+            let _place = place;
+            let mut connection = std::pin::pin!(connection);
+            let ended = tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = closing => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = ended {
+                tracing::debug!(%error, "a connection ended early");
+            }
+        });
+    }
+    drop(listener);
+    closing.notify_waiters();
+    let _ = places.acquire_many(config.connections_max as u32).await;
 }
 
 impl App {
@@ -300,7 +349,8 @@ fn router(app: Arc<App>) -> io::Result<axum::Router> {
 fn cors(cors: &Cors) -> io::Result<Option<CorsLayer>> {
     let layer = CorsLayer::new()
         .allow_methods([Method::GET, Method::POST])
-        .allow_headers(Any)
+        // Not `*`, which does not cover Authorization.
+        .allow_headers(AllowHeaders::mirror_request())
         .expose_headers([header::HeaderName::from_static(REQUEST_ID), header::RETRY_AFTER]);
     match cors {
         Cors::Off => Ok(None),

@@ -198,3 +198,77 @@ async fn models_tokenize_and_metrics() {
     assert_eq!(metric(&server, "novastack_request_seconds_count").await, 1.0);
     assert!(metric(&server, "novastack_kv_blocks_total").await > 0.0);
 }
+
+#[tokio::test]
+async fn two_models_side_by_side() {
+    let source = |name: &str, dir: &str| format!("{name}={}", crate::support::golden_dir(dir).display());
+    let server = crate::support::server::Server::start(&[
+        "--model",
+        &source("org/llama", "llama"),
+        "--model",
+        &source("org/qwen", "qwen3"),
+    ]);
+    let (_, list) = server.get("/v1/models").await;
+    let list: Value = serde_json::from_str(&list).expect("JSON");
+    let names: Vec<_> = list["data"].as_array().expect("a list").iter().map(|model| &model["id"]).collect();
+    assert_eq!(names, ["org/llama", "org/qwen"]);
+    let body = |name: &str| {
+        completion(json!({"model": name, "temperature": 0, "max_tokens": 60, "return_token_ids": true}))
+    };
+    let bodies = [body("org/llama"), body("org/qwen")];
+    let mut alone = Vec::new();
+    for body in &bodies {
+        let (status, answer) = server.post("/v1/completions", body).await;
+        assert_eq!((status, &answer["model"]), (200, &body["model"]), "{answer}");
+        alone.push(answer["choices"][0]["token_ids"].clone());
+    }
+    assert_ne!(alone[0], alone[1]);
+    let many = (0..16).map(|i| server.post("/v1/completions", &bodies[i % 2]));
+    for (i, (_, answer)) in futures_util::future::join_all(many).await.into_iter().enumerate() {
+        assert_eq!(answer["choices"][0]["token_ids"], alone[i % 2]);
+    }
+    let (_, text) = server.get("/metrics").await;
+    for name in ["org/llama", "org/qwen"] {
+        let line = format!(r#"novastack_generations_total{{model="{name}",outcome="finished"}} 9"#);
+        assert!(text.contains(&line), "{line} is not in\n{text}");
+    }
+}
+
+/// Eight choices of a long prompt in a cache that holds it twice.
+#[tokio::test]
+async fn choices_share_their_prompts_cache() {
+    let server = serve(&["--kv-cache-memory", "640K"]);
+    assert_eq!(metric(&server, "novastack_kv_blocks_total").await, 80.0);
+    // 30 blocks; each choice computes the last one for itself and writes to one more.
+    let prompt: Vec<u32> = (0..480).map(|i| 5 + i % 97).collect();
+    let body = completion(json!({"prompt": prompt, "n": 8, "max_tokens": 20, "seed": 3}));
+    let (status, answer) = server.post("/v1/completions", &body).await;
+    assert_eq!((status, answer["choices"].as_array().map(Vec::len)), (200, Some(8)), "{answer}");
+    assert_eq!(answer["usage"]["prompt_tokens"], 480, "once");
+    assert_eq!(metric(&server, "novastack_preemptions_total").await, 0.0, "all ran at once");
+    assert_eq!(metric(&server, "novastack_prefix_hit_tokens_total").await, 7.0 * 464.0);
+    assert_eq!(metric(&server, "novastack_prefill_tokens_total").await, 480.0 + 7.0 * 16.0);
+}
+
+/// Offsets point into the text: beyond split characters, special tokens and tokens named by id.
+#[tokio::test]
+async fn offsets_point_into_the_text() {
+    let server = serve(&[]);
+    for ids in [false, true] {
+        let body = completion(json!({"prompt": "héllo 你", "echo": true, "logprobs": 0,
+            "logit_bias": {"75": 100}, "max_tokens": 5, "return_tokens_as_token_ids": ids}));
+        let (_, whole) = server.post("/v1/completions", &body).await;
+        let text: Vec<char> = whole["choices"][0]["text"].as_str().expect("text").chars().collect();
+        let logprobs = &whole["choices"][0]["logprobs"];
+        let offsets = u64s(&logprobs["text_offset"]);
+        assert!(offsets.is_sorted() && offsets[offsets.len() - 1] == text.len() as u64 - 1, "{whole}");
+        let output = &offsets[offsets.len() - 5..];
+        assert_eq!(output, [7, 8, 9, 10, 11], "{whole}");
+        let mut body = body;
+        body["stream"] = true.into();
+        let (_, stream) = post_text(&server, "/v1/completions", &body).await;
+        let chunks = events(&stream);
+        let streamed = chunks.iter().filter_map(|c| c["choices"][0]["logprobs"]["text_offset"].as_array());
+        assert_eq!(streamed.flatten().filter_map(Value::as_u64).collect::<Vec<_>>(), offsets);
+    }
+}

@@ -3,6 +3,7 @@
 //! once, and the server goes on.
 
 use super::{chat, completion, serve};
+use crate::support::server::Server;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -62,6 +63,8 @@ async fn requests_that_make_no_sense() {
     check("method", status, &answer, (405, "method_not_allowed", None));
     let (status, answer) = send(Method::GET, "/v1/models/a/b", None, Vec::new()).await;
     check("model", status, &answer, (404, "model_not_found", Some("model")));
+    let (status, answer) = send(Method::GET, "/v1/models/%ff", None, Vec::new()).await;
+    check("model", status, &answer, (400, "invalid_value", Some("model")));
     // Without a type, and with a parameter to it, JSON is JSON.
     for kind in [None, Some("application/json; charset=utf-8")] {
         let (status, answer) = send(Method::POST, path, kind, good.clone()).await;
@@ -98,6 +101,7 @@ async fn fields_that_make_no_sense() {
         ),
         (completion(json!({"prompt": [5, 320]})), (400, "invalid_value", Some("prompt[1]"))),
         (completion(json!({"prompt": ""})), (400, "empty_prompt", Some("prompt"))),
+        (completion(json!({"stop": ["x", "x".repeat(5000)]})), (400, "invalid_value", Some("stop[1]"))),
     ];
     for (body, expected) in cases {
         let (status, answer) = server.post("/v1/completions", &body).await;
@@ -107,8 +111,77 @@ async fn fields_that_make_no_sense() {
             assert!(message.contains("600") && message.contains("512"), "both numbers: {message}");
         }
     }
+    // Megabytes that cannot fit are refused before they are tokenized.
+    let started = std::time::Instant::now();
+    for (path, body, param) in [
+        ("/v1/completions", completion(json!({"prompt": "so ".repeat(4 << 20)})), "prompt"),
+        (
+            "/v1/chat/completions",
+            chat(json!({"messages": [{"role": "user", "content": "so ".repeat(4 << 20)}]})),
+            "messages",
+        ),
+    ] {
+        let (status, answer) = server.post(path, &body).await;
+        check(path, status, &answer, (400, "context_length_exceeded", Some(param)));
+        let message = answer["error"]["message"].as_str().expect("a message");
+        assert!(message.contains("512") && message.contains("at least"), "both numbers: {message}");
+    }
+    assert!(started.elapsed().as_secs() < 10, "{:?}", started.elapsed());
     let (status, answer) = server.post("/detokenize", &json!({"tokens": [1, 320]})).await;
     check("detokenize", status, &answer, (400, "invalid_value", Some("tokens[1]")));
     let (status, _) = server.post("/v1/completions", &completion(json!({}))).await;
     assert_eq!(status, 200, "the server goes on");
+}
+
+/// A copy of the tiny llama whose embedding of one token is NaN.
+fn with_a_broken_token(token: usize) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    for file in std::fs::read_dir(crate::support::golden_dir("llama")).expect("goldens").flatten() {
+        std::fs::copy(file.path(), folder.path().join(file.file_name())).expect("copied");
+    }
+    let path = folder.path().join("model.safetensors");
+    let mut bytes = std::fs::read(&path).expect("read");
+    let head = u64::from_le_bytes(bytes[..8].try_into().expect("8 bytes")) as usize;
+    let header: Value = serde_json::from_slice(&bytes[8..8 + head]).expect("a header");
+    let table = &header["model.embed_tokens.weight"];
+    assert_eq!(table["dtype"], "F32");
+    let row = 4 * table["shape"][1].as_u64().expect("a width") as usize;
+    let at = 8 + head + table["data_offsets"][0].as_u64().expect("an offset") as usize + token * row;
+    bytes[at..at + row].chunks_exact_mut(4).for_each(|x| x.copy_from_slice(&f32::NAN.to_le_bytes()));
+    std::fs::write(path, bytes).expect("written");
+    folder
+}
+
+/// What a model computes for one request may not be finite: that request fails, the others and
+/// those who get its blocks after it do not notice.
+#[tokio::test]
+async fn a_model_that_says_nan() {
+    let folder = with_a_broken_token(300);
+    let source = format!("tiny={}", folder.path().display());
+    // So few blocks that they change hands with every request.
+    let server = Server::start(&["--model", &source, "--kv-cache-memory", "64K"]);
+    let good = completion(json!({"prompt": vec![5; 40], "temperature": 0, "max_tokens": 20,
+                                 "return_token_ids": true}));
+    let prompt = [vec![5; 40], vec![300], vec![5; 3]].concat();
+    let bad = completion(json!({"prompt": prompt}));
+    let (status, alone) = server.post("/v1/completions", &good).await;
+    assert_eq!(status, 200, "{alone}");
+    for _ in 0..3 {
+        let bodies = [&bad, &good, &bad, &good];
+        let answers = bodies.map(|body| server.post("/v1/completions", body));
+        for (i, (status, answer)) in futures_util::future::join_all(answers).await.into_iter().enumerate() {
+            if i % 2 == 0 {
+                check("nan", status, &answer, (500, "engine_error", None));
+                assert!(
+                    answer["error"]["message"].as_str().is_some_and(|m| m.contains("finite")),
+                    "{answer}"
+                );
+            } else {
+                assert_eq!(answer["choices"][0]["token_ids"], alone["choices"][0]["token_ids"]);
+            }
+        }
+    }
+    let (status, health) = server.get("/health").await;
+    assert_eq!(status, 200, "{health}");
+    assert_eq!(super::metric(&server, "novastack_kv_blocks_used").await, 0.0);
 }

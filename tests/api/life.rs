@@ -73,6 +73,8 @@ async fn request_ids_and_cors() {
         .header("access-control-request-headers", "authorization,content-type");
     let answer = preflight.send().await.expect("an answer");
     assert_eq!(answer.headers()["access-control-allow-origin"], "https://example.org");
+    // By name: to browsers `*` does not cover it.
+    assert_eq!(answer.headers()["access-control-allow-headers"], "authorization,content-type");
     let other = client.get(&url).header("origin", "https://example.com").send().await.expect("an answer");
     assert!(!other.headers().contains_key("access-control-allow-origin"));
 }

@@ -4,6 +4,7 @@
 
 mod answers;
 mod errors;
+mod gateway;
 mod life;
 
 use crate::support::{golden_dir, server::Server};

@@ -77,6 +77,8 @@ pub struct Fake {
     pub fail_collect: Option<u64>,
     /// Panic in the collection of this step, counted from 0.
     pub panic_collect: Option<u64>,
+    /// Requests (by `params.seed`) whose logits are not finite from this output token on.
+    pub broken: HashMap<u64, u32>,
     /// When given, each step waits for a message here.
     pub gate: Option<std::sync::mpsc::Receiver<()>>,
 }
@@ -90,6 +92,11 @@ impl Fake {
         let mut output = StepOutput::default();
         for seq in &plan.seqs {
             let history = self.read(seq);
+            let broken = self.broken.get(&seq.params.seed);
+            if seq.sample.as_ref().zip(broken).is_some_and(|(spec, from)| spec.output_index >= *from) {
+                output.broken.push(seq.seq);
+                continue;
+            }
             if !seq.prompt_targets.is_empty() {
                 let start = seq.start as usize;
                 let scored = seq.prompt_targets.iter().enumerate();

@@ -247,10 +247,43 @@ fn a_failure_tells_everybody() {
             assert!(matches!(events.last(), Some(TokenEvent::Failed { .. })), "{:?}", events.last());
         }
         thread.join().unwrap();
+        let stats = handle.stats();
+        assert_eq!((stats.waiting, stats.running, stats.kv_blocks_used), (0, 0, 0));
         let failure = handle.failure().unwrap();
         assert_eq!(handle.submit(requests[0].clone()).unwrap_err(), SubmitError::Stopped(failure));
         assert!(handle.is_idle());
     }
+}
+
+/// Logits that are not finite end their own request; what it computed is no cache for others.
+#[test]
+fn a_broken_row_fails_its_request_alone() {
+    let mut requests: Vec<_> = (0..9).map(|seed| request(seed, 50, 40)).collect();
+    requests[3].choices = 3;
+    // The same prompt as a broken one, computed after it.
+    let twin = GenerateRequest { prompt: requests[0].prompt.clone(), ..request(99, 50, 40) };
+    let broken = [(0, 0), (3, 7), (6, 39)].into();
+    let all_requests: Vec<_> = requests.iter().chain([&twin]).cloned().collect();
+    let (handle, _thread) = start(config(), Fake { broken, ..Fake::default() }, &all_requests);
+    let streams: Vec<_> = requests.iter().map(|r| handle.submit(r.clone()).unwrap()).collect();
+    for (r, stream) in requests.iter().zip(streams) {
+        let events = all(stream);
+        let (expected, _) = alone(&r.prompt, &r.sampling, 0, 256);
+        let failed =
+            matches!(events.last(), Some(TokenEvent::Failed { message }) if message.contains("finite"));
+        match r.sampling.seed {
+            0 => assert!(failed && events.len() == 1, "{events:?}"),
+            3 => assert!(failed && tokens(&events, 0) == expected[..7], "{events:?}"),
+            6 => assert!(failed && tokens(&events, 0) == expected[..39], "{events:?}"),
+            _ => assert_eq!(tokens(&events, 0), expected),
+        }
+    }
+    let hits = handle.stats().prefix_hit_tokens;
+    let events = all(handle.submit(twin.clone()).unwrap());
+    assert_eq!(tokens(&events, 0), alone(&twin.prompt, &twin.sampling, 0, 256).0);
+    assert_eq!(handle.stats().prefix_hit_tokens, hits, "nothing of a broken sequence is reused");
+    until("idle", || handle.is_idle() && handle.stats().kv_blocks_used == 0);
+    assert_eq!(handle.failure(), None);
 }
 
 #[test]

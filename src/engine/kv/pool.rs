@@ -106,6 +106,15 @@ impl BlockPool {
         }
     }
 
+    /// Makes a referenced block impossible to find by its content.
+    pub fn forget(&mut self, id: BlockId) {
+        let block = &mut self.blocks[id as usize];
+        assert!(block.refs > 0, "block {id} is forgotten by nobody");
+        if let Some(hash) = block.hash.take() {
+            self.sealed.remove(&hash);
+        }
+    }
+
     /// References to a block.
     pub fn refs(&self, id: BlockId) -> u32 {
         self.blocks[id as usize].refs

@@ -65,6 +65,11 @@ impl BlockTable {
         }
     }
 
+    /// Takes the content of all blocks out of the cache: it is not to be trusted.
+    pub fn forget(&mut self, pool: &mut BlockPool) {
+        self.blocks.iter().for_each(|block| pool.forget(*block));
+    }
+
     /// Gives all blocks back, the last first: a chain is of no use without its beginning, so its
     /// end should be evicted earlier.
     pub fn release(&mut self, pool: &mut BlockPool) {

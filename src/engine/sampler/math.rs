@@ -181,13 +181,13 @@ pub(super) fn nucleus(row: &[f32], max: f32, scale: f32, wanted: f64, out: &mut 
         let mut masses = [0f64; RADIX];
         out.iter().for_each(|c| masses[digit(c)] += mass(c));
         // Where the mass is reached; by rounding it may never be, then the lowest there is.
-        let mut border = 0;
+        let (mut border, mut at_border) = (0, 0.0);
         for (at, mass) in masses.iter().enumerate().rev().filter(|(_, mass)| **mass > 0.0) {
-            border = at;
+            left -= at_border;
+            (border, at_border) = (at, *mass);
             if *mass >= left {
                 break;
             }
-            left -= mass;
         }
         out.retain(|c| digit(c) == border);
     }

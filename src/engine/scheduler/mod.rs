@@ -207,11 +207,19 @@ impl Scheduler {
     /// Takes in what the planned step produced. Events are in order per choice.
     pub fn apply(&mut self, output: StepOutput) -> Vec<(RequestId, TokenEvent)> {
         let mut events = Vec::new();
+        let mut broken: Vec<RequestId> = Vec::new();
         let mut sampled = output.sampled.into_iter();
         let mut scored = output.prompt_logprobs.into_iter();
         for step in std::mem::take(&mut self.launched) {
             let at = self.running_index(step.seq);
             let seq = &mut self.running[at];
+            if output.broken.contains(&step.seq) {
+                seq.table.forget(&mut self.pool);
+                if !broken.contains(&seq.request) {
+                    broken.push(seq.request);
+                }
+                continue;
+            }
             seq.computed += step.rows;
             seq.table.seal(&mut self.pool, &seq.tokens, seq.computed);
             let (id, prompt_done) = (seq.request, seq.computed >= seq.prompt_len);
@@ -230,6 +238,11 @@ impl Scheduler {
             }
         }
         assert!(sampled.next().is_none() && scored.next().is_none(), "results nobody asked for");
+        for id in broken {
+            self.cancel_request(id);
+            let message = "the model's output for this request is not finite (NaN or infinity)".into();
+            events.push((id, TokenEvent::Failed { message }));
+        }
         events
     }
 

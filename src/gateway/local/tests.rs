@@ -5,7 +5,14 @@ fn scored(token: TokenId) -> TokenLogprob {
 }
 
 fn options(logprobs: bool) -> TextOptions {
-    TextOptions { tokenizer: None, stop_tokens: vec![2], include_stop: false, logprobs, tokens_as_ids: false }
+    TextOptions {
+        tokenizer: None,
+        stop_tokens: vec![2],
+        include_stop: false,
+        logprobs,
+        skip_special: true,
+        tokens_as_ids: false,
+    }
 }
 
 fn choice() -> ChoiceText {

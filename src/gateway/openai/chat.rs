@@ -150,7 +150,9 @@ pub fn prompt_ids(
 ) -> Result<Vec<TokenId>, LocalError> {
     let tokenizer = model.tokenizer.as_ref().ok_or(LocalError::NoTokenizer)?;
     let template = model.template.as_ref().map_err(|reason| LocalError::NoTemplate(reason.clone()))?;
-    Ok(tokenizer.encode(&template.render(render)?, add_special)?)
+    let text = template.render(render)?;
+    model.check_bytes(&text)?;
+    Ok(tokenizer.encode(&text, add_special)?)
 }
 
 /// The handler.

@@ -126,6 +126,7 @@ fn encode(model: &LocalModel, request: (Vec<Prompt>, bool, bool)) -> Result<Vec<
     let one = |prompt| match prompt {
         Prompt::Text(text) => {
             let tokenizer = model.tokenizer.as_ref().ok_or(LocalError::NoTokenizer)?;
+            model.check_bytes(&text)?;
             Ok(Encoded { ids: tokenizer.encode(&text, add_special)?.into(), echo: text })
         }
         Prompt::Ids(ids) => {
@@ -264,9 +265,21 @@ fn logprobs_of<'a>(scores: impl IntoIterator<Item = &'a TokenScore>, offset: &mu
         lists.token_logprobs.push(score.logprob.map(logprob));
         lists.top_logprobs.push(top);
         lists.text_offset.push(*offset);
-        *offset += score.text.chars().count();
+        *offset += score.chars;
     }
     lists
+}
+
+/// What the tokenizer put before a text prompt (BOS) is not in its text: with that, a prompt's
+/// last token ends where its text does.
+pub(super) fn align(scores: &mut [TokenScore], text: &str) {
+    let all: usize = scores.iter().map(|score| score.chars).sum();
+    let mut excess = all.saturating_sub(text.chars().count());
+    for score in scores {
+        let not_there = score.chars.min(excess);
+        score.chars -= not_there;
+        excess -= not_there;
+    }
 }
 
 impl Format {
@@ -289,6 +302,9 @@ impl Format {
     /// Under `echo`, each choice's text starts with its prompt.
     pub(super) fn add_echo(&self, collected: &mut Collected) {
         if self.echo {
+            for (scores, prompt) in collected.prompt_scores.iter_mut().zip(&self.prompts) {
+                align(scores, &prompt.echo);
+            }
             for (i, choice) in collected.choices.iter_mut().enumerate() {
                 choice.output.text.insert_str(0, &self.prompt(i).echo);
             }
@@ -334,18 +350,19 @@ impl CompletionEncoder {
         Self { format, options, offsets }
     }
 
-    fn prompt(&mut self, prompt: usize, scores: &[TokenScore], usage: ChunkUsage, frames: &mut Frames) {
+    fn prompt(&mut self, prompt: usize, mut scores: Vec<TokenScore>, usage: ChunkUsage, frames: &mut Frames) {
         if !self.format.echo && !self.format.token_ids {
             return;
         }
         let first = prompt * self.format.choices_per_prompt;
         let encoded = &self.format.prompts[prompt];
+        align(&mut scores, &encoded.echo);
         for index in first..first + self.format.choices_per_prompt {
             let offset = &mut self.offsets[index];
             let choice = CompletionChoice {
                 index,
                 text: if self.format.echo { &encoded.echo } else { "" },
-                logprobs: (!scores.is_empty()).then(|| logprobs_of(scores, offset)),
+                logprobs: (!scores.is_empty()).then(|| logprobs_of(&scores, offset)),
                 finish_reason: None,
                 ids: ChoiceIds {
                     prompt_token_ids: self.format.token_ids.then_some(&*encoded.ids),
@@ -385,7 +402,7 @@ impl Encoder for CompletionEncoder {
         let (first, second) = split_end(event);
         for event in [first, second].into_iter().flatten() {
             match event {
-                TextEvent::Prompt { prompt, scores } => self.prompt(prompt, &scores, usage, frames),
+                TextEvent::Prompt { prompt, scores } => self.prompt(prompt, scores, usage, frames),
                 TextEvent::Delta(delta) => self.output(&delta, None, usage, frames),
                 TextEvent::Finished(delta, reason) => self.output(&delta, Some(reason), usage, frames),
             }

@@ -1,8 +1,10 @@
 //! `GET /v1/models` and `GET /v1/models/{id}`: the models that are loaded.
 
+use super::fields::BadField;
 use crate::gateway::error::ApiError;
 use crate::gateway::registry::LocalModel;
 use crate::gateway::server::{App, RequestContext};
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path, State};
 use axum::response::{IntoResponse, Json, Response};
 use serde::Serialize;
@@ -48,8 +50,9 @@ pub async fn list(State(app): State<Arc<App>>) -> Response {
 pub async fn get(
     State(app): State<Arc<App>>,
     Extension(context): Extension<RequestContext>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
+    let Path(id) = id.map_err(|rejection| BadField::new("model", rejection.body_text()))?;
     let model = app.model(&id, &context)?;
     Ok(Json(Model::of(&model)).into_response())
 }

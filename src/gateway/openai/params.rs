@@ -14,6 +14,8 @@ use crate::protocol::{SamplingParams, TokenId};
 pub const CHOICES_MAX: usize = 128;
 /// Stop strings of one request.
 pub const STOPS_MAX: usize = 16;
+/// Bytes of a stop string: each choice keeps a table over it.
+pub const STOP_BYTES_MAX: usize = 4096;
 /// Alternatives per token in logprobs.
 pub const TOP_LOGPROBS_MAX: i64 = 20;
 
@@ -240,15 +242,15 @@ fn stops(fields: &Fields<'_>) -> Result<Vec<String>, BadField> {
             format!("must have at most {STOPS_MAX} strings, got {}", items.len()),
         ));
     }
+    let many = fields.get("stop").is_some_and(|stop| stop.is_array());
+    let path = |i| if many { format!("stop[{i}]") } else { "stop".to_owned() };
     let string = |(i, item): (usize, &serde_json::Value)| match item.as_str() {
+        Some(s) if s.len() > STOP_BYTES_MAX => {
+            Err(BadField::new(path(i), format!("must have at most {STOP_BYTES_MAX} bytes, got {}", s.len())))
+        }
         Some(s) if !s.is_empty() => Ok(s.to_owned()),
         _ => {
-            let path = if fields.get("stop").is_some_and(|s| s.is_array()) {
-                format!("stop[{i}]")
-            } else {
-                "stop".to_owned()
-            };
-            Err(BadField::new(path, "must be a non-empty string (`stop` is one string or a list of them)"))
+            Err(BadField::new(path(i), "must be a non-empty string (`stop` is one string or a list of them)"))
         }
     };
     items.iter().enumerate().map(string).collect()

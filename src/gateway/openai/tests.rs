@@ -317,14 +317,16 @@ fn head(prefix: &str) -> Head {
 fn score(text: &str, bytes: &[u8], logprob: f32) -> TokenScore {
     let other = ("~".to_owned(), b"~".to_vec(), f32::NEG_INFINITY);
     let top = vec![(text.to_owned(), bytes.to_vec(), logprob), other];
-    TokenScore { text: text.into(), bytes: bytes.to_vec(), logprob: Some(logprob), top }
+    // As of a tokenizer whose special tokens look like this one's.
+    let chars = if text.starts_with("<|") { 0 } else { bytes.iter().filter(|b| **b >> 6 != 0b10).count() };
+    TokenScore { text: text.into(), bytes: bytes.to_vec(), chars, logprob: Some(logprob), top }
 }
 
 /// One prompt of two tokens and two choices: the first has a character split over two tokens
 /// and ends at EOS, the second ends for its length with text that was held back.
 fn events(scored: bool) -> Vec<TextEvent> {
     let scores = |list: Vec<TokenScore>| if scored { list } else { Vec::new() };
-    let first = TokenScore { text: "He".into(), bytes: b"He".to_vec(), ..TokenScore::default() };
+    let first = TokenScore { text: "He".into(), bytes: b"He".to_vec(), chars: 2, ..TokenScore::default() };
     let delta = |choice, text: &str, ids: &[u32], list| Delta {
         choice,
         text: text.into(),
@@ -413,4 +415,16 @@ fn whole_answers_match_their_transcripts() {
         format.add_echo(&mut all);
         golden(&format!("completion{suffix}.json"), &json(&completions::completion(&format, &all, &USAGE)));
     }
+}
+
+#[test]
+fn a_bos_that_is_not_in_the_text_takes_no_room() {
+    let prompt = ["<s>", "He", "llo"].map(|text| TokenScore { chars: text.len(), ..TokenScore::default() });
+    let chars = |text: &str| {
+        let mut scores = prompt.to_vec();
+        completions::align(&mut scores, text);
+        scores.iter().map(|score| score.chars).collect::<Vec<_>>()
+    };
+    assert_eq!(chars("Hello"), [0, 2, 3], "a prompt of text");
+    assert_eq!(chars("<s>Hello"), [3, 2, 3], "a prompt of ids");
 }

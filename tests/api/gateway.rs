@@ -1,0 +1,122 @@
+//! The gateway over a fake engine: states that the whole program passes too quickly to be met.
+
+use crate::sim::fake::{Fake, VOCAB};
+use novastack::clock::Clock;
+use novastack::engine::worker::{EngineConfig, spawn};
+use novastack::gateway::{self, Cors, GenerationDefaults, LocalModel, Registry, ServerConfig};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+
+struct Gateway {
+    address: String,
+    registry: Arc<Registry>,
+    stop: oneshot::Sender<()>,
+    task: tokio::task::JoinHandle<std::io::Result<gateway::DrainOutcome>>,
+}
+
+async fn start(connections_max: usize) -> Gateway {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address").to_string();
+    let config = ServerConfig {
+        api_keys: Vec::new(),
+        request_timeout: Duration::from_secs(60),
+        body_bytes_max: 1 << 20,
+        keep_alive: Duration::from_secs(10),
+        head_timeout: Duration::from_millis(300),
+        connections_max,
+        drain_timeout: Duration::from_secs(10),
+        cors: Cors::Off,
+    };
+    let registry = Arc::new(Registry::new(["m".to_owned()]));
+    let (stop, stopped) = oneshot::channel::<()>();
+    let serve = gateway::serve(listener, config, registry.clone(), async {
+        let _ = stopped.await;
+    });
+    Gateway { address, registry, stop, task: tokio::spawn(serve) }
+}
+
+/// A model whose engine breaks down at its third step.
+fn fragile() -> LocalModel {
+    let prompts = [(7, vec![5, 6, 7])].into();
+    let fake = Fake { prompts, fail_collect: Some(2), ..Fake::default() };
+    let config = EngineConfig {
+        name: "m".into(),
+        max_context: 64,
+        kv_blocks: 8,
+        max_running: 2,
+        max_queued: 2,
+        step_token_budget: 16,
+        vocab: VOCAB as usize,
+        cache_salt: 0,
+    };
+    let (engine, _thread) = spawn(config, Box::new(fake), Clock::real()).expect("a thread");
+    LocalModel {
+        name: "m".into(),
+        engine,
+        tokenizer: None,
+        template: Err("none".into()),
+        defaults: GenerationDefaults::default(),
+        token_bytes_max: 1,
+        vocab: VOCAB as usize,
+        created_unix_s: 0,
+        root: "nowhere".into(),
+    }
+}
+
+#[tokio::test]
+async fn health_while_loading_and_after_the_engine_has_stopped() {
+    let Gateway { address, registry, stop, task } = start(8).await;
+    let client = reqwest::Client::new();
+    let health = async || {
+        let answer = client.get(format!("http://{address}/health")).send().await.expect("an answer");
+        (answer.status().as_u16(), answer.json::<Value>().await.expect("JSON"))
+    };
+    let complete = async || {
+        let body =
+            json!({"model": "m", "prompt": [5, 6, 7], "seed": 7, "max_tokens": 20, "ignore_eos": true});
+        let answer = client.post(format!("http://{address}/v1/completions")).json(&body).send().await;
+        let answer = answer.expect("an answer");
+        let again = answer.headers().contains_key("retry-after");
+        let status = answer.status().as_u16();
+        let code = answer.json::<Value>().await.expect("JSON")["error"]["code"].clone();
+        (status, code, again)
+    };
+    assert_eq!(health().await, (503, json!({"status": "loading", "models": {"m": "loading"}})));
+    assert_eq!(complete().await, (503, json!("model_loading"), true));
+    registry.set_ready(fragile());
+    assert_eq!(health().await, (200, json!({"status": "ready", "models": {"m": "ready"}})));
+    assert_eq!(complete().await, (500, json!("engine_error"), false));
+    assert_eq!(health().await, (503, json!({"status": "stopped", "models": {"m": "stopped"}})));
+    assert_eq!(complete().await, (503, json!("engine_stopped"), false));
+    registry.set_failed("m", "no such file".into());
+    assert_eq!(health().await.0, 503);
+    assert_eq!(complete().await, (503, json!("model_failed"), false));
+    stop.send(()).expect("it runs");
+    assert!(matches!(task.await, Ok(Ok(gateway::DrainOutcome::Drained))));
+}
+
+/// Who sends no request's head in time is cut off, and only then is there a place for another.
+#[tokio::test]
+async fn slow_heads_and_too_many_connections() {
+    let gateway = start(1).await;
+    let mut slow = TcpStream::connect(&gateway.address).await.expect("connected");
+    slow.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\n").await.expect("sent");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let mut second = TcpStream::connect(&gateway.address).await.expect("connected");
+    second.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.expect("sent");
+    let mut answer = [0; 12];
+    let early = tokio::time::timeout(Duration::from_millis(100), second.read_exact(&mut answer)).await;
+    assert!(early.is_err(), "the only place is taken");
+    let mut rest = Vec::new();
+    let closed = tokio::time::timeout(Duration::from_secs(10), slow.read_to_end(&mut rest)).await;
+    closed.expect("the slow one is cut off").expect("read");
+    let second = tokio::time::timeout(Duration::from_secs(10), second.read_exact(&mut answer)).await;
+    second.expect("its turn").expect("read");
+    assert_eq!(&answer, b"HTTP/1.1 503");
+    gateway.stop.send(()).expect("it runs");
+    assert!(matches!(gateway.task.await, Ok(Ok(_))));
+}
