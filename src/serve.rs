@@ -192,7 +192,11 @@ fn load(args: &ServeArgs, name: &str, resolved: &Resolved) -> Result<LocalModel,
     let spec = Model::<CpuBackend>::kv_spec(&decoder);
     let wanted = args.max_context.map_or(shape.max_context, |n| (n as usize).min(shape.max_context));
     if args.max_context.is_some_and(|n| n as usize > wanted) {
-        tracing::warn!(model = name, max_context = wanted, "--max-context is more than the checkpoint was made for");
+        tracing::warn!(
+            model = name,
+            max_context = wanted,
+            "--max-context is more than the checkpoint was made for"
+        );
     }
     let kv_bytes = args.kv_cache_memory.unwrap_or_else(|| {
         let all_slots = wanted.div_ceil(KV_BLOCK_TOKENS).saturating_mul(args.max_running as usize);
