@@ -55,7 +55,8 @@ fn batch(sequences: usize, rows: usize, context: usize) -> (Batch, usize) {
 
 fn attention(backend: &mut CpuBackend, heads: HeadLayout, sequences: usize, rows: usize, context: usize) {
     let (batch, blocks) = batch(sequences, rows, context);
-    let spec = KvSpec { layers: 4, kv_heads: heads.kv_heads, head_dim: heads.head_dim, dtype: KvDtype::F16 };
+    let layout = KvLayout::Heads { kv_heads: heads.kv_heads, head_dim: heads.head_dim };
+    let spec = KvSpec { layers: 4, layout, dtype: KvDtype::F16 };
     let (Ok(mut kv), Ok(mut qkv), Ok(mut angles), Ok(mut out)) = (
         backend.kv_cache(&spec, blocks),
         backend.tensor(sequences * rows, heads.qkv_dim()),
@@ -89,7 +90,8 @@ fn small_operations(backend: &mut CpuBackend, rows: usize) {
     let heads = HeadLayout { heads: 9, kv_heads: 3, head_dim: 64 };
     let (hidden, intermediate) = (576, 1536);
     let (batch, blocks) = batch(rows, 1, 256);
-    let spec = KvSpec { layers: 1, kv_heads: 3, head_dim: 64, dtype: KvDtype::F16 };
+    let layout = KvLayout::Heads { kv_heads: 3, head_dim: 64 };
+    let spec = KvSpec { layers: 1, layout, dtype: KvDtype::F16 };
     let ones: Vec<u8> = [1.0f32; 576].iter().flat_map(|x| x.to_le_bytes()).collect();
     let data = TensorData { name: "norm".into(), dtype: Dtype::F32, shape: vec![hidden], data: ones.into() };
     let (Ok(weight), Ok(mut kv)) = (backend.vector(&[data]), backend.kv_cache(&spec, blocks)) else {

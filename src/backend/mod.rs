@@ -1,4 +1,4 @@
-//! The backend trait: about a dozen fused operations over preallocated buffers. A backend knows
+//! The backend trait: some twenty fused operations over preallocated buffers. A backend knows
 //! tensors and a [`Batch`] descriptor, never requests; models are generic over it and written once.
 //!
 //! Invariants every backend keeps:
@@ -6,6 +6,9 @@
 //! - The bits of a row's result do not depend on which other rows are in the step, on where a
 //!   prefill chunk ends or on a prefix hit: the order of summation over K and over KV positions
 //!   is fixed by absolute position alone.
+//!
+//! A backend is one rank of a group of equal ranks (tensor parallelism); alone it is rank 0 of 1.
+//! Collectives are called by all ranks in the same order.
 //!
 //! Activations are matrices of f32 on the CPU backend. A [`Backend::Tensor`] is allocated for a
 //! maximal number of rows; each operation sets its output's current row count from its inputs.
@@ -59,28 +62,130 @@ pub enum KvDtype {
     F16,
 }
 
+/// The shape of multi-head latent attention (MLA; DeepSeek-V2, 2024). A row of q is, per head,
+/// `nope_dim` values without position and `rope_dim` rotated ones. A token's cache entry is the
+/// normed latent (`rank` values) and one rotated key of `rope_dim` that all heads share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LatentLayout {
+    /// Query heads.
+    pub heads: usize,
+    /// `kv_lora_rank`.
+    pub rank: usize,
+    /// `qk_nope_head_dim`.
+    pub nope_dim: usize,
+    /// `qk_rope_head_dim`.
+    pub rope_dim: usize,
+    /// `v_head_dim`.
+    pub v_dim: usize,
+}
+
+impl LatentLayout {
+    /// Width of a row of q.
+    pub fn q_dim(&self) -> usize {
+        self.heads * (self.nope_dim + self.rope_dim)
+    }
+    /// Width of a token's cache entry, and of a head's absorbed query.
+    pub fn entry_dim(&self) -> usize {
+        self.rank + self.rope_dim
+    }
+}
+
+/// What a token's entry in one layer of a KV cache is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvLayout {
+    /// A key and a value for each kv head.
+    Heads {
+        /// Key and value heads.
+        kv_heads: usize,
+        /// Values per head.
+        head_dim: usize,
+    },
+    /// One latent and one rotated key, see [`LatentLayout`].
+    Latent {
+        /// Values of the latent.
+        rank: usize,
+        /// Values of the rotated key.
+        rope_dim: usize,
+    },
+}
+
 /// A cache group: what one KV block holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KvSpec {
     /// Layers that write to this group.
     pub layers: usize,
-    /// Key and value heads per layer.
-    pub kv_heads: usize,
-    /// Values per head.
-    pub head_dim: usize,
+    /// A token's entry in each of them.
+    pub layout: KvLayout,
     /// Element type.
     pub dtype: KvDtype,
 }
 
 impl KvSpec {
-    /// Bytes of one block of [`KV_BLOCK_TOKENS`] tokens over all layers, keys and values.
-    pub fn block_bytes(&self) -> usize {
+    /// Bytes of one token over all layers.
+    pub fn token_bytes(&self) -> usize {
         let value = match self.dtype {
             KvDtype::F32 => 4,
             KvDtype::F16 => 2,
         };
-        2 * self.layers * self.kv_heads * self.head_dim * KV_BLOCK_TOKENS * value
+        let values = match self.layout {
+            KvLayout::Heads { kv_heads, head_dim } => 2 * kv_heads * head_dim,
+            KvLayout::Latent { rank, rope_dim } => rank + rope_dim,
+        };
+        self.layers * values * value
     }
+
+    /// Bytes of one block of [`KV_BLOCK_TOKENS`] tokens over all layers.
+    pub fn block_bytes(&self) -> usize {
+        self.token_bytes() * KV_BLOCK_TOKENS
+    }
+}
+
+/// How a router turns logits into scores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scoring {
+    /// Over all experts.
+    Softmax,
+    /// Each expert by itself.
+    Sigmoid,
+}
+
+/// What stands for a group of experts when groups are chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupScore {
+    /// Its best expert (DeepSeek-V2).
+    Best,
+    /// The sum of its two best (DeepSeek-V3).
+    BestTwo,
+}
+
+/// Group-limited routing: consecutive experts form `count` groups, and only those in the `keep`
+/// best groups can be chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExpertGroups {
+    /// Groups; divides the number of experts.
+    pub count: usize,
+    /// Groups kept.
+    pub keep: usize,
+    /// How they are ranked.
+    pub score: GroupScore,
+}
+
+/// How the experts of a token are chosen and weighed. With a correction bias, groups and experts
+/// are chosen by score + bias and weighed by the score alone. Of equals the lower index wins.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Routing {
+    /// Experts of the layer, on all ranks together.
+    pub experts: usize,
+    /// Chosen per token.
+    pub top_k: usize,
+    /// From logits to scores.
+    pub scoring: Scoring,
+    /// Group-limited choice.
+    pub groups: Option<ExpertGroups>,
+    /// Chosen weights are divided by their sum.
+    pub normalise: bool,
+    /// Then multiplied by this (`routed_scaling_factor`).
+    pub scale: f32,
 }
 
 /// One sequence's part of a step: rows `row .. row + rows` of the batch hold its tokens at
@@ -123,12 +228,21 @@ pub trait Backend: Send + 'static {
     type Vector: Send;
     /// One cache group's blocks.
     type KvCache: Send;
+    /// The matrices of a layer's experts that this rank holds, all of one shape.
+    type Experts: Send;
+    /// A step's (row, expert, weight) pairs, those of one expert together.
+    type Routes: Send;
+
+    /// (this rank, number of ranks).
+    fn rank(&self) -> (usize, usize);
 
     /// Packs matrices with equal `in`, stacked along `out`, into one served matrix (a fused qkv
     /// or gate-up projection). Parts may differ in type. May run on several threads at once.
     fn matrix(&self, parts: &[TensorData<'_>]) -> Result<Self::Matrix, BackendError>;
     /// Bytes that a served matrix occupies.
     fn matrix_bytes(&self, m: &Self::Matrix) -> usize;
+    /// Its element types, for a log: `BF16`, `Q4_K+Q6_K`.
+    fn matrix_kind(&self, m: &Self::Matrix) -> String;
     /// Loads vectors, one after the other (a fused bias), as f32.
     fn vector(&self, parts: &[TensorData<'_>]) -> Result<Self::Vector, BackendError>;
     /// A buffer of `max_rows x columns` activations with no current rows.
@@ -136,8 +250,14 @@ pub trait Backend: Send + 'static {
     /// A cache of `blocks` KV blocks.
     fn kv_cache(&self, spec: &KvSpec, blocks: usize) -> Result<Self::KvCache, BackendError>;
 
-    /// `out[r] = table[tokens[r]]`.
-    fn embed(&mut self, table: &Self::Matrix, tokens: &[TokenId], out: &mut Self::Tensor);
+    /// The experts of a layer, in order; shapes are equal.
+    fn experts(&self, matrices: Vec<Self::Matrix>) -> Result<Self::Experts, BackendError>;
+    /// Room for the pairs of `max_rows` rows with `top_k` experts each.
+    fn routes(&self, max_rows: usize, top_k: usize) -> Result<Self::Routes, BackendError>;
+
+    /// `out[r] = table[tokens[r] - first]`; zeros where the table, a shard of the vocabulary from
+    /// token `first` on, does not hold the token.
+    fn embed(&mut self, table: &Self::Matrix, first: TokenId, tokens: &[TokenId], out: &mut Self::Tensor);
     /// residual += delta (when given); out = residual / rms(residual) * weight
     /// (RMSNorm, Zhang & Sennrich 2019).
     fn add_rms_norm(
@@ -189,6 +309,92 @@ pub trait Backend: Send + 'static {
         layer: usize,
         out: &mut Self::Tensor,
     );
+    /// In place on each `qkv` row: RMSNorm over all of q and over all of k, every rank's heads
+    /// included (MiniMax-M2). The weights are this rank's part. A collective; kv heads that are
+    /// replicated are so equally often.
+    fn joint_qk_norm(
+        &mut self,
+        qkv: &mut Self::Tensor,
+        heads: HeadLayout,
+        q_norm: &Self::Vector,
+        k_norm: &Self::Vector,
+        eps: f32,
+    );
+
+    /// MLA's rotary part and cache write. `q` rows are as in [`LatentLayout`]; each head's rotated
+    /// part goes to the last `rope_dim` of its `entry_dim` columns in `query`. `latent` rows are
+    /// the latent, then the key to rotate: the latent is normed (RMSNorm with `norm`, `eps`), the
+    /// key rotated, and both are written to the row's KV slot.
+    #[allow(clippy::too_many_arguments)]
+    fn mla_rope_kv_write(
+        &mut self,
+        q: &Self::Tensor,
+        latent: &Self::Tensor,
+        layout: LatentLayout,
+        norm: &Self::Vector,
+        eps: f32,
+        angles: &Self::Tensor,
+        style: RopeStyle,
+        batch: &Batch,
+        kv: &mut Self::KvCache,
+        layer: usize,
+        query: &mut Self::Tensor,
+    );
+    /// One matrix per head: of each head's equal share of x's columns the first `in` go through
+    /// its matrix to the first `out` of its share of out's columns; other columns stay.
+    fn head_linear(&mut self, w: &[Self::Matrix], x: &Self::Tensor, out: &mut Self::Tensor);
+    /// Causal paged attention over latents, in latent space (absorbed projections): `query` rows
+    /// are `entry_dim` per head, out rows `rank` per head:
+    /// `out[r] = softmax(scale * query [latent, key]^T) latent`.
+    #[allow(clippy::too_many_arguments)]
+    fn mla_attention(
+        &mut self,
+        query: &Self::Tensor,
+        layout: LatentLayout,
+        scale: f32,
+        batch: &Batch,
+        kv: &Self::KvCache,
+        layer: usize,
+        out: &mut Self::Tensor,
+    );
+
+    /// Chooses each row's experts from its router logits `[rows, experts]`. Pairs with an expert
+    /// outside `local`, those of this rank, are left out.
+    fn moe_route(
+        &mut self,
+        logits: &Self::Tensor,
+        bias: Option<&Self::Vector>,
+        routing: &Routing,
+        local: std::ops::Range<usize>,
+        routes: &mut Self::Routes,
+    );
+    /// `out[i] = x[row of pair i]`.
+    fn moe_dispatch(&mut self, x: &Self::Tensor, routes: &Self::Routes, out: &mut Self::Tensor);
+    /// `out[i] = x[i] W^T` with the matrix of pair i's expert; each active expert's weights are
+    /// read once.
+    fn expert_linear(
+        &mut self,
+        w: &Self::Experts,
+        routes: &Self::Routes,
+        x: &Self::Tensor,
+        out: &mut Self::Tensor,
+    );
+    /// `out[r] = shared[r] + sum of weight * x[i]` over row r's pairs, in the order of experts.
+    fn moe_combine(
+        &mut self,
+        x: &Self::Tensor,
+        routes: &Self::Routes,
+        shared: Option<&Self::Tensor>,
+        out: &mut Self::Tensor,
+    );
+    /// Weight bytes that [`Backend::expert_linear`] has read so far.
+    fn expert_bytes_read(&self) -> u64;
+
+    /// x = the sum of all ranks' x, in the order of ranks. A collective.
+    fn all_reduce(&mut self, x: &mut Self::Tensor);
+    /// out = all ranks' columns side by side, in the order of ranks. A collective.
+    fn all_gather(&mut self, x: &Self::Tensor, out: &mut Self::Tensor);
+
     /// `gate_up` rows are gate then up: out = silu(gate) * up.
     fn silu_mul(&mut self, gate_up: &Self::Tensor, out: &mut Self::Tensor);
     /// `out[i] = x[rows[i]]`.

@@ -23,7 +23,8 @@ pub use tensors::Tensors;
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
-/// Element or block type of a stored tensor. Block types are GGUF's (ggml's `block_*` structs).
+/// Element or block type of a stored tensor. Block types are GGUF's (ggml's `block_*` structs)
+/// but for [`Dtype::F8Block`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub enum Dtype {
@@ -38,6 +39,15 @@ pub enum Dtype {
     Q4K,
     Q5K,
     Q6K,
+    Q2K,
+    Q3K,
+    /// FP8 e4m3 (OCP's e4m3fn: no infinities), as safetensors store it; its scales are another tensor.
+    F8E4M3,
+    /// 128 values: an f32 scale, then 128 FP8 e4m3 values that it multiplies. Not stored by any
+    /// file: FP8 checkpoints' values and scales are joined to it.
+    F8Block,
+    /// 32-bit integers: packed int4 weights.
+    I32,
 }
 
 impl Dtype {
@@ -54,6 +64,11 @@ impl Dtype {
             Dtype::Q4K => (256, 144),
             Dtype::Q5K => (256, 176),
             Dtype::Q6K => (256, 210),
+            Dtype::Q2K => (256, 84),
+            Dtype::Q3K => (256, 110),
+            Dtype::F8E4M3 => (1, 1),
+            Dtype::F8Block => (128, 132),
+            Dtype::I32 => (1, 4),
         }
     }
 

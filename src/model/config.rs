@@ -2,9 +2,15 @@
 //! derives it from GGUF metadata). Every value is checked where it is read: an absurd one is an
 //! error that names its field, not a panic in a kernel.
 
+mod attention;
+mod moe;
+
+pub use attention::{Attention, Gqa, Mla, QkNorm};
+pub use moe::Moe;
+
 use super::fields::{ConfigError, Fields};
 use super::rope::Rope;
-use crate::backend::{HeadLayout, RopeStyle};
+use crate::backend::RopeStyle;
 use serde_json::Value;
 
 /// The model families this release serves.
@@ -16,13 +22,38 @@ pub enum Family {
     Qwen2,
     /// Qwen3 dense: Llama with an RMSNorm on each head of q and k.
     Qwen3,
+    /// Qwen3's mixtures of experts: Qwen3-30B-A3B, Qwen3-235B-A22B, Qwen3-Coder.
+    Qwen3Moe,
+    /// DeepSeek-V2, V2-Lite and V2.5.
+    DeepseekV2,
+    /// DeepSeek-V3, V3.1 and R1.
+    DeepseekV3,
+    /// MiniMax-M2.
+    MinimaxM2,
 }
 
-const ARCHITECTURES: [(&str, Family); 3] = [
-    ("LlamaForCausalLM", Family::Llama),
-    ("Qwen2ForCausalLM", Family::Qwen2),
-    ("Qwen3ForCausalLM", Family::Qwen3),
+/// (`architectures`, `model_type`, family).
+const FAMILIES: [(&str, &str, Family); 7] = [
+    ("LlamaForCausalLM", "llama", Family::Llama),
+    ("Qwen2ForCausalLM", "qwen2", Family::Qwen2),
+    ("Qwen3ForCausalLM", "qwen3", Family::Qwen3),
+    ("Qwen3MoeForCausalLM", "qwen3_moe", Family::Qwen3Moe),
+    ("DeepseekV2ForCausalLM", "deepseek_v2", Family::DeepseekV2),
+    ("DeepseekV3ForCausalLM", "deepseek_v3", Family::DeepseekV3),
+    ("MiniMaxM2ForCausalLM", "minimax_m2", Family::MinimaxM2),
 ];
+
+impl Family {
+    /// Whether attention goes through a latent.
+    pub fn is_deepseek(self) -> bool {
+        matches!(self, Family::DeepseekV2 | Family::DeepseekV3)
+    }
+
+    /// Its class in transformers.
+    pub fn architecture(self) -> &'static str {
+        FAMILIES.iter().find(|(.., family)| *family == self).map_or("", |(name, ..)| name)
+    }
+}
 
 /// A decoder-only transformer's shape.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,10 +62,12 @@ pub struct ModelConfig {
     pub family: Family,
     /// Width of the residual stream.
     pub hidden: usize,
-    /// Width of the MLP.
+    /// Width of a dense MLP.
     pub intermediate: usize,
-    /// Attention shape, equal in all layers.
-    pub heads: HeadLayout,
+    /// Attention.
+    pub attention: Attention,
+    /// The mixture of experts of the layers that have one.
+    pub moe: Option<Moe>,
     /// Sliding window per layer, None for full attention.
     pub windows: Vec<Option<usize>>,
     /// Epsilon of every RMSNorm.
@@ -47,14 +80,10 @@ pub struct ModelConfig {
     pub rope: Rope,
     /// How q and k rows pair their dimensions.
     pub rope_style: RopeStyle,
-    /// Bias on q, k and v.
-    pub qkv_bias: bool,
-    /// Bias on the attention's output projection.
-    pub o_bias: bool,
-    /// RMSNorm on each head of q and k.
-    pub qk_norm: bool,
     /// The output head is the embedding table.
     pub tied_embeddings: bool,
+    /// Layers after the last that predict further tokens (multi-token prediction): not loaded.
+    pub mtp_layers: usize,
     /// Weights are f32 as stored, so the KV cache keeps f32 too.
     pub full_precision: bool,
 }
@@ -66,21 +95,6 @@ impl ModelConfig {
         let family = family(&config)?;
         let hidden = config.size("hidden_size")?;
         let layers = config.size("num_hidden_layers")?;
-        let query_heads = config.size("num_attention_heads")?;
-        let kv_heads = config.size_or("num_key_value_heads", query_heads)?;
-        let head_dim = config.size_or("head_dim", hidden / query_heads)?;
-        if query_heads % kv_heads != 0 {
-            return Err(ConfigError::new(
-                "num_attention_heads",
-                format!("{query_heads} is not a multiple of num_key_value_heads ({kv_heads})"),
-            ));
-        }
-        if head_dim % 8 != 0 || head_dim > 256 {
-            return Err(ConfigError::new(
-                "head_dim",
-                format!("must be a multiple of 8 up to 256, got {head_dim}"),
-            ));
-        }
         if let Some(act) = config.string("hidden_act")?
             && act != "silu"
         {
@@ -89,16 +103,12 @@ impl ModelConfig {
         if config.flag("mlp_bias")?.unwrap_or(false) {
             return Err(ConfigError::new("mlp_bias", "true is not supported"));
         }
-        let attention_bias = config.flag("attention_bias")?;
-        let (qkv_bias, o_bias) = match family {
-            Family::Qwen2 => (attention_bias.unwrap_or(true), false),
-            Family::Llama | Family::Qwen3 => {
-                (attention_bias.unwrap_or(false), attention_bias.unwrap_or(false))
-            }
-        };
         let rope = Rope::from_config(&config)?;
         let trained = config.size_or("max_position_embeddings", 2048)?;
-        let interleaved = config.flag("rope_interleaved")?.unwrap_or(false);
+        let interleaved = match family.is_deepseek() {
+            true => config.flag("rope_interleave")?.unwrap_or(true),
+            false => config.flag("rope_interleaved")?.unwrap_or(false),
+        };
         let dtype = match config.string("dtype")? {
             Some(dtype) => Some(dtype),
             None => config.string("torch_dtype")?,
@@ -107,17 +117,16 @@ impl ModelConfig {
             family,
             hidden,
             intermediate: config.size("intermediate_size")?,
-            heads: HeadLayout { heads: query_heads, kv_heads, head_dim },
             windows: windows(&config, family, layers)?,
+            attention: Attention::read(&config, family, hidden, &rope)?,
+            moe: Moe::read(&config, family, layers)?,
             rms_eps: config.positive_or("rms_norm_eps", 1e-6)? as f32,
             vocab: config.size("vocab_size")?,
             max_context: rope.stretched_context().map_or(trained, |stretched| stretched.max(trained)),
             rope,
             rope_style: if interleaved { RopeStyle::Interleaved } else { RopeStyle::Half },
-            qkv_bias,
-            o_bias,
-            qk_norm: family == Family::Qwen3,
             tied_embeddings: config.flag("tie_word_embeddings")?.unwrap_or(false),
+            mtp_layers: config.count("num_nextn_predict_layers")?.unwrap_or(0),
             full_precision: dtype == Some("float32"),
         })
     }
@@ -126,35 +135,47 @@ impl ModelConfig {
     pub fn layers(&self) -> usize {
         self.windows.len()
     }
+
+    /// The mixture of experts of that layer; None where its MLP is dense.
+    pub fn moe(&self, layer: usize) -> Option<&Moe> {
+        self.moe.as_ref().filter(|moe| moe.sparse[layer])
+    }
+
+    /// Grouped-query attention; panics for a family with another.
+    pub fn gqa(&self) -> Gqa {
+        match self.attention {
+            Attention::Gqa(gqa) => gqa,
+            Attention::Mla(_) => panic!("{:?} has latent attention", self.family),
+        }
+    }
+
+    /// Values of a head that are rotated.
+    pub fn rotary_dim(&self) -> usize {
+        match self.attention {
+            Attention::Gqa(gqa) => gqa.rotary_dim,
+            Attention::Mla(mla) => mla.layout.rope_dim,
+        }
+    }
 }
 
 fn family(config: &Fields<'_>) -> Result<Family, ConfigError> {
-    let named = match config.get("architectures").and_then(Value::as_array) {
-        Some(list) => list.first().and_then(Value::as_str),
-        None => None,
-    };
-    let supported = || ARCHITECTURES.map(|(name, _)| name).join(", ");
-    match named {
-        Some(name) => {
-            ARCHITECTURES.iter().find(|(known, _)| *known == name).map(|(_, family)| *family).ok_or_else(
-                || {
-                    ConfigError::new(
-                        "architectures",
-                        format!("`{name}` is not supported; supported: {}", supported()),
-                    )
-                },
-            )
+    let class = config.get("architectures").and_then(Value::as_array).and_then(|list| list.first()?.as_str());
+    let (field, named, known) = match (class, config.string("model_type")?) {
+        (Some(class), _) => {
+            ("architectures", class, FAMILIES.iter().map(|(class, ..)| *class).collect::<Vec<_>>())
         }
-        None => match config.string("model_type")? {
-            Some("llama") => Ok(Family::Llama),
-            Some("qwen2") => Ok(Family::Qwen2),
-            Some("qwen3") => Ok(Family::Qwen3),
-            Some(other) => Err(ConfigError::new(
-                "model_type",
-                format!("`{other}` is not supported; supported: llama, qwen2, qwen3"),
-            )),
-            None => Err(ConfigError::new("architectures", format!("is missing; supported: {}", supported()))),
-        },
+        (None, Some(kind)) => ("model_type", kind, FAMILIES.iter().map(|(_, kind, _)| *kind).collect()),
+        (None, None) => {
+            let supported = FAMILIES.map(|(class, ..)| class).join(", ");
+            return Err(ConfigError::new("architectures", format!("is missing; supported: {supported}")));
+        }
+    };
+    match known.iter().position(|known| *known == named) {
+        Some(index) => Ok(FAMILIES[index].2),
+        None => {
+            let supported = known.join(", ");
+            Err(ConfigError::new(field, format!("`{named}` is not supported; supported: {supported}")))
+        }
     }
 }
 
@@ -163,7 +184,8 @@ fn windows(config: &Fields<'_>, family: Family, layers: usize) -> Result<Vec<Opt
     if layers > 4096 {
         return Err(ConfigError::new("num_hidden_layers", format!("must be at most 4096, got {layers}")));
     }
-    let slides = family != Family::Llama && config.flag("use_sliding_window")?.unwrap_or(false);
+    let slides = matches!(family, Family::Qwen2 | Family::Qwen3 | Family::Qwen3Moe)
+        && config.flag("use_sliding_window")?.unwrap_or(false);
     let window = if slides { config.size_if_given("sliding_window")? } else { None };
     let Some(window) = window else {
         return Ok(vec![None; layers]);

@@ -12,7 +12,7 @@
 //! fused with the norm that follows it, so a layer's output travels as `delta` to the next norm.
 
 use super::{LoadError, Model, ModelConfig, Weights};
-use crate::backend::{Backend, BackendError, Batch, KvDtype, KvSpec};
+use crate::backend::{Backend, BackendError, Batch, KvDtype, KvLayout, KvSpec};
 use crate::checkpoint::{Dtype, TensorData};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -107,10 +107,10 @@ impl<B: Backend + Sync> Decoder<B> {
         };
         let final_norm = backend.vector(&[weights.get("model.norm.weight", &[config.hidden])?])?;
         let factors = match weights.has("rope_freqs.weight") {
-            true => Some(read_f32(&weights.get("rope_freqs.weight", &[config.heads.head_dim / 2])?)?),
+            true => Some(read_f32(&weights.get("rope_freqs.weight", &[config.gqa().heads.head_dim / 2])?)?),
             false => None,
         };
-        let inv_freq = config.rope.inv_freq(config.heads.head_dim, factors.as_deref());
+        let inv_freq = config.rope.inv_freq(config.gqa().heads.head_dim, factors.as_deref());
         step();
         Ok(Self {
             embedding,
@@ -139,8 +139,8 @@ impl<B: Backend> Layer<B> {
         let get = |part: &str, shape: &[usize]| weights.get(&name(part), shape);
         let vector =
             |part: &str, size: usize| -> Result<_, LoadError> { Ok(backend.vector(&[get(part, &[size])?])?) };
-        let (q, kv) = (c.heads.q_dim(), c.heads.kv_heads * c.heads.head_dim);
-        let qkv_bias = match c.qkv_bias {
+        let (q, kv) = (c.gqa().heads.q_dim(), c.gqa().heads.kv_heads * c.gqa().heads.head_dim);
+        let qkv_bias = match c.gqa().qkv_bias {
             true => Some(backend.vector(&[
                 get("self_attn.q_proj.bias", &[q])?,
                 get("self_attn.k_proj.bias", &[kv])?,
@@ -148,14 +148,14 @@ impl<B: Backend> Layer<B> {
             ])?),
             false => None,
         };
-        let qk_norm = match c.qk_norm {
+        let qk_norm = match c.gqa().qk_norm == super::config::QkNorm::Head {
             true => Some((
-                vector("self_attn.q_norm.weight", c.heads.head_dim)?,
-                vector("self_attn.k_norm.weight", c.heads.head_dim)?,
+                vector("self_attn.q_norm.weight", c.gqa().heads.head_dim)?,
+                vector("self_attn.k_norm.weight", c.gqa().heads.head_dim)?,
             )),
             false => None,
         };
-        let o_bias = match c.o_bias {
+        let o_bias = match c.gqa().o_bias {
             true => Some(vector("self_attn.o_proj.bias", c.hidden)?),
             false => None,
         };
@@ -188,9 +188,9 @@ impl<B: Backend> Buffers<B> {
             residual: tensor(c.hidden)?,
             normed: tensor(c.hidden)?,
             delta: tensor(c.hidden)?,
-            angles: tensor(c.heads.head_dim)?,
-            qkv: tensor(c.heads.qkv_dim())?,
-            attention: tensor(c.heads.q_dim())?,
+            angles: tensor(c.gqa().heads.head_dim)?,
+            qkv: tensor(c.gqa().heads.qkv_dim())?,
+            attention: tensor(c.gqa().heads.q_dim())?,
             gate_up: tensor(2 * c.intermediate)?,
             activated: tensor(c.intermediate)?,
             last: backend.tensor(super::LOGIT_ROWS_MAX, c.hidden)?,
@@ -203,8 +203,10 @@ impl<B: Backend> Model<B> for Decoder<B> {
     fn kv_spec(&self) -> KvSpec {
         KvSpec {
             layers: self.config.layers(),
-            kv_heads: self.config.heads.kv_heads,
-            head_dim: self.config.heads.head_dim,
+            layout: KvLayout::Heads {
+                kv_heads: self.config.gqa().heads.kv_heads,
+                head_dim: self.config.gqa().heads.head_dim,
+            },
             dtype: if self.config.full_precision { KvDtype::F32 } else { KvDtype::F16 },
         }
     }
@@ -215,9 +217,9 @@ impl<B: Backend> Model<B> for Decoder<B> {
 
     fn forward(&mut self, backend: &mut B, batch: &Batch, kv: &mut B::KvCache) {
         let Self { config, buffers: b, .. } = self;
-        let (heads, eps) = (config.heads, config.rms_eps);
+        let (heads, eps) = (config.gqa().heads, config.rms_eps);
         let scale = 1.0 / (heads.head_dim as f32).sqrt();
-        backend.embed(&self.embedding, &batch.tokens, &mut b.residual);
+        backend.embed(&self.embedding, 0, &batch.tokens, &mut b.residual);
         backend.rope_angles(&self.inv_freq, config.rope.attention_factor(), &batch.positions, &mut b.angles);
         for (index, layer) in self.layers.iter().enumerate() {
             let delta = (index > 0).then_some(&b.delta);

@@ -102,6 +102,14 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// Like a size, and 0 is allowed.
+    pub(crate) fn count(&self, field: &str) -> Result<Option<usize>, ConfigError> {
+        match self.get(field) {
+            Some(value) if value.as_u64() == Some(0) => Ok(Some(0)),
+            _ => self.size_if_given(field),
+        }
+    }
+
     pub(crate) fn size(&self, field: &str) -> Result<usize, ConfigError> {
         self.size_if_given(field)?.ok_or_else(|| self.error(field, "is missing".into()))
     }

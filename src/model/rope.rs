@@ -48,6 +48,8 @@ pub enum RopeScaling {
         beta_slow: f64,
         /// Factor on cos and sin.
         attention: f64,
+        /// DeepSeek's `mscale_all_dim` as a factor on q and on k, 1 where there is none.
+        mscale_all_dim: f64,
         /// Whether the ramp's borders are whole dimensions.
         truncate: bool,
     },
@@ -72,14 +74,6 @@ impl Rope {
             Some(theta) => theta,
             None => config.positive_or("rope_theta", 10_000.0)?,
         };
-        if parameters.number("partial_rotary_factor")?.unwrap_or(1.0) != 1.0
-            || config.number("partial_rotary_factor")?.unwrap_or(1.0) != 1.0
-        {
-            return Err(ConfigError::new(
-                "partial_rotary_factor",
-                "other than 1 is not supported for this family",
-            ));
-        }
         let kind = match parameters.string("rope_type")? {
             Some(kind) => kind,
             None => parameters.string("type")?.unwrap_or("default"),
@@ -126,6 +120,7 @@ impl Rope {
                     beta_fast: parameters.positive_or("beta_fast", 32.0)?,
                     beta_slow: parameters.positive_or("beta_slow", 1.0)?,
                     attention,
+                    mscale_all_dim: mscale(factor, parameters.number("mscale_all_dim")?.unwrap_or(0.0)),
                     truncate: parameters.flag("truncate")?.unwrap_or(true),
                 }
             }
@@ -145,6 +140,14 @@ impl Rope {
         match self.scaling {
             RopeScaling::Yarn { factor, original, .. } => Some((factor * original) as usize),
             _ => None,
+        }
+    }
+
+    /// Factor on all of q and k that latent attention applies (not only on their rotated part).
+    pub fn mscale_all_dim(&self) -> f32 {
+        match self.scaling {
+            RopeScaling::Yarn { mscale_all_dim, .. } => mscale_all_dim as f32,
+            _ => 1.0,
         }
     }
 

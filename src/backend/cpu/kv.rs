@@ -7,7 +7,7 @@
 
 use super::simd::{LANES, Simd};
 use super::tensor::{Buffer, Plain, Shared};
-use crate::backend::{BackendError, KV_BLOCK_TOKENS, KvDtype, KvSpec};
+use crate::backend::{BackendError, KV_BLOCK_TOKENS, KvDtype, KvLayout, KvSpec};
 
 /// Largest head that the kernels' stack buffers hold.
 pub const MAX_HEAD_DIM: usize = 256;
@@ -17,6 +17,8 @@ const _: () = assert!(KV_BLOCK_TOKENS == LANES, "a block's positions are the lan
 /// One cache group's blocks.
 pub struct KvCache {
     spec: KvSpec,
+    kv_heads: usize,
+    head_dim: usize,
     blocks: usize,
     data: Buffer,
 }
@@ -24,10 +26,12 @@ pub struct KvCache {
 impl KvCache {
     /// A zeroed cache; out of memory is an error.
     pub fn new(spec: &KvSpec, blocks: usize) -> Result<Self, BackendError> {
-        if spec.head_dim == 0 || !spec.head_dim.is_multiple_of(8) || spec.head_dim > MAX_HEAD_DIM {
+        let KvLayout::Heads { kv_heads, head_dim } = spec.layout else {
+            return Err(BackendError::Unsupported(format!("{:?} is not a cache of heads", spec.layout)));
+        };
+        if head_dim == 0 || !head_dim.is_multiple_of(8) || head_dim > MAX_HEAD_DIM {
             return Err(BackendError::Unsupported(format!(
-                "head_dim {}: the CPU backend's attention needs a multiple of 8, at most {MAX_HEAD_DIM}",
-                spec.head_dim
+                "head_dim {head_dim}: the CPU backend's attention needs a multiple of 8, at most {MAX_HEAD_DIM}"
             )));
         }
         let bytes = spec.block_bytes().saturating_mul(blocks);
@@ -35,7 +39,7 @@ impl KvCache {
         // position's values reaches into what follows it.
         let data =
             Buffer::new(bytes.saturating_add(64), || format!("the KV cache of {blocks} blocks ({spec:?})"))?;
-        Ok(Self { spec: *spec, blocks, data })
+        Ok(Self { spec: *spec, kv_heads, head_dim, blocks, data })
     }
 
     /// Its shape.
@@ -61,8 +65,8 @@ impl KvCache {
         Place {
             first_block: layer * self.blocks,
             blocks: self.blocks,
-            kv_heads: self.spec.kv_heads,
-            head_dim: self.spec.head_dim,
+            kv_heads: self.kv_heads,
+            head_dim: self.head_dim,
         }
     }
 }

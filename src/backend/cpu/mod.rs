@@ -6,12 +6,17 @@
 //! promise: a wrong one panics.
 //!
 //! Reading order: [`tensor`] (memory), [`pool`] (threads), [`simd`] (vectors), then the kernels:
-//! [`elementwise`], [`norm`], [`rope`], [`kv`], [`attention`], [`matmul`].
+//! [`elementwise`], [`norm`], [`rope`], [`kv`], [`attention`], [`mla`], [`matmul`], [`heads`],
+//! [`moe`]; [`group`] joins ranks.
 
 pub mod attention;
 pub mod elementwise;
+pub mod group;
+pub mod heads;
 pub mod kv;
 pub mod matmul;
+pub mod mla;
+pub mod moe;
 pub mod norm;
 pub mod pool;
 pub mod rope;
@@ -21,13 +26,17 @@ pub mod tensor;
 #[cfg(test)]
 mod tests;
 
-use super::{Backend, BackendError, Batch, HeadLayout, KvSpec, RopeStyle};
+use super::{Backend, BackendError, Batch, HeadLayout, KvLayout, KvSpec, LatentLayout, RopeStyle, Routing};
 use crate::checkpoint::TensorData;
 use crate::protocol::TokenId;
+use group::Member;
 use kv::KvCache;
 use matmul::Matrix;
+use mla::LatentCache;
+use moe::{Experts, Routes};
 use pool::ThreadPool;
 use simd::Isa;
+use std::ops::Range;
 use tensor::{Tensor, Vector};
 
 /// The CPU backend.
@@ -36,6 +45,47 @@ pub struct CpuBackend {
     isa: Isa,
     matmul: matmul::Scratch,
     attention: attention::Scratch,
+    mla: mla::Scratch,
+    group: Member,
+    expert_bytes_read: u64,
+}
+
+/// One cache group's blocks, of either layout.
+pub enum Cache {
+    /// Keys and values per head.
+    Heads(KvCache),
+    /// Latents.
+    Latent(LatentCache),
+}
+
+impl Cache {
+    fn heads(&self) -> &KvCache {
+        match self {
+            Cache::Heads(cache) => cache,
+            Cache::Latent(_) => panic!("a cache of latents where one of heads is needed"),
+        }
+    }
+
+    fn heads_mut(&mut self) -> &mut KvCache {
+        match self {
+            Cache::Heads(cache) => cache,
+            Cache::Latent(_) => panic!("a cache of latents where one of heads is needed"),
+        }
+    }
+
+    fn latent(&self) -> &LatentCache {
+        match self {
+            Cache::Latent(cache) => cache,
+            Cache::Heads(_) => panic!("a cache of heads where one of latents is needed"),
+        }
+    }
+
+    fn latent_mut(&mut self) -> &mut LatentCache {
+        match self {
+            Cache::Latent(cache) => cache,
+            Cache::Heads(_) => panic!("a cache of heads where one of latents is needed"),
+        }
+    }
 }
 
 impl CpuBackend {
@@ -51,7 +101,16 @@ impl CpuBackend {
             isa,
             matmul: matmul::Scratch::default(),
             attention: attention::Scratch::default(),
+            mla: mla::Scratch::default(),
+            group: Member::alone(),
+            expert_bytes_read: 0,
         }
+    }
+
+    /// The `ranks` members of a group that shares `threads` threads, each rank with at least one.
+    pub fn group(ranks: usize, threads: usize) -> Vec<Self> {
+        let member = |group| Self { group, ..Self::new((threads / ranks).max(1)) };
+        Member::group(ranks).into_iter().map(member).collect()
     }
 }
 
@@ -59,7 +118,13 @@ impl Backend for CpuBackend {
     type Tensor = Tensor;
     type Matrix = Matrix;
     type Vector = Vector;
-    type KvCache = KvCache;
+    type KvCache = Cache;
+    type Experts = Experts;
+    type Routes = Routes;
+
+    fn rank(&self) -> (usize, usize) {
+        self.group.rank()
+    }
 
     fn matrix(&self, parts: &[TensorData<'_>]) -> Result<Matrix, BackendError> {
         Matrix::pack(parts)
@@ -67,6 +132,10 @@ impl Backend for CpuBackend {
 
     fn matrix_bytes(&self, m: &Matrix) -> usize {
         m.bytes()
+    }
+
+    fn matrix_kind(&self, m: &Matrix) -> String {
+        m.kind()
     }
 
     fn vector(&self, parts: &[TensorData<'_>]) -> Result<Vector, BackendError> {
@@ -77,12 +146,23 @@ impl Backend for CpuBackend {
         Tensor::new(max_rows, columns)
     }
 
-    fn kv_cache(&self, spec: &KvSpec, blocks: usize) -> Result<KvCache, BackendError> {
-        KvCache::new(spec, blocks)
+    fn kv_cache(&self, spec: &KvSpec, blocks: usize) -> Result<Cache, BackendError> {
+        Ok(match spec.layout {
+            KvLayout::Heads { .. } => Cache::Heads(KvCache::new(spec, blocks)?),
+            KvLayout::Latent { .. } => Cache::Latent(LatentCache::new(spec, blocks)?),
+        })
     }
 
-    fn embed(&mut self, table: &Matrix, tokens: &[TokenId], out: &mut Tensor) {
-        elementwise::embed(&mut self.pool, table, tokens, out);
+    fn experts(&self, matrices: Vec<Matrix>) -> Result<Experts, BackendError> {
+        Experts::new(matrices)
+    }
+
+    fn routes(&self, max_rows: usize, top_k: usize) -> Result<Routes, BackendError> {
+        Routes::new(max_rows, top_k)
+    }
+
+    fn embed(&mut self, table: &Matrix, first: TokenId, tokens: &[TokenId], out: &mut Tensor) {
+        elementwise::embed(&mut self.pool, table, first, tokens, out);
     }
 
     fn add_rms_norm(
@@ -115,10 +195,10 @@ impl Backend for CpuBackend {
         angles: &Tensor,
         style: RopeStyle,
         batch: &Batch,
-        kv: &mut KvCache,
+        kv: &mut Cache,
         layer: usize,
     ) {
-        let (pool, isa) = (&mut self.pool, self.isa);
+        let (pool, isa, kv) = (&mut self.pool, self.isa, kv.heads_mut());
         rope::rope_kv_write(pool, isa, qkv, heads, norms, angles, style, &batch.slots, kv, layer);
     }
 
@@ -129,12 +209,111 @@ impl Backend for CpuBackend {
         scale: f32,
         window: Option<usize>,
         batch: &Batch,
-        kv: &KvCache,
+        kv: &Cache,
         layer: usize,
         out: &mut Tensor,
     ) {
         let Self { pool, isa, attention: scratch, .. } = self;
+        let kv = kv.heads();
         attention::attention(pool, *isa, scratch, qkv, heads, scale, window, batch, kv, layer, out);
+    }
+
+    fn joint_qk_norm(
+        &mut self,
+        qkv: &mut Tensor,
+        heads: HeadLayout,
+        q_norm: &Vector,
+        k_norm: &Vector,
+        eps: f32,
+    ) {
+        norm::joint_qk_norm(&mut self.pool, self.isa, &mut self.group, qkv, heads, q_norm, k_norm, eps);
+    }
+
+    fn mla_rope_kv_write(
+        &mut self,
+        q: &Tensor,
+        latent: &Tensor,
+        layout: LatentLayout,
+        norm: &Vector,
+        eps: f32,
+        angles: &Tensor,
+        style: RopeStyle,
+        batch: &Batch,
+        kv: &mut Cache,
+        layer: usize,
+        query: &mut Tensor,
+    ) {
+        let (pool, isa, kv) = (&mut self.pool, self.isa, kv.latent_mut());
+        mla::rope_kv_write(
+            pool,
+            isa,
+            q,
+            latent,
+            layout,
+            norm,
+            eps,
+            angles,
+            style,
+            &batch.slots,
+            kv,
+            layer,
+            query,
+        );
+    }
+
+    fn head_linear(&mut self, w: &[Matrix], x: &Tensor, out: &mut Tensor) {
+        heads::head_linear(&mut self.pool, &mut self.matmul, w, x, out);
+    }
+
+    fn mla_attention(
+        &mut self,
+        query: &Tensor,
+        layout: LatentLayout,
+        scale: f32,
+        batch: &Batch,
+        kv: &Cache,
+        layer: usize,
+        out: &mut Tensor,
+    ) {
+        let Self { pool, isa, mla: scratch, .. } = self;
+        mla::attention(pool, *isa, scratch, query, layout, scale, batch, kv.latent(), layer, out);
+    }
+
+    fn moe_route(
+        &mut self,
+        logits: &Tensor,
+        bias: Option<&Vector>,
+        routing: &Routing,
+        local: Range<usize>,
+        routes: &mut Routes,
+    ) {
+        moe::route(&mut self.pool, logits, bias, routing, local, routes);
+    }
+
+    fn moe_dispatch(&mut self, x: &Tensor, routes: &Routes, out: &mut Tensor) {
+        moe::dispatch(&mut self.pool, x, routes, out);
+    }
+
+    fn expert_linear(&mut self, w: &Experts, routes: &Routes, x: &Tensor, out: &mut Tensor) {
+        self.expert_bytes_read += moe::expert_linear(&mut self.pool, &mut self.matmul, w, routes, x, out);
+    }
+
+    fn moe_combine(&mut self, x: &Tensor, routes: &Routes, shared: Option<&Tensor>, out: &mut Tensor) {
+        moe::combine(&mut self.pool, self.isa, x, routes, shared, out);
+    }
+
+    fn expert_bytes_read(&self) -> u64 {
+        self.expert_bytes_read
+    }
+
+    fn all_reduce(&mut self, x: &mut Tensor) {
+        self.group.all_reduce(x.values_mut());
+    }
+
+    fn all_gather(&mut self, x: &Tensor, out: &mut Tensor) {
+        let out_columns = out.columns();
+        let values = out.set_rows(x.rows(), out_columns);
+        self.group.all_gather(x.values(), x.columns(), values, out_columns);
     }
 
     fn silu_mul(&mut self, gate_up: &Tensor, out: &mut Tensor) {

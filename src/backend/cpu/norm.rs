@@ -1,9 +1,11 @@
 //! RMSNorm (Zhang & Sennrich 2019), of rows and of heads. Reads and writes each value once or
 //! twice; bound by memory.
 
+use super::group::Member;
 use super::pool::ThreadPool;
 use super::simd::{Isa, Kernel, LANES, Simd, sum_lanes};
 use super::tensor::{Tensor, Vector};
+use crate::backend::HeadLayout;
 
 /// residual += delta; out = residual / rms(residual) * weight, row by row.
 pub fn add_rms_norm(
@@ -79,4 +81,19 @@ fn inverse_rms(x: &[f32], eps: f32) -> f32 {
         *lane += x * x;
     }
     1.0 / (sum_lanes(lanes) / x.len() as f32 + eps).sqrt()
+}
+
+/// See [`crate::backend::Backend::joint_qk_norm`].
+#[allow(clippy::too_many_arguments)]
+pub fn joint_qk_norm(
+    _pool: &mut ThreadPool,
+    _isa: Isa,
+    _group: &mut Member,
+    _qkv: &mut Tensor,
+    _heads: HeadLayout,
+    _q_norm: &Vector,
+    _k_norm: &Vector,
+    _eps: f32,
+) {
+    todo!()
 }

@@ -6,7 +6,7 @@ use super::norm::rms_norm;
 use super::pool::ThreadPool;
 use super::simd::{Isa, Kernel, Simd};
 use super::tensor::{Tensor, Vector};
-use crate::backend::{HeadLayout, KvDtype, RopeStyle};
+use crate::backend::{HeadLayout, KvDtype, KvLayout, RopeStyle};
 
 /// The weights of q's and k's norm, and its epsilon.
 type Norms<'a> = Option<(&'a Vector, &'a Vector, f32)>;
@@ -51,7 +51,8 @@ pub fn rope_kv_write(
 ) {
     let (rows, spec) = (qkv.rows(), kv.spec());
     assert_eq!(qkv.columns(), heads.qkv_dim(), "columns of the qkv rows");
-    assert_eq!((heads.kv_heads, heads.head_dim), (spec.kv_heads, spec.head_dim), "the cache's heads");
+    let layout = KvLayout::Heads { kv_heads: heads.kv_heads, head_dim: heads.head_dim };
+    assert_eq!(layout, spec.layout, "the cache's heads");
     assert_eq!((angles.rows(), slots.len()), (rows, rows), "angles and slots for each row");
     assert!(
         angles.columns() <= heads.head_dim && angles.columns().is_multiple_of(2),
@@ -125,8 +126,9 @@ impl<E: Element> Kernel for Rows<'_, E> {
     }
 }
 
+/// Turns each pair of dimensions by its angle.
 #[inline(always)]
-fn rotate(x: &mut [f32], cos: &[f32], sin: &[f32], style: RopeStyle) {
+pub fn rotate(x: &mut [f32], cos: &[f32], sin: &[f32], style: RopeStyle) {
     let turn = |a: &mut f32, b: &mut f32, cos: f32, sin: f32| {
         (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
     };

@@ -20,7 +20,7 @@ use super::kv::{Element, KvCache};
 use super::pool::{REGION_NS, ThreadPool};
 use super::simd::{Isa, LANES};
 use super::tensor::{Shared, Tensor};
-use crate::backend::{Batch, HeadLayout, KV_BLOCK_TOKENS, KvDtype};
+use crate::backend::{Batch, HeadLayout, KV_BLOCK_TOKENS, KvDtype, KvLayout};
 use std::cell::RefCell;
 use tile::{Fold, Job, Room, Tile};
 
@@ -81,7 +81,8 @@ pub fn attention(
 ) {
     let spec = kv.spec();
     assert_eq!(qkv.columns(), heads.qkv_dim(), "columns of the qkv rows");
-    assert_eq!((heads.kv_heads, heads.head_dim), (spec.kv_heads, spec.head_dim), "the cache's heads");
+    let layout = KvLayout::Heads { kv_heads: heads.kv_heads, head_dim: heads.head_dim };
+    assert_eq!(layout, spec.layout, "the cache's heads");
     assert_eq!(heads.heads % heads.kv_heads, 0, "query heads per kv head");
     assert!(window != Some(0), "a window of 0 positions");
     let mut rows = 0;

@@ -59,6 +59,7 @@ impl Quant {
     pub const fn of(dtype: Dtype) -> Option<Quant> {
         let (bits, scales, zero) = match dtype {
             Dtype::F32 | Dtype::F16 | Dtype::BF16 => return None,
+            _ => todo!(),
             Dtype::Q8_0 => (8, Scales::Plain, Zero::Z128),
             Dtype::Q4_0 => (4, Scales::Plain, Zero::Z8),
             Dtype::Q5_0 => (5, Scales::Plain, Zero::Z16),

@@ -161,6 +161,11 @@ fn name(dtype: Dtype) -> &'static str {
         Dtype::Q4K => "Q4_K",
         Dtype::Q5K => "Q5_K",
         Dtype::Q6K => "Q6_K",
+        Dtype::Q2K => "Q2_K",
+        Dtype::Q3K => "Q3_K",
+        Dtype::F8E4M3 => "F8_E4M3",
+        Dtype::F8Block => "FP8",
+        Dtype::I32 => "I32",
     }
 }
 

@@ -94,7 +94,8 @@ impl Setup {
         let mut order = order.into_iter();
         let tables =
             lengths.iter().map(|n| order.by_ref().take(n.div_ceil(KV_BLOCK_TOKENS)).collect()).collect();
-        let spec = KvSpec { layers: 1, kv_heads, head_dim, dtype: shape.dtype };
+        let layout = KvLayout::Heads { kv_heads, head_dim };
+        let spec = KvSpec { layers: 1, layout, dtype: shape.dtype };
         let mut kv = KvCache::new(&spec, blocks).unwrap();
         let slots: Vec<u32> = (0..(blocks * KV_BLOCK_TOKENS) as u32).collect();
         let nan = vec![f32::NAN; slots.len() * shape.layout.qkv_dim()];

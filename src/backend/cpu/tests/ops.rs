@@ -171,7 +171,7 @@ fn check_rope(random: &mut Random, case: &Heads, rows: usize) {
     }
     slots.truncate(rows);
     let batch = Batch { slots, ..Batch::default() };
-    let spec = KvSpec { layers: 2, kv_heads, head_dim, dtype };
+    let spec = KvSpec { layers: 2, layout: KvLayout::Heads { kv_heads, head_dim }, dtype };
     let mut results: Vec<Vec<f32>> = Vec::new();
     for (name, mut backend) in backends() {
         let mut kv = backend.kv_cache(&spec, blocks).unwrap();
@@ -214,7 +214,7 @@ fn check_rope(random: &mut Random, case: &Heads, rows: usize) {
 
 /// One slot's key and value of one head, as the layout's description says.
 fn read_slot(kv: &KvCache, layer: usize, slot: usize, head: usize) -> (Vec<f32>, Vec<f32>) {
-    let head_dim = kv.spec().head_dim;
+    let KvLayout::Heads { head_dim, .. } = kv.spec().layout else { panic!("a cache of heads") };
     let (block, offset) = ((slot / KV_BLOCK_TOKENS) as u32, slot % KV_BLOCK_TOKENS);
     match kv.spec().dtype {
         KvDtype::F32 => {
@@ -267,13 +267,17 @@ fn vectors_join_their_parts_and_refuse_block_types() {
 #[test]
 fn what_cannot_be_had_is_an_error() {
     let backend = CpuBackend::new(1);
-    let spec = KvSpec { layers: 1000, kv_heads: 1000, head_dim: 128, dtype: KvDtype::F32 };
+    let of = |kv_heads, head_dim| KvSpec {
+        layers: 1000,
+        layout: KvLayout::Heads { kv_heads, head_dim },
+        dtype: KvDtype::F32,
+    };
     for blocks in [1 << 30, usize::MAX] {
-        let error = backend.kv_cache(&spec, blocks).err().unwrap();
+        let error = backend.kv_cache(&of(1000, 128), blocks).err().unwrap();
         assert!(matches!(error, BackendError::OutOfMemory { .. }), "{error}");
     }
     for head_dim in [0, 20, 264] {
-        let error = backend.kv_cache(&KvSpec { head_dim, ..spec }, 1).err().unwrap();
+        let error = backend.kv_cache(&of(1000, head_dim), 1).err().unwrap();
         assert!(error.to_string().contains(&format!("head_dim {head_dim}")), "{error}");
     }
     assert!(matches!(backend.tensor(usize::MAX, 2), Err(BackendError::OutOfMemory { .. })));
