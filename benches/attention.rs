@@ -3,7 +3,9 @@
 //! `cargo bench --bench attention -- [threads]`
 
 use novastack::backend::cpu::CpuBackend;
-use novastack::backend::{Backend, Batch, HeadLayout, KV_BLOCK_TOKENS, KvDtype, KvSpec, RopeStyle, SeqSpan};
+use novastack::backend::{
+    Backend, Batch, HeadLayout, KV_BLOCK_TOKENS, KvDtype, KvLayout, KvSpec, RopeStyle, SeqSpan,
+};
 use novastack::checkpoint::{Dtype, TensorData};
 use std::time::Instant;
 

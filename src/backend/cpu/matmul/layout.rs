@@ -59,7 +59,6 @@ impl Quant {
     pub const fn of(dtype: Dtype) -> Option<Quant> {
         let (bits, scales, zero) = match dtype {
             Dtype::F32 | Dtype::F16 | Dtype::BF16 => return None,
-            _ => todo!(),
             Dtype::Q8_0 => (8, Scales::Plain, Zero::Z128),
             Dtype::Q4_0 => (4, Scales::Plain, Zero::Z8),
             Dtype::Q5_0 => (5, Scales::Plain, Zero::Z16),
@@ -68,6 +67,7 @@ impl Quant {
             Dtype::Q4K => (4, Scales::Super, Zero::None),
             Dtype::Q5K => (5, Scales::Super, Zero::None),
             Dtype::Q6K => (6, Scales::Halves, Zero::Z32Halves),
+            Dtype::Q2K | Dtype::Q3K | Dtype::F8E4M3 | Dtype::F8Block | Dtype::I32 => todo!(),
         };
         Some(Quant { bits, scales, zero })
     }

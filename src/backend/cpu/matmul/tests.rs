@@ -95,6 +95,7 @@ fn oracle(tensor: &TensorData<'_>) -> Vec<f32> {
         Dtype::Q4K => GgmlDType::Q4K,
         Dtype::Q5K => GgmlDType::Q5K,
         Dtype::Q6K => GgmlDType::Q6K,
+        other => unimplemented!("{other:?}"),
     };
     let storage = QStorage::from_data(Cow::Borrowed(&tensor.data), &Device::Cpu, dtype).unwrap();
     let shape = (tensor.shape[0], tensor.shape[1]);

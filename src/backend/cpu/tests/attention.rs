@@ -78,7 +78,7 @@ fn scale(shape: Shape) -> f32 {
 /// A cache with sequences in it, each with a table of blocks in random physical order.
 struct Setup {
     shape: Shape,
-    kv: KvCache,
+    kv: Cache,
     tables: Vec<Vec<u32>>,
 }
 
@@ -96,7 +96,7 @@ impl Setup {
             lengths.iter().map(|n| order.by_ref().take(n.div_ceil(KV_BLOCK_TOKENS)).collect()).collect();
         let layout = KvLayout::Heads { kv_heads, head_dim };
         let spec = KvSpec { layers: 1, layout, dtype: shape.dtype };
-        let mut kv = KvCache::new(&spec, blocks).unwrap();
+        let mut kv = Cache::Heads(KvCache::new(&spec, blocks).unwrap());
         let slots: Vec<u32> = (0..(blocks * KV_BLOCK_TOKENS) as u32).collect();
         let nan = vec![f32::NAN; slots.len() * shape.layout.qkv_dim()];
         write(&mut kv, shape, &nan, slots);
@@ -138,7 +138,7 @@ impl Setup {
 }
 
 /// k and v of qkv rows into the cache, unrotated.
-fn write(kv: &mut KvCache, shape: Shape, qkv: &[f32], slots: Vec<u32>) {
+fn write(kv: &mut Cache, shape: Shape, qkv: &[f32], slots: Vec<u32>) {
     let rows = slots.len();
     let mut angles = Tensor::new(rows, 0).unwrap();
     angles.set_rows(rows, 0);

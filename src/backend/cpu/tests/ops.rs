@@ -18,7 +18,7 @@ fn embed_and_gather_copy_rows() {
             let wanted: Vec<f32> =
                 tokens.iter().flat_map(|t| &table[*t as usize * columns..][..columns]).copied().collect();
             let mut out = backend.tensor(1000, columns).unwrap();
-            backend.embed(&matrix, &tokens, &mut out);
+            backend.embed(&matrix, 0, &tokens, &mut out);
             assert_bits(backend.read(&out), &wanted, &name);
 
             let last = rows as u32 - 1;
@@ -213,7 +213,8 @@ fn check_rope(random: &mut Random, case: &Heads, rows: usize) {
 }
 
 /// One slot's key and value of one head, as the layout's description says.
-fn read_slot(kv: &KvCache, layer: usize, slot: usize, head: usize) -> (Vec<f32>, Vec<f32>) {
+fn read_slot(kv: &Cache, layer: usize, slot: usize, head: usize) -> (Vec<f32>, Vec<f32>) {
+    let kv = kv.heads();
     let KvLayout::Heads { head_dim, .. } = kv.spec().layout else { panic!("a cache of heads") };
     let (block, offset) = ((slot / KV_BLOCK_TOKENS) as u32, slot % KV_BLOCK_TOKENS);
     match kv.spec().dtype {
