@@ -12,12 +12,14 @@ mod gguf_config;
 mod hf_dir;
 mod mmap;
 mod safetensors;
+mod tensor_data;
 mod tensors;
 
 pub mod catalogue;
 pub mod hub;
 pub mod resolve;
 
+pub use tensor_data::{TensorError, f8_e4m3_to_f32};
 pub use tensors::Tensors;
 
 use std::borrow::Cow;

@@ -4,7 +4,7 @@
 
 use super::ConfigError;
 use crate::backend::BackendError;
-use crate::checkpoint::{Checkpoint, Dtype, TensorData};
+use crate::checkpoint::{Checkpoint, Dtype, TensorData, TensorError};
 use std::borrow::Cow;
 
 /// Why a model could not be loaded.
@@ -26,6 +26,9 @@ pub enum LoadError {
         /// As the config has it.
         expected: Vec<usize>,
     },
+    /// A tensor cannot be cut or joined as asked.
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
     /// The backend cannot hold or run a weight.
     #[error(transparent)]
     Backend(#[from] BackendError),
