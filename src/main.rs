@@ -75,6 +75,10 @@ struct ServeArgs {
     /// Serve without keys on an address that others can reach.
     #[arg(long)]
     allow_unauthenticated: bool,
+    /// Ranks that share each model: weights, heads and experts are split over them. On the CPU a
+    /// rank is a thread or more of --threads.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024), value_name = "RANKS")]
+    tensor_parallel: u16,
     /// CPU threads per model [default: all cores].
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,

@@ -7,11 +7,11 @@ use novastack::backend::{Backend, KV_BLOCK_TOKENS};
 use novastack::checkpoint::Checkpoint;
 use novastack::checkpoint::resolve::{Places, Resolved, resolve, served_name};
 use novastack::clock::Clock;
-use novastack::engine::executor::{DeviceExecutor, Executor};
+use novastack::engine::executor::{DeviceExecutor, Executor, Rank};
 use novastack::engine::plan::{PlannedSeq, SampleSpec, SeqId, StepPlan};
 use novastack::engine::worker::{self, EngineConfig};
 use novastack::gateway::{self, Cors, GenerationDefaults, LocalModel, Registry, ServerConfig};
-use novastack::model::{Decoder, Model, ModelConfig, Weights};
+use novastack::model::{self, Loader, ModelConfig, Weights};
 use novastack::protocol::SamplingParams;
 use novastack::text::{ChatTemplate, Tokenizer};
 use std::sync::Arc;
@@ -178,18 +178,25 @@ fn load(args: &ServeArgs, name: &str, resolved: &Resolved) -> Result<LocalModel,
         Some(threads) => threads as usize,
         None => std::thread::available_parallelism().map_or(1, |n| n.get()),
     };
-    let backend = CpuBackend::new(threads);
     let step_rows = args.step_tokens.max(args.max_running) as usize;
+    let ranks = args.tensor_parallel as usize;
+    let backends = CpuBackend::group(ranks, threads);
     let bar = progress_bar(name);
-    let decoder = Decoder::load(&backend, &shape, weights, step_rows, threads, &|done, total| {
-        bar.set_length(total as u64);
-        bar.set_position(done as u64);
-    });
+    let mut models = Vec::with_capacity(ranks);
+    for backend in &backends {
+        let loader = Loader::new(backend, &shape, weights);
+        let model = model::load(&loader, step_rows, threads, &|_, total| {
+            bar.set_length((total * ranks) as u64);
+            bar.inc(1);
+        });
+        models.push(model.map_err(|error| format!("{}: {error}", resolved.path.display()))?);
+        log_weights(name, backend.rank().0, &loader);
+    }
     bar.finish_and_clear();
-    let decoder = decoder.map_err(|error| format!("{}: {error}", resolved.path.display()))?;
     checkpoint.release_pages();
 
-    let spec = Model::<CpuBackend>::kv_spec(&decoder);
+    let spec = models[0].kv_spec();
+    let block_bytes = spec.block_bytes() * ranks;
     let wanted = args.max_context.map_or(shape.max_context, |n| (n as usize).min(shape.max_context));
     if args.max_context.is_some_and(|n| n as usize > wanted) {
         tracing::warn!(
@@ -200,14 +207,13 @@ fn load(args: &ServeArgs, name: &str, resolved: &Resolved) -> Result<LocalModel,
     }
     let kv_bytes = args.kv_cache_memory.unwrap_or_else(|| {
         let all_slots = wanted.div_ceil(KV_BLOCK_TOKENS).saturating_mul(args.max_running as usize);
-        all_slots.saturating_mul(spec.block_bytes()).min(free_memory_bytes() / 4)
+        all_slots.saturating_mul(block_bytes).min(free_memory_bytes() / 4)
     });
-    let kv_blocks = kv_bytes / spec.block_bytes();
+    let kv_blocks = kv_bytes / block_bytes;
     let max_context = wanted.min(kv_blocks * KV_BLOCK_TOKENS);
     if max_context < 2 {
         return Err(format!(
-            "the KV cache of {kv_bytes} bytes holds no block: one takes {} bytes (--kv-cache-memory)",
-            spec.block_bytes()
+            "the KV cache of {kv_bytes} bytes holds no block: one takes {block_bytes} bytes (--kv-cache-memory)"
         ));
     }
     if max_context < wanted {
@@ -218,20 +224,24 @@ fn load(args: &ServeArgs, name: &str, resolved: &Resolved) -> Result<LocalModel,
             "the KV cache is smaller than the context (--kv-cache-memory)"
         );
     }
-    let kv = backend.kv_cache(&spec, kv_blocks).map_err(|error| error.to_string())?;
+    let mut group = Vec::with_capacity(ranks);
+    for (backend, model) in backends.into_iter().zip(models) {
+        let kv = backend.kv_cache(&spec, kv_blocks).map_err(|error| error.to_string())?;
+        group.push(Rank { backend, model, kv });
+    }
     tracing::info!(
         model = name,
         family = ?shape.family,
-        weights_mb = decoder.weight_bytes(&backend) >> 20,
-        kv_mb = (kv_blocks * spec.block_bytes()) >> 20,
+        ranks,
+        kv_mb = (kv_blocks * block_bytes) >> 20,
+        kv_bytes_per_token = spec.token_bytes() * ranks,
         kv_blocks,
         max_context,
         threads,
         seconds = started.elapsed().as_secs_f32(),
         "loaded"
     );
-    let mut executor: Box<dyn Executor> =
-        Box::new(DeviceExecutor::spawn(backend, Box::new(decoder), kv, kv_blocks));
+    let mut executor: Box<dyn Executor> = Box::new(DeviceExecutor::spawn(group, kv_blocks));
     warm_up(&mut *executor)?;
 
     let tokenizer = match &checkpoint.tokenizer {
@@ -271,6 +281,28 @@ fn load(args: &ServeArgs, name: &str, resolved: &Resolved) -> Result<LocalModel,
     })
 }
 
+/// What each matrix became, and the memory it takes.
+fn log_weights(name: &str, rank: usize, loader: &Loader<'_, CpuBackend>) {
+    let ledger = loader.ledger();
+    for (kind, total) in &ledger {
+        tracing::info!(
+            model = name,
+            rank,
+            names = kind.names,
+            stored = kind.stored,
+            served = kind.served,
+            matrices = total.matrices,
+            mb = total.bytes as f64 / 1e6,
+            "weights"
+        );
+    }
+    let bytes: usize = ledger.values().map(|total| total.bytes).sum();
+    tracing::info!(model = name, rank, mb = bytes as f64 / 1e6, "all weights");
+    if let Some(skipped) = loader.skipped_layers() {
+        tracing::info!(model = name, rank, skipped, "multi-token-prediction layers are not loaded");
+    }
+}
+
 /// One prefill of two tokens and a sample: pages are touched and threads are up before the
 /// first request. It writes to block 0, which the first sequence overwrites.
 fn warm_up(executor: &mut dyn Executor) -> Result<(), String> {
@@ -303,7 +335,7 @@ fn warm_up(executor: &mut dyn Executor) -> Result<(), String> {
 fn progress_bar(name: &str) -> indicatif::ProgressBar {
     let bar = indicatif::ProgressBar::new(0);
     if let Ok(style) =
-        indicatif::ProgressStyle::with_template("loading {msg} {bar:30} {pos}/{len} layers, {elapsed}")
+        indicatif::ProgressStyle::with_template("loading {msg} {bar:30} {pos}/{len} parts, {elapsed}")
     {
         bar.set_style(style);
     }

@@ -2,9 +2,9 @@
 //! device's own thread and returns at once, [`Executor::collect`] waits for its tokens, so that
 //! the events of the step before are emitted while this one runs.
 //!
-//! [`DeviceExecutor`] is that thread: it turns a plan into a [`Batch`], runs the model's forward
-//! pass once over all rows, and samples. It holds no request state: everything that a step needs
-//! is in its plan.
+//! [`DeviceExecutor`] is that thread, or one for each [`Rank`] of a tensor-parallel group: it
+//! turns a plan into a [`Batch`] and runs the model's forward pass once over all rows; the first
+//! rank samples. It holds no request state: everything that a step needs is in its plan.
 
 use super::kv::BLOCK_TOKENS;
 use super::plan::{StepOutput, StepPlan};
@@ -13,6 +13,7 @@ use crate::backend::{Backend, Batch, KV_BLOCK_TOKENS, SeqSpan};
 use crate::model::{LOGIT_ROWS_MAX, Model};
 use crate::protocol::TokenLogprob;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
@@ -45,55 +46,83 @@ const _: () = assert!(BLOCK_TOKENS == KV_BLOCK_TOKENS);
 
 type StepResult = Result<StepOutput, ExecutorError>;
 
-/// A model on a backend, on a thread of its own.
+/// One device: a backend, and on it a model (or its rank's share) and the KV cache.
+pub struct Rank<B: Backend> {
+    /// Computes.
+    pub backend: B,
+    /// The weights.
+    pub model: Box<dyn Model<B>>,
+    /// The keys and values.
+    pub kv: B::KvCache,
+}
+
+/// A model on a group of ranks, each on a thread of its own.
 pub struct DeviceExecutor {
-    /// One plan in flight and none waiting: at most one step is launched.
-    plans: Option<SyncSender<StepPlan>>,
+    /// To each rank. One plan in flight and none waiting: at most one step is launched.
+    plans: Vec<SyncSender<Arc<StepPlan>>>,
+    /// From the first rank.
     results: Receiver<StepResult>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
     steps: u64,
 }
 
 impl DeviceExecutor {
-    /// Takes a backend, its model and its KV cache of `kv_blocks` blocks to a new thread.
-    pub fn spawn<B: Backend>(backend: B, model: Box<dyn Model<B>>, kv: B::KvCache, kv_blocks: usize) -> Self {
-        let (plans, inbox) = sync_channel::<StepPlan>(1);
+    /// Takes the ranks of a group, each with a KV cache of `kv_blocks` blocks, to new threads.
+    pub fn spawn<B: Backend>(ranks: Vec<Rank<B>>, kv_blocks: usize) -> Self {
         let (outbox, results) = sync_channel::<StepResult>(1);
-        let mut device = Device { backend, model, kv, kv_blocks, sampler: Sampler::default() };
-        let thread = std::thread::Builder::new()
-            .name("executor".into())
-            .spawn(move || {
-                while let Ok(plan) = inbox.recv() {
-                    let result =
-                        catch_unwind(AssertUnwindSafe(|| device.step(&plan))).unwrap_or_else(|panic| {
-                            Err(ExecutorError(format!("step panicked: {}", message(&panic))))
-                        });
-                    if outbox.send(result).is_err() {
-                        return;
-                    }
-                }
-            })
-            .expect("the system can start a thread");
-        Self { plans: Some(plans), results, thread: Some(thread), steps: 0 }
+        let mut outbox = Some(outbox);
+        let (mut plans, mut threads) = (Vec::new(), Vec::new());
+        for (index, rank) in ranks.into_iter().enumerate() {
+            let (sender, inbox) = sync_channel::<Arc<StepPlan>>(1);
+            // The first rank alone answers.
+            let outbox = outbox.take();
+            let device = Device { rank, kv_blocks, sampler: Sampler::default() };
+            let thread = std::thread::Builder::new()
+                .name(format!("rank {index}"))
+                .spawn(move || run(device, &inbox, outbox.as_ref()))
+                .expect("the system can start a thread");
+            plans.push(sender);
+            threads.push(thread);
+        }
+        Self { plans, results, threads, steps: 0 }
+    }
+}
+
+/// A rank's thread: steps until there are no more plans, or one fails. A rank that fails drops its
+/// backend, which ends the others' waiting for it.
+fn run<B: Backend>(
+    mut device: Device<B>,
+    plans: &Receiver<Arc<StepPlan>>,
+    results: Option<&SyncSender<StepResult>>,
+) {
+    while let Ok(plan) = plans.recv() {
+        let step = catch_unwind(AssertUnwindSafe(|| device.step(&plan, results.is_some())));
+        let result =
+            step.unwrap_or_else(|panic| Err(ExecutorError(format!("step panicked: {}", message(&panic)))));
+        let failed = result.is_err();
+        if results.is_some_and(|results| results.send(result).is_err()) || failed {
+            return;
+        }
     }
 }
 
 impl Executor for DeviceExecutor {
     fn launch(&mut self, plan: StepPlan) -> Result<Ticket, ExecutorError> {
-        let sent = self.plans.as_ref().is_some_and(|plans| plans.send(plan).is_ok());
+        let plan = Arc::new(plan);
+        let sent = self.plans.iter().all(|plans| plans.send(plan.clone()).is_ok());
         self.steps += 1;
-        if sent { Ok(Ticket(self.steps)) } else { Err(ExecutorError("the device thread has ended".into())) }
+        if sent { Ok(Ticket(self.steps)) } else { Err(ExecutorError("a device's thread has ended".into())) }
     }
 
     fn collect(&mut self, _ticket: Ticket) -> StepResult {
-        self.results.recv().unwrap_or_else(|_| Err(ExecutorError("the device thread has ended".into())))
+        self.results.recv().unwrap_or_else(|_| Err(ExecutorError("the device's thread has ended".into())))
     }
 }
 
 impl Drop for DeviceExecutor {
     fn drop(&mut self) {
-        self.plans = None;
-        if let Some(thread) = self.thread.take() {
+        self.plans.clear();
+        for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
     }
@@ -108,9 +137,7 @@ fn message(panic: &Box<dyn std::any::Any + Send>) -> &str {
 }
 
 struct Device<B: Backend> {
-    backend: B,
-    model: Box<dyn Model<B>>,
-    kv: B::KvCache,
+    rank: Rank<B>,
     kv_blocks: usize,
     sampler: Sampler,
 }
@@ -124,10 +151,12 @@ enum Want {
 }
 
 impl<B: Backend> Device<B> {
-    /// Logits that are not finite are the end of their sequence, not of the step.
-    fn step(&mut self, plan: &StepPlan) -> StepResult {
+    /// Logits that are not finite are the end of their sequence, not of the step. All ranks
+    /// compute the logits; only one that `answers` looks at them.
+    fn step(&mut self, plan: &StepPlan, answers: bool) -> StepResult {
         let batch = batch(plan, self.kv_blocks)?;
-        self.model.forward(&mut self.backend, &batch, &mut self.kv);
+        let Rank { backend, model, kv } = &mut self.rank;
+        model.forward(backend, &batch, kv);
 
         let mut wants: Vec<(u32, Want)> = Vec::new();
         for (index, (seq, span)) in plan.seqs.iter().zip(&batch.seqs).enumerate() {
@@ -139,11 +168,14 @@ impl<B: Backend> Device<B> {
         }
         let mut output = StepOutput::default();
         let mut scored: Vec<Vec<TokenLogprob>> = vec![Vec::new(); plan.seqs.len()];
-        let vocab = self.model.vocab();
+        let vocab = model.vocab();
         for wants in wants.chunks(LOGIT_ROWS_MAX) {
             let rows: Vec<u32> = wants.iter().map(|(row, _)| *row).collect();
-            let logits = self.model.logits(&mut self.backend, &rows);
-            let logits = self.backend.read(logits);
+            let logits = model.logits(backend, &rows);
+            if !answers {
+                continue;
+            }
+            let logits = backend.read(logits);
             for ((_, want), logits) in wants.iter().zip(logits.chunks_exact(vocab)) {
                 let (Want::Sample(index) | Want::Score(index, _)) = *want;
                 let seq = &plan.seqs[index];

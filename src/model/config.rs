@@ -141,6 +141,19 @@ impl ModelConfig {
         self.moe.as_ref().filter(|moe| moe.sparse[layer])
     }
 
+    /// The mixture of experts; panics for a family without.
+    pub fn experts(&self) -> &Moe {
+        self.moe.as_ref().unwrap_or_else(|| panic!("{:?} has no experts", self.family))
+    }
+
+    /// Latent attention; panics for a family with another.
+    pub fn mla(&self) -> Mla {
+        match self.attention {
+            Attention::Mla(mla) => mla,
+            Attention::Gqa(_) => panic!("{:?} has no latent attention", self.family),
+        }
+    }
+
     /// Grouped-query attention; panics for a family with another.
     pub fn gqa(&self) -> Gqa {
         match self.attention {

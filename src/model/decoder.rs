@@ -1,212 +1,207 @@
-//! The dense pre-norm decoder of Llama (Touvron et al. 2023), Qwen2 and Qwen3:
+//! What all families share: the pre-norm decoder around their layers.
 //!
 //! ```text
 //! x = embed(tokens)
-//! per layer:  x += o(attention(rope(norm_q(q)), rope(norm_k(k)), v))   with q, k, v = qkv(rms_norm(x))
-//!             x += down(silu(gate(h)) * up(h))                         with h = rms_norm(x)
+//! per layer:  x += attention(rms_norm(x))
+//!             x += feed_forward(rms_norm(x))
 //! logits = head(rms_norm(x))
 //! ```
 //!
-//! The families differ in two places: Qwen2 has a bias on q, k and v, Qwen3 an RMSNorm on each
-//! head of q and k. q, k and v are one fused projection, gate and up another. Every `x +=` is
-//! fused with the norm that follows it, so a layer's output travels as `delta` to the next norm.
+//! Every `x +=` is fused with the norm that follows it, so that a half layer's output travels as
+//! `delta` to the next norm. A family's file gives the [`Layer`].
+//!
+//! Tensor parallelism: layers hold their rank's part and leave the summed delta; the vocabulary
+//! is split for the embedding (tokens of other ranks are zeros, then summed) and for the head
+//! (logits are gathered).
 
-use super::{LoadError, Model, ModelConfig, Weights};
-use crate::backend::{Backend, BackendError, Batch, KvDtype, KvLayout, KvSpec};
+use super::loader::{Loader, Part, Scope};
+use super::{LoadError, Model, ModelConfig};
+use crate::backend::{Backend, Batch, KvDtype, KvLayout, KvSpec};
 use crate::checkpoint::{Dtype, TensorData};
-use std::sync::Mutex;
+use crate::protocol::TokenId;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
-struct Layer<B: Backend> {
-    attention_norm: B::Vector,
-    qkv: B::Matrix,
-    qkv_bias: Option<B::Vector>,
-    qk_norm: Option<(B::Vector, B::Vector)>,
-    o: B::Matrix,
-    o_bias: Option<B::Vector>,
-    window: Option<usize>,
-    mlp_norm: B::Vector,
-    gate_up: B::Matrix,
-    down: B::Matrix,
+/// A family's layer.
+pub trait Layer<B: Backend>: Send + Sized {
+    /// A step's activations, one set for all layers.
+    type Buffers: Send;
+    /// From `model.layers.{index}`.
+    fn load(from: &Scope<'_, '_, B>, index: usize) -> Result<Self, LoadError>;
+    /// For steps of up to `rows` rows.
+    fn buffers(loader: &Loader<'_, B>, rows: usize) -> Result<Self::Buffers, LoadError>;
+    /// A token's entry in the cache, on this rank.
+    fn kv_layout(loader: &Loader<'_, B>) -> Result<KvLayout, LoadError>;
+    /// Advances the step's residual stream.
+    fn forward(&self, step: &mut Step<'_, B>, buffers: &mut Self::Buffers);
 }
 
-/// A step's activations, allocated once for the largest step.
-struct Buffers<B: Backend> {
+/// A step on its way through the layers.
+pub struct Step<'a, B: Backend> {
+    /// Computes.
+    pub backend: &'a mut B,
+    /// Its rows.
+    pub batch: &'a Batch,
+    /// The cache.
+    pub kv: &'a mut B::KvCache,
+    /// Rotary angles of its rows.
+    pub angles: &'a B::Tensor,
+    /// The residual stream after the last norm: what a half layer reads.
+    pub normed: &'a mut B::Tensor,
+    /// What a half layer adds to the residual stream.
+    pub delta: &'a mut B::Tensor,
+    /// The layer under way.
+    pub layer: usize,
+    residual: &'a mut B::Tensor,
+    eps: f32,
+    /// Whether delta is still to be added.
+    pending: bool,
+}
+
+impl<B: Backend> Step<'_, B> {
+    /// residual += delta of the half layer before; normed = rms_norm(residual).
+    pub fn norm(&mut self, weight: &B::Vector) {
+        let delta = self.pending.then_some(&*self.delta);
+        self.backend.add_rms_norm(self.residual, delta, weight, self.eps, self.normed);
+        self.pending = true;
+    }
+}
+
+/// Activations outside the layers, allocated once for the largest step.
+struct Stream<B: Backend> {
     residual: B::Tensor,
     normed: B::Tensor,
     delta: B::Tensor,
     angles: B::Tensor,
-    qkv: B::Tensor,
-    attention: B::Tensor,
-    gate_up: B::Tensor,
-    activated: B::Tensor,
     last: B::Tensor,
+    /// This rank's part of the logits.
+    part: B::Tensor,
     logits: B::Tensor,
 }
 
-/// A loaded dense decoder.
-pub struct Decoder<B: Backend> {
+/// A loaded model, or a rank's share of it.
+pub struct Decoder<B: Backend, L: Layer<B>> {
     config: ModelConfig,
+    kv_layout: KvLayout,
+    ranks: usize,
+    /// The first token that this rank's embedding and head hold.
+    first_token: TokenId,
     embedding: B::Matrix,
     /// None when the embedding table is the output head.
     head: Option<B::Matrix>,
     final_norm: B::Vector,
     inv_freq: B::Vector,
-    layers: Vec<Layer<B>>,
-    buffers: Buffers<B>,
+    layers: Vec<L>,
+    stream: Stream<B>,
+    buffers: L::Buffers,
 }
 
-impl<B: Backend + Sync> Decoder<B> {
+impl<B: Backend + Sync, L: Layer<B>> Decoder<B, L> {
     /// Loads every weight, `threads` layers at a time. `rows` is the largest step. `progress`
     /// is told (loaded, total) pieces, from any thread.
     pub fn load(
-        backend: &B,
-        config: &ModelConfig,
-        weights: Weights<'_>,
+        loader: &Loader<'_, B>,
         rows: usize,
         threads: usize,
         progress: &(dyn Fn(usize, usize) + Sync),
     ) -> Result<Self, LoadError> {
+        let (config, backend) = (loader.config, loader.backend);
+        let (kv_layout, buffers) = (L::kv_layout(loader)?, L::buffers(loader, rows)?);
         let total = config.layers() + 1;
         let done = AtomicUsize::new(0);
-        let next = AtomicUsize::new(0);
-        let loaded: Mutex<Vec<(usize, Layer<B>)>> = Mutex::new(Vec::with_capacity(config.layers()));
-        let failed: Mutex<Option<LoadError>> = Mutex::new(None);
         let step = || {
-            weights.release_pages();
+            loader.release_pages();
             progress(done.fetch_add(1, Ordering::Relaxed) + 1, total);
         };
-        std::thread::scope(|scope| {
-            for _ in 0..threads.clamp(1, config.layers()) {
-                scope.spawn(|| {
-                    loop {
-                        let index = next.fetch_add(1, Ordering::Relaxed);
-                        if index >= config.layers() || lock(&failed).is_some() {
-                            return;
-                        }
-                        match Layer::load(backend, config, weights, index) {
-                            Ok(layer) => lock(&loaded).push((index, layer)),
-                            Err(error) => *lock(&failed) = Some(error),
-                        }
-                        step();
-                    }
-                });
-            }
-        });
-        if let Some(error) = lock(&failed).take() {
-            return Err(error);
-        }
-        let mut layers = std::mem::take(&mut *lock(&loaded));
-        layers.sort_by_key(|(index, _)| *index);
+        let layers = load_layers(loader, threads, &step)?;
 
-        let table = [config.vocab, config.hidden];
-        let embedding = backend.matrix(&[weights.get("model.embed_tokens.weight", &table)?])?;
+        let root = loader.scope("");
+        let tokens = loader.shard.range("the vocabulary", config.vocab, 1)?;
+        let mine = || Part::Rows(tokens.clone());
+        let (vocab, hidden) = (config.vocab, config.hidden);
+        let embedding = root.matrix(&[("model.embed_tokens", vocab, hidden, mine())])?;
         let head = match config.tied_embeddings {
             true => None,
-            false => Some(backend.matrix(&[weights.get("lm_head.weight", &table)?])?),
+            false => Some(root.matrix(&[("lm_head", vocab, hidden, mine())])?),
         };
-        let final_norm = backend.vector(&[weights.get("model.norm.weight", &[config.hidden])?])?;
-        let factors = match weights.has("rope_freqs.weight") {
-            true => Some(read_f32(&weights.get("rope_freqs.weight", &[config.gqa().heads.head_dim / 2])?)?),
+        let final_norm = root.vector("model.norm.weight", hidden)?;
+        let rotary_dim = config.rotary_dim();
+        let factors = match root.has("rope_freqs.weight") {
+            true => {
+                let factors = root.tensor("rope_freqs.weight", &[rotary_dim / 2], &Part::Whole)?;
+                Some(factors.to_f32()?)
+            }
             false => None,
         };
-        let inv_freq = config.rope.inv_freq(config.gqa().heads.head_dim, factors.as_deref());
+        let inv_freq = from_f32("inv_freq", &config.rope.inv_freq(rotary_dim, factors.as_deref()));
         step();
+        let tensor = |columns| backend.tensor(rows, columns);
+        let logits = |columns| backend.tensor(super::LOGIT_ROWS_MAX, columns);
+        let whole = loader.shard.ranks == 1;
         Ok(Self {
+            kv_layout,
+            ranks: loader.shard.ranks,
+            first_token: tokens.start as TokenId,
             embedding,
             head,
             final_norm,
-            inv_freq: backend.vector(&[from_f32("inv_freq", &inv_freq)])?,
-            layers: layers.into_iter().map(|(_, layer)| layer).collect(),
-            buffers: Buffers::allocate(backend, config, rows)?,
+            inv_freq: backend.vector(&[inv_freq])?,
+            layers,
+            stream: Stream {
+                residual: tensor(hidden)?,
+                normed: tensor(hidden)?,
+                delta: tensor(hidden)?,
+                angles: tensor(rotary_dim)?,
+                last: logits(hidden)?,
+                part: logits(tokens.len())?,
+                logits: logits(if whole { 0 } else { vocab })?,
+            },
+            buffers,
             config: config.clone(),
         })
     }
 }
 
-impl<B: Backend> Decoder<B> {
-    /// Bytes of all matrices in their served form.
-    pub fn weight_bytes(&self, backend: &B) -> usize {
-        let of = |matrix| backend.matrix_bytes(matrix);
-        let layers = self.layers.iter().map(|l| of(&l.qkv) + of(&l.o) + of(&l.gate_up) + of(&l.down));
-        of(&self.embedding) + self.head.as_ref().map_or(0, of) + layers.sum::<usize>()
+/// All layers in order, `threads` at a time.
+fn load_layers<B: Backend + Sync, L: Layer<B>>(
+    loader: &Loader<'_, B>,
+    threads: usize,
+    step: &(dyn Fn() + Sync),
+) -> Result<Vec<L>, LoadError> {
+    let count = loader.config.layers();
+    let next = AtomicUsize::new(0);
+    let loaded: Mutex<Vec<(usize, L)>> = Mutex::new(Vec::with_capacity(count));
+    let failed: Mutex<Option<LoadError>> = Mutex::new(None);
+    std::thread::scope(|scope| {
+        for _ in 0..threads.clamp(1, count) {
+            scope.spawn(|| {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    if index >= count || lock(&failed).is_some() {
+                        return;
+                    }
+                    match L::load(&loader.scope(format!("model.layers.{index}.")), index) {
+                        Ok(layer) => lock(&loaded).push((index, layer)),
+                        Err(error) => *lock(&failed) = Some(error),
+                    }
+                    step();
+                }
+            });
+        }
+    });
+    if let Some(error) = lock(&failed).take() {
+        return Err(error);
     }
+    let mut layers = std::mem::take(&mut *lock(&loaded));
+    layers.sort_by_key(|(index, _)| *index);
+    Ok(layers.into_iter().map(|(_, layer)| layer).collect())
 }
 
-impl<B: Backend> Layer<B> {
-    fn load(backend: &B, c: &ModelConfig, weights: Weights<'_>, index: usize) -> Result<Self, LoadError> {
-        let name = |part: &str| format!("model.layers.{index}.{part}");
-        let get = |part: &str, shape: &[usize]| weights.get(&name(part), shape);
-        let vector =
-            |part: &str, size: usize| -> Result<_, LoadError> { Ok(backend.vector(&[get(part, &[size])?])?) };
-        let (q, kv) = (c.gqa().heads.q_dim(), c.gqa().heads.kv_heads * c.gqa().heads.head_dim);
-        let qkv_bias = match c.gqa().qkv_bias {
-            true => Some(backend.vector(&[
-                get("self_attn.q_proj.bias", &[q])?,
-                get("self_attn.k_proj.bias", &[kv])?,
-                get("self_attn.v_proj.bias", &[kv])?,
-            ])?),
-            false => None,
-        };
-        let qk_norm = match c.gqa().qk_norm == super::config::QkNorm::Head {
-            true => Some((
-                vector("self_attn.q_norm.weight", c.gqa().heads.head_dim)?,
-                vector("self_attn.k_norm.weight", c.gqa().heads.head_dim)?,
-            )),
-            false => None,
-        };
-        let o_bias = match c.gqa().o_bias {
-            true => Some(vector("self_attn.o_proj.bias", c.hidden)?),
-            false => None,
-        };
-        Ok(Self {
-            attention_norm: vector("input_layernorm.weight", c.hidden)?,
-            qkv: backend.matrix(&[
-                get("self_attn.q_proj.weight", &[q, c.hidden])?,
-                get("self_attn.k_proj.weight", &[kv, c.hidden])?,
-                get("self_attn.v_proj.weight", &[kv, c.hidden])?,
-            ])?,
-            qkv_bias,
-            qk_norm,
-            o: backend.matrix(&[get("self_attn.o_proj.weight", &[c.hidden, q])?])?,
-            o_bias,
-            window: c.windows[index],
-            mlp_norm: vector("post_attention_layernorm.weight", c.hidden)?,
-            gate_up: backend.matrix(&[
-                get("mlp.gate_proj.weight", &[c.intermediate, c.hidden])?,
-                get("mlp.up_proj.weight", &[c.intermediate, c.hidden])?,
-            ])?,
-            down: backend.matrix(&[get("mlp.down_proj.weight", &[c.hidden, c.intermediate])?])?,
-        })
-    }
-}
-
-impl<B: Backend> Buffers<B> {
-    fn allocate(backend: &B, c: &ModelConfig, rows: usize) -> Result<Self, LoadError> {
-        let tensor = |columns| backend.tensor(rows, columns);
-        Ok(Self {
-            residual: tensor(c.hidden)?,
-            normed: tensor(c.hidden)?,
-            delta: tensor(c.hidden)?,
-            angles: tensor(c.gqa().heads.head_dim)?,
-            qkv: tensor(c.gqa().heads.qkv_dim())?,
-            attention: tensor(c.gqa().heads.q_dim())?,
-            gate_up: tensor(2 * c.intermediate)?,
-            activated: tensor(c.intermediate)?,
-            last: backend.tensor(super::LOGIT_ROWS_MAX, c.hidden)?,
-            logits: backend.tensor(super::LOGIT_ROWS_MAX, c.vocab)?,
-        })
-    }
-}
-
-impl<B: Backend> Model<B> for Decoder<B> {
+impl<B: Backend, L: Layer<B>> Model<B> for Decoder<B, L> {
     fn kv_spec(&self) -> KvSpec {
         KvSpec {
             layers: self.config.layers(),
-            layout: KvLayout::Heads {
-                kv_heads: self.config.gqa().heads.kv_heads,
-                head_dim: self.config.gqa().heads.head_dim,
-            },
+            layout: self.kv_layout,
             dtype: if self.config.full_precision { KvDtype::F32 } else { KvDtype::F16 },
         }
     }
@@ -216,38 +211,44 @@ impl<B: Backend> Model<B> for Decoder<B> {
     }
 
     fn forward(&mut self, backend: &mut B, batch: &Batch, kv: &mut B::KvCache) {
-        let Self { config, buffers: b, .. } = self;
-        let (heads, eps) = (config.gqa().heads, config.rms_eps);
-        let scale = 1.0 / (heads.head_dim as f32).sqrt();
-        backend.embed(&self.embedding, 0, &batch.tokens, &mut b.residual);
-        backend.rope_angles(&self.inv_freq, config.rope.attention_factor(), &batch.positions, &mut b.angles);
+        let Self { config, stream: s, buffers, .. } = self;
+        backend.embed(&self.embedding, self.first_token, &batch.tokens, &mut s.residual);
+        backend.all_reduce(&mut s.residual);
+        backend.rope_angles(&self.inv_freq, config.rope.attention_factor(), &batch.positions, &mut s.angles);
+        let mut step = Step {
+            backend,
+            batch,
+            kv,
+            angles: &s.angles,
+            normed: &mut s.normed,
+            delta: &mut s.delta,
+            layer: 0,
+            residual: &mut s.residual,
+            eps: config.rms_eps,
+            pending: false,
+        };
         for (index, layer) in self.layers.iter().enumerate() {
-            let delta = (index > 0).then_some(&b.delta);
-            backend.add_rms_norm(&mut b.residual, delta, &layer.attention_norm, eps, &mut b.normed);
-            backend.linear(&layer.qkv, layer.qkv_bias.as_ref(), &b.normed, &mut b.qkv);
-            let norms = layer.qk_norm.as_ref().map(|(q, k)| (q, k, eps));
-            backend.rope_kv_write(&mut b.qkv, heads, norms, &b.angles, config.rope_style, batch, kv, index);
-            backend.attention(&b.qkv, heads, scale, layer.window, batch, kv, index, &mut b.attention);
-            backend.linear(&layer.o, layer.o_bias.as_ref(), &b.attention, &mut b.delta);
-            backend.add_rms_norm(&mut b.residual, Some(&b.delta), &layer.mlp_norm, eps, &mut b.normed);
-            backend.linear(&layer.gate_up, None, &b.normed, &mut b.gate_up);
-            backend.silu_mul(&b.gate_up, &mut b.activated);
-            backend.linear(&layer.down, None, &b.activated, &mut b.delta);
+            step.layer = index;
+            layer.forward(&mut step, buffers);
         }
-        backend.add_rms_norm(&mut b.residual, Some(&b.delta), &self.final_norm, eps, &mut b.normed);
+        step.norm(&self.final_norm);
     }
 
     fn logits(&mut self, backend: &mut B, rows: &[u32]) -> &B::Tensor {
-        let Self { buffers: b, .. } = self;
-        backend.gather_rows(&b.normed, rows, &mut b.last);
+        let Self { stream: s, .. } = self;
+        backend.gather_rows(&s.normed, rows, &mut s.last);
         let head = self.head.as_ref().unwrap_or(&self.embedding);
-        backend.linear(head, None, &b.last, &mut b.logits);
-        &b.logits
+        backend.linear(head, None, &s.last, &mut s.part);
+        if self.ranks == 1 {
+            return &s.part;
+        }
+        backend.all_gather(&s.part, &mut s.logits);
+        &s.logits
     }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn from_f32(name: &str, values: &[f32]) -> TensorData<'static> {
@@ -257,18 +258,4 @@ fn from_f32(name: &str, values: &[f32]) -> TensorData<'static> {
         shape: vec![values.len()],
         data: values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into(),
     }
-}
-
-fn read_f32(tensor: &TensorData<'_>) -> Result<Vec<f32>, BackendError> {
-    if tensor.dtype != Dtype::F32 {
-        return Err(BackendError::Unsupported(format!(
-            "tensor {} must be F32, is {:?}",
-            tensor.name, tensor.dtype
-        )));
-    }
-    Ok(tensor
-        .data
-        .chunks_exact(4)
-        .map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
-        .collect())
 }

@@ -1,23 +1,36 @@
 //! Model families, written once over the [`Backend`] trait. [`config`] reads a model's shape
-//! ([`rope`] its rotary embedding), [`weights`] finds its tensors, [`decoder`] is the forward pass. Nothing here knows requests,
-//! blocks being allocated, or what hardware it runs on.
+//! ([`rope`] its rotary embedding); [`weights`] finds its tensors, of which [`loader`] takes a
+//! rank's [`shard`]. [`decoder`] is what all families share; [`llama`], [`qwen3_moe`],
+//! [`deepseek`] and [`minimax_m2`] are their layers, built of [`gqa`], [`mlp`] and [`moe`].
+//! Nothing here knows requests, blocks being allocated, or what hardware it runs on.
 
 pub mod config;
-pub mod decoder;
 pub mod fields;
 pub mod rope;
+pub mod shard;
 pub mod weights;
+pub mod loader;
+pub mod decoder;
+pub mod gqa;
+pub mod mlp;
+pub mod moe;
+pub mod llama;
+pub mod qwen3_moe;
+pub mod deepseek;
+pub mod minimax_m2;
 
-pub use config::ModelConfig;
-pub use decoder::Decoder;
+pub use config::{Family, ModelConfig};
 pub use fields::ConfigError;
+pub use loader::Loader;
 pub use weights::{LoadError, Weights};
 
 use crate::backend::{Backend, Batch, KvSpec};
+use decoder::Decoder;
 
-/// A loaded model: a step's rows in, logits of chosen rows out.
+/// A loaded model: a step's rows in, logits of chosen rows out. With several ranks, each calls
+/// the same methods with the same arguments at the same time.
 pub trait Model<B: Backend>: Send {
-    /// What one KV block holds.
+    /// What one KV block holds, on this rank.
     fn kv_spec(&self) -> KvSpec;
     /// Rows of the output head: valid token ids are below it.
     fn vocab(&self) -> usize;
@@ -31,3 +44,27 @@ pub trait Model<B: Backend>: Send {
 /// Rows of logits that are held at once. Bounds their memory: 64 rows of a vocabulary of
 /// 151,936 are 39 MB.
 pub const LOGIT_ROWS_MAX: usize = 64;
+
+/// Loads the share of the loader's rank, `threads` layers at a time, for steps of up to `rows`
+/// rows. `progress` is told (loaded, total) pieces, from any thread.
+pub fn load<B: Backend + Sync>(
+    loader: &Loader<'_, B>,
+    rows: usize,
+    threads: usize,
+    progress: &(dyn Fn(usize, usize) + Sync),
+) -> Result<Box<dyn Model<B>>, LoadError> {
+    Ok(match loader.config.family {
+        Family::Llama | Family::Qwen2 | Family::Qwen3 => {
+            Box::new(Decoder::<B, llama::Layer<B>>::load(loader, rows, threads, progress)?)
+        }
+        Family::Qwen3Moe => {
+            Box::new(Decoder::<B, qwen3_moe::Layer<B>>::load(loader, rows, threads, progress)?)
+        }
+        Family::DeepseekV2 | Family::DeepseekV3 => {
+            Box::new(Decoder::<B, deepseek::Layer<B>>::load(loader, rows, threads, progress)?)
+        }
+        Family::MinimaxM2 => {
+            Box::new(Decoder::<B, minimax_m2::Layer<B>>::load(loader, rows, threads, progress)?)
+        }
+    })
+}

@@ -29,6 +29,14 @@ pub enum LoadError {
     /// A tensor cannot be cut or joined as asked.
     #[error(transparent)]
     Tensor(#[from] TensorError),
+    /// The model cannot be split so.
+    #[error("--tensor-parallel {ranks} is not possible for this model: {reason}")]
+    Shard {
+        /// Ranks asked for.
+        ranks: usize,
+        /// What does not divide.
+        reason: String,
+    },
     /// The backend cannot hold or run a weight.
     #[error(transparent)]
     Backend(#[from] BackendError),
@@ -70,6 +78,35 @@ impl<'a> Weights<'a> {
         match self {
             Weights::Checkpoint(checkpoint) => checkpoint.tensor(name).is_some(),
             Weights::Dummy { .. } => false,
+        }
+    }
+
+    /// How the tensor of that name is stored, for a log: `BF16`, `Q4K`.
+    pub fn stored_kind(&self, name: &str) -> String {
+        match self {
+            Weights::Checkpoint(checkpoint) => {
+                checkpoint.tensor(name).map_or_else(String::new, |tensor| format!("{:?}", tensor.dtype))
+            }
+            Weights::Dummy { .. } => "dummy".into(),
+        }
+    }
+
+    /// The widest block of any tensor's type in its served form: 1 where all are plain numbers.
+    pub fn widest_block(&self) -> usize {
+        match self {
+            Weights::Checkpoint(checkpoint) => {
+                let block = |name: &&str| checkpoint.tensor(name).map_or(1, |tensor| tensor.dtype.block().0);
+                checkpoint.tensor_names().iter().map(block).max().unwrap_or(1)
+            }
+            Weights::Dummy { .. } => 1,
+        }
+    }
+
+    /// All names in a checkpoint; none of a dummy.
+    pub fn names(&self) -> Vec<&'a str> {
+        match self {
+            Weights::Checkpoint(checkpoint) => checkpoint.tensor_names(),
+            Weights::Dummy { .. } => Vec::new(),
         }
     }
 

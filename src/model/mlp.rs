@@ -1,0 +1,63 @@
+//! The gated MLP (SwiGLU, Shazeer 2020): `delta = down(silu(gate(normed)) * up(normed))`. A rank
+//! computes a part of its width; the projected parts are summed over ranks.
+
+use super::LoadError;
+use super::decoder::Step;
+use super::loader::{Loader, Part, Scope};
+use crate::backend::Backend;
+use std::ops::Range;
+
+/// This rank's part of the width, in whole blocks of `down`.
+fn width<B: Backend>(loader: &Loader<'_, B>, intermediate: usize) -> Result<Range<usize>, LoadError> {
+    loader.shard.range("the MLP's width", intermediate, loader.unit)
+}
+
+/// A dense MLP, or the shared experts of a mixture.
+pub struct Mlp<B: Backend> {
+    gate_up: B::Matrix,
+    down: B::Matrix,
+}
+
+/// Activations of a step.
+pub struct Buffers<B: Backend> {
+    gate_up: B::Tensor,
+    activated: B::Tensor,
+}
+
+impl<B: Backend> Buffers<B> {
+    /// For `rows` rows of an MLP of that width.
+    pub fn new(loader: &Loader<'_, B>, rows: usize, intermediate: usize) -> Result<Self, LoadError> {
+        let width = width(loader, intermediate)?.len();
+        let tensor = |columns| loader.backend.tensor(rows, columns);
+        Ok(Self { gate_up: tensor(2 * width)?, activated: tensor(width)? })
+    }
+}
+
+impl<B: Backend> Mlp<B> {
+    /// From a module with `gate_proj`, `up_proj` and `down_proj`.
+    pub fn load(from: &Scope<'_, '_, B>, intermediate: usize) -> Result<Self, LoadError> {
+        let hidden = from.config().hidden;
+        let width = width(from.loader(), intermediate)?;
+        Ok(Self {
+            gate_up: from.matrix(&[
+                ("gate_proj", intermediate, hidden, Part::Rows(width.clone())),
+                ("up_proj", intermediate, hidden, Part::Rows(width.clone())),
+            ])?,
+            down: from.matrix(&[("down_proj", hidden, intermediate, Part::Columns(width))])?,
+        })
+    }
+
+    /// From the step's normed rows to its delta.
+    pub fn forward(&self, step: &mut Step<'_, B>, b: &mut Buffers<B>) {
+        let Step { backend, normed, delta, .. } = step;
+        self.part(backend, normed, b, delta);
+        backend.all_reduce(delta);
+    }
+
+    /// This rank's summand.
+    pub fn part(&self, backend: &mut B, x: &B::Tensor, b: &mut Buffers<B>, out: &mut B::Tensor) {
+        backend.linear(&self.gate_up, None, x, &mut b.gate_up);
+        backend.silu_mul(&b.gate_up, &mut b.activated);
+        backend.linear(&self.down, None, &b.activated, out);
+    }
+}
