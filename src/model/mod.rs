@@ -5,12 +5,14 @@
 pub mod config;
 pub mod decoder;
 pub mod fields;
+pub mod quantization;
 pub mod rope;
 pub mod weights;
 
 pub use config::ModelConfig;
 pub use decoder::Decoder;
 pub use fields::ConfigError;
+pub use quantization::Quantization;
 pub use weights::{LoadError, Weights};
 
 use crate::backend::{Backend, Batch, KvSpec};
