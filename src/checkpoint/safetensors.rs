@@ -90,11 +90,14 @@ fn add_file(
             ::safetensors::Dtype::F32 => Dtype::F32,
             ::safetensors::Dtype::F16 => Dtype::F16,
             ::safetensors::Dtype::BF16 => Dtype::BF16,
+            ::safetensors::Dtype::F8_E4M3 => Dtype::F8E4M3,
+            ::safetensors::Dtype::I32 => Dtype::I32,
             other => {
                 return Err(CheckpointError::invalid(
                     path,
                     format!(
-                        "tensor {name}: type {other:?} is not supported; supported are F32, F16 and BF16"
+                        "tensor {name}: type {other:?} is not supported; supported are F32, F16, BF16, F8_E4M3 \
+                         and I32"
                     ),
                 ));
             }

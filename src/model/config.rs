@@ -9,6 +9,7 @@ pub use attention::{Attention, Gqa, Mla, QkNorm};
 pub use moe::Moe;
 
 use super::fields::{ConfigError, Fields};
+use super::quantization::Quantization;
 use super::rope::Rope;
 use crate::backend::RopeStyle;
 use serde_json::Value;
@@ -84,14 +85,16 @@ pub struct ModelConfig {
     pub tied_embeddings: bool,
     /// Layers after the last that predict further tokens (multi-token prediction): not loaded.
     pub mtp_layers: usize,
+    /// How weights are stored packed.
+    pub quantization: Option<Quantization>,
     /// Weights are f32 as stored, so the KV cache keeps f32 too.
     pub full_precision: bool,
 }
 
 impl ModelConfig {
     /// Reads config.json.
-    pub fn from_json(config: &Value) -> Result<Self, ConfigError> {
-        let config = Fields::root(config);
+    pub fn from_json(root: &Value) -> Result<Self, ConfigError> {
+        let config = Fields::root(root);
         let family = family(&config)?;
         let hidden = config.size("hidden_size")?;
         let layers = config.size("num_hidden_layers")?;
@@ -127,6 +130,7 @@ impl ModelConfig {
             rope_style: if interleaved { RopeStyle::Interleaved } else { RopeStyle::Half },
             tied_embeddings: config.flag("tie_word_embeddings")?.unwrap_or(false),
             mtp_layers: config.count("num_nextn_predict_layers")?.unwrap_or(0),
+            quantization: Quantization::from_config(root)?,
             full_precision: dtype == Some("float32"),
         })
     }

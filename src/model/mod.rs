@@ -1,6 +1,6 @@
 //! Model families, written once over the [`Backend`] trait. [`config`] reads a model's shape
-//! ([`rope`] its rotary embedding); [`weights`] finds its tensors, of which [`loader`] takes a
-//! rank's [`shard`]. [`decoder`] is what all families share; [`llama`], [`qwen3_moe`],
+//! ([`rope`] its rotary embedding); [`weights`] finds its tensors ([`quantization`] those that are
+//! stored packed), of which [`loader`] takes a rank's [`shard`]. [`decoder`] is what all families share; [`llama`], [`qwen3_moe`],
 //! [`deepseek`] and [`minimax_m2`] are their layers, built of [`gqa`], [`mlp`] and [`moe`].
 //! Nothing here knows requests, blocks being allocated, or what hardware it runs on.
 
@@ -8,6 +8,7 @@ pub mod config;
 pub mod fields;
 pub mod rope;
 pub mod shard;
+pub mod quantization;
 pub mod weights;
 pub mod loader;
 pub mod decoder;
@@ -22,6 +23,7 @@ pub mod minimax_m2;
 pub use config::{Family, ModelConfig};
 pub use fields::ConfigError;
 pub use loader::Loader;
+pub use quantization::Quantization;
 pub use weights::{LoadError, Weights};
 
 use crate::backend::{Backend, Batch, KvSpec};

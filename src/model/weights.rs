@@ -2,6 +2,7 @@
 //! numbers of the shapes that its config asks for. Shapes are checked here, so that a kernel
 //! never sees a weight of another size than the config says.
 
+use super::quantization::{Quantization, is_stored, stored};
 use super::ConfigError;
 use crate::backend::BackendError;
 use crate::checkpoint::{Checkpoint, Dtype, TensorData, TensorError};
@@ -46,7 +47,7 @@ pub enum LoadError {
 #[derive(Clone, Copy, Debug)]
 pub enum Weights<'a> {
     /// As stored.
-    Checkpoint(&'a Checkpoint),
+    Checkpoint(&'a Checkpoint, Option<&'a Quantization>),
     /// Random bf16 from this seed and the tensor's name; norms are one, biases zero.
     Dummy {
         /// Equal seeds give equal weights.
@@ -57,26 +58,16 @@ pub enum Weights<'a> {
 impl<'a> Weights<'a> {
     /// The tensor of that name and exactly that shape.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<TensorData<'a>, LoadError> {
-        let tensor = match self {
-            Weights::Checkpoint(checkpoint) => {
-                checkpoint.tensor(name).ok_or_else(|| LoadError::MissingTensor(name.to_string()))?
-            }
-            Weights::Dummy { seed } => dummy(*seed, name, shape),
-        };
-        if tensor.shape != shape {
-            return Err(LoadError::Shape {
-                name: name.into(),
-                found: tensor.shape,
-                expected: shape.to_vec(),
-            });
+        match self {
+            Weights::Checkpoint(checkpoint, quantization) => stored(checkpoint, *quantization, name, shape),
+            Weights::Dummy { seed } => Ok(dummy(*seed, name, shape)),
         }
-        Ok(tensor)
     }
 
     /// True when the checkpoint holds that tensor; a dummy has only what is required.
     pub fn has(&self, name: &str) -> bool {
         match self {
-            Weights::Checkpoint(checkpoint) => checkpoint.tensor(name).is_some(),
+            Weights::Checkpoint(checkpoint, _) => is_stored(checkpoint, name),
             Weights::Dummy { .. } => false,
         }
     }
@@ -84,9 +75,11 @@ impl<'a> Weights<'a> {
     /// How the tensor of that name is stored, for a log: `BF16`, `Q4K`.
     pub fn stored_kind(&self, name: &str) -> String {
         match self {
-            Weights::Checkpoint(checkpoint) => {
-                checkpoint.tensor(name).map_or_else(String::new, |tensor| format!("{:?}", tensor.dtype))
-            }
+            Weights::Checkpoint(checkpoint, quantization) => match (checkpoint.tensor(name), quantization) {
+                (Some(tensor), _) => format!("{:?}", tensor.dtype),
+                (None, Some(quantization)) => quantization.to_string(),
+                (None, None) => String::new(),
+            },
             Weights::Dummy { .. } => "dummy".into(),
         }
     }
@@ -94,8 +87,14 @@ impl<'a> Weights<'a> {
     /// The widest block of any tensor's type in its served form: 1 where all are plain numbers.
     pub fn widest_block(&self) -> usize {
         match self {
-            Weights::Checkpoint(checkpoint) => {
-                let block = |name: &&str| checkpoint.tensor(name).map_or(1, |tensor| tensor.dtype.block().0);
+            Weights::Checkpoint(checkpoint, _) => {
+                let block = |name: &&str| match checkpoint.tensor(name).map(|tensor| tensor.dtype) {
+                    Some(Dtype::F8E4M3) => Dtype::F8Block.block().0,
+                    // Packed integers become ggml's blocks.
+                    Some(Dtype::I32) => Dtype::Q4_0.block().0,
+                    Some(dtype) => dtype.block().0,
+                    None => 1,
+                };
                 checkpoint.tensor_names().iter().map(block).max().unwrap_or(1)
             }
             Weights::Dummy { .. } => 1,
@@ -105,14 +104,14 @@ impl<'a> Weights<'a> {
     /// All names in a checkpoint; none of a dummy.
     pub fn names(&self) -> Vec<&'a str> {
         match self {
-            Weights::Checkpoint(checkpoint) => checkpoint.tensor_names(),
+            Weights::Checkpoint(checkpoint, _) => checkpoint.tensor_names(),
             Weights::Dummy { .. } => Vec::new(),
         }
     }
 
     /// Lets go of the pages read so far (see [`Checkpoint::release_pages`]).
     pub fn release_pages(&self) {
-        if let Weights::Checkpoint(checkpoint) = self {
+        if let Weights::Checkpoint(checkpoint, _) = self {
             checkpoint.release_pages();
         }
     }
