@@ -96,6 +96,20 @@ impl Routes {
         })
     }
 
+    /// (row, expert, weight) of each pair, in order.
+    #[cfg(test)]
+    pub(super) fn listed(&self) -> Vec<(usize, usize, f32)> {
+        let mut pairs = vec![];
+        for group in &self.groups {
+            for pair in group.first..group.first + group.rows {
+                let row = self.pair_rows[pair] as usize;
+                let choice = self.of_row(row).find(|choice| choice.pair as usize == pair);
+                pairs.push((row, group.matrix, choice.expect("the row knows its pair").weight));
+            }
+        }
+        pairs
+    }
+
     /// A row's pairs with this rank's experts, ascending.
     fn of_row(&self, row: usize) -> impl Iterator<Item = &Choice> {
         self.choices[row * self.top_k..][..self.top_k].iter().take_while(|c| c.expert != ELSEWHERE)
