@@ -97,7 +97,7 @@ fn the_joint_norm_is_over_all_ranks() {
             let heads = HeadLayout { heads: all / ranks, kv_heads, head_dim };
             let (q_dim, k_dim) = (heads.q_dim(), kv_heads * head_dim);
             let v = vec![0.75; rows * k_dim];
-            let job = |rank: usize, mut backend: CpuBackend| {
+            let job = |rank: usize, backend: &mut CpuBackend| {
                 let (q_at, k_at) = (rank * q_dim, first_kv(rank) * head_dim);
                 let q = columns(&q, all * head_dim, q_at, q_dim);
                 let k = columns(&k, all_kv * head_dim, k_at, k_dim);
@@ -109,11 +109,13 @@ fn the_joint_norm_is_over_all_ranks() {
                 backend.joint_qk_norm(&mut qkv, heads, &weights.0, &weights.1, eps);
                 qkv.values().to_vec()
             };
+            // They outlive their threads: a rank that is dropped breaks the group.
+            let mut backends = CpuBackend::group(ranks, ranks);
             let results: Vec<Vec<f32>> = std::thread::scope(|scope| {
                 let job = &job;
-                let backends = CpuBackend::group(ranks, ranks).into_iter().enumerate();
+                let ranks = backends.iter_mut().enumerate();
                 let threads: Vec<_> =
-                    backends.map(|(rank, backend)| scope.spawn(move || job(rank, backend))).collect();
+                    ranks.map(|(rank, backend)| scope.spawn(move || job(rank, backend))).collect();
                 threads.into_iter().map(|thread| thread.join().unwrap()).collect()
             });
             for row in 0..rows {
