@@ -1,16 +1,19 @@
-//! One matrix per head: MLA's absorbed projections.
+//! One matrix per head: MLA's absorbed projections. All heads are one parallel region, see
+//! [`matmul::headed`].
 
 use super::matmul::{self, Matrix};
 use super::pool::ThreadPool;
 use super::tensor::Tensor;
 
-/// See [`crate::backend::Backend::head_linear`].
+/// See [`crate::backend::Backend::head_linear`]. What `out` holds stays where no head writes.
 pub fn head_linear(
-    _pool: &mut ThreadPool,
-    _scratch: &mut matmul::Scratch,
-    _w: &[Matrix],
-    _x: &Tensor,
-    _out: &mut Tensor,
+    pool: &mut ThreadPool,
+    scratch: &mut matmul::Scratch,
+    w: &[Matrix],
+    x: &Tensor,
+    out: &mut Tensor,
 ) {
-    todo!()
+    let (rows, columns) = (x.rows(), out.columns());
+    let out = out.set_rows(rows, columns);
+    matmul::headed(pool, scratch, w, rows, x.values(), x.columns(), out, columns);
 }

@@ -11,6 +11,7 @@
 
 use crate::backend::cpu::pool::ThreadPool;
 
+use super::grouped::Plan;
 use super::kernel::{Isa, SendPtr};
 use super::layout::{GROUP, Zero};
 
@@ -39,6 +40,7 @@ pub struct Scratch {
     pub(super) isa: Isa,
     pub(super) quantised: Vec<i32>,
     pub(super) floats: Vec<f32>,
+    pub(super) plan: Plan,
 }
 
 impl Scratch {
@@ -50,7 +52,7 @@ impl Scratch {
     /// For a given code path. Panics where this machine lacks it.
     pub fn with_isa(isa: Isa) -> Self {
         assert!(isa.is_available(), "this machine has no {isa:?}");
-        Self { isa, quantised: vec![], floats: vec![] }
+        Self { isa, quantised: vec![], floats: vec![], plan: Plan::default() }
     }
 }
 
@@ -83,46 +85,94 @@ impl Tiles {
     }
 }
 
+/// A tile's rows: `rows` of them from `row` on in the buffer, the first of them at `start` in x.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tile {
+    pub row: usize,
+    pub rows: usize,
+    pub start: usize,
+}
+
+/// The tiles of one buffer, and where their rows are in x.
+pub(super) trait Tiling: Sync {
+    /// Rows of all tiles.
+    fn rows(&self) -> usize;
+    /// Tiles.
+    fn count(&self) -> usize;
+    /// One of them; a row has `cols` columns.
+    fn tile(&self, tile: usize, cols: usize) -> Tile;
+    /// From one row of a tile to the next in x.
+    fn stride(&self, cols: usize) -> usize;
+}
+
+/// Rows one after the other.
+impl Tiling for Tiles {
+    fn rows(&self) -> usize {
+        self.m
+    }
+    fn count(&self) -> usize {
+        Tiles::count(self)
+    }
+    fn tile(&self, tile: usize, cols: usize) -> Tile {
+        let (row, rows) = self.get(tile);
+        Tile { row, rows, start: row * cols }
+    }
+    fn stride(&self, cols: usize) -> usize {
+        cols
+    }
+}
+
 /// Row groups per task of the quantisation: some microseconds.
 const TASK_GROUPS: usize = 256;
 
-/// Fills `scratch.quantised` from `x`, `[m, cols]`.
-pub(super) fn quantise(pool: &mut ThreadPool, scratch: &mut Scratch, tiles: Tiles, x: &[f32], cols: usize) {
+/// Fills `scratch.quantised` from `x`.
+pub(super) fn quantise(
+    pool: &mut ThreadPool,
+    scratch: &mut Scratch,
+    tiles: impl Tiling,
+    x: &[f32],
+    cols: usize,
+) {
     let groups = cols / GROUP;
-    let words = tiles.m * groups * WORDS;
+    let words = tiles.rows() * groups * WORDS;
     if scratch.quantised.len() < words {
         scratch.quantised.resize(words, 0);
     }
     let isa = scratch.isa;
     let target = SendPtr(scratch.quantised.as_mut_ptr());
-    spans(pool, tiles, groups, TASK_GROUPS, &|tile, from, to| {
-        let (first, rows) = tiles.get(tile);
+    spans(pool, &tiles, groups, TASK_GROUPS, &|tile, from, to| {
+        let Tile { row: first, rows, start: at } = tiles.tile(tile, cols);
         let start = (first * groups + from * rows) * WORDS;
         // SAFETY: the records of tile and groups [from, to), inside the `words` just ensured;
         // no other task has these.
         let out =
             unsafe { std::slice::from_raw_parts_mut(target.get().add(start), (to - from) * rows * WORDS) };
-        let x = &x[first * cols + from * GROUP..];
-        isa.quantise(x, cols, rows, out);
+        isa.quantise(&x[at + from * GROUP..], tiles.stride(cols), rows, out);
     });
 }
 
-/// Fills `scratch.floats` from `x`, `[m, cols]`.
-pub(super) fn interleave(pool: &mut ThreadPool, scratch: &mut Scratch, tiles: Tiles, x: &[f32], cols: usize) {
-    let words = tiles.m * cols;
+/// Fills `scratch.floats` from `x`.
+pub(super) fn interleave(
+    pool: &mut ThreadPool,
+    scratch: &mut Scratch,
+    tiles: impl Tiling,
+    x: &[f32],
+    cols: usize,
+) {
+    let words = tiles.rows() * cols;
     if scratch.floats.len() < words {
         scratch.floats.resize(words, 0.0);
     }
     let target = SendPtr(scratch.floats.as_mut_ptr());
-    spans(pool, tiles, cols, TASK_GROUPS * GROUP, &|tile, from, to| {
-        let (first, rows) = tiles.get(tile);
+    spans(pool, &tiles, cols, TASK_GROUPS * GROUP, &|tile, from, to| {
+        let Tile { row: first, rows, start } = tiles.tile(tile, cols);
         // SAFETY: columns [from, to) of the tile, inside the `words` just ensured; no other task
         // has these.
         let out = unsafe {
             std::slice::from_raw_parts_mut(target.get().add(first * cols + from * rows), (to - from) * rows)
         };
         for row in 0..rows {
-            let x = &x[(first + row) * cols..][from..to];
+            let x = &x[start + row * tiles.stride(cols)..][from..to];
             for (out, x) in out[row..].iter_mut().step_by(rows).zip(x) {
                 *out = *x;
             }
@@ -134,19 +184,20 @@ pub(super) fn interleave(pool: &mut ThreadPool, scratch: &mut Scratch, tiles: Ti
 /// `per_task` units times rows.
 fn spans(
     pool: &mut ThreadPool,
-    tiles: Tiles,
+    tiles: &impl Tiling,
     units: usize,
     per_task: usize,
     job: &(dyn Fn(usize, usize, usize) + Sync),
 ) {
-    let cuts = (units * tiles.rows / per_task).clamp(1, pool.threads());
+    let (count, rows) = (tiles.count(), tiles.rows());
+    let cuts = (units * rows.div_ceil(count.max(1)) / per_task).clamp(1, pool.threads());
     let span = units.div_ceil(cuts);
-    let total = units * tiles.m;
+    let total = units * rows;
     let run = |task: usize| {
         let from = task % cuts * span;
         job(task / cuts, from.min(units), (from + span).min(units));
     };
-    let tasks = tiles.count() * cuts;
+    let tasks = count * cuts;
     if total <= per_task { (0..tasks).for_each(run) } else { pool.run(tasks, &run) }
 }
 

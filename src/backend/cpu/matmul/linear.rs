@@ -12,13 +12,13 @@ use super::layout::{GROUP, LANES, Quant, scales_at};
 use super::{Matrix, Part};
 
 /// Tiles in a chunk.
-const CHUNK_TILES: usize = 8;
+pub(super) const CHUNK_TILES: usize = 8;
 /// Columns of a float block: a pair of f32 panels takes 64 KiB of the second-level cache. Even, as bf16 panels hold pairs.
 const BLOCK_COLS: usize = 512;
 /// Least bytes of weights in a task: a microsecond or two, so that claiming one is cheap.
-const TASK_BYTES: usize = 16 << 10;
+pub(super) const TASK_BYTES: usize = 16 << 10;
 /// Tasks per thread, so that a thread that is held up delays little.
-const TASKS_PER_THREAD: usize = 4;
+pub(super) const TASKS_PER_THREAD: usize = 4;
 
 /// out = x W^T (+ bias): `x` is `[m, cols]`, `out` is `[m, rows]`, both row-major; `bias` has
 /// `rows` values. Panics when a length differs.
@@ -53,6 +53,7 @@ pub fn linear(
         quantised: &scratch.quantised,
         floats: if m > 1 { &scratch.floats } else { x },
         out: SendPtr(out.as_mut_ptr()),
+        stride: w.rows,
     };
     let chunks = tiles.count().div_ceil(CHUNK_TILES);
     // Float panels go in groups, see `float_panels`.
@@ -67,19 +68,23 @@ pub fn linear(
     });
 }
 
-struct Job<'a> {
-    w: &'a Matrix,
-    bias: Option<&'a [f32]>,
-    tiles: Tiles,
-    isa: Isa,
-    quantised: &'a [i32],
-    floats: &'a [f32],
-    out: SendPtr<f32>,
+/// A product of which parts are run by several threads; `quantised` and `floats` are the rows in
+/// the forms that the matrix's types need.
+pub(super) struct Job<'a> {
+    pub w: &'a Matrix,
+    pub bias: Option<&'a [f32]>,
+    pub tiles: Tiles,
+    pub isa: Isa,
+    pub quantised: &'a [i32],
+    pub floats: &'a [f32],
+    pub out: SendPtr<f32>,
+    /// From one row of `out` to the next.
+    pub stride: usize,
 }
 
 impl Job<'_> {
-    /// Panels `from..to` of the matrix times tiles `first..last`.
-    fn run(&self, from: usize, to: usize, first: usize, last: usize) {
+    /// Panels `from..to` of the matrix times tiles `first..last`, at most [`CHUNK_TILES`].
+    pub fn run(&self, from: usize, to: usize, first: usize, last: usize) {
         for part in &self.w.parts {
             let start = from.max(part.first_panel);
             let end = to.min(part.first_panel + part.panels());
@@ -170,10 +175,10 @@ impl Job<'_> {
         let start = part.first_row + panel * LANES;
         let lanes = LANES.min(part.rows - panel * LANES);
         for (r, sums) in sums.iter().enumerate() {
-            // SAFETY: row + r < m and start + lanes <= rows, so this is inside `out`; no other
-            // task has this panel and row.
+            // SAFETY: row + r < m and start + lanes <= rows, so this is inside `out`, whose rows are
+            // `stride` apart; no other task has this panel and row.
             let out = unsafe {
-                std::slice::from_raw_parts_mut(self.out.get().add((row + r) * self.w.rows + start), lanes)
+                std::slice::from_raw_parts_mut(self.out.get().add((row + r) * self.stride + start), lanes)
             };
             match self.bias {
                 None => out.copy_from_slice(&sums[..lanes]),

@@ -27,6 +27,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod blocks;
+mod grouped;
 mod kernel;
 mod layout;
 mod linear;
@@ -41,6 +42,7 @@ use crate::checkpoint::{Dtype, TensorData};
 use layout::{GROUP, LANES, Quant, Scales};
 
 pub use activations::Scratch;
+pub use grouped::{Group, grouped, headed};
 pub use kernel::Isa;
 pub use linear::linear;
 

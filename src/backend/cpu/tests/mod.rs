@@ -2,6 +2,8 @@
 //! [`crate::backend`] as equality of bits.
 
 mod attention;
+mod heads;
+mod moe;
 mod ops;
 mod pool;
 mod simd;
