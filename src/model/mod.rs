@@ -1,10 +1,11 @@
 //! Model families, written once over the [`Backend`] trait. [`config`] reads a model's shape
-//! ([`rope`] its rotary embedding), [`weights`] finds its tensors, [`decoder`] is the forward pass. Nothing here knows requests,
+//! ([`rope`] its rotary embedding), [`weights`] finds its tensors, [`inventory`] lists them, [`decoder`] is the forward pass. Nothing here knows requests,
 //! blocks being allocated, or what hardware it runs on.
 
 pub mod config;
 pub mod decoder;
 pub mod fields;
+pub mod inventory;
 pub mod rope;
 pub mod weights;
 
