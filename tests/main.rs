@@ -3,6 +3,7 @@
 mod api;
 mod checkpoint;
 mod imports;
+mod inspect;
 mod models;
 mod sim;
 mod support;

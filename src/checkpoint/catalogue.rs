@@ -6,36 +6,94 @@ use super::hub::HubSource;
 use serde::Deserialize;
 use std::sync::OnceLock;
 
+/// Embeds `models/NAME.yaml` under each of these names.
 macro_rules! embedded {
-    ($name:literal) => {
-        ($name, include_str!(concat!("../../models/", $name, ".yaml")))
+    ($($name:literal),+ $(,)?) => {
+        &[$(($name, include_str!(concat!("../../models/", $name, ".yaml")))),+]
     };
 }
 
 /// The embedded files. A test holds this list against the directory.
-const FILES: [(&str, &str); 18] = [
-    embedded!("deepseek-r1-distill-llama-70b"),
-    embedded!("deepseek-r1-distill-llama-8b"),
-    embedded!("deepseek-r1-distill-qwen-1.5b"),
-    embedded!("deepseek-r1-distill-qwen-14b"),
-    embedded!("deepseek-r1-distill-qwen-32b"),
-    embedded!("deepseek-r1-distill-qwen-7b"),
-    embedded!("qwen2.5-0.5b-instruct"),
-    embedded!("qwen2.5-1.5b-instruct"),
-    embedded!("qwen2.5-14b-instruct"),
-    embedded!("qwen2.5-32b-instruct"),
-    embedded!("qwen2.5-7b-instruct"),
-    embedded!("qwen3-0.6b"),
-    embedded!("qwen3-1.7b"),
-    embedded!("qwen3-14b"),
-    embedded!("qwen3-32b"),
-    embedded!("qwen3-4b"),
-    embedded!("qwen3-8b"),
-    embedded!("smollm2-135m-instruct"),
+#[rustfmt::skip]
+const FILES: &[(&str, &str)] = embedded![
+    "deepseek-r1",
+    "deepseek-r1-0528",
+    "deepseek-r1-distill-llama-70b",
+    "deepseek-r1-distill-llama-8b",
+    "deepseek-r1-distill-qwen-1.5b",
+    "deepseek-r1-distill-qwen-14b",
+    "deepseek-r1-distill-qwen-32b",
+    "deepseek-r1-distill-qwen-7b",
+    "deepseek-v2-chat",
+    "deepseek-v2-lite-chat",
+    "deepseek-v3",
+    "deepseek-v3-0324",
+    "deepseek-v3.1",
+    "minimax-m2",
+    "qwen2.5-0.5b-instruct",
+    "qwen2.5-0.5b-instruct-awq",
+    "qwen2.5-0.5b-instruct-gptq-int4",
+    "qwen2.5-1.5b-instruct",
+    "qwen2.5-1.5b-instruct-awq",
+    "qwen2.5-1.5b-instruct-gptq-int4",
+    "qwen2.5-14b-instruct",
+    "qwen2.5-14b-instruct-awq",
+    "qwen2.5-14b-instruct-gptq-int4",
+    "qwen2.5-32b-instruct",
+    "qwen2.5-32b-instruct-awq",
+    "qwen2.5-32b-instruct-gptq-int4",
+    "qwen2.5-3b-instruct",
+    "qwen2.5-3b-instruct-awq",
+    "qwen2.5-3b-instruct-gptq-int4",
+    "qwen2.5-72b-instruct",
+    "qwen2.5-72b-instruct-awq",
+    "qwen2.5-72b-instruct-gptq-int4",
+    "qwen2.5-7b-instruct",
+    "qwen2.5-7b-instruct-awq",
+    "qwen2.5-7b-instruct-gptq-int4",
+    "qwen2.5-coder-0.5b-instruct",
+    "qwen2.5-coder-1.5b-instruct",
+    "qwen2.5-coder-14b-instruct",
+    "qwen2.5-coder-32b-instruct",
+    "qwen2.5-coder-3b-instruct",
+    "qwen2.5-coder-7b-instruct",
+    "qwen3-0.6b",
+    "qwen3-0.6b-fp8",
+    "qwen3-1.7b",
+    "qwen3-1.7b-fp8",
+    "qwen3-14b",
+    "qwen3-14b-awq",
+    "qwen3-14b-fp8",
+    "qwen3-235b-a22b",
+    "qwen3-235b-a22b-fp8",
+    "qwen3-235b-a22b-gptq-int4",
+    "qwen3-235b-a22b-instruct-2507",
+    "qwen3-235b-a22b-instruct-2507-fp8",
+    "qwen3-235b-a22b-thinking-2507",
+    "qwen3-235b-a22b-thinking-2507-fp8",
+    "qwen3-30b-a3b",
+    "qwen3-30b-a3b-fp8",
+    "qwen3-30b-a3b-gptq-int4",
+    "qwen3-30b-a3b-instruct-2507",
+    "qwen3-30b-a3b-instruct-2507-fp8",
+    "qwen3-30b-a3b-thinking-2507",
+    "qwen3-30b-a3b-thinking-2507-fp8",
+    "qwen3-32b",
+    "qwen3-32b-awq",
+    "qwen3-32b-fp8",
+    "qwen3-4b",
+    "qwen3-4b-awq",
+    "qwen3-4b-fp8",
+    "qwen3-8b",
+    "qwen3-8b-awq",
+    "qwen3-8b-fp8",
+    "qwen3-coder-30b-a3b-instruct",
+    "qwen3-coder-30b-a3b-instruct-fp8",
+    "smollm2-135m-instruct",
 ];
 
-/// One checkpoint.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+/// One checkpoint. What its authors do not say, or what is not certain, is left out.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CatalogueEntry {
     /// What is served, and typed.
@@ -45,10 +103,90 @@ pub struct CatalogueEntry {
     pub aliases: Vec<String>,
     /// SPDX-like, as the hub states it.
     pub licence: String,
-    /// Tokens of context the checkpoint's config allows.
+    /// Tokens of context that the checkpoint's config allows (`max_position_embeddings`).
     pub context: u32,
+    /// What it was trained to do.
+    #[serde(default)]
+    pub capabilities: Vec<Capability>,
+    /// How its chat template delimits turns: chatml, llama3, deepseek-v2, deepseek-v3,
+    /// deepseek-v3.1, minimax.
+    pub chat_format: Option<String>,
+    /// Which parser takes its reasoning apart, in vLLM's names.
+    pub reasoning_parser: Option<String>,
+    /// Which parser takes its tool calls apart, in vLLM's names.
+    pub tool_parser: Option<String>,
+    /// Its published weights are quantised, as `quantization_config.quant_method` has it.
+    pub quantisation: Option<String>,
+    /// As its authors publish them.
+    pub parameters: Option<Parameters>,
+    /// What tells its config from those of other families; absent where it has another's.
+    pub shape: Option<Shape>,
+    /// For cost accounting; local models have none unless somebody sets one.
+    #[serde(default)]
+    pub price: Price,
     /// In the order in which they are tried.
     pub sources: Vec<CatalogueSource>,
+}
+
+/// Something that a checkpoint can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Capability {
+    /// Follows a conversation.
+    Chat,
+    /// Calls the tools that a request offers.
+    Tools,
+    /// Thinks before it answers, always or when asked to.
+    Reasoning,
+    /// Takes images.
+    Vision,
+}
+
+impl Capability {
+    /// As the catalogue spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Capability::Chat => "chat",
+            Capability::Tools => "tools",
+            Capability::Reasoning => "reasoning",
+            Capability::Vision => "vision",
+        }
+    }
+}
+
+/// Published parameter counts, in billions.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Parameters {
+    /// All of them.
+    pub total_billions: f64,
+    /// Those that a token uses; absent for dense models.
+    pub active_billions: Option<f64>,
+}
+
+/// Sizes in config.json by which a checkpoint without a name is recognised.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shape {
+    /// Class in transformers.
+    pub architecture: String,
+    /// `hidden_size`.
+    pub hidden: usize,
+    /// `num_hidden_layers`.
+    pub layers: usize,
+    /// Routed experts, none for dense models.
+    #[serde(default)]
+    pub experts: usize,
+}
+
+/// US dollars per million tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Price {
+    /// Of the prompt.
+    pub input_usd_per_mtok: Option<f64>,
+    /// Of the answer.
+    pub output_usd_per_mtok: Option<f64>,
 }
 
 /// Where a checkpoint comes from: a hub repository (`hf`, or one GGUF `file` of it), or a
@@ -82,7 +220,7 @@ pub fn entries() -> &'static [CatalogueEntry] {
         let parse = |(name, text): (&str, &str)| {
             serde_saphyr::from_str(text).unwrap_or_else(|error| panic!("models/{name}.yaml: {error}"))
         };
-        FILES.into_iter().map(parse).collect()
+        FILES.iter().copied().map(parse).collect()
     })
 }
 
@@ -90,6 +228,25 @@ pub fn entries() -> &'static [CatalogueEntry] {
 pub fn find(name: &str) -> Option<&'static CatalogueEntry> {
     let named = |known: &String| known.eq_ignore_ascii_case(name);
     entries().iter().find(|entry| named(&entry.name) || entry.aliases.iter().any(named))
+}
+
+/// The entry that is served from that hub repository (`org/name`).
+pub fn find_repo(repo: &str) -> Option<&'static CatalogueEntry> {
+    let from = |source: HubSource| source.repo.eq_ignore_ascii_case(repo) && source.file.is_none();
+    entries().iter().find(|entry| entry.sources.iter().filter_map(CatalogueSource::hub).any(from))
+}
+
+/// The entries whose config has that shape and context; those of them that are quantised the
+/// same way, where there are any. Checkpoints of one family share a shape: V3 and R1.
+pub fn find_shape(shape: &Shape, context: usize, quantisation: Option<&str>) -> Vec<&'static CatalogueEntry> {
+    let alike =
+        |entry: &&CatalogueEntry| entry.shape.as_ref() == Some(shape) && entry.context as usize == context;
+    let found = entries().iter().filter(alike).collect::<Vec<_>>();
+    let same = |entry: &&&CatalogueEntry| entry.quantisation.as_deref() == quantisation;
+    match found.iter().any(|entry| same(&entry)) {
+        true => found.into_iter().filter(|entry| same(&entry)).collect(),
+        false => found,
+    }
 }
 
 /// The `count` names most like the given one.
@@ -127,12 +284,24 @@ mod tests {
             .map(|entry| entry.expect("entry").file_name().into_string().expect("UTF-8"))
             .collect::<Vec<_>>();
         files.sort();
-        assert_eq!(files, FILES.map(|(name, _)| format!("{name}.yaml")));
+        let mut listed = FILES.iter().map(|(name, _)| format!("{name}.yaml")).collect::<Vec<_>>();
+        listed.sort();
+        assert_eq!(files, listed);
 
         let mut names = std::collections::BTreeSet::new();
         for ((file, _), entry) in FILES.iter().zip(entries()) {
             assert_eq!(*file, entry.name);
             assert!(!entry.sources.is_empty(), "{file}");
+            assert!((512..=1 << 20).contains(&entry.context), "{file}");
+            let can = |capability| entry.capabilities.contains(&capability);
+            assert_eq!(entry.reasoning_parser.is_some(), can(Capability::Reasoning), "{file}");
+            assert_eq!(entry.tool_parser.is_some(), can(Capability::Tools), "{file}");
+            let formats = ["chatml", "llama3", "deepseek-v2", "deepseek-v3", "deepseek-v3.1", "minimax"];
+            assert!(entry.chat_format.as_deref().is_none_or(|format| formats.contains(&format)), "{file}");
+            assert_eq!(entry.chat_format.is_some(), can(Capability::Chat), "{file}");
+            let active = entry.parameters.and_then(|parameters| parameters.active_billions);
+            let experts = entry.shape.as_ref().map_or(0, |shape| shape.experts);
+            assert_eq!(active.is_some(), experts > 0, "{file}: active parameters and experts");
             for name in entry.aliases.iter().chain([&entry.name]) {
                 assert!(names.insert(name.to_ascii_lowercase()), "{name} twice");
             }
@@ -143,6 +312,46 @@ mod tests {
                 assert!(source.sha256.as_ref().is_none_or(|hash| hash.len() == 64), "{file}");
             }
         }
+    }
+
+    #[test]
+    fn names_that_users_type() {
+        for (typed, name) in [
+            ("qwen3-235b", "qwen3-235b-a22b"),
+            ("Qwen3-30B", "qwen3-30b-a3b"),
+            ("deepseek-r1", "deepseek-r1"),
+            ("deepseek-v3", "deepseek-v3"),
+            ("deepseek-v2-lite", "deepseek-v2-lite-chat"),
+            ("qwen2.5-coder-7b", "qwen2.5-coder-7b-instruct"),
+            ("MiniMax-M2", "minimax-m2"),
+        ] {
+            assert_eq!(find(typed).map(|entry| entry.name.as_str()), Some(name), "{typed}");
+        }
+        assert_eq!(find_repo("deepseek-ai/deepseek-v3").expect("repo").name, "deepseek-v3");
+        assert!(find_repo("deepseek-ai/DeepSeek-V9").is_none());
+    }
+
+    #[test]
+    fn shapes_with_their_context_and_quantisation() {
+        let names = |shape: &Shape, context, quantisation| -> Vec<&str> {
+            find_shape(shape, context, quantisation).iter().map(|entry| entry.name.as_str()).collect()
+        };
+        let shape = |architecture: &str, hidden, layers, experts| Shape {
+            architecture: architecture.into(),
+            hidden,
+            layers,
+            experts,
+        };
+        let qwen = shape("Qwen3MoeForCausalLM", 4096, 94, 128);
+        assert_eq!(names(&qwen, 40960, None), ["qwen3-235b-a22b"]);
+        assert_eq!(names(&qwen, 40960, Some("gptq")), ["qwen3-235b-a22b-gptq-int4"]);
+        // Converted by somebody: no entry is quantised so, all of that context are alike.
+        assert_eq!(names(&qwen, 40960, Some("bitsandbytes")).len(), 3);
+        assert!(names(&qwen, 4096, None).is_empty());
+        let deepseek = names(&shape("DeepseekV3ForCausalLM", 7168, 61, 256), 163_840, Some("fp8"));
+        assert!(deepseek.contains(&"deepseek-v3") && deepseek.contains(&"deepseek-r1"), "{deepseek:?}");
+        // A Llama 3.1 is no R1 distill, though their configs are alike.
+        assert!(names(&shape("LlamaForCausalLM", 4096, 32, 0), 131_072, None).is_empty());
     }
 
     #[test]

@@ -1,15 +1,17 @@
 //! Model families, written once over the [`Backend`] trait. [`config`] reads a model's shape
-//! ([`rope`] its rotary embedding); [`weights`] finds its tensors ([`quantization`] those that are
-//! stored packed), of which [`loader`] takes a rank's [`shard`]. [`decoder`] is what all families share; [`llama`], [`qwen3_moe`],
-//! [`deepseek`] and [`minimax_m2`] are their layers, built of [`gqa`], [`mlp`] and [`moe`].
-//! Nothing here knows requests, blocks being allocated, or what hardware it runs on.
+//! ([`rope`] its rotary embedding) and [`inventory`] lists the tensors that it implies. [`weights`]
+//! finds them ([`quantization`] those that are stored packed), and [`loader`] takes a rank's
+//! [`shard`]. [`decoder`] is what all families share; [`llama`], [`qwen3_moe`], [`deepseek`] and
+//! [`minimax_m2`] are their layers, built of [`gqa`], [`mlp`] and [`moe`]. Nothing here knows
+//! requests, blocks being allocated, or what hardware it runs on.
 
 pub mod config;
 pub mod fields;
 pub mod rope;
-pub mod shard;
+pub mod inventory;
 pub mod quantization;
 pub mod weights;
+pub mod shard;
 pub mod loader;
 pub mod decoder;
 pub mod gqa;
