@@ -2,6 +2,7 @@
 //! [`crate::backend`] as equality of bits.
 
 mod attention;
+mod mla;
 mod ops;
 mod pool;
 mod simd;
