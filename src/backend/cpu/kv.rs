@@ -143,8 +143,9 @@ impl<E: Element> Writer<'_, E> {
     }
 }
 
+/// Rounds values to a cache's element type.
 #[inline(always)]
-fn encode<S: Simd, E: Element>(s: S, from: &[f32], to: &mut [E]) {
+pub(super) fn encode<S: Simd, E: Element>(s: S, from: &[f32], to: &mut [E]) {
     for (from, to) in from.chunks(LANES).zip(to.chunks_mut(LANES)) {
         let mut lanes = [0.0; LANES];
         lanes[..from.len()].copy_from_slice(from);

@@ -69,7 +69,7 @@ pub fn rope_kv_write(
     }
 }
 
-fn all_distinct(slots: &[u32]) -> bool {
+pub(super) fn all_distinct(slots: &[u32]) -> bool {
     let mut slots = slots.to_vec();
     slots.sort_unstable();
     slots.is_sorted_by(|a, b| a < b)

@@ -57,6 +57,12 @@ pub trait Simd: Copy {
         sum_lanes(lanes)
     }
 
+    /// Lane i: the sum of vector i's lanes, with the bits of [`Simd::sum`].
+    #[inline(always)]
+    fn sums(self, vectors: &[[f32; LANES]; LANES]) -> Self::V {
+        self.load(&vectors.map(sum_lanes))
+    }
+
     /// The largest lane.
     #[inline(always)]
     fn max_lane(self, v: Self::V) -> f32 {
@@ -280,6 +286,29 @@ impl Simd for Avx512 {
     fn zero_below(self, v: __m512, x: __m512, bound: __m512) -> __m512 {
         unsafe { _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_GE_OQ>(x, bound), v) }
     }
+    #[inline(always)]
+    fn sums(self, vectors: &[[f32; LANES]; LANES]) -> __m512 {
+        // Each step adds one half of what is left of two vectors' sums to the other half and puts
+        // the two results side by side; the order of pairing brings sum i to lane i.
+        unsafe {
+            let eight = |i: usize| {
+                let (a, b) = (self.load(&vectors[i]), self.load(&vectors[i + 4]));
+                let low = _mm512_shuffle_f32x4::<0x44>(a, b);
+                _mm512_add_ps(low, _mm512_shuffle_f32x4::<0xee>(a, b))
+            };
+            let four = |i: usize| {
+                let (a, b) = (eight(i), eight(i + 8));
+                let low = _mm512_shuffle_f32x4::<0x88>(a, b);
+                _mm512_add_ps(low, _mm512_shuffle_f32x4::<0xdd>(a, b))
+            };
+            let two = |i: usize| {
+                let (a, b) = (four(i), four(i + 1));
+                _mm512_add_ps(_mm512_shuffle_ps::<0x44>(a, b), _mm512_shuffle_ps::<0xee>(a, b))
+            };
+            let (a, b) = (two(0), two(2));
+            _mm512_add_ps(_mm512_shuffle_ps::<0x88>(a, b), _mm512_shuffle_ps::<0xdd>(a, b))
+        }
+    }
 }
 
 /// Sixteen lanes as two AVX registers.
@@ -371,6 +400,28 @@ impl Simd for Avx2 {
                 _mm256_and_ps(v.1, _mm256_cmp_ps::<_CMP_GE_OQ>(x.1, bound.1)),
             )
         }
+    }
+    #[inline(always)]
+    fn sums(self, vectors: &[[f32; LANES]; LANES]) -> Pair {
+        // As on AVX-512, eight vectors at a time.
+        let half = |first: usize| unsafe {
+            let eight = |i: usize| {
+                let v = self.load(&vectors[first + i]);
+                _mm256_add_ps(v.0, v.1)
+            };
+            let four = |i: usize| {
+                let (a, b) = (eight(i), eight(i + 4));
+                let low = _mm256_permute2f128_ps::<0x20>(a, b);
+                _mm256_add_ps(low, _mm256_permute2f128_ps::<0x31>(a, b))
+            };
+            let two = |i: usize| {
+                let (a, b) = (four(i), four(i + 1));
+                _mm256_add_ps(_mm256_shuffle_ps::<0x44>(a, b), _mm256_shuffle_ps::<0xee>(a, b))
+            };
+            let (a, b) = (two(0), two(2));
+            _mm256_add_ps(_mm256_shuffle_ps::<0x88>(a, b), _mm256_shuffle_ps::<0xdd>(a, b))
+        };
+        Pair(half(0), half(8))
     }
 }
 

@@ -12,7 +12,7 @@
 use super::super::kv::{Element, Layer, MAX_HEAD_DIM};
 use super::super::simd::{Kernel, LANES, Simd};
 use super::super::tensor::Shared;
-use super::{Item, SPLIT_BLOCKS, Task, partial_lines};
+use super::{Item, Query, SPLIT_BLOCKS, Task, Total, softmax, store_partial};
 use crate::backend::KV_BLOCK_TOKENS;
 use std::ops::Range;
 
@@ -25,76 +25,6 @@ pub struct Job<'a, E> {
     pub task: &'a Task<'a>,
     pub kv: &'a Layer<'a, E>,
     pub partials: &'a Shared<'a, [f32; LANES]>,
-}
-
-/// A query of an item: its row, its head, and the positions it sees.
-struct Query {
-    row: usize,
-    head: usize,
-    sees: Range<usize>,
-}
-
-impl Query {
-    /// Query `index` of an item: rows outside, query heads inside.
-    #[inline(always)]
-    fn new(task: &Task<'_>, item: &Item, index: usize) -> Self {
-        let group = task.heads.heads / task.heads.kv_heads;
-        let seq = &task.batch.seqs[item.seq];
-        let row = item.row + index / group;
-        let position = seq.context - seq.rows + (row - seq.row);
-        Self {
-            row,
-            head: item.kv_head * group + index % group,
-            sees: position.saturating_sub(task.window - 1)..position + 1,
-        }
-    }
-}
-
-/// The softmax-weighted sum of values over some positions, not yet divided by the weights' sum;
-/// the values lie apart, head_dim of them up to whole lines.
-#[derive(Clone, Copy)]
-struct Total {
-    /// The largest score; -inf when no position was seen.
-    max: f32,
-    /// The sum of weights, relative to the largest score.
-    sum: f32,
-}
-
-impl Total {
-    const NONE: Total = Total { max: f32::NEG_INFINITY, sum: 0.0 };
-
-    /// Adds the positions of the next split that sees any.
-    #[inline(always)]
-    fn fold<S: Simd>(&mut self, s: S, values: &mut [[f32; LANES]], new: Total, new_values: &[[f32; LANES]]) {
-        if new.max == f32::NEG_INFINITY {
-            return;
-        }
-        let max = if self.max > new.max { self.max } else { new.max };
-        let [mut ours, mut theirs] = [[0.0; LANES]; 2];
-        s.store(s.exp2(s.splat(self.max - max)), &mut ours);
-        s.store(s.exp2(s.splat(new.max - max)), &mut theirs);
-        let (ours, theirs) = (ours[0], theirs[0]);
-        *self = Total { max, sum: self.sum * ours + new.sum * theirs };
-        for (mine, new) in values.iter_mut().zip(new_values) {
-            let kept = s.mul(s.load(mine), s.splat(ours));
-            s.store(s.mul_add(s.load(new), s.splat(theirs), kept), mine);
-        }
-    }
-
-    /// Divides by the weights' sum and writes the result to its place.
-    ///
-    /// # Safety
-    /// No other thread writes this query's output.
-    #[inline(always)]
-    unsafe fn write(&self, values: &[[f32; LANES]], task: &Task<'_>, query: &Query) {
-        let head_dim = task.heads.head_dim;
-        // SAFETY: the caller's promise.
-        let out = unsafe { task.out.part(query.row * task.heads.q_dim() + query.head * head_dim, head_dim) };
-        let scale = 1.0 / self.sum;
-        for (out, x) in out.iter_mut().zip(values.as_flattened()) {
-            *out = x * scale;
-        }
-    }
 }
 
 /// A thread's working memory: cleared once and not for each tile, which takes as long as the
@@ -126,7 +56,7 @@ impl<E: Element, const M: usize, const B: usize, const C: usize> Kernel for Tile
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Self { job, item, room, first, count } = self;
-        let (task, head_dim) = (job.task, job.task.heads.head_dim);
+        let (task, head_dim) = (job.task, job.task.key_dim);
         let lines = head_dim.div_ceil(LANES);
         // A place without a query of its own repeats the first one, and its result is dropped.
         let queries: [Query; M] =
@@ -141,8 +71,7 @@ impl<E: Element, const M: usize, const B: usize, const C: usize> Kernel for Tile
         // Scores are in powers of two, so that the weights need no multiplication.
         let scale = task.scale * std::f32::consts::LOG2_E;
         for (m, query) in queries.iter().enumerate() {
-            let from = &task.q[query.row * task.heads.qkv_dim() + query.head * head_dim..][..head_dim];
-            for (q, x) in q[m].iter_mut().zip(from) {
+            for (q, x) in q[m].iter_mut().zip(query.values(task)) {
                 *q = x * scale;
             }
         }
@@ -159,7 +88,7 @@ impl<E: Element, const M: usize, const B: usize, const C: usize> Kernel for Tile
             if !blocks.is_empty() {
                 let part = Part {
                     kv: job.kv,
-                    kv_head: item.kv_head,
+                    kv_head: item.group,
                     table: &table[blocks.clone()],
                     sees: &sees,
                     all: all.clone(),
@@ -167,7 +96,7 @@ impl<E: Element, const M: usize, const B: usize, const C: usize> Kernel for Tile
                 };
                 let weights = &mut weights[..blocks.len()];
                 part.scores::<S, B>(s, head_dim, q, weights);
-                new = part.softmax(s, weights);
+                new = softmax(s, weights);
                 let mut line = 0;
                 while line < lines {
                     if lines - line >= C {
@@ -188,11 +117,11 @@ impl<E: Element, const M: usize, const B: usize, const C: usize> Kernel for Tile
                 }
                 Some(start) => {
                     for m in 0..count {
-                        let at = start + (first + m) * partial_lines(head_dim);
-                        // SAFETY: one task has this item and query, and its partials are its own.
-                        let partial = unsafe { job.partials.part(at, partial_lines(head_dim)) };
-                        [partial[0][0], partial[0][1]] = [new[m].max, new[m].sum];
-                        partial[1..].copy_from_slice(&values[m * lines..][..lines]);
+                        // SAFETY: one task has this item.
+                        unsafe {
+                            let values = &values[m * lines..];
+                            store_partial(task, job.partials, start, first + m, new[m], values);
+                        }
                     }
                 }
             }
@@ -200,7 +129,7 @@ impl<E: Element, const M: usize, const B: usize, const C: usize> Kernel for Tile
         if item.partials.is_none() {
             for (m, query) in queries.iter().enumerate().take(count) {
                 // SAFETY: sequences' rows are disjoint, items' rows and heads too.
-                unsafe { sums[m].write(&totals[m * lines..], task, query) };
+                unsafe { query.write(task, &sums[m], &totals[m * lines..]) };
             }
         }
     }
@@ -268,29 +197,6 @@ impl<E: Element, const M: usize> Part<'_, E, M> {
                 }
             }
         }
-    }
-
-    /// Turns scores into weights, 2^(score - max).
-    #[inline(always)]
-    fn softmax<S: Simd>(&self, s: S, scores: &mut [[[f32; LANES]; M]]) -> [Total; M] {
-        let mut totals = [Total::NONE; M];
-        for m in 0..M {
-            let mut max = s.splat(f32::NEG_INFINITY);
-            for scores in &*scores {
-                max = s.max(s.load(&scores[m]), max);
-            }
-            let max = s.max_lane(max);
-            // A query that sees nothing here: all its weights become 0.
-            let base = s.splat(if max == f32::NEG_INFINITY { 0.0 } else { max });
-            let mut sum = s.splat(0.0);
-            for scores in &mut *scores {
-                let weight = s.exp2(s.sub(s.load(&scores[m]), base));
-                sum = s.add(sum, weight);
-                s.store(weight, &mut scores[m]);
-            }
-            totals[m] = Total { max, sum: s.sum(sum) };
-        }
-        totals
     }
 
     /// Lines `line .. line + C` of the weighted sums of values.
@@ -378,37 +284,5 @@ impl<E: Element, const M: usize> Part<'_, E, M> {
         let start = (self.first + i) * KV_BLOCK_TOKENS;
         let within = |position: usize| position.saturating_sub(start).min(LANES);
         within(self.all.start)..within(self.all.end.max(self.all.start))
-    }
-}
-
-/// Folds the stored partials of an item that was cut.
-pub struct Fold<'a, E> {
-    pub job: &'a Job<'a, E>,
-    pub item: &'a Item,
-}
-
-impl<E: Element> Kernel for Fold<'_, E> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let Self { job, item } = self;
-        let task = job.task;
-        let lines = partial_lines(task.heads.head_dim);
-        let queries = item.rows * (task.heads.heads / task.heads.kv_heads);
-        for index in 0..queries {
-            let mut total = Total::NONE;
-            let mut values = [[0.0; LANES]; MAX_LINES];
-            let values = &mut values[..lines - 1];
-            for split in 0..item.end_split - item.first_split {
-                let at = item.partials.unwrap_or(0) + (split * queries + index) * lines;
-                // SAFETY: only this task reads these partials, and nobody writes them now.
-                let partial = unsafe { job.partials.part(at, lines) };
-                let new = Total { max: partial[0][0], sum: partial[0][1] };
-                total.fold(s, values, new, &partial[1..]);
-            }
-            // SAFETY: no other item has this row and head.
-            unsafe { total.write(values, task, &Query::new(task, item, index)) };
-        }
     }
 }

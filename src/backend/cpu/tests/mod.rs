@@ -4,6 +4,7 @@
 mod attention;
 mod heads;
 mod moe;
+mod mla;
 mod ops;
 mod pool;
 mod simd;

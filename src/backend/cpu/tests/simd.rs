@@ -1,6 +1,7 @@
 //! Exponentials and conversions on every instruction set.
 
-use crate::backend::cpu::simd::{Isa, Kernel, LANES, Simd};
+use super::{Random, assert_bits};
+use crate::backend::cpu::simd::{Isa, Kernel, LANES, Simd, sum_lanes};
 
 enum Function {
     Exp,
@@ -35,6 +36,34 @@ fn apply(isa: Isa, function: Function, x: &[f32]) -> Vec<f32> {
         x.chunks(LANES).map(|chunk| std::array::from_fn(|i| chunk.get(i).copied().unwrap_or(0.0))).collect();
     isa.run(Apply(function, &mut lanes));
     lanes.as_flattened()[..x.len()].to_vec()
+}
+
+struct Sums<'a>(&'a [[f32; LANES]; LANES]);
+
+impl Kernel for Sums<'_> {
+    type Output = ([f32; LANES], [f32; LANES]);
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Self::Output {
+        let mut sums = [0.0; LANES];
+        s.store(s.sums(self.0), &mut sums);
+        (sums, self.0.map(|vector| s.sum(s.load(&vector))))
+    }
+}
+
+#[test]
+fn sums_of_sixteen_vectors_have_the_bits_of_one() {
+    let mut random = Random(1);
+    for _ in 0..100 {
+        // Of very different sizes, so that another order of addition shows.
+        let vectors: [[f32; LANES]; LANES] = std::array::from_fn(|_| {
+            std::array::from_fn(|_| random.value() * 2f32.powi(random.below(30) as i32))
+        });
+        for isa in Isa::available() {
+            let (sums, one_by_one) = isa.run(Sums(&vectors));
+            assert_bits(&sums, &one_by_one, &format!("{isa:?}"));
+            assert_bits(&sums, &vectors.map(sum_lanes), &format!("{isa:?}"));
+        }
+    }
 }
 
 /// Distance in units of the exact value's last place.
