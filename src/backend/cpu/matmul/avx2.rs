@@ -44,18 +44,35 @@ unsafe fn unpack(bits: usize, p: *const u8) -> [__m256i; 8] {
     let v = |i: usize| unsafe { _mm256_loadu_si256(p.add(i * STEP).cast()) };
     let and = |v: __m256i, byte: i8| _mm256_and_si256(v, _mm256_set1_epi8(byte));
     let or = |a: __m256i, b: __m256i| _mm256_or_si256(a, b);
-    let shifted = |v: __m256i, by: usize| _mm256_srl_epi32(v, _mm_cvtsi32_si128(by as i32));
     match bits {
-        2 => std::array::from_fn(|s| and(shifted(v(s % 2), s / 2 * 2), 3)),
-        3 => std::array::from_fn(|s| {
-            let low = and(shifted(v(s % 2), s / 2 * 2), 3);
-            let high = match s {
-                0 => _mm256_slli_epi32(v(2), 2),
-                1 => _mm256_slli_epi32(v(2), 1),
-                _ => shifted(v(2), s - 2),
-            };
-            or(low, and(high, 4))
-        }),
+        2 | 3 => {
+            let (a, b) = (v(0), v(1));
+            let low = [
+                and(a, 3),
+                and(b, 3),
+                and(_mm256_srli_epi32(a, 2), 3),
+                and(_mm256_srli_epi32(b, 2), 3),
+                and(_mm256_srli_epi32(a, 4), 3),
+                and(_mm256_srli_epi32(b, 4), 3),
+                and(_mm256_srli_epi32(a, 6), 3),
+                and(_mm256_srli_epi32(b, 6), 3),
+            ];
+            if bits == 2 {
+                return low;
+            }
+            let third = v(2);
+            let joined = |low: __m256i, high: __m256i| or(low, and(high, 4));
+            [
+                joined(low[0], _mm256_slli_epi32(third, 2)),
+                joined(low[1], _mm256_slli_epi32(third, 1)),
+                joined(low[2], third),
+                joined(low[3], _mm256_srli_epi32(third, 1)),
+                joined(low[4], _mm256_srli_epi32(third, 2)),
+                joined(low[5], _mm256_srli_epi32(third, 3)),
+                joined(low[6], _mm256_srli_epi32(third, 4)),
+                joined(low[7], _mm256_srli_epi32(third, 5)),
+            ]
+        }
         4 => std::array::from_fn(
             |s| {
                 if s < 4 { and(v(s), 15) } else { and(_mm256_srli_epi32(v(s - 4), 4), 15) }

@@ -87,45 +87,37 @@ unsafe fn unpack(bits: usize, p: *const u8) -> [__m512i; 8] {
                 _mm512_and_si512($v, _mm512_set1_epi8($byte))
             };
         }
-        // Codes of 2 bits, four to a byte.
-        macro_rules! twos {
-            ($a:expr, $b:expr) => {
-                [
-                    $a,
-                    $b,
-                    _mm512_srli_epi32($a, 2),
-                    _mm512_srli_epi32($b, 2),
-                    _mm512_srli_epi32($a, 4),
-                    _mm512_srli_epi32($b, 4),
-                    _mm512_srli_epi32($a, 6),
-                    _mm512_srli_epi32($b, 6),
-                ]
-            };
-        }
         match bits {
             2 => {
                 let (a, b) = (v!(0), v!(1));
-                twos!(a, b).map(|v| and!(v, 3))
+                [
+                    and!(a, 3),
+                    and!(b, 3),
+                    and!(_mm512_srli_epi32(a, 2), 3),
+                    and!(_mm512_srli_epi32(b, 2), 3),
+                    and!(_mm512_srli_epi32(a, 4), 3),
+                    and!(_mm512_srli_epi32(b, 4), 3),
+                    and!(_mm512_srli_epi32(a, 6), 3),
+                    and!(_mm512_srli_epi32(b, 6), 3),
+                ]
             }
             3 => {
-                let (a, b, h) = (v!(0), v!(1), v!(2));
-                let low = twos!(a, b);
-                let third = [
-                    _mm512_slli_epi32(h, 2),
-                    _mm512_slli_epi32(h, 1),
-                    h,
-                    _mm512_srli_epi32(h, 1),
-                    _mm512_srli_epi32(h, 2),
-                    _mm512_srli_epi32(h, 3),
-                    _mm512_srli_epi32(h, 4),
-                    _mm512_srli_epi32(h, 5),
-                ];
-                let mut codes = low;
-                for step in 0..8 {
-                    let three = _mm512_set1_epi8(3);
-                    codes[step] = and!(_mm512_ternarylogic_epi32::<SELECT>(three, low[step], third[step]), 7);
+                let (a, b, third) = (v!(0), v!(1), v!(2));
+                macro_rules! joined {
+                    ($low:expr, $high:expr) => {
+                        and!(_mm512_ternarylogic_epi32::<SELECT>(_mm512_set1_epi8(3), $low, $high), 7)
+                    };
                 }
-                codes
+                [
+                    joined!(a, _mm512_slli_epi32(third, 2)),
+                    joined!(b, _mm512_slli_epi32(third, 1)),
+                    joined!(_mm512_srli_epi32(a, 2), third),
+                    joined!(_mm512_srli_epi32(b, 2), _mm512_srli_epi32(third, 1)),
+                    joined!(_mm512_srli_epi32(a, 4), _mm512_srli_epi32(third, 2)),
+                    joined!(_mm512_srli_epi32(b, 4), _mm512_srli_epi32(third, 3)),
+                    joined!(_mm512_srli_epi32(a, 6), _mm512_srli_epi32(third, 4)),
+                    joined!(_mm512_srli_epi32(b, 6), _mm512_srli_epi32(third, 5)),
+                ]
             }
             4 => {
                 let (a, b, c, d) = (v!(0), v!(1), v!(2), v!(3));
@@ -333,9 +325,8 @@ unsafe fn quant<F: Form, const R: usize>(
                 step(&mut second, w5, x.add(5));
                 step(&mut second, w6, x.add(6));
                 step(&mut second, w7, x.add(7));
-                let halves_of = |plane: usize| if with_min { Some(plane) } else { None };
-                let sums0 = ints::<R>(x, halves_of(PLANE_HALVES.0), 0);
-                let sums1 = ints::<R>(x, halves_of(PLANE_HALVES.1), 0);
+                let sums0 = ints::<R>(x, with_min.then_some(PLANE_HALVES.0), 0);
+                let sums1 = ints::<R>(x, with_min.then_some(PLANE_HALVES.1), 0);
                 for row in 0..R {
                     let part = _mm512_mul_ps(_mm512_cvtepi32_ps(dots[row]), low);
                     let mut part = _mm512_fmadd_ps(_mm512_cvtepi32_ps(second[row]), high, part);
