@@ -161,14 +161,21 @@ fn weight(dtype: Dtype, rows: usize, cols: usize) -> TensorData<'static> {
         _ => (0..dtype.bytes(cols).expect("whole blocks")).map(|_| random()).collect(),
     };
     let scales: &[usize] = match dtype {
-        Dtype::F32 | Dtype::F16 | Dtype::BF16 => &[],
+        Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F8Block => &[],
         Dtype::Q8_0 | Dtype::Q4_0 | Dtype::Q5_0 => &[0],
         Dtype::Q6K => &[208],
+        Dtype::Q2K => &[80, 82],
+        Dtype::Q3K => &[108],
         _ => &[0, 2],
     };
     for block in row.chunks_exact_mut(dtype.block().1) {
         for at in scales {
             block[*at..at + 2].copy_from_slice(&f16::from_f32(0.01).to_le_bytes());
+        }
+        if dtype == Dtype::F8Block {
+            // Less than a half exponent, so that no code is NaN.
+            block.iter_mut().for_each(|code| *code &= 0xbf);
+            block[..4].copy_from_slice(&0.01f32.to_le_bytes());
         }
     }
     TensorData { name: "bench".into(), dtype, shape: vec![rows, cols], data: Cow::Owned(row.repeat(rows)) }
@@ -226,6 +233,9 @@ fn main() {
         (Q4K, large),
         (Q5K, large),
         (Q6K, large),
+        (Q2K, large),
+        (Q3K, large),
+        (F8Block, large),
         (BF16, large),
         (F16, large),
         (F32, large),
@@ -279,5 +289,5 @@ fn bench(pool: &mut ThreadPool, options: &Options, limits: &Limits, tensor: &Ten
 }
 
 fn is_quantised(dtype: Dtype) -> bool {
-    dtype.block().0 > 1
+    dtype.block().0 > 1 && dtype != Dtype::F8Block
 }

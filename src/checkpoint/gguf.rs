@@ -280,13 +280,13 @@ fn dtype(number: u32) -> Result<Dtype, String> {
         6 => return Ok(Dtype::Q5_0),
         7 => return Ok(Dtype::Q5_1),
         8 => return Ok(Dtype::Q8_0),
+        10 => return Ok(Dtype::Q2K),
+        11 => return Ok(Dtype::Q3K),
         12 => return Ok(Dtype::Q4K),
         13 => return Ok(Dtype::Q5K),
         14 => return Ok(Dtype::Q6K),
         30 => return Ok(Dtype::BF16),
         9 => "Q8_1",
-        10 => "Q2_K",
-        11 => "Q3_K",
         15 => "Q8_K",
         16 => "IQ2_XXS",
         17 => "IQ2_XS",
@@ -309,7 +309,7 @@ fn dtype(number: u32) -> Result<Dtype, String> {
     };
     Err(format!(
         "type {number} ({unsupported}) is not supported; supported are F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, \
-         Q5_1, Q4_K, Q5_K and Q6_K"
+         Q5_1, Q2_K, Q3_K, Q4_K, Q5_K and Q6_K"
     ))
 }
 

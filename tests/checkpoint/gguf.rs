@@ -133,14 +133,25 @@ fn all_metadata_types_and_both_versions() {
 }
 
 #[test]
+fn blocks_of_2_and_3_bits_are_read() {
+    for (number, bytes, dtype) in [(10, 84, Dtype::Q2K), (11, 110, Dtype::Q3K)] {
+        let data: Vec<u8> = (0..bytes).collect();
+        let file = tiny_model("llama", false, true).tensor("output.weight", number, &[256, 1], data.clone());
+        let checkpoint = open(&file);
+        let tensor = checkpoint.tensor("lm_head.weight").unwrap();
+        assert_eq!((tensor.dtype, tensor.shape.as_slice(), &*tensor.data), (dtype, &[1, 256][..], &data[..]));
+    }
+}
+
+#[test]
 fn what_is_unsupported_is_named() {
     let mut writer = tiny_model("llama", false, true);
     writer.set("general.architecture", Meta::str("mamba"));
     let text = error(&writer);
     assert!(text.contains("\"mamba\"") && text.contains("supported are llama, qwen2, qwen3"), "{text}");
 
-    let text = error(&tiny_model("llama", false, true).tensor("output.weight", 10, &[256, 1], vec![0; 84]));
-    assert!(text.contains("output.weight") && text.contains("Q2_K") && text.contains("Q4_K"), "{text}");
+    let text = error(&tiny_model("llama", false, true).tensor("output.weight", 16, &[256, 1], vec![0; 66]));
+    assert!(text.contains("output.weight") && text.contains("IQ2_XXS") && text.contains("Q2_K"), "{text}");
 
     let text = error(&tiny_model("llama", false, true).f32_tensor("blk.0.ffn_gate_exps.weight", &[8, 12, 2]));
     assert!(text.contains("blk.0.ffn_gate_exps.weight"), "{text}");

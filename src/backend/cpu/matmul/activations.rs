@@ -4,7 +4,9 @@
 //! that a kernel walks one pointer and reaches every row at a constant distance. Float weights
 //! take `[cols][rows of the tile]` f32. Quantised weights take per group of 32 columns one
 //! record of [`WORDS`] 32-bit words a row: the rows' 8-bit values, then planes of one word a row:
-//! scale, scale * sum, and -z * sum for each zero point z, with which integer sums start.
+//! scale, scale * sum, and -z * sum for each zero point z, with which integer sums start. The planes
+//! of a group's halves, for z = 32, serve z = 4 (a shift) and Q2_K's minima (a factor) as well:
+//! every further plane would cost all types memory traffic.
 //!
 //! A group is scaled by its largest magnitude / 127. A group with a NaN or an infinity gets a NaN
 //! scale, so that every output of that row is NaN, as it were in f32.
@@ -22,6 +24,8 @@ pub(super) const WORDS: usize = 15;
 /// Planes after the codes.
 pub(super) const PLANE_SCALE: usize = 0;
 pub(super) const PLANE_SUM: usize = 1;
+/// -32 * the sum of a half group's codes, first and second half.
+pub(super) const PLANE_HALVES: (usize, usize) = (5, 6);
 
 /// The planes that correct for a zero point; the second is for a group's second half.
 pub(super) const fn zero_planes(zero: Zero) -> Option<(usize, usize)> {
@@ -30,7 +34,15 @@ pub(super) const fn zero_planes(zero: Zero) -> Option<(usize, usize)> {
         Zero::Z8 => Some((2, 2)),
         Zero::Z16 => Some((3, 3)),
         Zero::Z128 => Some((4, 4)),
-        Zero::Z32Halves => Some((5, 6)),
+        Zero::Z32Halves | Zero::Z4Halves => Some(PLANE_HALVES),
+    }
+}
+
+/// By how many bits the words of [`zero_planes`] are shifted right, which loses nothing.
+pub(super) const fn zero_shift(zero: Zero) -> u32 {
+    match zero {
+        Zero::Z4Halves => 3,
+        _ => 0,
     }
 }
 

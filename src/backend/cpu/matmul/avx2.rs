@@ -1,6 +1,6 @@
 //! AVX2 kernels: a panel as two halves of 8 rows, one after the other.
 //!
-//! Products of bytes go through `vpmaddubsw`, whose 16-bit sums hold 8 steps of 4-bit codes, 4
+//! Products of bytes go through `vpmaddubsw`, whose 16-bit sums hold 8 steps of codes up to 4 bits, 4
 //! of 5-bit ones and 2 of 6-bit ones. 8-bit codes would overflow, so they meet the activations
 //! as sign and magnitude, which takes the zero point away as well.
 
@@ -8,21 +8,22 @@ use std::arch::x86_64::*;
 
 use crate::checkpoint::Dtype;
 
-use super::activations::{self, PLANE_SCALE, PLANE_SUM, WORDS, zero_planes};
+use super::activations::{self, PLANE_HALVES, PLANE_SCALE, PLANE_SUM, WORDS, zero_planes, zero_shift};
+use super::blocks::E4M3_UNIT;
 use super::kernel::*;
-use super::layout::{LANES, STEP, SUPER, Scales};
+use super::layout::{F8_BLOCK, F8_CODES, F8_COLS, LANES, STEP, SUPER, Scales};
 
 /// See [`QuantTile`].
 pub(super) fn quant_tile(dtype: Dtype, rows: usize) -> QuantTile {
-    instances!(dtype, rows, quant, [Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4K, Q5K, Q6K])
+    instances!(dtype, rows, quant, [Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4K, Q5K, Q6K, Q2K, Q3K])
 }
 
 /// See [`FloatTile`].
 pub(super) fn float_tile(dtype: Dtype, rows: usize, single: bool) -> FloatTile {
     if single {
-        instances!(dtype, rows, float_one, [F32, F16, BF16])
+        instances!(dtype, rows, float_one, [F32, F16, BF16, F8Block])
     } else {
-        instances!(dtype, rows, float_many, [F32, F16, BF16])
+        instances!(dtype, rows, float_many, [F32, F16, BF16, F8Block])
     }
 }
 
@@ -44,6 +45,34 @@ unsafe fn unpack(bits: usize, p: *const u8) -> [__m256i; 8] {
     let and = |v: __m256i, byte: i8| _mm256_and_si256(v, _mm256_set1_epi8(byte));
     let or = |a: __m256i, b: __m256i| _mm256_or_si256(a, b);
     match bits {
+        2 | 3 => {
+            let (a, b) = (v(0), v(1));
+            let low = [
+                and(a, 3),
+                and(b, 3),
+                and(_mm256_srli_epi32(a, 2), 3),
+                and(_mm256_srli_epi32(b, 2), 3),
+                and(_mm256_srli_epi32(a, 4), 3),
+                and(_mm256_srli_epi32(b, 4), 3),
+                and(_mm256_srli_epi32(a, 6), 3),
+                and(_mm256_srli_epi32(b, 6), 3),
+            ];
+            if bits == 2 {
+                return low;
+            }
+            let third = v(2);
+            let joined = |low: __m256i, high: __m256i| or(low, and(high, 4));
+            [
+                joined(low[0], _mm256_slli_epi32(third, 2)),
+                joined(low[1], _mm256_slli_epi32(third, 1)),
+                joined(low[2], third),
+                joined(low[3], _mm256_srli_epi32(third, 1)),
+                joined(low[4], _mm256_srli_epi32(third, 2)),
+                joined(low[5], _mm256_srli_epi32(third, 3)),
+                joined(low[6], _mm256_srli_epi32(third, 4)),
+                joined(low[7], _mm256_srli_epi32(third, 5)),
+            ]
+        }
         4 => std::array::from_fn(
             |s| {
                 if s < 4 { and(v(s), 15) } else { and(_mm256_srli_epi32(v(s - 4), 4), 15) }
@@ -103,6 +132,21 @@ unsafe fn signed(p: *const u8) -> __m256 {
     _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(unsafe { _mm_loadl_epi64(p.cast()) }))
 }
 
+/// The low and the high 4 bits of 8 bytes.
+///
+/// # Safety
+/// 8 readable bytes.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+unsafe fn nibbles(p: *const u8) -> (__m256, __m256) {
+    // SAFETY: as the caller says.
+    let v = _mm256_cvtepu8_epi32(unsafe { _mm_loadl_epi64(p.cast()) });
+    (
+        _mm256_cvtepi32_ps(_mm256_and_si256(v, _mm256_set1_epi32(15))),
+        _mm256_cvtepi32_ps(_mm256_srli_epi32(v, 4)),
+    )
+}
+
 /// start + codes times activations over some steps, as 32-bit sums.
 ///
 /// # Safety
@@ -111,7 +155,7 @@ unsafe fn signed(p: *const u8) -> __m256 {
 #[inline]
 unsafe fn dot(bits: usize, codes: &[__m256i], x: *const i32, start: i32) -> __m256i {
     let chain = match bits {
-        4 => 8,
+        2..=4 => 8,
         5 => 4,
         6 => 2,
         _ => 1,
@@ -181,8 +225,9 @@ unsafe fn quant_half<F: Form, const R: usize>(
             let plane = |index: usize, row: usize| x.add(R * 8 + index * R + row);
             let value = |index: usize, row: usize| _mm256_set1_ps(plane(index, row).cast::<f32>().read());
             let zero = const { zero_planes(F::QUANT.zero) };
+            let shift = const { zero_shift(F::QUANT.zero) };
             let start = |row: usize, second: bool| {
-                zero.map_or(0, |(a, b)| plane(if second { b } else { a }, row).read())
+                zero.map_or(0, |(a, b)| plane(if second { b } else { a }, row).read() >> shift)
             };
             let whole =
                 |row: usize| _mm256_cvtepi32_ps(dot(form.bits, &w, x.add(row * 8), start(row, false)));
@@ -208,15 +253,33 @@ unsafe fn quant_half<F: Form, const R: usize>(
                         };
                     }
                 }
-                Scales::Halves => {
+                Scales::Halves | Scales::HalvesMin => {
+                    let with_min = form.scales == Scales::HalvesMin;
                     let d = halves(scales.add(lane * 2));
-                    let low = _mm256_mul_ps(d, signed(scales.add(32 + factors)));
-                    let high = _mm256_mul_ps(d, signed(scales.add(32 + factors + LANES)));
+                    let mut offsets = [_mm256_setzero_ps(); 2];
+                    let (low, high) = if with_min {
+                        let dmin =
+                            _mm256_mul_ps(halves(scales.add(32 + lane * 2)), _mm256_set1_ps(1.0 / 32.0));
+                        let [(sc0, m0), (sc1, m1)] =
+                            [nibbles(scales.add(64 + factors)), nibbles(scales.add(64 + factors + LANES))];
+                        offsets = [_mm256_mul_ps(dmin, m0), _mm256_mul_ps(dmin, m1)];
+                        (sc0, sc1)
+                    } else {
+                        (signed(scales.add(32 + factors)), signed(scales.add(32 + factors + LANES)))
+                    };
+                    let (low, high) = (_mm256_mul_ps(d, low), _mm256_mul_ps(d, high));
+                    let half_sum = |index: usize, row: usize| {
+                        _mm256_cvtepi32_ps(_mm256_set1_epi32(plane(index, row).read()))
+                    };
                     for (row, sum) in sums.iter_mut().enumerate() {
                         let first = dot(form.bits, &w[..4], x.add(row * 8), start(row, false));
                         let second = dot(form.bits, &w[4..], x.add(row * 8 + 4), start(row, true));
                         let part = _mm256_mul_ps(_mm256_cvtepi32_ps(first), low);
-                        let part = _mm256_fmadd_ps(_mm256_cvtepi32_ps(second), high, part);
+                        let mut part = _mm256_fmadd_ps(_mm256_cvtepi32_ps(second), high, part);
+                        if with_min {
+                            part = _mm256_fmadd_ps(half_sum(PLANE_HALVES.0, row), offsets[0], part);
+                            part = _mm256_fmadd_ps(half_sum(PLANE_HALVES.1, row), offsets[1], part);
+                        }
                         *sum = _mm256_fmadd_ps(part, value(PLANE_SCALE, row), *sum);
                     }
                 }
@@ -236,13 +299,21 @@ unsafe fn quant_half<F: Form, const R: usize>(
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 unsafe fn pair(dtype: Dtype, p: *const u8, lane: usize) -> [__m256; 2] {
-    // SAFETY: a pair is 128 bytes of f32 or 64 of the 16-bit types.
+    // SAFETY: a pair is 128 bytes of f32, 64 of the 16-bit types or 32 of FP8.
     unsafe {
         match dtype {
             Dtype::F32 => {
                 [_mm256_loadu_ps(p.add(lane * 4).cast()), _mm256_loadu_ps(p.add(64 + lane * 4).cast())]
             }
             Dtype::F16 => [halves(p.add(lane * 2)), halves(p.add(32 + lane * 2))],
+            Dtype::F8Block => {
+                // As `blocks::e4m3`: moves the exponent one place down below the sign.
+                let both = _mm_loadu_si128(p.add(lane * 2).cast());
+                let half = |v: __m128i| {
+                    _mm256_cvtph_ps(_mm_and_si128(_mm_srai_epi16(v, 1), _mm_set1_epi16(0xbf80_u16 as i16)))
+                };
+                [half(_mm_slli_epi16(both, 8)), half(both)]
+            }
             _ => {
                 let both = _mm256_loadu_si256(p.add(lane * 4).cast());
                 let odd = _mm256_and_si256(both, _mm256_set1_epi32(0xffff_0000_u32 as i32));
@@ -266,6 +337,10 @@ unsafe fn float<F: Form, const R: usize, const P: usize>(
     out: *mut [f32; LANES],
     lane: usize,
 ) {
+    if const { matches!(F::DTYPE, Dtype::F8Block) } {
+        // SAFETY: as the caller says.
+        return unsafe { float_blocks::<R, P>(panel, stride, cols, x, out, lane) };
+    }
     let bytes = const { 2 * LANES * F::DTYPE.block().1 };
     // SAFETY: the caller's sums are P x R rows of 16.
     let at = |p: usize, row: usize| unsafe { out.add(p * R + row).cast::<f32>().add(lane) };
@@ -293,6 +368,52 @@ unsafe fn float<F: Form, const R: usize, const P: usize>(
         for (p, sum) in sums.iter().enumerate() {
             // SAFETY: as above.
             unsafe { _mm256_storeu_ps(at(p, row), *sum) };
+        }
+    }
+}
+
+/// FP8: a block's products are summed without its scale, which the sum is then multiplied by.
+///
+/// # Safety
+/// As [`float`].
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+unsafe fn float_blocks<const R: usize, const P: usize>(
+    panel: *const u8,
+    stride: usize,
+    cols: usize,
+    x: *const f32,
+    out: *mut [f32; LANES],
+    lane: usize,
+) {
+    for block in 0..cols / F8_COLS {
+        // SAFETY: the caller's sums are P x R rows of 16, its panels have these blocks, and there
+        // are R activations a column.
+        unsafe {
+            let (codes, x) = (panel.add(block * F8_BLOCK), x.add(block * F8_COLS * R));
+            let mut parts = [[_mm256_setzero_ps(); P]; R];
+            for k in 0..F8_COLS / 2 {
+                let mut w = [[_mm256_setzero_ps(); 2]; P];
+                for (p, w) in w.iter_mut().enumerate() {
+                    *w = pair(Dtype::F8Block, codes.add(p * stride + k * 2 * LANES), lane);
+                }
+                for odd in 0..2 {
+                    for (row, parts) in parts.iter_mut().enumerate() {
+                        let x = _mm256_set1_ps(x.add((2 * k + odd) * R + row).read());
+                        for (part, w) in parts.iter_mut().zip(&w) {
+                            *part = _mm256_fmadd_ps(w[odd], x, *part);
+                        }
+                    }
+                }
+            }
+            for p in 0..P {
+                let scale = _mm256_loadu_ps(codes.add(p * stride + F8_CODES + lane * 4).cast());
+                for (row, parts) in parts.iter().enumerate() {
+                    let sum = out.add(p * R + row).cast::<f32>().add(lane);
+                    let part = _mm256_mul_ps(parts[p], _mm256_set1_ps(E4M3_UNIT));
+                    _mm256_storeu_ps(sum, _mm256_fmadd_ps(part, scale, _mm256_loadu_ps(sum)));
+                }
+            }
         }
     }
 }

@@ -11,24 +11,25 @@ use std::arch::x86_64::*;
 
 use crate::checkpoint::Dtype;
 
-use super::activations::{self, PLANE_SCALE, PLANE_SUM, WORDS, zero_planes};
+use super::activations::{self, PLANE_HALVES, PLANE_SCALE, PLANE_SUM, WORDS, zero_planes, zero_shift};
+use super::blocks::E4M3_UNIT;
 use super::kernel::*;
-use super::layout::{GROUP, LANES, STEP, SUPER, Scales};
+use super::layout::{F8_BLOCK, F8_CODES, F8_COLS, GROUP, LANES, STEP, SUPER, Scales};
 
 /// Bytes that a panel is asked for ahead: what memory delivers within its latency, with a margin.
 const PREFETCH: usize = 4096;
 
 /// See [`QuantTile`].
 pub(super) fn quant_tile(dtype: Dtype, rows: usize) -> QuantTile {
-    instances!(dtype, rows, quant, [Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4K, Q5K, Q6K])
+    instances!(dtype, rows, quant, [Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4K, Q5K, Q6K, Q2K, Q3K])
 }
 
 /// See [`FloatTile`].
 pub(super) fn float_tile(dtype: Dtype, rows: usize, single: bool) -> FloatTile {
     if single {
-        instances!(dtype, rows, float_one, [F32, F16, BF16])
+        instances!(dtype, rows, float_one, [F32, F16, BF16, F8Block])
     } else {
-        instances!(dtype, rows, float_many, [F32, F16, BF16])
+        instances!(dtype, rows, float_many, [F32, F16, BF16, F8Block])
     }
 }
 
@@ -87,6 +88,37 @@ unsafe fn unpack(bits: usize, p: *const u8) -> [__m512i; 8] {
             };
         }
         match bits {
+            2 => {
+                let (a, b) = (v!(0), v!(1));
+                [
+                    and!(a, 3),
+                    and!(b, 3),
+                    and!(_mm512_srli_epi32(a, 2), 3),
+                    and!(_mm512_srli_epi32(b, 2), 3),
+                    and!(_mm512_srli_epi32(a, 4), 3),
+                    and!(_mm512_srli_epi32(b, 4), 3),
+                    and!(_mm512_srli_epi32(a, 6), 3),
+                    and!(_mm512_srli_epi32(b, 6), 3),
+                ]
+            }
+            3 => {
+                let (a, b, third) = (v!(0), v!(1), v!(2));
+                macro_rules! joined {
+                    ($low:expr, $high:expr) => {
+                        and!(_mm512_ternarylogic_epi32::<SELECT>(_mm512_set1_epi8(3), $low, $high), 7)
+                    };
+                }
+                [
+                    joined!(a, _mm512_slli_epi32(third, 2)),
+                    joined!(b, _mm512_slli_epi32(third, 1)),
+                    joined!(_mm512_srli_epi32(a, 2), third),
+                    joined!(_mm512_srli_epi32(b, 2), _mm512_srli_epi32(third, 1)),
+                    joined!(_mm512_srli_epi32(a, 4), _mm512_srli_epi32(third, 2)),
+                    joined!(_mm512_srli_epi32(b, 4), _mm512_srli_epi32(third, 3)),
+                    joined!(_mm512_srli_epi32(a, 6), _mm512_srli_epi32(third, 4)),
+                    joined!(_mm512_srli_epi32(b, 6), _mm512_srli_epi32(third, 5)),
+                ]
+            }
             4 => {
                 let (a, b, c, d) = (v!(0), v!(1), v!(2), v!(3));
                 macro_rules! high {
@@ -173,6 +205,20 @@ unsafe fn signed(p: *const u8) -> __m512 {
     unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))) }
 }
 
+/// The low and the high 4 bits of 16 bytes.
+///
+/// # Safety
+/// 16 readable bytes, and the machine has this path.
+#[inline(always)]
+unsafe fn nibbles(p: *const u8) -> (__m512, __m512) {
+    // SAFETY: as the caller says.
+    unsafe {
+        let v = _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()));
+        let low = _mm512_and_si512(v, _mm512_set1_epi32(15));
+        (_mm512_cvtepi32_ps(low), _mm512_cvtepi32_ps(_mm512_srli_epi32(v, 4)))
+    }
+}
+
 /// Asks for the line that a panel's stream of codes and scales reaches in a while: hardware
 /// prefetchers stop at the end of a page, and a panel takes few of them.
 ///
@@ -196,18 +242,18 @@ unsafe fn step<const R: usize>(dots: &mut [__m512i; R], w: __m512i, x: *const i3
     }
 }
 
-/// The words of a plane, one a row, as what they are: integers to start from, or floats.
+/// The words of a plane of integers, one a row, shifted right.
 ///
 /// # Safety
 /// `x` points to a record of R rows, and the machine has this path.
 #[inline(always)]
-unsafe fn ints<const R: usize>(x: *const i32, plane: Option<usize>) -> [__m512i; R] {
+unsafe fn ints<const R: usize>(x: *const i32, plane: Option<usize>, shift: u32) -> [__m512i; R] {
     // SAFETY: as the caller says.
     unsafe {
         let mut values = [_mm512_setzero_si512(); R];
         if let Some(plane) = plane {
             for row in 0..R {
-                values[row] = _mm512_set1_epi32(x.add(R * 8 + plane * R + row).read());
+                values[row] = _mm512_set1_epi32(x.add(R * 8 + plane * R + row).read() >> shift);
             }
         }
         values
@@ -238,6 +284,7 @@ unsafe fn quant<F: Form, const R: usize>(
     let (record, covers) = const { F::QUANT.scales.record() };
     let code_bytes = const { F::QUANT.code_bytes() };
     let zero = const { zero_planes(F::QUANT.zero) };
+    let shift = const { zero_shift(F::QUANT.zero) };
     let mut sums = [_mm512_setzero_ps(); R];
     for group in 0..groups {
         // SAFETY: every read below is inside this group's codes, its scale record or its
@@ -254,23 +301,39 @@ unsafe fn quant<F: Form, const R: usize>(
             }
             let factors = group % SUPER * 2 * LANES;
             let [w0, w1, w2, w3, w4, w5, w6, w7] = unpack(form.bits, codes);
-            let mut dots = ints::<R>(x, zero.map(|z| z.0));
+            let mut dots = ints::<R>(x, zero.map(|z| z.0), shift);
             step(&mut dots, w0, x);
             step(&mut dots, w1, x.add(1));
             step(&mut dots, w2, x.add(2));
             step(&mut dots, w3, x.add(3));
             let d = halves(scales);
-            if form.scales == Scales::Halves {
-                let low = _mm512_mul_ps(d, signed(scales.add(32 + factors)));
-                let high = _mm512_mul_ps(d, signed(scales.add(32 + factors + LANES)));
-                let mut second = ints::<R>(x, zero.map(|z| z.1));
+            if matches!(form.scales, Scales::Halves | Scales::HalvesMin) {
+                let with_min = form.scales == Scales::HalvesMin;
+                let mut offsets = [_mm512_setzero_ps(); 2];
+                let (low, high) = if with_min {
+                    let dmin = _mm512_mul_ps(halves(scales.add(32)), _mm512_set1_ps(1.0 / 32.0));
+                    let (sc0, m0) = nibbles(scales.add(64 + factors));
+                    let (sc1, m1) = nibbles(scales.add(64 + factors + LANES));
+                    offsets = [_mm512_mul_ps(dmin, m0), _mm512_mul_ps(dmin, m1)];
+                    (sc0, sc1)
+                } else {
+                    (signed(scales.add(32 + factors)), signed(scales.add(32 + factors + LANES)))
+                };
+                let (low, high) = (_mm512_mul_ps(d, low), _mm512_mul_ps(d, high));
+                let mut second = ints::<R>(x, zero.map(|z| z.1), shift);
                 step(&mut second, w4, x.add(4));
                 step(&mut second, w5, x.add(5));
                 step(&mut second, w6, x.add(6));
                 step(&mut second, w7, x.add(7));
+                let sums0 = ints::<R>(x, with_min.then_some(PLANE_HALVES.0), 0);
+                let sums1 = ints::<R>(x, with_min.then_some(PLANE_HALVES.1), 0);
                 for row in 0..R {
                     let part = _mm512_mul_ps(_mm512_cvtepi32_ps(dots[row]), low);
-                    let part = _mm512_fmadd_ps(_mm512_cvtepi32_ps(second[row]), high, part);
+                    let mut part = _mm512_fmadd_ps(_mm512_cvtepi32_ps(second[row]), high, part);
+                    if with_min {
+                        part = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums0[row]), offsets[0], part);
+                        part = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums1[row]), offsets[1], part);
+                    }
                     sums[row] = _mm512_fmadd_ps(part, value::<R>(x, PLANE_SCALE, row), sums[row]);
                 }
                 continue;
@@ -300,7 +363,7 @@ unsafe fn quant<F: Form, const R: usize>(
                         sums[row] = _mm512_fnmadd_ps(m, value::<R>(x, PLANE_SUM, row), sums[row]);
                     }
                 }
-                Scales::Plain | Scales::Halves => {}
+                Scales::Plain | Scales::Halves | Scales::HalvesMin => {}
             }
         }
     }
@@ -316,11 +379,19 @@ unsafe fn quant<F: Form, const R: usize>(
 /// `p` points to a pair of columns, and the machine has this path.
 #[inline(always)]
 unsafe fn pair(dtype: Dtype, p: *const u8) -> [__m512; 2] {
-    // SAFETY: a pair is 128 bytes of f32 or 64 of the 16-bit types.
+    // SAFETY: a pair is 128 bytes of f32, 64 of the 16-bit types or 32 of FP8.
     unsafe {
         match dtype {
             Dtype::F32 => [_mm512_loadu_ps(p.cast()), _mm512_loadu_ps(p.add(64).cast())],
             Dtype::F16 => [halves(p), halves(p.add(32))],
+            Dtype::F8Block => {
+                // As `blocks::e4m3`: moves the exponent one place down below the sign.
+                let both = _mm256_loadu_si256(p.cast());
+                let place = _mm256_set1_epi16(0xbf80_u16 as i16);
+                let even = _mm256_and_si256(_mm256_srai_epi16(_mm256_slli_epi16(both, 8), 1), place);
+                let odd = _mm256_and_si256(_mm256_srai_epi16(both, 1), place);
+                [_mm512_cvtph_ps(even), _mm512_cvtph_ps(odd)]
+            }
             _ => {
                 let both = _mm512_loadu_si512(p.cast());
                 let odd = _mm512_and_si512(both, _mm512_set1_epi32(0xffff_0000_u32 as i32));
@@ -357,6 +428,10 @@ unsafe fn float<F: Form, const R: usize, const P: usize>(
     x: *const f32,
     out: *mut [f32; LANES],
 ) {
+    if const { matches!(F::DTYPE, Dtype::F8Block) } {
+        // SAFETY: as the caller says.
+        return unsafe { float_blocks::<R, P>(panel, stride, cols, x, out) };
+    }
     let bytes = const { 2 * LANES * F::DTYPE.block().1 };
     // SAFETY: the caller's sums are P x R rows of 16, its panels have `cols` columns, padded to
     // pairs, and there are R activations a column.
@@ -380,6 +455,44 @@ unsafe fn float<F: Form, const R: usize, const P: usize>(
         for row in 0..R {
             for p in 0..P {
                 _mm512_storeu_ps(out.add(p * R + row).cast(), sums[row][p]);
+            }
+        }
+    }
+}
+
+/// FP8: a block's products are summed without its scale, which the sum is then multiplied by.
+///
+/// # Safety
+/// As [`FloatTile`] with P panels, and the machine has this path.
+#[inline(always)]
+unsafe fn float_blocks<const R: usize, const P: usize>(
+    panel: *const u8,
+    stride: usize,
+    cols: usize,
+    x: *const f32,
+    out: *mut [f32; LANES],
+) {
+    for block in 0..cols / F8_COLS {
+        // SAFETY: the caller's sums are P x R rows of 16, its panels have these blocks, and there
+        // are R activations a column.
+        unsafe {
+            let (codes, x) = (panel.add(block * F8_BLOCK), x.add(block * F8_COLS * R));
+            let mut parts = [[_mm512_setzero_ps(); P]; R];
+            for k in 0..F8_COLS / 2 {
+                let [mut even, mut odd] = [[_mm512_setzero_ps(); P]; 2];
+                for p in 0..P {
+                    [even[p], odd[p]] = pair(Dtype::F8Block, codes.add(p * stride + k * 2 * LANES));
+                }
+                column(&mut parts, even, x.add(2 * k * R));
+                column(&mut parts, odd, x.add((2 * k + 1) * R));
+            }
+            for p in 0..P {
+                let scale = _mm512_loadu_ps(codes.add(p * stride + F8_CODES).cast());
+                for row in 0..R {
+                    let sum: *mut f32 = out.add(p * R + row).cast();
+                    let part = _mm512_mul_ps(parts[row][p], _mm512_set1_ps(E4M3_UNIT));
+                    _mm512_storeu_ps(sum, _mm512_fmadd_ps(part, scale, _mm512_loadu_ps(sum)));
+                }
             }
         }
     }

@@ -1,5 +1,7 @@
 //! Reads ggml's quantised blocks (ggml-common.h: `block_q4_0` and so on), a row's group of 32
-//! columns at a time, as unsigned codes and scales.
+//! columns at a time, as unsigned codes and scales; and decodes FP8.
+
+use half::f16;
 
 use crate::checkpoint::Dtype;
 
@@ -14,7 +16,7 @@ pub(super) struct Group {
     pub d: u16,
     /// f16 bits of m or dmin.
     pub m: u16,
-    /// Factors of d: (sc, m), or the two halves' signed sc.
+    /// Factors of d: (sc, m), or the two halves' signed sc, or their pairs of 4 bits (sc, m).
     pub factors: [u8; 2],
 }
 
@@ -73,6 +75,19 @@ pub(super) fn read(dtype: Dtype, row: &[u8], group: usize) -> Group {
             }
             g.factors = [block[192 + sub * 2], block[193 + sub * 2]];
         }
+        Dtype::Q2K => {
+            (g.d, g.m) = (u16_at(block, 80), u16_at(block, 82));
+            two_bits(&mut g.codes, &block[16..80], sub);
+            g.factors = [block[sub * 2], block[sub * 2 + 1]];
+        }
+        Dtype::Q3K => {
+            g.d = u16_at(block, 108);
+            two_bits(&mut g.codes, &block[32..96], sub);
+            for (code, high) in g.codes.iter_mut().zip(&block[..32]) {
+                *code |= (high >> sub & 1) << 2;
+            }
+            g.factors = [0, 1].map(|half| scale_q3(&block[96..108], sub * 2 + half));
+        }
         _ => unreachable!("not a type of quantised blocks"),
     }
     g
@@ -82,6 +97,13 @@ fn nibbles(codes: &mut [u8; GROUP], qs: &[u8]) {
     for j in 0..16 {
         codes[j] = qs[j] & 15;
         codes[j + 16] = qs[j] >> 4;
+    }
+}
+
+/// Group `sub` of 256 codes of 2 bits: a byte holds column k of four groups in a row.
+fn two_bits(codes: &mut [u8; GROUP], qs: &[u8], sub: usize) {
+    for (code, q) in codes.iter_mut().zip(&qs[sub / 4 * GROUP..]) {
+        *code = q >> (sub % 4 * 2) & 3;
     }
 }
 
@@ -99,4 +121,28 @@ fn scale_min(q: &[u8], j: usize) -> [u8; 2] {
     } else {
         [q[j + 4] & 15 | q[j - 4] >> 6 << 4, q[j + 4] >> 4 | q[j] >> 6 << 4]
     }
+}
+
+/// Scale `j` of Q3_K's sixteen, which are 6 bits less 32, as a signed byte: the low 4 bits are in
+/// bytes 0..8, the high 2 in bytes 8..12.
+fn scale_q3(q: &[u8], j: usize) -> u8 {
+    let low = q[j % 8] >> (j / 8 * 4) & 15;
+    let high = q[8 + j % 4] >> (j / 4 * 2) & 3;
+    (low | high << 4).wrapping_sub(32)
+}
+
+/// What [`e4m3`] leaves to be multiplied by.
+pub(super) const E4M3_UNIT: f32 = 256.0;
+
+/// An FP8 e4m3fn code (OCP 8-bit floating point specification, 1.0) / 256, exactly: its fields at
+/// the places of an f16's, whose exponent has a bias of 15 in place of 7. Subnormals come out right
+/// too. NaN's two codes would not; a served weight has none, see [`e4m3_is_nan`].
+#[inline(always)]
+pub(super) fn e4m3(code: u8) -> f16 {
+    f16::from_bits(u16::from(code & 0x80) << 8 | u16::from(code & 0x7f) << 7)
+}
+
+/// e4m3fn has no infinities: all exponent and mantissa bits set are NaN.
+pub(super) fn e4m3_is_nan(code: u8) -> bool {
+    code & 0x7f == 0x7f
 }

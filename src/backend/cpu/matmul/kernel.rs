@@ -23,7 +23,8 @@ pub enum Isa {
 pub(super) type QuantTile = unsafe fn(*const u8, *const u8, usize, *const i32, *mut [f32; LANES]);
 
 /// `NR` float panels times a tile of R rows, over a span of columns: (first panel, bytes from one
-/// panel to the next, columns, activations `[columns][R]`, sums `[NR][R][16]`, added to).
+/// panel to the next, columns (whole blocks of a type of blocks), activations `[columns][R]`, sums
+/// `[NR][R][16]`, added to).
 pub(super) type FloatTile = unsafe fn(*const u8, usize, usize, *const f32, *mut [f32; LANES]);
 
 impl Isa {
@@ -118,7 +119,7 @@ macro_rules! forms {
         }
     )*};
 }
-forms!(F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4K, Q5K, Q6K);
+forms!(F32, F16, BF16, F8Block, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4K, Q5K, Q6K, Q2K, Q3K);
 
 /// `match` over types and rows of a tile: each arm an instance of a generic kernel.
 macro_rules! instances {

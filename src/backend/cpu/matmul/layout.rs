@@ -2,13 +2,14 @@
 //! 512-bit vector holds the same few columns of all 16 rows.
 //!
 //! Float types: per pair of columns, `[2][16]` values (bf16: `[16][2]`, so that a 32-bit lane
-//! holds a row's pair and widening is a shift or a mask). An odd last column is padded.
+//! holds a row's pair and widening is a shift or a mask). An odd last column is padded. FP8 in
+//! blocks of 128 columns takes per block 64 pairs `[16][2]` of bytes, then the 16 rows' f32 scales.
 //!
 //! Quantised types: a panel is its codes, then its scales. Codes are unsigned, in groups of 32
 //! columns; a group is eight *steps* of 4 columns x 16 rows (64 bytes each, the shape of one
 //! `vpdpbusd`), packed to [`Quant::bits`] vectors of 64 bytes, see [`pack`]. Scales stay as
-//! stored (f16, and for the K types the 6-bit or 8-bit factors as bytes), so that a served
-//! weight is exactly the stored one and its size within 3% of it.
+//! stored (f16, and for the K types the 6-bit or 8-bit factors as bytes, Q2_K's pairs of 4 bits as
+//! they are), so that a served weight is exactly the stored one and its size within 4% of it.
 
 use crate::checkpoint::Dtype;
 
@@ -20,6 +21,13 @@ pub(super) const GROUP: usize = 32;
 pub(super) const STEP: usize = 64;
 /// Groups in a K type's block of 256.
 pub(super) const SUPER: usize = 8;
+/// Columns that share a scale in FP8 blocks.
+pub(super) const F8_COLS: usize = 128;
+/// Bytes of a row's block as stored: the f32 scale, then the codes.
+pub(super) const F8_STORED: usize = 4 + F8_COLS;
+/// Bytes of the codes of an FP8 block of a panel, and of the block with its scales.
+pub(super) const F8_CODES: usize = F8_COLS * LANES;
+pub(super) const F8_BLOCK: usize = F8_CODES + 4 * LANES;
 
 /// How a panel's scales are laid out; all f16 unless said otherwise, 16 rows at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +40,9 @@ pub(super) enum Scales {
     Super,
     /// Per 8 groups: d, then 16 x signed bytes sc, each for 16 columns.  w = d * sc * (q - zero)
     Halves,
+    /// Per 8 groups: d, dmin, then 16 x bytes (sc in the low 4 bits, m in the high ones), each for
+    /// 16 columns.  w = d * sc * q - dmin * m
+    HalvesMin,
 }
 
 /// What zero point the codes have: which of the activations' correction terms starts the sum.
@@ -43,22 +54,25 @@ pub(super) enum Zero {
     Z128,
     /// Two terms, one for each half group.
     Z32Halves,
+    /// As above.
+    Z4Halves,
 }
 
 /// A quantised type's served form.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Quant {
-    /// Bits of a code: 4, 5, 6 or 8.
+    /// Bits of a code: 2 to 6 or 8.
     pub bits: usize,
     pub scales: Scales,
     pub zero: Zero,
 }
 
 impl Quant {
-    /// None for the float types.
+    /// None for the float types, and for those that are never served.
     pub const fn of(dtype: Dtype) -> Option<Quant> {
         let (bits, scales, zero) = match dtype {
-            Dtype::F32 | Dtype::F16 | Dtype::BF16 => return None,
+            Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F8Block => return None,
+            Dtype::F8E4M3 | Dtype::I32 => return None,
             Dtype::Q8_0 => (8, Scales::Plain, Zero::Z128),
             Dtype::Q4_0 => (4, Scales::Plain, Zero::Z8),
             Dtype::Q5_0 => (5, Scales::Plain, Zero::Z16),
@@ -67,7 +81,8 @@ impl Quant {
             Dtype::Q4K => (4, Scales::Super, Zero::None),
             Dtype::Q5K => (5, Scales::Super, Zero::None),
             Dtype::Q6K => (6, Scales::Halves, Zero::Z32Halves),
-            Dtype::Q2K | Dtype::Q3K | Dtype::F8E4M3 | Dtype::F8Block | Dtype::I32 => todo!(),
+            Dtype::Q3K => (3, Scales::Halves, Zero::Z4Halves),
+            Dtype::Q2K => (2, Scales::HalvesMin, Zero::None),
         };
         Some(Quant { bits, scales, zero })
     }
@@ -85,6 +100,7 @@ impl Quant {
             Zero::Z16 => 16,
             Zero::Z128 => 128,
             Zero::Z32Halves => 32,
+            Zero::Z4Halves => 4,
         }
     }
 }
@@ -95,15 +111,17 @@ impl Scales {
         match self {
             Scales::Plain => (32, 1),
             Scales::Affine => (64, 1),
-            Scales::Super => (64 + SUPER * 32, SUPER),
+            Scales::Super | Scales::HalvesMin => (64 + SUPER * 32, SUPER),
             Scales::Halves => (32 + SUPER * 32, SUPER),
         }
     }
 }
 
-/// Bytes of a panel of `cols` columns, a multiple of 64.
+/// Bytes of a panel of `cols` columns, a multiple of 64. Also where column `cols` starts in a
+/// panel of a float type, for a multiple of 512.
 pub(super) const fn panel_bytes(dtype: Dtype, cols: usize) -> usize {
     let bytes = match Quant::of(dtype) {
+        None if matches!(dtype, Dtype::F8Block) => cols / F8_COLS * F8_BLOCK,
         None => cols.div_ceil(2) * 2 * LANES * dtype.block().1,
         Some(quant) => {
             let groups = cols / GROUP;
@@ -114,12 +132,24 @@ pub(super) const fn panel_bytes(dtype: Dtype, cols: usize) -> usize {
     bytes.div_ceil(64) * 64
 }
 
+/// Where a float panel, or the codes of an FP8 block of it, hold column `k` of row `lane`, in
+/// elements.
+#[inline(always)]
+pub(super) const fn float_at(dtype: Dtype, k: usize, lane: usize) -> usize {
+    match dtype {
+        Dtype::BF16 | Dtype::F8Block => k / 2 * 2 * LANES + lane * 2 + k % 2,
+        _ => k * LANES + lane,
+    }
+}
+
 /// Where the scales start in a panel.
 pub(super) const fn scales_at(quant: &Quant, cols: usize) -> usize {
     cols / GROUP * quant.code_bytes()
 }
 
 /// Packs a group's eight steps of codes into `bits` vectors:
+/// - 2 bits: vector i holds steps i, i + 2, i + 4 and i + 6, lowest bits first.
+/// - 3 bits: vectors 0 and 1 hold the low 2 bits likewise, bit s of vector 2 is step s's third.
 /// - 4 bits: vector i holds step i in its low nibbles and step 4 + i in its high ones.
 /// - 5 bits: vectors 0..5 hold steps 0..5 in their low bits. Step 5's bits are in the top 3 bits
 ///   of vector 0 and the top 2 of vector 1, step 6's likewise in 2 and 3; step 7's low 3 bits in
@@ -132,6 +162,14 @@ pub(super) fn pack(bits: usize, steps: &[[u8; STEP]; 8], out: &mut [u8]) {
         let c: [u8; 8] = std::array::from_fn(|step| steps[step][i]);
         let mut put = |vector: usize, byte: u8| out[vector * STEP + i] = byte;
         match bits {
+            2 | 3 => {
+                let low = |v: usize| (0..4).fold(0, |byte, i| byte | (c[v + 2 * i] & 3) << (2 * i));
+                put(0, low(0));
+                put(1, low(1));
+                if bits == 3 {
+                    put(2, (0..8).fold(0, |byte, s| byte | (c[s] >> 2) << s));
+                }
+            }
             4 => (0..4).for_each(|v| put(v, c[v] | c[v + 4] << 4)),
             5 => {
                 put(0, c[0] | c[5] << 5);
@@ -153,6 +191,12 @@ pub(super) fn unpack<const N: usize>(bits: usize, src: &[u8], first: usize) -> [
     let mut out = [[0; N]; 8];
     for i in 0..N {
         match bits {
+            2 | 3 => {
+                for (s, step) in out.iter_mut().enumerate() {
+                    let high = if bits == 3 { v(2, i) >> s & 1 } else { 0 };
+                    step[i] = v(s % 2, i) >> (s / 2 * 2) & 3 | high << 2;
+                }
+            }
             4 => {
                 for s in 0..4 {
                     out[s][i] = v(s, i) & 15;

@@ -8,12 +8,13 @@ use crate::backend::cpu::pool::ThreadPool;
 
 use super::activations::{self, Scratch, TILE, Tiles, WORDS};
 use super::kernel::{Isa, SendPtr, float_panels};
-use super::layout::{GROUP, LANES, Quant, scales_at};
+use super::layout::{GROUP, LANES, Quant, panel_bytes, scales_at};
 use super::{Matrix, Part};
 
 /// Tiles in a chunk.
 pub(super) const CHUNK_TILES: usize = 8;
-/// Columns of a float block: a pair of f32 panels takes 64 KiB of the second-level cache. Even, as bf16 panels hold pairs.
+/// Columns of a float block: a pair of f32 panels takes 64 KiB of the second-level cache.
+/// Even, as bf16 panels hold pairs, and whole FP8 blocks.
 const BLOCK_COLS: usize = 512;
 /// Least bytes of weights in a task: a microsecond or two, so that claiming one is cheap.
 pub(super) const TASK_BYTES: usize = 16 << 10;
@@ -128,7 +129,7 @@ impl Job<'_> {
             let mut sums = [[[0.0; LANES]; TILE * 4]; CHUNK_TILES];
             for block in (0..cols).step_by(BLOCK_COLS) {
                 let width = BLOCK_COLS.min(cols - block);
-                let start = block * LANES * part.dtype.block().1;
+                let start = panel_bytes(part.dtype, block);
                 for tile in first..last {
                     let (row, rows) = self.tiles.get(tile);
                     let x = &self.floats[row * cols + block * rows..][..width * rows];

@@ -14,6 +14,10 @@
 //!   AVX2, portable) agree in every bit too, as all of them use fused multiply-add.
 //! - Served weights are exactly the stored ones ([`Matrix::row`]). Quantised weights meet
 //!   activations that are rounded to 8 bits per 32 values, see [`activations`].
+//! - FP8 weights ([`Dtype::F8Block`]) meet f32 activations: products of e4m3 values are summed in
+//!   f32 over a block's 128 columns, and the sum is multiplied by the block's scale. A NaN code
+//!   is refused when packing, naming the tensor; a scale that is not finite makes outputs NaN or
+//!   infinite, as it would in f32.
 //! - No allocation in [`linear`] once [`Scratch`] has grown to the largest step.
 //!
 //! Deliberately absent: an AVX512-BF16 path (`vdpbf16ps` rounds activations to bf16, so its
@@ -93,7 +97,8 @@ pub struct Matrix {
 impl Matrix {
     /// Packs two-dimensional tensors with equal `in`, in order. Single-threaded; several
     /// matrices may be packed at once. Errors: a shape that is not `[out, in]`, widths that
-    /// differ or do not fill whole blocks, data of the wrong length, no memory.
+    /// differ or do not fill whole blocks, data of the wrong length, FP8 without scales or with
+    /// NaN codes, packed integers, no memory.
     pub fn pack(parts: &[TensorData<'_>]) -> Result<Matrix, BackendError> {
         let Some(first) = parts.first() else {
             return Err(BackendError::Unsupported("a weight matrix needs at least one tensor".into()));
@@ -135,6 +140,7 @@ impl Matrix {
         let row = row - part.first_row;
         let (panel, lane) = (part.panel(row / LANES), row % LANES);
         match Quant::of(part.dtype) {
+            None if part.dtype == Dtype::F8Block => f8_row(panel, lane, out),
             None => float_row(part.dtype, panel, lane, out),
             Some(quant) => quant_row(&quant, panel, lane, out),
         }
@@ -177,6 +183,14 @@ fn pack_part(tensor: &TensorData<'_>, above: &Matrix, first: &str) -> Result<Par
         return Err(fail(format!("a weight matrix is [out, in], not {:?}", tensor.shape)));
     };
     let dtype = tensor.dtype;
+    let refused = match dtype {
+        Dtype::F8E4M3 => Some("is FP8 (e4m3) without its scales; with one for each 128 columns it is served"),
+        Dtype::I32 => Some("holds packed integers (I32), which must be unpacked to a type of weights first"),
+        _ => None,
+    };
+    if let Some(reason) = refused {
+        return Err(fail(reason.into()));
+    }
     if rows == 0 || cols == 0 {
         return Err(fail(format!("a weight matrix must not be empty, and is {rows} x {cols}")));
     }
@@ -191,6 +205,11 @@ fn pack_part(tensor: &TensorData<'_>, above: &Matrix, first: &str) -> Result<Par
         let has = tensor.data.len();
         return Err(fail(format!("{rows} x {cols} of {} do not take {has} bytes", name(dtype))));
     }
+    if dtype == Dtype::F8Block
+        && let Some((row, k)) = find_nan(&tensor.data, cols)
+    {
+        return Err(fail(format!("row {row}, column {k} is NaN, which no weight may be")));
+    }
     let panel_bytes = layout::panel_bytes(dtype, cols);
     let panels = rows.div_ceil(LANES);
     let mut lines: Vec<Line> = vec![];
@@ -204,6 +223,7 @@ fn pack_part(tensor: &TensorData<'_>, above: &Matrix, first: &str) -> Result<Par
     let stored = tensor.data.chunks(LANES * row_bytes);
     for (panel, stored) in bytes.chunks_exact_mut(panel_bytes).zip(stored) {
         match Quant::of(dtype) {
+            None if dtype == Dtype::F8Block => pack_f8(stored, cols, panel),
             None => pack_floats(dtype, stored, cols, panel),
             Some(quant) => pack_quant(dtype, &quant, stored, cols, panel),
         }
@@ -211,12 +231,13 @@ fn pack_part(tensor: &TensorData<'_>, above: &Matrix, first: &str) -> Result<Par
     Ok(Part { dtype, rows, first_row: above.rows, first_panel: above.panels, panel_bytes, lines })
 }
 
-/// Where a float panel holds column `k` of row `lane`, in elements.
-fn float_at(dtype: Dtype, k: usize, lane: usize) -> usize {
-    match dtype {
-        Dtype::BF16 => k / 2 * 2 * LANES + lane * 2 + k % 2,
-        _ => k * LANES + lane,
-    }
+/// Row and column of the first NaN code in rows of FP8 blocks.
+fn find_nan(stored: &[u8], cols: usize) -> Option<(usize, usize)> {
+    let found = stored.chunks_exact(layout::F8_STORED).enumerate().find_map(|(block, bytes)| {
+        let k = bytes[4..].iter().position(|code| blocks::e4m3_is_nan(*code))?;
+        Some(block * layout::F8_COLS + k)
+    });
+    found.map(|at| (at / cols, at % cols))
 }
 
 /// `stored`: up to 16 rows as stored; missing rows stay zero.
@@ -224,7 +245,7 @@ fn pack_floats(dtype: Dtype, stored: &[u8], cols: usize, panel: &mut [u8]) {
     let size = dtype.block().1;
     for (lane, row) in stored.chunks_exact(cols * size).enumerate() {
         for (k, value) in row.chunks_exact(size).enumerate() {
-            panel[float_at(dtype, k, lane) * size..][..size].copy_from_slice(value);
+            panel[layout::float_at(dtype, k, lane) * size..][..size].copy_from_slice(value);
         }
     }
 }
@@ -232,12 +253,39 @@ fn pack_floats(dtype: Dtype, stored: &[u8], cols: usize, panel: &mut [u8]) {
 fn float_row(dtype: Dtype, panel: &[u8], lane: usize, out: &mut [f32]) {
     let size = dtype.block().1;
     for (k, out) in out.iter_mut().enumerate() {
-        let value = &panel[float_at(dtype, k, lane) * size..][..size];
+        let value = &panel[layout::float_at(dtype, k, lane) * size..][..size];
         *out = match dtype {
             Dtype::F32 => f32::from_le_bytes([value[0], value[1], value[2], value[3]]),
             Dtype::F16 => f16::from_le_bytes([value[0], value[1]]).to_f32(),
             _ => bf16::from_le_bytes([value[0], value[1]]).to_f32(),
         };
+    }
+}
+
+/// As [`pack_floats`], for FP8 blocks: a block is stored as its scale, then the codes.
+fn pack_f8(stored: &[u8], cols: usize, panel: &mut [u8]) {
+    let row_bytes = cols / layout::F8_COLS * layout::F8_STORED;
+    for (lane, row) in stored.chunks_exact(row_bytes).enumerate() {
+        let blocks = row.chunks_exact(layout::F8_STORED);
+        for (stored, block) in blocks.zip(panel.chunks_exact_mut(layout::F8_BLOCK)) {
+            let (codes, scales) = block.split_at_mut(layout::F8_CODES);
+            scales[lane * 4..][..4].copy_from_slice(&stored[..4]);
+            for (k, code) in stored[4..].iter().enumerate() {
+                codes[layout::float_at(Dtype::F8Block, k, lane)] = *code;
+            }
+        }
+    }
+}
+
+fn f8_row(panel: &[u8], lane: usize, out: &mut [f32]) {
+    for (block, out) in panel.chunks_exact(layout::F8_BLOCK).zip(out.chunks_exact_mut(layout::F8_COLS)) {
+        let (codes, scales) = block.split_at(layout::F8_CODES);
+        let scale = &scales[lane * 4..][..4];
+        let scale = f32::from_le_bytes([scale[0], scale[1], scale[2], scale[3]]);
+        for (k, out) in out.iter_mut().enumerate() {
+            let code = codes[layout::float_at(Dtype::F8Block, k, lane)];
+            *out = scale * (blocks::e4m3(code).to_f32() * blocks::E4M3_UNIT);
+        }
     }
 }
 
@@ -255,7 +303,7 @@ fn pack_quant(dtype: Dtype, quant: &Quant, stored: &[u8], cols: usize, panel: &m
                 step[lane * 4..][..4].copy_from_slice(codes);
             }
             scales[lane * 2..][..2].copy_from_slice(&read.d.to_le_bytes());
-            if matches!(quant.scales, Scales::Affine | Scales::Super) {
+            if matches!(quant.scales, Scales::Affine | Scales::Super | Scales::HalvesMin) {
                 scales[32 + lane * 2..][..2].copy_from_slice(&read.m.to_le_bytes());
             }
             if let Some(at) = factors_at(quant.scales, group) {
@@ -271,7 +319,7 @@ fn pack_quant(dtype: Dtype, quant: &Quant, stored: &[u8], cols: usize, panel: &m
 fn factors_at(scales: Scales, group: usize) -> Option<usize> {
     let start = match scales {
         Scales::Plain | Scales::Affine => return None,
-        Scales::Super => 64,
+        Scales::Super | Scales::HalvesMin => 64,
         Scales::Halves => 32,
     };
     Some(start + group % layout::SUPER * 2 * LANES)
@@ -288,14 +336,20 @@ fn quant_row(quant: &Quant, panel: &[u8], lane: usize, out: &mut [f32]) {
         let factors = factors_at(quant.scales, group)
             .map_or([0; 2], |at| [scales[at + lane], scales[at + LANES + lane]]);
         let (d, offset) = match quant.scales {
-            Scales::Plain => ([d, d], 0.0),
-            Scales::Affine => ([d, d], half(32 + lane * 2)),
-            Scales::Super => ([d * f32::from(factors[0]); 2], -(half(32 + lane * 2) * f32::from(factors[1]))),
-            Scales::Halves => (factors.map(|sc| d * f32::from(sc as i8)), 0.0),
+            Scales::Plain => ([d, d], [0.0; 2]),
+            Scales::Affine => ([d, d], [half(32 + lane * 2); 2]),
+            Scales::Super => {
+                ([d * f32::from(factors[0]); 2], [-(half(32 + lane * 2) * f32::from(factors[1])); 2])
+            }
+            Scales::HalvesMin => {
+                let dmin = half(32 + lane * 2);
+                (factors.map(|f| d * f32::from(f & 15)), factors.map(|f| -(dmin * f32::from(f >> 4))))
+            }
+            Scales::Halves => (factors.map(|sc| d * f32::from(sc as i8)), [0.0; 2]),
         };
         let codes = layout::unpack::<4>(quant.bits, &codes[group * quant.code_bytes()..], lane * 4);
         for (k, (out, &code)) in out.iter_mut().zip(codes.as_flattened()).enumerate() {
-            *out = d[k / 16] * (i32::from(code) - zero) as f32 + offset;
+            *out = d[k / 16] * (i32::from(code) - zero) as f32 + offset[k / 16];
         }
     }
 }
