@@ -139,8 +139,8 @@ fn what_is_unsupported_is_named() {
     let text = error(&writer);
     assert!(text.contains("\"mamba\"") && text.contains("supported are llama, qwen2, qwen3"), "{text}");
 
-    let text = error(&tiny_model("llama", false, true).tensor("output.weight", 10, &[256, 1], vec![0; 84]));
-    assert!(text.contains("output.weight") && text.contains("Q2_K") && text.contains("Q4_K"), "{text}");
+    let text = error(&tiny_model("llama", false, true).tensor("output.weight", 16, &[256, 1], vec![0; 66]));
+    assert!(text.contains("output.weight") && text.contains("IQ2_XXS") && text.contains("Q4_K"), "{text}");
 
     let text = error(&tiny_model("llama", false, true).f32_tensor("blk.0.ffn_gate_exps.weight", &[8, 12, 2]));
     assert!(text.contains("blk.0.ffn_gate_exps.weight"), "{text}");

@@ -82,6 +82,13 @@ impl GgufWriter {
         self
     }
 
+    /// Without the keys and tensors whose name ends so.
+    pub fn without(mut self, suffix: &str) -> Self {
+        self.metadata.retain(|(key, _)| !key.ends_with(suffix));
+        self.tensors.retain(|(name, ..)| !name.ends_with(suffix));
+        self
+    }
+
     /// Replaces the value of a key that is there.
     pub fn set(&mut self, key: &str, value: Meta) {
         match self.metadata.iter_mut().find(|(known, _)| known == key) {
@@ -225,4 +232,87 @@ pub fn tiny_model(arch: &str, biases: bool, tied: bool) -> GgufWriter {
         writer = writer.f32_tensor("output.weight", &[8, 6]);
     }
     writer.f32_tensor("output_norm.weight", &[8])
+}
+
+/// A mixture of 4 experts, 6 wide, 2 chosen, in the last of its layers: qwen3moe and minimax-m2
+/// have one layer and attention as [`tiny_model`], deepseek2 a dense one before it. `split` is how
+/// newer deepseek2 files hold attention.
+pub fn tiny_moe(arch: &str, split: bool) -> GgufWriter {
+    let key = |name: &str| format!("{arch}.{name}");
+    let mut writer = tiny_model(arch, false, false)
+        .without("ffn_gate.weight")
+        .without("ffn_up.weight")
+        .without("ffn_down.weight")
+        .meta(&key("expert_count"), Meta::U32(4))
+        .meta(&key("expert_used_count"), Meta::U32(2))
+        .meta(&key("expert_feed_forward_length"), Meta::U32(6));
+    let mut layer = 0;
+    match arch {
+        "deepseek2" => {
+            writer = tiny_latent(writer, split);
+            layer = 1;
+        }
+        "minimax-m2" => {
+            writer = writer
+                .meta(&key("expert_gating_func"), Meta::U32(2))
+                .meta(&key("attention.key_length"), Meta::U32(4))
+                .meta(&key("rope.dimension_count"), Meta::U32(2))
+                .f32_tensor("blk.0.attn_q_norm.weight", &[8])
+                .f32_tensor("blk.0.attn_k_norm.weight", &[4])
+                .f32_tensor("blk.0.exp_probs_b.bias", &[4]);
+        }
+        _ => {
+            writer = writer
+                .f32_tensor("blk.0.attn_q_norm.weight", &[4])
+                .f32_tensor("blk.0.attn_k_norm.weight", &[4]);
+        }
+    }
+    let name = |part: &str| format!("blk.{layer}.{part}.weight");
+    writer
+        .f32_tensor(&name("ffn_gate_inp"), &[8, 4])
+        .f32_tensor(&name("ffn_gate_exps"), &[8, 6, 4])
+        .f32_tensor(&name("ffn_up_exps"), &[8, 6, 4])
+        .f32_tensor(&name("ffn_down_exps"), &[6, 8, 4])
+}
+
+/// deepseek2's attention in 2 layers: 2 heads of 4 + 2, latent of 8, values of 4, q's latent of 3.
+fn tiny_latent(writer: GgufWriter, split: bool) -> GgufWriter {
+    let key = |name: &str| format!("deepseek2.{name}");
+    let mut writer = ["attn_q.weight", "attn_k.weight", "attn_v.weight", "head_count_kv"]
+        .into_iter()
+        .fold(writer, GgufWriter::without)
+        .meta(&key("block_count"), Meta::U32(2))
+        .meta(&key("leading_dense_block_count"), Meta::U32(1))
+        .meta(&key("expert_shared_count"), Meta::U32(2))
+        .meta(&key("expert_weights_scale"), Meta::F32(2.5))
+        .meta(&key("attention.q_lora_rank"), Meta::U32(3))
+        .meta(&key("attention.kv_lora_rank"), Meta::U32(8))
+        .meta(&key("rope.dimension_count"), Meta::U32(2))
+        .meta(&key(if split { "attention.key_length_mla" } else { "attention.key_length" }), Meta::U32(6))
+        .meta(&key(if split { "attention.value_length_mla" } else { "attention.value_length" }), Meta::U32(4))
+        .f32_tensor("blk.0.ffn_gate.weight", &[8, 12])
+        .f32_tensor("blk.0.ffn_up.weight", &[8, 12])
+        .f32_tensor("blk.0.ffn_down.weight", &[12, 8])
+        .f32_tensor("blk.1.attn_norm.weight", &[8])
+        .f32_tensor("blk.1.attn_output.weight", &[8, 8])
+        .f32_tensor("blk.1.ffn_norm.weight", &[8])
+        .f32_tensor("blk.1.ffn_gate_shexp.weight", &[8, 12])
+        .f32_tensor("blk.1.ffn_up_shexp.weight", &[8, 12])
+        .f32_tensor("blk.1.ffn_down_shexp.weight", &[12, 8]);
+    for layer in 0..2 {
+        let name = |part: &str| format!("blk.{layer}.{part}.weight");
+        writer = writer
+            .f32_tensor(&name("attn_q_a"), &[8, 3])
+            .f32_tensor(&name("attn_q_a_norm"), &[3])
+            .f32_tensor(&name("attn_q_b"), &[3, 12])
+            .f32_tensor(&name("attn_kv_a_mqa"), &[8, 10])
+            .f32_tensor(&name("attn_kv_a_norm"), &[8]);
+        writer = match split {
+            true => {
+                writer.f32_tensor(&name("attn_k_b"), &[4, 8, 2]).f32_tensor(&name("attn_v_b"), &[8, 4, 2])
+            }
+            false => writer.f32_tensor(&name("attn_kv_b"), &[8, 16]),
+        };
+    }
+    writer
 }
