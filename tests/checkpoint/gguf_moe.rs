@@ -79,10 +79,10 @@ fn qwen3_moe() {
 #[test]
 fn minimax_m2() {
     let checkpoint = open(&tiny_moe("minimax-m2", false));
-    assert_eq!(checkpoint.config["rotary_dim"], 2);
+    assert_eq!(checkpoint.config["rotary_dim"], 4);
     let config = config(&checkpoint);
     let moe = config.moe.as_ref().expect("experts");
-    assert_eq!((config.family, config.rotary_dim(), moe.intermediate), (Family::MinimaxM2, 2, 6));
+    assert_eq!((config.family, config.rotary_dim(), moe.intermediate), (Family::MinimaxM2, 4, 6));
     assert_eq!((moe.routing.experts, moe.routing.scoring), (4, Scoring::Sigmoid));
     let name = |part: &str| format!("model.layers.0.block_sparse_moe.{part}");
     assert_eq!(first(checkpoint.tensor(&name("experts.3.w1.weight"))), (vec![6, 8], 144));
@@ -106,7 +106,7 @@ fn deepseek_v2_and_v3() {
         for config in [&v2, &v3] {
             let Attention::Mla(mla) = config.attention else { panic!("no latent attention") };
             let l = mla.layout;
-            assert_eq!((l.heads, l.rank, l.nope_dim, l.rope_dim, l.v_dim), (2, 8, 4, 2, 4));
+            assert_eq!((l.heads, l.rank, l.nope_dim, l.rope_dim, l.v_dim), (2, 16, 8, 8, 24));
             assert_eq!(mla.q_rank, Some(3));
             let moe = config.moe.as_ref().expect("experts");
             assert_eq!(moe.sparse, [false, true]);
@@ -121,8 +121,8 @@ fn deepseek_v2_and_v3() {
         let attention = |part: &str| v3_file.tensor(&format!("model.layers.1.self_attn.{part}.weight"));
         assert_eq!(attention("kv_b_proj").is_some(), !split);
         if split {
-            assert_eq!(first(attention("k_b_proj")), (vec![2, 8, 4], 0));
-            assert_eq!(first(attention("v_b_proj")), (vec![2, 4, 8], 0));
+            assert_eq!(first(attention("k_b_proj")), (vec![2, 16, 8], 0));
+            assert_eq!(first(attention("v_b_proj")), (vec![2, 24, 16], 0));
         }
         for part in
             ["q_a_proj", "q_a_layernorm", "q_b_proj", "kv_a_proj_with_mqa", "kv_a_layernorm", "o_proj"]
@@ -143,8 +143,8 @@ fn deepseek_v2_and_v3() {
         .without("attn_q_a.weight")
         .without("attn_q_a_norm.weight")
         .without("attn_q_b.weight")
-        .f32_tensor("blk.0.attn_q.weight", &[8, 12])
-        .f32_tensor("blk.1.attn_q.weight", &[8, 12]);
+        .f32_tensor("blk.0.attn_q.weight", &[8, 32])
+        .f32_tensor("blk.1.attn_q.weight", &[8, 32]);
     let lite = config(&open(&lite));
     assert!(matches!(lite.attention, Attention::Mla(mla) if mla.q_rank.is_none()));
     let groups = lite.moe.expect("experts").routing.groups;
@@ -173,7 +173,7 @@ fn yarn_sharpens_as_the_original() {
     assert_eq!(config.rope.attention_factor(), 1.0);
     let Attention::Mla(mla) = config.attention else { panic!("no latent attention") };
     let sharpened = 0.1 * 0.707 * 40f64.ln() + 1.0;
-    assert!((f64::from(mla.scale) - sharpened * sharpened / 6f64.sqrt()).abs() < 1e-6, "{}", mla.scale);
+    assert!((f64::from(mla.scale) - sharpened * sharpened / 4.0).abs() < 1e-6, "{}", mla.scale);
 }
 
 #[test]
@@ -199,17 +199,17 @@ fn contradictions_are_named() {
         ("qwen3moe", "expert_feed_forward_length", Meta::U32(7)),
         ("qwen3moe", "expert_gating_func", Meta::U32(2)),
         ("qwen3moe", "expert_weights_scale", Meta::F32(2.0)),
-        ("qwen3moe", "rope.dimension_count", Meta::U32(2)),
+        ("qwen3moe", "rope.dimension_count", Meta::U32(4)),
         ("minimax-m2", "expert_gating_func", Meta::U32(1)),
-        ("minimax-m2", "rope.dimension_count", Meta::U32(6)),
+        ("minimax-m2", "rope.dimension_count", Meta::U32(10)),
         ("deepseek2", "expert_gating_func", Meta::U32(2)),
         ("deepseek2", "expert_gating_func", Meta::U32(4)),
         ("deepseek2", "leading_dense_block_count", Meta::U32(2)),
         ("deepseek2", "leading_dense_block_count", Meta::U32(0)),
         ("deepseek2", "attention.q_lora_rank", Meta::U32(4)),
-        ("deepseek2", "attention.kv_lora_rank", Meta::U32(9)),
-        ("deepseek2", "attention.key_length_mla", Meta::U32(2)),
-        ("deepseek2", "attention.value_length_mla", Meta::U32(5)),
+        ("deepseek2", "attention.kv_lora_rank", Meta::U32(17)),
+        ("deepseek2", "attention.key_length_mla", Meta::U32(8)),
+        ("deepseek2", "attention.value_length_mla", Meta::U32(16)),
         ("deepseek2", "attention.head_count", Meta::U32(i32::MAX as u32)),
         ("deepseek2", "attention.temperature_length", Meta::U32(8192)),
         ("deepseek2", "rope.dimension_count", Meta::U32(4)),

@@ -234,40 +234,21 @@ pub fn tiny_model(arch: &str, biases: bool, tied: bool) -> GgufWriter {
     writer.f32_tensor("output_norm.weight", &[8])
 }
 
-/// A mixture of 4 experts, 6 wide, 2 chosen, in the last of its layers: qwen3moe and minimax-m2
-/// have one layer and attention as [`tiny_model`], deepseek2 a dense one before it. `split` is how
-/// newer deepseek2 files hold attention.
+/// A mixture of 4 experts, 6 wide, 2 chosen, in the last of its layers. qwen3moe and minimax-m2 have
+/// one layer, with 2 query heads and 1 key head of 8; deepseek2 has a dense one before it. `split` is
+/// how newer deepseek2 files hold attention.
 pub fn tiny_moe(arch: &str, split: bool) -> GgufWriter {
     let key = |name: &str| format!("{arch}.{name}");
     let mut writer = tiny_model(arch, false, false)
-        .without("ffn_gate.weight")
-        .without("ffn_up.weight")
-        .without("ffn_down.weight")
         .meta(&key("expert_count"), Meta::U32(4))
         .meta(&key("expert_used_count"), Meta::U32(2))
         .meta(&key("expert_feed_forward_length"), Meta::U32(6));
-    let mut layer = 0;
-    match arch {
-        "deepseek2" => {
-            writer = tiny_latent(writer, split);
-            layer = 1;
-        }
-        "minimax-m2" => {
-            writer = writer
-                .meta(&key("expert_gating_func"), Meta::U32(2))
-                .meta(&key("attention.key_length"), Meta::U32(4))
-                .meta(&key("rope.dimension_count"), Meta::U32(2))
-                .f32_tensor("blk.0.attn_q_norm.weight", &[8])
-                .f32_tensor("blk.0.attn_k_norm.weight", &[4])
-                .f32_tensor("blk.0.exp_probs_b.bias", &[4]);
-        }
-        _ => {
-            writer = writer
-                .f32_tensor("blk.0.attn_q_norm.weight", &[4])
-                .f32_tensor("blk.0.attn_k_norm.weight", &[4]);
-        }
+    for part in ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"] {
+        writer = writer.without(&format!("{part}.weight"));
     }
-    let name = |part: &str| format!("blk.{layer}.{part}.weight");
+    let latent = arch == "deepseek2";
+    writer = if latent { latent_layers(writer, split) } else { grouped_layer(writer, arch) };
+    let name = |part: &str| format!("blk.{}.{part}.weight", usize::from(latent));
     writer
         .f32_tensor(&name("ffn_gate_inp"), &[8, 4])
         .f32_tensor(&name("ffn_gate_exps"), &[8, 6, 4])
@@ -275,26 +256,47 @@ pub fn tiny_moe(arch: &str, split: bool) -> GgufWriter {
         .f32_tensor(&name("ffn_down_exps"), &[6, 8, 4])
 }
 
-/// deepseek2's attention in 2 layers: 2 heads of 4 + 2, latent of 8, values of 4, q's latent of 3.
-fn tiny_latent(writer: GgufWriter, split: bool) -> GgufWriter {
+/// Attention of qwen3moe, or of minimax-m2, which rotates half of each head.
+fn grouped_layer(writer: GgufWriter, arch: &str) -> GgufWriter {
+    let key = |name: &str| format!("{arch}.{name}");
+    let writer = writer
+        .meta(&key("attention.key_length"), Meta::U32(8))
+        .f32_tensor("blk.0.attn_q.weight", &[8, 16])
+        .f32_tensor("blk.0.attn_k.weight", &[8, 8])
+        .f32_tensor("blk.0.attn_v.weight", &[8, 8])
+        .f32_tensor("blk.0.attn_output.weight", &[16, 8])
+        .f32_tensor("blk.0.attn_k_norm.weight", &[8]);
+    if arch != "minimax-m2" {
+        return writer.f32_tensor("blk.0.attn_q_norm.weight", &[8]);
+    }
+    writer
+        .meta(&key("expert_gating_func"), Meta::U32(2))
+        .meta(&key("rope.dimension_count"), Meta::U32(4))
+        .f32_tensor("blk.0.attn_q_norm.weight", &[16])
+        .f32_tensor("blk.0.exp_probs_b.bias", &[4])
+}
+
+/// deepseek2's 2 layers: 2 heads of 8 + 8, a latent of 16, values of 24, q's latent of 3.
+fn latent_layers(writer: GgufWriter, split: bool) -> GgufWriter {
     let key = |name: &str| format!("deepseek2.{name}");
-    let mut writer = ["attn_q.weight", "attn_k.weight", "attn_v.weight", "head_count_kv"]
-        .into_iter()
-        .fold(writer, GgufWriter::without)
+    let mut writer = writer
+        .without("head_count_kv")
         .meta(&key("block_count"), Meta::U32(2))
         .meta(&key("leading_dense_block_count"), Meta::U32(1))
         .meta(&key("expert_shared_count"), Meta::U32(2))
         .meta(&key("expert_weights_scale"), Meta::F32(2.5))
         .meta(&key("attention.q_lora_rank"), Meta::U32(3))
-        .meta(&key("attention.kv_lora_rank"), Meta::U32(8))
-        .meta(&key("rope.dimension_count"), Meta::U32(2))
-        .meta(&key(if split { "attention.key_length_mla" } else { "attention.key_length" }), Meta::U32(6))
-        .meta(&key(if split { "attention.value_length_mla" } else { "attention.value_length" }), Meta::U32(4))
+        .meta(&key("attention.kv_lora_rank"), Meta::U32(16))
+        .meta(&key("rope.dimension_count"), Meta::U32(8))
+        .meta(&key(if split { "attention.key_length_mla" } else { "attention.key_length" }), Meta::U32(16))
+        .meta(
+            &key(if split { "attention.value_length_mla" } else { "attention.value_length" }),
+            Meta::U32(24),
+        )
         .f32_tensor("blk.0.ffn_gate.weight", &[8, 12])
         .f32_tensor("blk.0.ffn_up.weight", &[8, 12])
         .f32_tensor("blk.0.ffn_down.weight", &[12, 8])
         .f32_tensor("blk.1.attn_norm.weight", &[8])
-        .f32_tensor("blk.1.attn_output.weight", &[8, 8])
         .f32_tensor("blk.1.ffn_norm.weight", &[8])
         .f32_tensor("blk.1.ffn_gate_shexp.weight", &[8, 12])
         .f32_tensor("blk.1.ffn_up_shexp.weight", &[8, 12])
@@ -304,14 +306,15 @@ fn tiny_latent(writer: GgufWriter, split: bool) -> GgufWriter {
         writer = writer
             .f32_tensor(&name("attn_q_a"), &[8, 3])
             .f32_tensor(&name("attn_q_a_norm"), &[3])
-            .f32_tensor(&name("attn_q_b"), &[3, 12])
-            .f32_tensor(&name("attn_kv_a_mqa"), &[8, 10])
-            .f32_tensor(&name("attn_kv_a_norm"), &[8]);
+            .f32_tensor(&name("attn_q_b"), &[3, 32])
+            .f32_tensor(&name("attn_kv_a_mqa"), &[8, 24])
+            .f32_tensor(&name("attn_kv_a_norm"), &[16])
+            .f32_tensor(&name("attn_output"), &[48, 8]);
         writer = match split {
             true => {
-                writer.f32_tensor(&name("attn_k_b"), &[4, 8, 2]).f32_tensor(&name("attn_v_b"), &[8, 4, 2])
+                writer.f32_tensor(&name("attn_k_b"), &[8, 16, 2]).f32_tensor(&name("attn_v_b"), &[16, 24, 2])
             }
-            false => writer.f32_tensor(&name("attn_kv_b"), &[8, 16]),
+            false => writer.f32_tensor(&name("attn_kv_b"), &[16, 64]),
         };
     }
     writer
