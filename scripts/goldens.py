@@ -21,6 +21,9 @@ the KV cache and again without it, and both must agree. Prompts are drawn until 
 wide enough, so that an implementation which sums in another order still gets the same tokens.
 Where a checkpoint shows a feature (rope scaling, a sliding window) the same weights without the
 feature must give clearly different log-probabilities, else the golden would prove nothing.
+
+Mixtures of experts are in goldens_moe.py, FP8, AWQ and GPTQ in goldens_quantized.py, GGUF files
+in goldens_gguf.py; they share what is here.
 """
 
 import copy
@@ -191,13 +194,21 @@ def margins(logprobs):
     return top[..., 0] - top[..., 1]
 
 
-def find_prompt(model, length, margin, gen, taken, steps=STEPS):
-    """A random prompt whose whole continuation is safe from ties, free of EOS and not dull."""
+def draw_prompts(length, gen):
+    return torch.randint(0, VOCAB - len(SPECIAL), (64, length), generator=gen)
+
+
+def find_prompt(model, length, margin, gen, taken, steps=STEPS, routers=None):
+    """A random prompt whose whole continuation is safe from ties, free of EOS and not dull.
+
+    `routers` (see goldens_moe.py) watches a mixture of experts for ties between experts."""
     best = None
     for _ in range(40):
-        prompts = torch.randint(0, VOCAB - len(SPECIAL), (min(64, VOCAB), length), generator=gen)
+        prompts = routers.draw_prompts(model, length, gen) if routers else draw_prompts(length, gen)
         tokens, logprobs = greedy(model, prompts, steps)
         safe = margins(logprobs).min(-1).values >= margin * 1.1
+        if routers:
+            safe &= routers.take(len(prompts)) >= routers.margin * 1.1
         for p, t, ok in zip(prompts, tokens.tolist(), safe.tolist()):
             if ok and not set(t) & set(EOS) and tuple(p.tolist()) not in taken:
                 if best is None or len(set(t)) > len(set(best[1])):
@@ -210,11 +221,14 @@ def find_prompt(model, length, margin, gen, taken, steps=STEPS):
     return best[0][None]
 
 
-def case(model, prompt, full, steps=STEPS):
+def case(model, prompt, full, steps=STEPS, routers=None):
     tokens, logprobs = greedy(model, prompt, steps)
+    router_margin = routers.take(1).item() if routers else None
     again, logprobs_again = greedy(model, prompt, steps, cache=False)
     assert torch.equal(tokens, again)
     assert (logprobs - logprobs_again).abs().max() < 2e-4, (logprobs - logprobs_again).abs().max()
+    if routers:
+        assert min(router_margin, routers.take(1).item()) >= routers.margin
     first = logprobs[0, 0]
     golden = {
         "prompt": prompt[0].tolist(),
@@ -226,6 +240,8 @@ def case(model, prompt, full, steps=STEPS):
     else:
         top = first.topk(20)
         golden["first_top"] = [[i, round(x, 6)] for i, x in zip(top.indices.tolist(), top.values.tolist())]
+    if routers:
+        golden["router_margin"] = round(router_margin, 5)
     return golden
 
 
@@ -266,20 +282,11 @@ def write_json(path, value):
     assert json.loads(path.read_text()) == value
 
 
-def make(name):
-    config_class, fields, options = CHECKPOINTS[name]
-    target = ROOT / name
+def save(model, target, options, edit=lambda config: config):
+    """Writes the checkpoint in the form that `options` and `edit` (of config.json) ask for."""
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    config = config_class(**copy.deepcopy({**BASE, **fields}))
-    seed = 1 + sorted(CHECKPOINTS).index(options.get("like", name))
-    model = build(config, seed)
-    dtype = options.get("dtype", torch.float32)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.copy_(p.to(dtype).float())
-
-    stored = copy.deepcopy(model).to(dtype)
+    stored = copy.deepcopy(model).to(options.get("dtype", torch.float32))
     stored.generation_config = transformers.GenerationConfig(
         eos_token_id=EOS, pad_token_id=EOS[1],
         **(dict(do_sample=True, temperature=0.7, top_p=0.9, top_k=20) if options.get("sample") else {}),
@@ -291,50 +298,89 @@ def make(name):
         (target / "chat_template.jinja").unlink()
         path = target / "tokenizer_config.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "chat_template": CHAT_TEMPLATE}, indent=2) + "\n")
+    path = target / "config.json"
+    config = json.loads(path.read_text())
     if options.get("v4"):
-        path = target / "config.json"
-        path.write_text(
-            json.dumps(as_transformers_4(json.loads(path.read_text()), options.get("rope_type_key", "rope_type")), indent=2)
-            + "\n"
-        )
-        reread = AutoModelForCausalLM.from_pretrained(target, attn_implementation="eager", dtype=torch.float32)
-        probe = torch.arange(100)[None]
-        assert torch.equal(model(probe).logits, reread.eval()(probe).logits), "the rewritten config means something else"
+        config = as_transformers_4(config, options.get("rope_type_key", "rope_type"))
+    path.write_text(json.dumps(edit(config), indent=2) + "\n")
 
-    rounded = dtype != torch.float32
-    margin = 0.1 if rounded else 0.05
+
+def check_reread(model, target, **load):
+    """What was written means to transformers what `model` computes."""
+    reread = AutoModelForCausalLM.from_pretrained(target, attn_implementation="eager", dtype=torch.float32, **load)
+    probe = torch.arange(100)[None]
+    with torch.no_grad():
+        assert torch.equal(model(probe).logits, reread.eval()(probe).logits), "the checkpoint means something else"
+
+
+@torch.no_grad()
+def check_feature(name, model, plain, cases):
+    """Some case's first step tells `plain`, which lacks the feature, from `model`."""
+    first = [[m(torch.tensor([c["prompt"]])).logits[0, -1].log_softmax(-1) for c in cases] for m in (model, plain)]
+    gap = (torch.stack(first[0]) - torch.stack(first[1])).abs().max()
+    assert gap > 0.5, f"{name}: without its feature the log-probabilities differ by {gap:.4f} only"
+    return gap.item()
+
+
+def find_cases(model, lengths, seed, margin, steps=STEPS, routers=None):
     gen, taken = torch.Generator().manual_seed(seed), set()
-    lengths = options.get("lengths", LENGTHS)
-    cases = [case(model, find_prompt(model, n, margin, gen, taken), full=i == 2) for i, n in enumerate(lengths)]
+    return [
+        case(model, find_prompt(model, n, margin, gen, taken, steps, routers), i == 2, steps, routers)
+        for i, n in enumerate(lengths)
+    ]
 
-    if "without" in options:
-        plain = AutoModelForCausalLM.from_config(
-            config_class(**copy.deepcopy({**BASE, **fields, **options["without"]})), attn_implementation="eager",
-            dtype=torch.float32,
-        ).eval()
-        plain.load_state_dict(model.state_dict())
-        longest = torch.tensor([max((c["prompt"] for c in cases), key=len)])
-        with torch.no_grad():
-            gap = (plain(longest).logits[:, -1].log_softmax(-1) - model(longest).logits[:, -1].log_softmax(-1)).abs().max()
-        assert gap > 0.5, f"{name}: without its feature the log-probabilities differ by {gap:.4f} only"
 
+def made_by(script):
+    return f"scripts/{script}, transformers {transformers.__version__}, torch {torch.__version__.split('+')[0]}"
+
+
+def write_golden(target, cases, tolerance, **about):
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "你好, what is 12 + 30? 😀"}]
     text = TOKENIZER.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     write_json(target / "golden.json", {
-        "made_by": f"scripts/goldens.py, transformers {transformers.__version__}, torch {torch.__version__.split('+')[0]}",
-        "seed": seed,
-        "config_form": "transformers 4" if options.get("v4") else "transformers 5",
-        "compute": "f32 from the stored weights, eager attention",
+        **about,
         "ignore_eos": False,
-        # Rounded checkpoints may be served with a KV cache of f16.
-        "logprob_tolerance": 0.02 if rounded else 0.001,
+        "logprob_tolerance": tolerance,
         "margin_nats_min": min(min(c["margins"]) for c in cases),
         "chat": {"messages": messages, "text": text, "ids": TOKENIZER(text)["input_ids"]},
         "cases": cases,
     })
     size = sum(f.stat().st_size for f in target.iterdir())
     distinct = [len(set(c["tokens"])) for c in cases]
-    print(f"{name}: {size / 1e3:.0f} kB, {len(cases)} cases, distinct tokens {distinct}", flush=True)
+    print(f"{target.name}: {size / 1e3:.0f} kB, {len(cases)} cases, distinct tokens {distinct}", flush=True)
+
+
+def make(name):
+    config_class, fields, options = CHECKPOINTS[name]
+    target = ROOT / name
+    config = config_class(**copy.deepcopy({**BASE, **fields}))
+    seed = 1 + sorted(CHECKPOINTS).index(options.get("like", name))
+    model = build(config, seed)
+    dtype = options.get("dtype", torch.float32)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(p.to(dtype).float())
+    save(model, target, options)
+    if options.get("v4"):
+        check_reread(model, target)
+
+    rounded = dtype != torch.float32
+    cases = find_cases(model, options.get("lengths", LENGTHS), seed, 0.1 if rounded else 0.05)
+    if "without" in options:
+        plain = AutoModelForCausalLM.from_config(
+            config_class(**copy.deepcopy({**BASE, **fields, **options["without"]})), attn_implementation="eager",
+            dtype=torch.float32,
+        ).eval()
+        plain.load_state_dict(model.state_dict())
+        check_feature(name, model, plain, cases)
+    write_golden(
+        # Rounded checkpoints may be served with a KV cache of f16.
+        target, cases, 0.02 if rounded else 0.001,
+        made_by=made_by("goldens.py"),
+        seed=seed,
+        config_form="transformers 4" if options.get("v4") else "transformers 5",
+        compute="f32 from the stored weights, eager attention",
+    )
 
 
 if __name__ == "__main__":
