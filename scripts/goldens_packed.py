@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 
 OUT = pathlib.Path(__file__).parent.parent / "tests" / "checkpoint" / "packed.safetensors"
-OUTPUTS, INPUTS = 64, 128
+OUTPUTS, INPUTS = 32, 128
 FP8_ROWS = 130
 
 

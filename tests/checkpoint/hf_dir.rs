@@ -137,13 +137,13 @@ fn shards() {
 
 #[test]
 fn unsupported_types_are_named() {
-    let bytes = serialize(&[("a", StDtype::F32, &[2]), ("ids", StDtype::I64, &[2])]);
-    let directory = directory(&[("config.json", b"{}"), ("model.safetensors", &bytes)]);
-    let message = text(directory.path(), "model.safetensors");
-    assert!(
-        message.contains("ids") && message.contains("I64") && message.contains("F32, F16 and BF16"),
-        "{message}"
-    );
+    for (dtype, name) in [(StDtype::I64, "I64"), (StDtype::F8_E5M2, "F8_E5M2"), (StDtype::U8, "U8")] {
+        let bytes = serialize(&[("a", StDtype::F32, &[2]), ("ids", dtype, &[2])]);
+        let directory = directory(&[("config.json", b"{}"), ("model.safetensors", &bytes)]);
+        let message = text(directory.path(), "model.safetensors");
+        let expected = ["ids", name, "supported are F32, F16, BF16, F8_E4M3 and I32"];
+        assert!(expected.iter().all(|part| message.contains(part)), "{message}");
+    }
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! Checkpoints from every source, good and corrupt.
 
 mod gguf;
+mod gguf_moe;
 mod hf_dir;
 mod hub;
 mod hub_server;
+mod quantized;
 mod resolve;
 
 use novastack::checkpoint::{Checkpoint, CheckpointError};

@@ -82,6 +82,13 @@ impl GgufWriter {
         self
     }
 
+    /// Without the keys and tensors whose name ends so.
+    pub fn without(mut self, suffix: &str) -> Self {
+        self.metadata.retain(|(key, _)| !key.ends_with(suffix));
+        self.tensors.retain(|(name, ..)| !name.ends_with(suffix));
+        self
+    }
+
     /// Replaces the value of a key that is there.
     pub fn set(&mut self, key: &str, value: Meta) {
         match self.metadata.iter_mut().find(|(known, _)| known == key) {
@@ -225,4 +232,90 @@ pub fn tiny_model(arch: &str, biases: bool, tied: bool) -> GgufWriter {
         writer = writer.f32_tensor("output.weight", &[8, 6]);
     }
     writer.f32_tensor("output_norm.weight", &[8])
+}
+
+/// A mixture of 4 experts, 6 wide, 2 chosen, in the last of its layers. qwen3moe and minimax-m2 have
+/// one layer, with 2 query heads and 1 key head of 8; deepseek2 has a dense one before it. `split` is
+/// how newer deepseek2 files hold attention.
+pub fn tiny_moe(arch: &str, split: bool) -> GgufWriter {
+    let key = |name: &str| format!("{arch}.{name}");
+    let mut writer = tiny_model(arch, false, false)
+        .meta(&key("expert_count"), Meta::U32(4))
+        .meta(&key("expert_used_count"), Meta::U32(2))
+        .meta(&key("expert_feed_forward_length"), Meta::U32(6));
+    for part in ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"] {
+        writer = writer.without(&format!("{part}.weight"));
+    }
+    let latent = arch == "deepseek2";
+    writer = if latent { latent_layers(writer, split) } else { grouped_layer(writer, arch) };
+    let name = |part: &str| format!("blk.{}.{part}.weight", usize::from(latent));
+    writer
+        .f32_tensor(&name("ffn_gate_inp"), &[8, 4])
+        .f32_tensor(&name("ffn_gate_exps"), &[8, 6, 4])
+        .f32_tensor(&name("ffn_up_exps"), &[8, 6, 4])
+        .f32_tensor(&name("ffn_down_exps"), &[6, 8, 4])
+}
+
+/// Attention of qwen3moe, or of minimax-m2, which rotates half of each head.
+fn grouped_layer(writer: GgufWriter, arch: &str) -> GgufWriter {
+    let key = |name: &str| format!("{arch}.{name}");
+    let writer = writer
+        .meta(&key("attention.key_length"), Meta::U32(8))
+        .f32_tensor("blk.0.attn_q.weight", &[8, 16])
+        .f32_tensor("blk.0.attn_k.weight", &[8, 8])
+        .f32_tensor("blk.0.attn_v.weight", &[8, 8])
+        .f32_tensor("blk.0.attn_output.weight", &[16, 8])
+        .f32_tensor("blk.0.attn_k_norm.weight", &[8]);
+    if arch != "minimax-m2" {
+        return writer.f32_tensor("blk.0.attn_q_norm.weight", &[8]);
+    }
+    writer
+        .meta(&key("expert_gating_func"), Meta::U32(2))
+        .meta(&key("rope.dimension_count"), Meta::U32(4))
+        .f32_tensor("blk.0.attn_q_norm.weight", &[16])
+        .f32_tensor("blk.0.exp_probs_b.bias", &[4])
+}
+
+/// deepseek2's 2 layers: 2 heads of 8 + 8, a latent of 16, values of 24, q's latent of 3.
+fn latent_layers(writer: GgufWriter, split: bool) -> GgufWriter {
+    let key = |name: &str| format!("deepseek2.{name}");
+    let mut writer = writer
+        .without("head_count_kv")
+        .meta(&key("block_count"), Meta::U32(2))
+        .meta(&key("leading_dense_block_count"), Meta::U32(1))
+        .meta(&key("expert_shared_count"), Meta::U32(2))
+        .meta(&key("expert_weights_scale"), Meta::F32(2.5))
+        .meta(&key("attention.q_lora_rank"), Meta::U32(3))
+        .meta(&key("attention.kv_lora_rank"), Meta::U32(16))
+        .meta(&key("rope.dimension_count"), Meta::U32(8))
+        .meta(&key(if split { "attention.key_length_mla" } else { "attention.key_length" }), Meta::U32(16))
+        .meta(
+            &key(if split { "attention.value_length_mla" } else { "attention.value_length" }),
+            Meta::U32(24),
+        )
+        .f32_tensor("blk.0.ffn_gate.weight", &[8, 12])
+        .f32_tensor("blk.0.ffn_up.weight", &[8, 12])
+        .f32_tensor("blk.0.ffn_down.weight", &[12, 8])
+        .f32_tensor("blk.1.attn_norm.weight", &[8])
+        .f32_tensor("blk.1.ffn_norm.weight", &[8])
+        .f32_tensor("blk.1.ffn_gate_shexp.weight", &[8, 12])
+        .f32_tensor("blk.1.ffn_up_shexp.weight", &[8, 12])
+        .f32_tensor("blk.1.ffn_down_shexp.weight", &[12, 8]);
+    for layer in 0..2 {
+        let name = |part: &str| format!("blk.{layer}.{part}.weight");
+        writer = writer
+            .f32_tensor(&name("attn_q_a"), &[8, 3])
+            .f32_tensor(&name("attn_q_a_norm"), &[3])
+            .f32_tensor(&name("attn_q_b"), &[3, 32])
+            .f32_tensor(&name("attn_kv_a_mqa"), &[8, 24])
+            .f32_tensor(&name("attn_kv_a_norm"), &[16])
+            .f32_tensor(&name("attn_output"), &[48, 8]);
+        writer = match split {
+            true => {
+                writer.f32_tensor(&name("attn_k_b"), &[8, 16, 2]).f32_tensor(&name("attn_v_b"), &[16, 24, 2])
+            }
+            false => writer.f32_tensor(&name("attn_kv_b"), &[16, 64]),
+        };
+    }
+    writer
 }

@@ -58,11 +58,12 @@ impl Gptq {
         inputs: usize,
     ) -> Result<TensorData<'a>, LoadError> {
         let grid = Grid::new(parts, out, inputs, self.bits, self.group)?;
-        self.check_order(&grid)?;
         let (per_word, mask) = (grid.per_word, (1u32 << self.bits) - 1);
         let shift = |index: usize| (index % per_word) as u32 * self.bits;
         let codes = grid.words("qweight", &[inputs / per_word, out])?;
         let zeros = grid.words("qzeros", &[grid.groups, out / per_word])?;
+        // After the shapes, which a wrong group size shows in as well.
+        self.check_order(&grid)?;
         let less = u32::from(self.zero_less_one);
         let zeros = grid.zeros(|g, o| {
             let stored = zeros[g * (out / per_word) + o / per_word] >> shift(o) & mask;

@@ -1,0 +1,326 @@
+//! A GGUF file as a [`Checkpoint`]: its metadata in the shape of config.json, its vocabulary, and
+//! its tensors under Hugging Face's names.
+//!
+//! Invariants: what metadata says about sizes agrees with the first layer's tensors, and every
+//! tensor in the file has a known name; anything else is refused here, with the key or tensor
+//! named, rather than served wrongly. Deliberately absent: SentencePiece vocabularies (`text`
+//! refuses those by their model's name), adapters and projectors.
+
+mod moe;
+mod names;
+mod vocab;
+
+use super::gguf::{Gguf, TensorInfo};
+use super::mmap::Mapping;
+use super::tensors::Tensors;
+use super::{Checkpoint, CheckpointError, Dtype, TokenizerSource};
+use names::{ARCHITECTURES, Architecture, ROPE_FREQS};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::Path;
+use vocab::{generation_config, tokenizer_config, vocab};
+
+/// Opens the file: header parsed, tensors mapped.
+pub(super) fn open(path: &Path) -> Result<Checkpoint, CheckpointError> {
+    let mapping = Mapping::open(path)?;
+    let gguf = Gguf::parse(path, mapping.bytes())?;
+    let (named, config) = Reader::read(&gguf)?;
+    let vocab = vocab(&gguf)?;
+    // An id without an embedding row could be sampled or typed, but not computed.
+    let rows = named["model.embed_tokens.weight"].shape[0];
+    if let Some(vocab) = vocab.as_ref().filter(|vocab| vocab.tokens.len() > rows) {
+        let tokens = vocab.tokens.len();
+        return Err(
+            gguf.invalid(format!("metadata tokenizer.ggml.tokens: {tokens} tokens for {rows} embeddings"))
+        );
+    }
+    let mut checkpoint = Checkpoint {
+        source: path.to_owned(),
+        config,
+        generation_config: generation_config(&gguf, vocab.as_ref())?,
+        tokenizer_config: tokenizer_config(&gguf, vocab.as_ref())?,
+        chat_template: gguf.str("tokenizer.chat_template")?.map(str::to_owned),
+        tokenizer: None,
+        tensors: Tensors::default(),
+    };
+    if let (Some(vocab), Value::Object(config)) = (&vocab, &mut checkpoint.config) {
+        if let Some(bos) = vocab.bos {
+            config.insert("bos_token_id".into(), bos.into());
+        }
+        if !vocab.eos.is_empty() {
+            config.insert("eos_token_id".into(), json!(vocab.eos));
+        }
+    }
+    checkpoint.tokenizer = vocab.map(TokenizerSource::Gguf);
+    let file = checkpoint.tensors.add_file(mapping);
+    for (name, tensor) in named {
+        checkpoint.tensors.insert(file, name, tensor.dtype, tensor.shape, tensor.range)?;
+    }
+    Ok(checkpoint)
+}
+
+/// Reads the metadata of one architecture.
+struct Reader<'g, 'a> {
+    gguf: &'g Gguf<'a>,
+    /// By Hugging Face's names.
+    tensors: BTreeMap<String, TensorInfo>,
+    arch: &'static Architecture,
+}
+
+impl<'g, 'a> Reader<'g, 'a> {
+    /// The tensors by Hugging Face's names, and the config.
+    fn read(gguf: &'g Gguf<'a>) -> Result<(BTreeMap<String, TensorInfo>, Value), CheckpointError> {
+        let name = gguf
+            .str("general.architecture")?
+            .ok_or_else(|| gguf.invalid("metadata general.architecture is missing"))?;
+        let arch = ARCHITECTURES.iter().find(|arch| arch.name == name).ok_or_else(|| {
+            let supported = ARCHITECTURES.map(|arch| arch.name).join(", ");
+            gguf.invalid(format!("architecture {name:?} is not supported; supported are {supported}"))
+        })?;
+        let mut reader = Self { gguf, tensors: BTreeMap::new(), arch };
+        reader.tensors = names::hf_named(gguf, arch, reader.experts()?)?;
+        let config = reader.config()?;
+        Ok((reader.tensors, config))
+    }
+
+    fn config(&self) -> Result<Value, CheckpointError> {
+        let layers = self.layers()?;
+        let hidden = self.positive("embedding_length")?;
+        let o_proj = self.require("model.layers.0.self_attn.o_proj.weight")?;
+        let mut config = json!({
+            "architectures": [self.arch.class],
+            "model_type": self.arch.model_type,
+            "hidden_size": hidden,
+            "intermediate_size": self.positive("feed_forward_length")?,
+            "num_hidden_layers": layers,
+            "num_attention_heads": self.positive("attention.head_count")?,
+            "hidden_act": "silu",
+            "rms_norm_eps": self.float("attention.layer_norm_rms_epsilon", f64::MIN_POSITIVE..=0.1, None)?,
+            "vocab_size": self.vocab_size(hidden)?,
+            "max_position_embeddings": self.positive("context_length")?,
+            "rope_theta": self.float("rope.freq_base", 1.0..=1e15, Some(10000.0))?,
+            "attention_bias": self.tensors.contains_key("model.layers.0.self_attn.q_proj.bias"),
+            "mlp_bias": self.tensors.contains_key("model.layers.0.mlp.gate_proj.bias"),
+            "tie_word_embeddings": !self.tensors.contains_key("lm_head.weight"),
+            "torch_dtype": match o_proj.dtype {
+                Dtype::F32 => "float32",
+                Dtype::F16 => "float16",
+                _ => "bfloat16",
+            },
+        });
+        let rotary_dim = match self.arch.name {
+            "deepseek2" => self.latent_attention(&mut config)?,
+            _ => self.grouped_attention(&mut config)?,
+        };
+        match self.arch.moe() {
+            Some(_) => self.mixture(&mut config)?,
+            None => {
+                let inner = self.positive("feed_forward_length")?;
+                self.check("mlp.gate_proj.weight", &[inner, hidden])?;
+            }
+        }
+        config["rope_scaling"] = self.rope_scaling(rotary_dim)?;
+        if let Some(window) = self.optional("attention.sliding_window")? {
+            config["sliding_window"] = window.into();
+            config["use_sliding_window"] = true.into();
+        }
+        if self.arch.name == "llama" {
+            // llama.cpp's converter permutes the rows of q and k of this architecture alone.
+            config["rope_interleaved"] = true.into();
+        }
+        Ok(config)
+    }
+
+    /// How many layers the model has, those that predict further tokens not counted: what the
+    /// metadata says, and what there are tensors for.
+    fn layers(&self) -> Result<u32, CheckpointError> {
+        let blocks = self.positive("block_count")?;
+        let predicting = self.optional("nextn_predict_layers")?.unwrap_or(0);
+        let any = |layer: u32| {
+            let prefix = format!("model.layers.{layer}.");
+            self.tensors.range(prefix.clone()..).next().is_some_and(|(name, _)| name.starts_with(&prefix))
+        };
+        let layers = blocks.checked_sub(predicting).filter(|layers| *layers > 0 && any(layers - 1));
+        layers.filter(|_| !any(blocks)).ok_or_else(|| {
+            self.gguf.invalid(format!(
+                "metadata {}: is {blocks}, which is not how many layers have tensors",
+                self.key("block_count")
+            ))
+        })
+    }
+
+    /// Rows of the embedding table.
+    fn vocab_size(&self, hidden: u32) -> Result<usize, CheckpointError> {
+        let embedding = self.require("model.embed_tokens.weight")?;
+        if embedding.shape.len() != 2 || embedding.shape[1] != hidden as usize {
+            return Err(self.gguf.invalid(format!(
+                "tensor {}: has shape {:?}, the metadata says [vocabulary, {hidden}]",
+                embedding.name, embedding.shape
+            )));
+        }
+        Ok(embedding.shape[0])
+    }
+
+    /// Keys and values per head; returns how many of a head's values are rotated.
+    fn grouped_attention(&self, config: &mut Value) -> Result<u32, CheckpointError> {
+        let hidden = self.positive("embedding_length")?;
+        let heads = self.positive("attention.head_count")?;
+        let kv_heads = match self.gguf.get(&self.key("attention.head_count_kv")) {
+            Some(_) => self.positive("attention.head_count_kv")?,
+            None => heads,
+        };
+        let head_dim = self.optional("attention.key_length")?.unwrap_or(hidden / heads);
+        if head_dim == 0 || !heads.is_multiple_of(kv_heads) {
+            return Err(self.gguf.invalid(format!(
+                "metadata {}: {heads} query heads do not go with {kv_heads} key heads of size {head_dim}",
+                self.key("attention.head_count")
+            )));
+        }
+        let rotary_dim = self.optional("rope.dimension_count")?.unwrap_or(head_dim);
+        let partly = self.arch.name == "minimax-m2" && rotary_dim < head_dim;
+        let whole = [
+            ("attention.value_length", self.optional("attention.value_length")?.unwrap_or(head_dim)),
+            ("rope.dimension_count", if partly { head_dim } else { rotary_dim }),
+        ];
+        if let Some((key, _)) = whole.into_iter().find(|(_, value)| *value != head_dim) {
+            let key = self.key(key);
+            return Err(self.gguf.invalid(format!("metadata {key}: must be the head's size, {head_dim}")));
+        }
+        let width = |heads: u32| self.product(heads, head_dim, "attention.head_count");
+        self.check("self_attn.q_proj.weight", &[width(heads)?, hidden])?;
+        self.check("self_attn.k_proj.weight", &[width(kv_heads)?, hidden])?;
+        self.check("self_attn.v_proj.weight", &[width(kv_heads)?, hidden])?;
+        config["num_key_value_heads"] = kv_heads.into();
+        config["head_dim"] = head_dim.into();
+        if partly {
+            config["rotary_dim"] = rotary_dim.into();
+        }
+        Ok(rotary_dim)
+    }
+
+    /// An error unless the first layer's tensor has that shape.
+    fn check(&self, name: &str, shape: &[u32]) -> Result<(), CheckpointError> {
+        self.check_named(&format!("model.layers.0.{name}"), shape)
+    }
+
+    fn check_named(&self, name: &str, shape: &[u32]) -> Result<(), CheckpointError> {
+        let tensor = self.require(name)?;
+        if !tensor.shape.iter().copied().eq(shape.iter().map(|dim| *dim as usize)) {
+            return Err(self.gguf.invalid(format!(
+                "tensor {}: has shape {:?}, the metadata says {shape:?}",
+                tensor.name, tensor.shape
+            )));
+        }
+        Ok(())
+    }
+
+    /// A width that is given by two numbers.
+    fn product(&self, a: u32, b: u32, key: &str) -> Result<u32, CheckpointError> {
+        a.checked_mul(b).ok_or_else(|| {
+            self.gguf.invalid(format!("metadata {}: {a} times {b} is too large", self.key(key)))
+        })
+    }
+
+    fn rope_scaling(&self, rotary_dim: u32) -> Result<Value, CheckpointError> {
+        if let Some(tensor) = self.tensors.get(ROPE_FREQS) {
+            if tensor.dtype != Dtype::F32 || tensor.shape != [rotary_dim as usize / 2] {
+                return Err(self
+                    .gguf
+                    .invalid(format!("tensor {ROPE_FREQS}: must be F32 of shape [{}]", rotary_dim / 2)));
+            }
+            return Ok(json!({"rope_type": "gguf_freqs"}));
+        }
+        let factor = self.float("rope.scaling.factor", 1.0..=1e6, None);
+        let key = self.key("rope.scaling.type");
+        match self.gguf.str(&key)? {
+            None | Some("none") => Ok(Value::Null),
+            Some("linear") => Ok(json!({"rope_type": "linear", "factor": factor?})),
+            Some("yarn") => self.yarn(factor?),
+            Some(other) => Err(self.gguf.invalid(format!(
+                "metadata {key}: {other:?} is not supported; supported are none, linear and yarn"
+            ))),
+        }
+    }
+
+    fn yarn(&self, factor: f64) -> Result<Value, CheckpointError> {
+        let mut yarn = json!({
+            "rope_type": "yarn",
+            "factor": factor,
+            "original_max_position_embeddings": self.positive("rope.scaling.original_context_length")?,
+        });
+        for (key, hf) in [("yarn_beta_fast", "beta_fast"), ("yarn_beta_slow", "beta_slow")] {
+            let key = format!("rope.scaling.{key}");
+            if self.gguf.get(&self.key(&key)).is_some() {
+                yarn[hf] = self.float(&key, 0.0..=1e6, None)?.into();
+            }
+        }
+        // Of deepseek2 alone llama.cpp reads how far attention is sharpened. It takes `mscale`, which
+        // the file does not hold, to be equal; so it is in every published model.
+        let multiplier = "rope.scaling.yarn_log_multiplier";
+        if self.arch.name == "deepseek2" && self.gguf.get(&self.key(multiplier)).is_some() {
+            // Through decimal: 0.707 is stored as the f32 next to 0.0707.
+            let mscale = (self.float(multiplier, 0.0..=1.0, None)? * 1e7).round() / 1e6;
+            yarn["mscale"] = mscale.into();
+            yarn["mscale_all_dim"] = mscale.into();
+        }
+        // llama.cpp multiplies its own factor with YaRN's; Hugging Face's key replaces both.
+        let own = self.float("rope.scaling.attn_factor", 0.0..=1e6, Some(1.0))?;
+        if own != 1.0 {
+            yarn["attention_factor"] = (own * (0.1 * factor.ln() + 1.0)).into();
+        }
+        Ok(yarn)
+    }
+
+    fn key(&self, key: &str) -> String {
+        format!("{}.{key}", self.arch.name)
+    }
+
+    fn require(&self, name: &str) -> Result<&TensorInfo, CheckpointError> {
+        self.tensors
+            .get(name)
+            .ok_or_else(|| self.gguf.invalid(format!("has no tensor for {name}; it is incomplete")))
+    }
+
+    /// A number between 1 and i32::MAX.
+    fn positive(&self, key: &str) -> Result<u32, CheckpointError> {
+        let key = self.key(key);
+        let number =
+            self.gguf.u32(&key)?.ok_or_else(|| self.gguf.invalid(format!("metadata {key} is missing")))?;
+        if number == 0 || number > i32::MAX as u32 {
+            return Err(self
+                .gguf
+                .invalid(format!("metadata {key}: must be between 1 and {}, got {number}", i32::MAX)));
+        }
+        Ok(number)
+    }
+
+    /// None when absent or 0, which llama.cpp reads as absent.
+    fn optional(&self, key: &str) -> Result<Option<u32>, CheckpointError> {
+        match self.gguf.u32(&self.key(key))? {
+            None | Some(0) => Ok(None),
+            Some(_) => self.positive(key).map(Some),
+        }
+    }
+
+    fn float(
+        &self,
+        key: &str,
+        allowed: std::ops::RangeInclusive<f64>,
+        default: Option<f64>,
+    ) -> Result<f64, CheckpointError> {
+        let key = self.key(key);
+        let number = self
+            .gguf
+            .f64(&key)?
+            .or(default)
+            .ok_or_else(|| self.gguf.invalid(format!("metadata {key} is missing")))?;
+        if !allowed.contains(&number) {
+            return Err(self.gguf.invalid(format!(
+                "metadata {key}: must be between {:e} and {:e}, got {number}",
+                allowed.start(),
+                allowed.end()
+            )));
+        }
+        Ok(number)
+    }
+}
