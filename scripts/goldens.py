@@ -198,10 +198,11 @@ def draw_prompts(length, gen):
     return torch.randint(0, VOCAB - len(SPECIAL), (64, length), generator=gen)
 
 
-def find_prompt(model, length, margin, gen, taken, steps=STEPS, routers=None):
+def find_prompt(model, length, margin, gen, taken, steps=STEPS, routers=None, also=lambda prompt, tokens: True):
     """A random prompt whose whole continuation is safe from ties, free of EOS and not dull.
 
-    `routers` (see goldens_moe.py) watches a mixture of experts for ties between experts."""
+    `routers` (see goldens_moe.py) watches a mixture of experts for ties between experts; `also`
+    is a further condition."""
     best = None
     for _ in range(40):
         prompts = routers.draw_prompts(model, length, gen) if routers else draw_prompts(length, gen)
@@ -211,7 +212,7 @@ def find_prompt(model, length, margin, gen, taken, steps=STEPS, routers=None):
             safe &= routers.take(len(prompts)) >= routers.margin * 1.1
         for p, t, ok in zip(prompts, tokens.tolist(), safe.tolist()):
             if ok and not set(t) & set(EOS) and tuple(p.tolist()) not in taken:
-                if best is None or len(set(t)) > len(set(best[1])):
+                if (best is None or len(set(t)) > len(set(best[1]))) and also(p, t):
                     best = (p, t)
         if best is not None and len(set(best[1])) >= steps // 2:
             break
@@ -322,10 +323,10 @@ def check_feature(name, model, plain, cases):
     return gap.item()
 
 
-def find_cases(model, lengths, seed, margin, steps=STEPS, routers=None):
+def find_cases(model, lengths, seed, margin, steps=STEPS, routers=None, **conditions):
     gen, taken = torch.Generator().manual_seed(seed), set()
     return [
-        case(model, find_prompt(model, n, margin, gen, taken, steps, routers), i == 2, steps, routers)
+        case(model, find_prompt(model, n, margin, gen, taken, steps, routers, **conditions), i == 2, steps, routers)
         for i, n in enumerate(lengths)
     ]
 

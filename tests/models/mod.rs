@@ -1,5 +1,10 @@
 //! Whole models against transformers: greedy tokens and log-probabilities of tiny random
-//! checkpoints (`scripts/goldens.py` made both), through the real loader and the HTTP API.
+//! checkpoints (`scripts/goldens*.py` made both), through the real loader and the HTTP API.
+
+mod broken;
+mod dummy;
+mod oracle;
+mod parallel;
 
 use crate::support::{golden_dir, server::Server};
 use serde_json::{Value, json};
@@ -61,11 +66,12 @@ fn pair(value: &Value) -> (u64, f64) {
     (value[0].as_u64().expect("an id"), number(&value[1]))
 }
 
-/// `name` is a folder or a file below `tests/goldens`, `golden` what transformers made of it.
-async fn one_by_one_and_all_at_once(name: &str, golden: &str) {
+/// `name` is a folder or a file below `tests/goldens`, `golden` what transformers made of it,
+/// `options` further ones of `novastack serve`.
+async fn one_by_one_and_all_at_once(name: &str, golden: &str, options: &[&str]) {
     let golden = self::golden(golden);
     let source = format!("tiny={}", golden_dir(name).display());
-    let server = Server::start(&["--model", &source, "--step-tokens", "32"]);
+    let server = Server::start(&[&["--model", &source, "--step-tokens", "32"], options].concat());
     if let Some(chat) = golden.get("chat") {
         let body = json!({"model": "tiny", "messages": chat["messages"], "add_generation_prompt": true});
         let (status, answer) = server.post("/tokenize", &body).await;
@@ -88,7 +94,7 @@ macro_rules! checkpoints {
     ($($test:ident = $name:literal),* $(,)?) => {
         $(#[tokio::test]
         async fn $test() {
-            one_by_one_and_all_at_once($name, concat!($name, "/golden.json")).await;
+            one_by_one_and_all_at_once($name, concat!($name, "/golden.json"), &[]).await;
         })*
 
         #[test]
@@ -105,6 +111,10 @@ macro_rules! checkpoints {
 }
 
 checkpoints! {
+    deepseek_v2_with_groups = "deepseek-v2",
+    deepseek_v2_lite = "deepseek-v2-lite",
+    deepseek_v3 = "deepseek-v3",
+    deepseek_v3_fp8 = "deepseek-v3-fp8",
     llama = "llama",
     llama_bf16 = "llama-bf16",
     llama_f16 = "llama-f16",
@@ -112,10 +122,21 @@ checkpoints! {
     llama3_rope = "llama-llama3rope",
     llama_tied_embeddings_and_biases = "llama-tied-bias",
     llama_yarn = "llama-yarn",
+    minimax_m2 = "minimax-m2",
+    minimax_m2_fp8 = "minimax-m2-fp8",
     qwen2 = "qwen2",
+    qwen2_awq = "qwen2-awq",
+    qwen2_gptq_int4 = "qwen2-gptq-int4",
+    qwen2_gptq_int4_with_zero_points = "qwen2-gptq-int4-asym",
+    qwen2_gptq_int8 = "qwen2-gptq-int8",
     qwen2_sliding_window = "qwen2-sliding",
     qwen2_yarn_in_two_shards = "qwen2-yarn-sharded",
     qwen3 = "qwen3",
+    qwen3_fp8 = "qwen3-fp8",
+    qwen3_moe = "qwen3-moe",
+    qwen3_moe_fp8 = "qwen3-moe-fp8",
+    qwen3_moe_gptq_int4 = "qwen3-moe-gptq-int4",
+    qwen3_moe_with_dense_layers = "qwen3-moe-mixed",
 }
 
 /// llama.cpp's own converter made these files from the same checkpoints (it permutes q and k of
@@ -126,7 +147,7 @@ async fn gguf_files_of_every_type() {
     for entry in std::fs::read_dir(golden_dir("gguf")).expect("goldens").flatten() {
         let file = entry.file_name().to_string_lossy().into_owned();
         if let Some(name) = file.strip_suffix(".gguf") {
-            one_by_one_and_all_at_once(&format!("gguf/{file}"), &format!("gguf/{name}.json")).await;
+            one_by_one_and_all_at_once(&format!("gguf/{file}"), &format!("gguf/{name}.json"), &[]).await;
             tested += 1;
         }
     }
@@ -170,59 +191,4 @@ async fn resident_memory_is_bounded() {
     let limit_kib = weights_kib + (256 + 400) * 1024;
     let peak_kib = server.peak_resident_kib();
     assert!(peak_kib <= limit_kib, "{peak_kib} KiB resident at the peak, {limit_kib} allowed");
-}
-
-#[tokio::test]
-async fn dummy_weights_need_a_config_alone_and_follow_their_seed() {
-    let folder = tempfile::tempdir().expect("a folder");
-    std::fs::copy(golden_dir("qwen3").join("config.json"), folder.path().join("config.json"))
-        .expect("a copy");
-    let source = format!("tiny={}", folder.path().display());
-    let mut outputs = Vec::new();
-    for seed in ["7", "7", "8"] {
-        let server = Server::start(&["--model", &source, "--load-format", "dummy", "--dummy-seed", seed]);
-        let body = json!({"model": "tiny", "prompt": [1, 2, 3], "max_tokens": 16, "temperature": 0, "return_token_ids": true});
-        let (status, answer) = server.post("/v1/completions", &body).await;
-        assert_eq!(status, 200, "{answer}");
-        outputs.push(ids(&answer["choices"][0]["token_ids"]));
-        let (status, answer) =
-            server.post("/v1/completions", &json!({"model": "tiny", "prompt": "text"})).await;
-        assert_eq!(status, 400, "text needs a tokenizer: {answer}");
-    }
-    assert_eq!(outputs[0], outputs[1]);
-    assert_ne!(outputs[0], outputs[2]);
-}
-
-/// The program ends with a message that names the file; it neither hangs nor panics.
-#[test]
-fn broken_checkpoints_are_named() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let copy = |name: &str, change: &dyn Fn(Vec<u8>) -> Vec<u8>| {
-        let file = folder.path().join(name);
-        let bytes = std::fs::read(golden_dir("llama").join(name)).expect(name);
-        std::fs::write(file, change(bytes)).expect("a copy");
-    };
-    let fails_with = |words: &[&str]| {
-        let source = format!("tiny={}", folder.path().display());
-        let log = Server::try_start(&["--model", &source]).err().expect("no server for a broken checkpoint");
-        assert!(
-            words.iter().all(|word| log.contains(word)) && !log.contains("panicked"),
-            "{words:?} in:\n{log}"
-        );
-    };
-    fails_with(&["config.json"]);
-    copy("config.json", &|bytes| bytes);
-    fails_with(&["safetensors"]);
-    copy("model.safetensors", &|bytes| bytes[..bytes.len() / 2].to_vec());
-    fails_with(&["model.safetensors"]);
-    copy("model.safetensors", &|bytes| bytes);
-    copy("tokenizer.json", &|bytes| bytes[..100].to_vec());
-    fails_with(&["tokenizer"]);
-    let replace = |from: &'static str, to: &'static str| {
-        move |bytes: Vec<u8>| String::from_utf8(bytes).expect("JSON").replace(from, to).into_bytes()
-    };
-    copy("config.json", &replace("LlamaForCausalLM", "MambaForCausalLM"));
-    fails_with(&["MambaForCausalLM", "supported", "Qwen3ForCausalLM"]);
-    copy("config.json", &replace("\"hidden_size\": 64", "\"hidden_size\": 128"));
-    fails_with(&["shape", "config"]);
 }
