@@ -107,8 +107,8 @@ pub(super) struct Tile {
 
 /// The tiles of one buffer, and where their rows are in x.
 pub(super) trait Tiling: Sync {
-    /// Rows of all tiles.
-    fn rows(&self) -> usize;
+    /// Rows of all tiles together.
+    fn total(&self) -> usize;
     /// Tiles.
     fn count(&self) -> usize;
     /// One of them; a row has `cols` columns.
@@ -119,7 +119,7 @@ pub(super) trait Tiling: Sync {
 
 /// Rows one after the other.
 impl Tiling for Tiles {
-    fn rows(&self) -> usize {
+    fn total(&self) -> usize {
         self.m
     }
     fn count(&self) -> usize {
@@ -146,7 +146,7 @@ pub(super) fn quantise(
     cols: usize,
 ) {
     let groups = cols / GROUP;
-    let words = tiles.rows() * groups * WORDS;
+    let words = tiles.total() * groups * WORDS;
     if scratch.quantised.len() < words {
         scratch.quantised.resize(words, 0);
     }
@@ -171,7 +171,7 @@ pub(super) fn interleave(
     x: &[f32],
     cols: usize,
 ) {
-    let words = tiles.rows() * cols;
+    let words = tiles.total() * cols;
     if scratch.floats.len() < words {
         scratch.floats.resize(words, 0.0);
     }
@@ -201,7 +201,7 @@ fn spans(
     per_task: usize,
     job: &(dyn Fn(usize, usize, usize) + Sync),
 ) {
-    let (count, rows) = (tiles.count(), tiles.rows());
+    let (count, rows) = (tiles.count(), tiles.total());
     let cuts = (units * rows.div_ceil(count.max(1)) / per_task).clamp(1, pool.threads());
     let span = units.div_ceil(cuts);
     let total = units * rows;

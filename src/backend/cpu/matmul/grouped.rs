@@ -148,7 +148,7 @@ struct List<'a> {
 }
 
 impl Tiling for List<'_> {
-    fn rows(&self) -> usize {
+    fn total(&self) -> usize {
         self.rows
     }
     fn count(&self) -> usize {
@@ -222,7 +222,7 @@ fn pass(job: &Job<'_>, from: usize, to: usize) -> u64 {
         }
     };
     let mut read = 0;
-    for from in (from..to).step_by(step.max(1)) {
+    for from in (from..to).step_by(step) {
         let to = to.min(from + step);
         for chunk in (0..tiles).step_by(CHUNK_TILES) {
             job.run(from, to, chunk, tiles.min(chunk + CHUNK_TILES));
@@ -251,7 +251,7 @@ impl Plan {
         self.tasks.clear();
         // A panel's cost in rows: to read it takes about as long as to multiply a tile.
         let cost = |product: &Product<'_>| product.rows.max(TILE);
-        let total: usize = (0..count).map(|i| product(i)).map(|p| p.w.panels * cost(&p)).sum();
+        let total: usize = (0..count).map(product).map(|p| p.w.panels * cost(&p)).sum();
         let share = total.div_ceil(threads * TASKS_PER_THREAD);
         for index in 0..count {
             let product = product(index);
@@ -263,9 +263,9 @@ impl Plan {
             // Float panels go in groups, see `float_panels`.
             let unit = if product.w.has_floats() { 4 } else { 1 };
             let panels = product.w.panels;
-            let most = (product.w.bytes() / TASK_BYTES).min(panels.div_ceil(unit)).max(1);
-            let ranges = (panels * cost(&product)).div_ceil(share).min(most);
             let units = panels.div_ceil(unit);
+            let most = (product.w.bytes() / TASK_BYTES).min(units).max(1);
+            let ranges = (panels * cost(&product)).div_ceil(share).min(most);
             let start = |range: usize| (units * range / ranges * unit).min(panels);
             self.tasks.extend((0..ranges).map(|range| Task {
                 product: index,
