@@ -247,19 +247,16 @@ impl<'a> KeyValue<'a> {
     }
 }
 
-/// In f32 where it was, else in bf16.
+/// In its own type where that is a float, else dequantised to f32: these matrices are small beside
+/// the experts, and a second rounding would cost accuracy.
 fn transposed(tensor: &TensorData<'_>) -> Result<TensorData<'static>, LoadError> {
     let values = tensor.to_f32()?;
     let (rows, columns) = (tensor.shape[0], tensor.shape[1]);
-    let value = |i: usize| values[i % rows * columns + i / rows];
-    let (dtype, data) = match tensor.dtype {
-        Dtype::F32 => {
-            (Dtype::F32, (0..values.len()).flat_map(|i| value(i).to_le_bytes()).collect::<Vec<u8>>())
-        }
-        Dtype::F16 => {
-            (Dtype::F16, (0..values.len()).flat_map(|i| f16::from_f32(value(i)).to_le_bytes()).collect())
-        }
-        _ => (Dtype::BF16, (0..values.len()).flat_map(|i| bf16::from_f32(value(i)).to_le_bytes()).collect()),
+    let values = (0..values.len()).map(|i| values[i % rows * columns + i / rows]);
+    let (dtype, data): (_, Vec<u8>) = match tensor.dtype {
+        Dtype::F16 => (Dtype::F16, values.flat_map(|value| f16::from_f32(value).to_le_bytes()).collect()),
+        Dtype::BF16 => (Dtype::BF16, values.flat_map(|value| bf16::from_f32(value).to_le_bytes()).collect()),
+        _ => (Dtype::F32, values.flat_map(f32::to_le_bytes).collect()),
     };
     Ok(TensorData { name: tensor.name.clone(), dtype, shape: vec![columns, rows], data: data.into() })
 }

@@ -112,7 +112,8 @@ impl Member {
         while gate.generation == generation && !gate.broken {
             gate = self.group.opened.wait(gate).unwrap_or_else(PoisonError::into_inner);
         }
-        let broken = gate.broken;
+        // A rank that has left after the last collective breaks the gate for the next one only.
+        let broken = gate.broken && gate.generation == generation;
         drop(gate);
         assert!(!broken, "another rank of the group has failed");
     }
