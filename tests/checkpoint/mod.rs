@@ -3,7 +3,7 @@
 mod gguf;
 mod hf_dir;
 mod hub;
-mod hub_server;
+pub mod hub_server;
 mod resolve;
 
 use novastack::checkpoint::{Checkpoint, CheckpointError};
