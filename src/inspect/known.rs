@@ -66,7 +66,8 @@ impl Known {
         let parameters = common(&entries, |entry| entry.parameters);
         let price: Price = common(&entries, |entry| Some(entry.price)).unwrap_or_default();
         let template = checkpoint.chat_template.as_deref();
-        let capabilities = common(&entries, |entry| Some(entry.capabilities.clone())).unwrap_or_default();
+        let mut capabilities = entries.first().map_or(Vec::new(), |entry| entry.capabilities.clone());
+        capabilities.retain(|one| entries.iter().all(|entry| entry.capabilities.contains(one)));
         Known {
             catalogue: entries.iter().map(|entry| entry.name.clone()).collect(),
             recognised_by,

@@ -69,7 +69,8 @@ fn identity(page: &mut Page, report: &Report) {
             aliases => format!(" (also {})", aliases.join(", ")),
         };
         let by = if by == "shape" { ", by its shape" } else { "" };
-        page.field("catalogue", &format!("{}{also}{by}", known.catalogue.join(" or ")));
+        let one_of = if known.catalogue.len() > 1 { "one of " } else { "" };
+        page.field("catalogue", &format!("{one_of}{}{also}{by}", known.catalogue.join(", ")));
     }
     let Report { layers, hidden, vocabulary, .. } = report;
     page.field(
@@ -174,13 +175,7 @@ fn parameters(page: &mut Page, report: &Report) {
         row("as published", format!("{total}B"), active.map_or(String::new(), |b| format!("{b}B")), "");
     }
     if p.prediction > 0 {
-        let layers = p.prediction_layers;
-        row(
-            "not loaded",
-            count(p.prediction),
-            String::new(),
-            &format!("  multi-token prediction, {layers} layer(s)"),
-        );
+        row("not loaded", count(p.prediction), String::new(), "  multi-token prediction");
     }
 }
 
