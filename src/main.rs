@@ -1,5 +1,6 @@
-//! The command line. Parts are wired together here and in [`serve`], nowhere else.
+//! The command line. Parts are wired together here, in [`serve`] and in [`inspect`], nowhere else.
 
+mod inspect;
 mod serve;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -28,6 +29,23 @@ enum Command {
         /// A hub id (`org/name`, `org/name@revision`, `org/name:file.gguf`) or a catalogue name.
         model: String,
     },
+    /// Say what a model is and what it needs, without loading or downloading its weights.
+    Inspect(InspectArgs),
+}
+
+#[derive(Args)]
+struct InspectArgs {
+    /// A directory in Hugging Face layout, a config.json, a .gguf file, a hub id or a catalogue name.
+    model: String,
+    /// Memory of each device: bytes, or with a suffix K, M, G [default: 64G, an MI250 GCD].
+    #[arg(long, value_parser = parse_bytes, value_name = "SIZE")]
+    memory: Option<usize>,
+    /// Devices that share the model [default with --memory: 1].
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=64), value_name = "N")]
+    gpus: Option<u16>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -138,6 +156,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Serve(args) => serve::run(*args),
         Command::Pull { model } => pull(&model),
+        Command::Inspect(args) => inspect::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

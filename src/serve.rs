@@ -343,7 +343,7 @@ fn progress_bar(name: &str) -> indicatif::ProgressBar {
 }
 
 /// What the system says could be had without swapping.
-fn free_memory_bytes() -> usize {
+pub(crate) fn free_memory_bytes() -> usize {
     let available = || -> Option<usize> {
         let text = std::fs::read_to_string("/proc/meminfo").ok()?;
         let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;

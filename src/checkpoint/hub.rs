@@ -71,14 +71,7 @@ pub fn pull(source: &HubSource, options: &PullOptions) -> Result<PathBuf, Checkp
     if let Some(path) = cached(source, options) {
         return Ok(path);
     }
-    let repo = &source.repo;
-    if options.offline {
-        return Err(CheckpointError::Hub(format!(
-            "{repo} is not complete in the cache {}, and HF_HUB_OFFLINE forbids to download it; unset it, or pass \
-             a local directory or .gguf file",
-            options.cache.display()
-        )));
-    }
+    check_online(source, options)?;
     let directory = repo_directory(source, options);
     std::fs::create_dir_all(&directory).map_err(|error| CheckpointError::io(&directory, error))?;
     let _lock = lock(&directory, source, options)?;
@@ -88,17 +81,44 @@ pub fn pull(source: &HubSource, options: &PullOptions) -> Result<PathBuf, Checkp
     }
 }
 
+/// Makes the files that describe a checkpoint available locally, and not its weights: config, chat
+/// template, index of the weights, model card. What is in the cache is used without a request.
+pub fn pull_description(source: &HubSource, options: &PullOptions) -> Result<PathBuf, CheckpointError> {
+    if let Some(path) = cached(source, options) {
+        return Ok(path);
+    }
+    if let Some(file) = &source.file {
+        return Err(CheckpointError::Hub(format!(
+            "{0}:{file} is not in the cache, and only the whole file describes it; fetch it first: novastack pull \
+             {0}:{file}",
+            source.repo
+        )));
+    }
+    if let Some(snapshot) = snapshot(source, options).filter(|path| path.join("config.json").exists()) {
+        return Ok(snapshot);
+    }
+    check_online(source, options)?;
+    let directory = repo_directory(source, options);
+    std::fs::create_dir_all(&directory).map_err(|error| CheckpointError::io(&directory, error))?;
+    let _lock = lock(&directory, source, options)?;
+    Pull::new(source, options, directory)?.run_description()
+}
+
+fn check_online(source: &HubSource, options: &PullOptions) -> Result<(), CheckpointError> {
+    match options.offline {
+        false => Ok(()),
+        true => Err(CheckpointError::Hub(format!(
+            "{} is not complete in the cache {}, and HF_HUB_OFFLINE forbids to download it; unset it, or pass a \
+             local directory or .gguf file",
+            source.repo,
+            options.cache.display()
+        ))),
+    }
+}
+
 /// The checkpoint's path where the cache holds all of it.
 pub fn cached(source: &HubSource, options: &PullOptions) -> Option<PathBuf> {
-    let directory = repo_directory(source, options);
-    let commit = match std::fs::read_to_string(directory.join("refs").join(&source.revision)) {
-        Ok(commit) => commit.trim().to_owned(),
-        Err(_) => source.revision.clone(),
-    };
-    if !select::plain_name(&commit) {
-        return None;
-    }
-    let snapshot = directory.join("snapshots").join(commit);
+    let snapshot = snapshot(source, options)?;
     match &source.file {
         Some(file) => Some(snapshot.join(file)).filter(|path| path.is_file()),
         None => {
@@ -107,6 +127,16 @@ pub fn cached(source: &HubSource, options: &PullOptions) -> Option<PathBuf> {
             complete.then_some(snapshot)
         }
     }
+}
+
+/// Where the revision's files are, if there are any.
+fn snapshot(source: &HubSource, options: &PullOptions) -> Option<PathBuf> {
+    let directory = repo_directory(source, options);
+    let commit = match std::fs::read_to_string(directory.join("refs").join(&source.revision)) {
+        Ok(commit) => commit.trim().to_owned(),
+        Err(_) => source.revision.clone(),
+    };
+    select::plain_name(&commit).then(|| directory.join("snapshots").join(commit))
 }
 
 fn repo_directory(source: &HubSource, options: &PullOptions) -> PathBuf {
@@ -191,6 +221,20 @@ impl<'a> Pull<'a> {
         self.write_ref(&info.sha)?;
         let _ = std::fs::remove_dir_all(&self.staging);
         Ok(result)
+    }
+
+    fn run_description(&self) -> Result<PathBuf, CheckpointError> {
+        let info = self.info()?;
+        let snapshot = self.directory.join("snapshots").join(&info.sha);
+        for file in info.description(self.source)? {
+            self.fetch(file, &info.sha, &snapshot)?;
+        }
+        // One that is there may lead to files of another commit, which this one has not.
+        if !self.directory.join("refs").join(&self.source.revision).exists() {
+            self.write_ref(&info.sha)?;
+        }
+        let _ = std::fs::remove_dir_all(&self.staging);
+        Ok(snapshot)
     }
 
     fn repo(&self, revision: &str) -> Repo {

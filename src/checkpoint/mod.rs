@@ -186,18 +186,31 @@ impl Checkpoint {
         let mut checkpoint = Self::open_config(path)?;
         if path.is_dir() {
             checkpoint.tensors = hf_dir::open_tensors(path)?;
+        } else if path.extension().is_some_and(|extension| extension == "json") {
+            return Err(CheckpointError::invalid(path, "is a config without weights; pass its directory"));
         }
         Ok(checkpoint)
     }
 
     /// A directory's config alone, without weights: for `--load-format dummy` and inspection.
-    /// A GGUF file's config lies in the same file as its tensors, so that those are there too.
+    /// A GGUF file's config lies in the same file as its tensors, so that those are there too. A
+    /// `.json` file is taken as a config.json that stands alone.
     pub fn open_config(path: &Path) -> Result<Checkpoint, CheckpointError> {
         let metadata = std::fs::metadata(path).map_err(|source| CheckpointError::io(path, source))?;
         if metadata.is_dir() {
             return hf_dir::open_config(path);
         }
         hf_dir::refuse_pickle(path)?;
+        if path.extension().is_some_and(|extension| extension == "json") {
+            let empty = || serde_json::Value::Object(Default::default());
+            return Ok(Checkpoint {
+                source: path.to_owned(),
+                config: hf_dir::read_json(path)?,
+                generation_config: empty(),
+                tokenizer_config: empty(),
+                ..Checkpoint::default()
+            });
+        }
         if path.extension().is_some_and(|extension| extension == "safetensors") {
             return Err(CheckpointError::invalid(
                 path,
@@ -210,6 +223,11 @@ impl Checkpoint {
     /// The tensor of that (Hugging Face) name, or None.
     pub fn tensor(&self, name: &str) -> Option<TensorData<'_>> {
         self.tensors.get(name)
+    }
+
+    /// Whether all files that hold its weights are in a directory in Hugging Face layout.
+    pub fn weights_are_complete(directory: &Path) -> bool {
+        hf_dir::complete_weights(directory).is_some()
     }
 
     /// All tensors' names, sorted.

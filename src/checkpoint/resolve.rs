@@ -54,6 +54,8 @@ pub enum SourceKind {
     Directory,
     /// A GGUF file.
     Gguf,
+    /// A config.json of its own.
+    Config,
 }
 
 /// A checkpoint that is there.
@@ -67,9 +69,22 @@ pub struct Resolved {
     pub kind: SourceKind,
 }
 
+/// How much of a checkpoint is downloaded.
+type Pull = fn(&HubSource, &PullOptions) -> Result<PathBuf, CheckpointError>;
+
 /// Resolves `[name=]source`, downloading what has to be downloaded (never under
 /// `HF_HUB_OFFLINE`).
 pub fn resolve(spec: &str, places: &Places) -> Result<Resolved, CheckpointError> {
+    resolve_by(spec, places, hub::pull)
+}
+
+/// Like [`resolve`], and of what is not here downloads no weights: what is at the path is for
+/// [`super::Checkpoint::open_config`]. A config.json of its own is a source too.
+pub fn resolve_description(spec: &str, places: &Places) -> Result<Resolved, CheckpointError> {
+    resolve_by(spec, places, hub::pull_description)
+}
+
+fn resolve_by(spec: &str, places: &Places, pull: Pull) -> Result<Resolved, CheckpointError> {
     let (name, source) = split(spec);
     if name == Some("") || source.is_empty() {
         return Err(CheckpointError::Hub(format!(
@@ -77,8 +92,12 @@ pub fn resolve(spec: &str, places: &Places) -> Result<Resolved, CheckpointError>
              catalogue, or a hub id org/name"
         )));
     }
-    let (default_name, path) = locate(source, places)?;
-    let kind = if path.is_dir() { SourceKind::Directory } else { SourceKind::Gguf };
+    let (default_name, path) = locate(source, places, pull)?;
+    let kind = match path.extension() {
+        _ if path.is_dir() => SourceKind::Directory,
+        Some(extension) if extension == "json" => SourceKind::Config,
+        _ => SourceKind::Gguf,
+    };
     Ok(Resolved { served_name: name.map_or(default_name, str::to_owned), path, kind })
 }
 
@@ -106,17 +125,17 @@ fn split(spec: &str) -> (Option<&str>, &str) {
 }
 
 /// The default name, and the path.
-fn locate(source: &str, places: &Places) -> Result<(String, PathBuf), CheckpointError> {
+fn locate(source: &str, places: &Places, pull: Pull) -> Result<(String, PathBuf), CheckpointError> {
     let local = Path::new(source);
     if local.exists() {
         return Ok((local_name(local), local.to_owned()));
     }
     if let Some(entry) = catalogue::find(source) {
-        return Ok((entry.name.clone(), fetch_entry(entry, places)?));
+        return Ok((entry.name.clone(), fetch_entry(entry, places, pull)?));
     }
     match HubSource::parse(source) {
         Some(hub_source) => {
-            let path = hub::pull(&hub_source, &places.hub)?;
+            let path = pull(&hub_source, &places.hub)?;
             Ok((hub_source.repo, path))
         }
         None => {
@@ -132,12 +151,17 @@ fn locate(source: &str, places: &Places) -> Result<(String, PathBuf), Checkpoint
 
 fn local_name(path: &Path) -> String {
     let full = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let name = if full.is_dir() { full.file_name() } else { full.file_stem() };
+    let name = match full.file_name() {
+        _ if full.is_dir() => full.file_name(),
+        // A config's own name says nothing, its directory's does.
+        Some(name) if name == "config.json" => full.parent().and_then(Path::file_name),
+        _ => full.file_stem(),
+    };
     name.map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
 }
 
 /// What is in a cache wins, in the order of the sources; then the hub is asked.
-fn fetch_entry(entry: &CatalogueEntry, places: &Places) -> Result<PathBuf, CheckpointError> {
+fn fetch_entry(entry: &CatalogueEntry, places: &Places, pull: Pull) -> Result<PathBuf, CheckpointError> {
     for source in &entry.sources {
         let found = match (source.hub(), &source.file) {
             (Some(hub_source), _) => hub::cached(&hub_source, &places.hub),
@@ -155,7 +179,7 @@ fn fetch_entry(entry: &CatalogueEntry, places: &Places) -> Result<PathBuf, Check
     }
     let mut last = CheckpointError::Hub(format!("{}: no source can be downloaded", entry.name));
     for source in entry.sources.iter().filter_map(|source| source.hub()) {
-        match hub::pull(&source, &places.hub) {
+        match pull(&source, &places.hub) {
             Ok(path) => return Ok(path),
             Err(error) => last = error,
         }

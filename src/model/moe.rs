@@ -154,17 +154,18 @@ pub enum FeedForward<B: Backend> {
 
 /// Activations of a step, for either.
 pub struct FeedForwardBuffers<B: Backend> {
-    dense: mlp::Buffers<B>,
-    sparse: Buffers<B>,
+    /// None where no layer needs them.
+    dense: Option<mlp::Buffers<B>>,
+    sparse: Option<Buffers<B>>,
 }
 
 impl<B: Backend> FeedForwardBuffers<B> {
     /// For `rows` rows.
     pub fn new(loader: &Loader<'_, B>, rows: usize) -> Result<Self, LoadError> {
-        Ok(Self {
-            dense: mlp::Buffers::new(loader, rows, loader.config.intermediate)?,
-            sparse: Buffers::new(loader, loader.config.experts(), rows)?,
-        })
+        let (c, moe): (&ModelConfig, _) = (loader.config, loader.config.experts());
+        let dense = moe.sparse.contains(&false).then(|| mlp::Buffers::new(loader, rows, c.intermediate));
+        let sparse = moe.sparse.contains(&true).then(|| Buffers::new(loader, moe, rows));
+        Ok(Self { dense: dense.transpose()?, sparse: sparse.transpose()? })
     }
 }
 
@@ -180,9 +181,10 @@ impl<B: Backend> FeedForward<B> {
 
     /// From the step's normed rows to its delta.
     pub fn forward(&self, step: &mut Step<'_, B>, b: &mut FeedForwardBuffers<B>) {
-        match self {
-            FeedForward::Dense(mlp) => mlp.forward(step, &mut b.dense),
-            FeedForward::Sparse(moe) => moe.forward(step, &mut b.sparse),
+        match (self, &mut b.dense, &mut b.sparse) {
+            (FeedForward::Dense(mlp), Some(buffers), _) => mlp.forward(step, buffers),
+            (FeedForward::Sparse(moe), _, Some(buffers)) => moe.forward(step, buffers),
+            _ => unreachable!("buffers were made for the layers there are"),
         }
     }
 }

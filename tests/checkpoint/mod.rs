@@ -4,7 +4,7 @@ mod gguf;
 mod gguf_moe;
 mod hf_dir;
 mod hub;
-mod hub_server;
+pub mod hub_server;
 mod quantized;
 mod resolve;
 

@@ -2,3 +2,4 @@
 //! checkpoints and published counts, and the program's answer.
 
 mod inventory;
+mod program;

@@ -18,6 +18,16 @@ const SMALL_FILES: [&str; 6] = [
     INDEX,
 ];
 
+/// What describes a checkpoint without its weights and its tokenizer.
+const DESCRIPTION_FILES: [&str; 6] = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    INDEX,
+    "README.md",
+];
+
 /// A repository at one commit.
 #[derive(Debug)]
 pub(super) struct RepoInfo {
@@ -119,6 +129,12 @@ impl RepoInfo {
         Err(CheckpointError::Hub(format!(
             "{repo}: is no checkpoint that can be served: it needs config.json and {SINGLE} or {INDEX}"
         )))
+    }
+
+    /// Config, template, index and model card.
+    pub fn description(&self, source: &HubSource) -> Result<Vec<&RepoFile>, CheckpointError> {
+        self.small_files(source)?;
+        Ok(DESCRIPTION_FILES.iter().filter_map(|name| self.file(name)).collect())
     }
 
     /// The weights, by the index in the snapshot when there is one.

@@ -1,0 +1,262 @@
+//! `novastack inspect`: what a checkpoint is and what it needs, from its config and, where they
+//! are here, the headers of its weights. No weight is read and none is downloaded.
+//!
+//! [`known`] says who it is (catalogue, licence, chat format), [`memory`] what it takes and how
+//! much context is left, [`stored`] how its weights lie on disk, [`text`] prints it.
+
+mod known;
+mod memory;
+mod stored;
+mod text;
+
+use self::known::Known;
+use self::memory::{Device, Fit, Weights};
+use self::stored::Stored;
+use crate::InspectArgs;
+use novastack::backend::KvDtype;
+use novastack::checkpoint::Checkpoint;
+use novastack::checkpoint::resolve::{Places, resolve_description};
+use novastack::model::config::Attention;
+use novastack::model::inventory::{self, Counts, Format, Kind, TensorSpec};
+use novastack::model::{ConfigError, ModelConfig};
+use serde::Serialize;
+
+/// Everything that is printed.
+#[derive(Serialize)]
+struct Report {
+    model: String,
+    #[serde(flatten)]
+    known: Known,
+    architecture: &'static str,
+    layers: usize,
+    hidden: usize,
+    vocabulary: usize,
+    attention: AttentionReport,
+    experts: Option<Experts>,
+    context: usize,
+    parameters: Parameters,
+    stored: Stored,
+    kv_cache: KvCache,
+    weights: Vec<Weights>,
+    /// With `--memory` or `--gpus`.
+    given: Option<Given>,
+    /// What of it runs on this machine's CPU.
+    cpu: Option<Given>,
+    assumptions: memory::Assumptions,
+}
+
+#[derive(Serialize)]
+struct AttentionReport {
+    kind: &'static str,
+    heads: usize,
+    kv_heads: Option<usize>,
+    head_dim: usize,
+    latent: Option<usize>,
+    rope_dim: usize,
+    sliding_window: Option<usize>,
+}
+
+#[derive(Serialize)]
+struct Experts {
+    routed: usize,
+    per_token: usize,
+    width: usize,
+    shared_width: usize,
+    layers: usize,
+}
+
+#[derive(Serialize)]
+struct Parameters {
+    total: u64,
+    active: u64,
+    active_with_embedding: u64,
+    /// In layers of multi-token prediction, which are not loaded.
+    prediction: u64,
+    prediction_layers: usize,
+    parts: Vec<Part>,
+}
+
+#[derive(Serialize)]
+struct Part {
+    name: &'static str,
+    total: u64,
+    active: u64,
+}
+
+#[derive(Serialize)]
+struct KvCache {
+    bytes_per_token: usize,
+    bytes_per_value: usize,
+    /// What keys and values of all heads would take, where a latent is cached instead.
+    full_heads_bytes_per_token: Option<usize>,
+}
+
+/// Formats on devices that the caller has.
+#[derive(Serialize)]
+struct Given {
+    devices: usize,
+    memory_bytes: u64,
+    fits: Vec<Fit>,
+}
+
+pub fn run(args: &InspectArgs) -> Result<(), String> {
+    let report = report(args)?;
+    let text = match args.json {
+        true => serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?,
+        false => text::render(&report),
+    };
+    use std::io::Write;
+    match writeln!(std::io::stdout(), "{}", text.trim_end()) {
+        // The reader has seen enough: `novastack inspect x | head`.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.map_err(|error| error.to_string()),
+    }
+}
+
+fn report(args: &InspectArgs) -> Result<Report, String> {
+    let places = Places::from_env().map_err(|error| error.to_string())?;
+    let resolved = resolve_description(&args.model, &places).map_err(|error| error.to_string())?;
+    let path = &resolved.path;
+    let mut checkpoint = Checkpoint::open_config(path).map_err(|error| error.to_string())?;
+    let at = |error: ConfigError| format!("{}: {error}", path.display());
+    let config = ModelConfig::from_json(&checkpoint.config).map_err(at)?;
+    let mut headers_unread = None;
+    if path.is_dir() && Checkpoint::weights_are_complete(path) {
+        match Checkpoint::open(path) {
+            Ok(whole) => checkpoint = whole,
+            Err(error) => headers_unread = Some(error.to_string()),
+        }
+    }
+    let tensors: Vec<TensorSpec> = inventory::tensors(&config).collect();
+    let stored = Stored::find(&checkpoint, &config, path, &tensors, headers_unread);
+    let known = Known::find(&resolved, &checkpoint, &config);
+
+    let sizes = inventory::tensor_parallel_sizes(&config, memory::DEVICES_MAX);
+    let model = memory::Model { config: &config, tensors: &tensors, sizes: &sizes };
+    let formats = stored.formats();
+    let given = match (args.gpus, args.memory) {
+        (None, None) => None,
+        (gpus, bytes) => {
+            let devices = gpus.map_or(1, usize::from);
+            if !sizes.contains(&devices) {
+                let allowed = sizes.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
+                return Err(format!("--gpus {devices}: this model's heads can be split over {allowed}"));
+            }
+            let device = bytes.map_or(Device::MI250_GCD, |bytes| Device::gpu(bytes as u64));
+            Some(model.given(&formats, device, devices))
+        }
+    };
+    let cpu =
+        given.is_none().then(|| model.given(&formats, Device::cpu(crate::serve::free_memory_bytes()), 1));
+    Ok(Report {
+        model: resolved.served_name,
+        known,
+        architecture: config.family.architecture(),
+        layers: config.layers(),
+        hidden: config.hidden,
+        vocabulary: config.vocab,
+        attention: attention(&config),
+        experts: experts(&config),
+        context: config.max_context,
+        parameters: parameters(&config, &tensors),
+        stored,
+        kv_cache: kv_cache(&config),
+        weights: formats.iter().map(|format| model.weights(format)).collect(),
+        given,
+        cpu,
+        assumptions: memory::Assumptions::default(),
+    })
+}
+
+fn attention(config: &ModelConfig) -> AttentionReport {
+    let sliding_window = config.windows.iter().flatten().next().copied();
+    match config.attention {
+        Attention::Gqa(gqa) => AttentionReport {
+            kind: "grouped-query",
+            heads: gqa.heads.heads,
+            kv_heads: Some(gqa.heads.kv_heads),
+            head_dim: gqa.heads.head_dim,
+            latent: None,
+            rope_dim: gqa.rotary_dim,
+            sliding_window,
+        },
+        Attention::Mla(mla) => AttentionReport {
+            kind: "multi-head latent",
+            heads: mla.layout.heads,
+            kv_heads: None,
+            head_dim: mla.layout.nope_dim + mla.layout.rope_dim,
+            latent: Some(mla.layout.rank),
+            rope_dim: mla.layout.rope_dim,
+            sliding_window,
+        },
+    }
+}
+
+fn experts(config: &ModelConfig) -> Option<Experts> {
+    config.moe.as_ref().map(|moe| Experts {
+        routed: moe.routing.experts,
+        per_token: moe.routing.top_k,
+        width: moe.intermediate,
+        shared_width: moe.shared_intermediate,
+        layers: moe.sparse.iter().filter(|sparse| **sparse).count(),
+    })
+}
+
+fn parameters(config: &ModelConfig, tensors: &[TensorSpec]) -> Parameters {
+    let Counts { total, active, active_with_embedding, prediction } = inventory::counts(config);
+    let groups: [(&'static str, &[Kind]); 8] = [
+        ("embedding", &[Kind::Embedding]),
+        ("attention", &[Kind::Attention, Kind::AttentionBias]),
+        ("dense MLP", &[Kind::DenseMlp]),
+        ("router", &[Kind::Router, Kind::RouterBias]),
+        ("experts", &[Kind::Expert]),
+        ("shared experts", &[Kind::SharedExpert]),
+        ("norms", &[Kind::Norm]),
+        ("output head", &[Kind::Head]),
+    ];
+    let parts = groups.into_iter().filter_map(|(name, kinds)| {
+        let total: u64 =
+            tensors.iter().filter(|tensor| kinds.contains(&tensor.kind)).map(TensorSpec::params).sum();
+        let active = match (kinds[0], &config.moe) {
+            (Kind::Expert, Some(moe)) => total * moe.routing.top_k as u64 / moe.routing.experts as u64,
+            (Kind::Embedding, _) if !config.tied_embeddings => 0,
+            _ => total,
+        };
+        (total > 0).then_some(Part { name, total, active })
+    });
+    Parameters {
+        total,
+        active,
+        active_with_embedding,
+        prediction,
+        prediction_layers: config.mtp_layers,
+        parts: parts.collect(),
+    }
+}
+
+fn kv_cache(config: &ModelConfig) -> KvCache {
+    let spec = inventory::kv_spec(config, 1);
+    let bytes_per_value = match spec.dtype {
+        KvDtype::F32 => 4,
+        KvDtype::F16 => 2,
+    };
+    let full = match config.attention {
+        Attention::Gqa(_) => None,
+        Attention::Mla(mla) => {
+            let l = mla.layout;
+            let token = l.heads * (l.nope_dim + l.rope_dim + l.v_dim);
+            Some(config.layers() * token * bytes_per_value)
+        }
+    };
+    KvCache { bytes_per_token: spec.token_bytes(), bytes_per_value, full_heads_bytes_per_token: full }
+}
+
+/// A format by its name in tables.
+fn format_name(format: Format) -> String {
+    match format {
+        Format::F32 => "F32".into(),
+        Format::Bf16 => "BF16".into(),
+        Format::Fp8 { rows, columns } => format!("FP8 {rows}x{columns}"),
+        Format::Int4 { group } => format!("INT4 g{group}"),
+    }
+}

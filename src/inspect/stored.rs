@@ -1,0 +1,177 @@
+//! How a checkpoint's weights are stored: exactly, from tensor headers or the index; else as its
+//! config says.
+
+use super::format_name;
+use novastack::checkpoint::{Checkpoint, Dtype};
+use novastack::model::ModelConfig;
+use novastack::model::inventory::{self, Format, TensorSpec};
+use serde::Serialize;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// What is known of the stored weights.
+#[derive(Serialize)]
+pub struct Stored {
+    /// In words: "BF16", "FP8 128x128", "awq, 4 bits".
+    pub format: String,
+    /// With layers that are not loaded; None where nothing says so.
+    pub bytes: Option<u64>,
+    /// Where `bytes` is from.
+    pub bytes_from: &'static str,
+    /// Bytes of each type, from tensor headers.
+    pub types: Vec<TypeBytes>,
+    /// Why headers that are here were not read.
+    pub headers_unread: Option<String>,
+    /// The same as a computable format.
+    #[serde(skip)]
+    known: Option<Format>,
+}
+
+#[derive(Serialize)]
+pub struct TypeBytes {
+    pub name: String,
+    pub tensors: usize,
+    pub bytes: u64,
+}
+
+/// A format as a row of a table: one that is computed, or the stored mixture.
+pub struct StoredFormat {
+    pub name: String,
+    pub as_stored: bool,
+    how: How,
+}
+
+enum How {
+    Computed(Format),
+    /// That many bytes, split over ranks as a 16-bit checkpoint is.
+    Bytes(u64),
+}
+
+impl StoredFormat {
+    /// Bytes that each of `ranks` holds.
+    pub fn rank_bytes(&self, tensors: &[TensorSpec], ranks: usize) -> u64 {
+        match self.how {
+            How::Computed(format) => format.rank_bytes(tensors, ranks),
+            How::Bytes(bytes) => {
+                let [whole, part] = [1, ranks].map(|ranks| Format::Bf16.rank_bytes(tensors, ranks));
+                (u128::from(bytes) * u128::from(part)).div_ceil(u128::from(whole)) as u64
+            }
+        }
+    }
+}
+
+impl Stored {
+    pub fn find(
+        checkpoint: &Checkpoint,
+        config: &ModelConfig,
+        path: &Path,
+        tensors: &[TensorSpec],
+        headers_unread: Option<String>,
+    ) -> Stored {
+        let types = types(checkpoint);
+        let (format, known) = match quantisation(&checkpoint.config) {
+            Some(found) => found,
+            None => plain(&checkpoint.config, &types),
+        };
+        let computed = known.map(|known| {
+            let prediction: Vec<TensorSpec> = inventory::prediction_tensors(config).collect();
+            known.rank_bytes(tensors, 1) + known.rank_bytes(&prediction, 1)
+        });
+        let (bytes, bytes_from) = match (types.is_empty(), index_bytes(path), computed) {
+            (false, ..) => (Some(types.iter().map(|one| one.bytes).sum()), "tensor headers"),
+            (true, Some(bytes), _) => (Some(bytes), "the weights' index"),
+            (true, None, Some(bytes)) => (Some(bytes), "config.json"),
+            (true, None, None) => (None, "nothing"),
+        };
+        Stored { format, bytes, bytes_from, types, headers_unread, known }
+    }
+
+    /// The rows of the memory tables: what is stored, then what is not.
+    pub fn formats(&self) -> Vec<StoredFormat> {
+        let row = |format: Format| StoredFormat {
+            name: format_name(format),
+            as_stored: self.known == Some(format),
+            how: How::Computed(format),
+        };
+        let mut rows = Vec::new();
+        match (self.known, self.bytes) {
+            (Some(Format::Bf16 | Format::FP8 | Format::INT4), _) => {}
+            (Some(format), _) => rows.push(row(format)),
+            (None, Some(bytes)) => {
+                let how = How::Bytes(bytes);
+                rows.push(StoredFormat { name: self.format.clone(), as_stored: true, how });
+            }
+            (None, None) => {}
+        }
+        rows.extend([Format::Bf16, Format::FP8, Format::INT4].map(row));
+        rows
+    }
+}
+
+/// Bytes of each type, the most first; empty without tensors.
+fn types(checkpoint: &Checkpoint) -> Vec<TypeBytes> {
+    let mut found = BTreeMap::<String, (usize, u64)>::new();
+    for tensor in checkpoint.tensor_names().into_iter().filter_map(|name| checkpoint.tensor(name)) {
+        let sum = found.entry(type_name(tensor.dtype)).or_default();
+        *sum = (sum.0 + 1, sum.1 + tensor.data.len() as u64);
+    }
+    let mut types: Vec<TypeBytes> =
+        found.into_iter().map(|(name, (tensors, bytes))| TypeBytes { name, tensors, bytes }).collect();
+    types.sort_by_key(|one| std::cmp::Reverse(one.bytes));
+    types
+}
+
+/// ggml's and safetensors' spelling.
+fn type_name(dtype: Dtype) -> String {
+    match format!("{dtype:?}").as_str() {
+        "F8E4M3" => "F8_E4M3".into(),
+        // Q4K -> Q4_K
+        name if name.starts_with('Q') && name.ends_with('K') => format!("{}_K", &name[..name.len() - 1]),
+        name => name.into(),
+    }
+}
+
+/// What config.json says of quantised weights, if they are.
+fn quantisation(config: &Value) -> Option<(String, Option<Format>)> {
+    let given = config.get("quantization_config").filter(|given| given.is_object())?;
+    let size = |field: &str| given.get(field).and_then(Value::as_u64).map(|size| size as usize);
+    let method = given.get("quant_method").and_then(Value::as_str).unwrap_or("an unnamed method");
+    let block = given
+        .get("weight_block_size")
+        .and_then(Value::as_array)
+        .map(|block| block.iter().filter_map(Value::as_u64).map(|size| size as usize).collect::<Vec<_>>());
+    Some(match (method, block.as_deref(), size("bits"), size("group_size")) {
+        ("fp8", Some([rows, columns]), ..) if *rows > 0 && *columns > 0 => {
+            let format = Format::Fp8 { rows: *rows, columns: *columns };
+            (format_name(format), Some(format))
+        }
+        ("awq" | "gptq", _, Some(4), Some(group @ 1..)) => {
+            (format!("{} INT4 g{group}", method.to_uppercase()), Some(Format::Int4 { group }))
+        }
+        (_, _, Some(bits), _) => (format!("{method}, {bits} bits"), None),
+        _ => (method.to_owned(), None),
+    })
+}
+
+/// Weights that are not quantised, or GGUF's block types.
+fn plain(config: &Value, types: &[TypeBytes]) -> (String, Option<Format>) {
+    if types.iter().any(|one| one.name.starts_with('Q')) {
+        let names = types.iter().filter(|one| one.name.starts_with('Q')).map(|one| one.name.as_str());
+        return (names.collect::<Vec<_>>().join(" + "), None);
+    }
+    let named = config.get("dtype").or_else(|| config.get("torch_dtype")).and_then(Value::as_str);
+    match types.first().map(|one| one.name.as_str()).or(named) {
+        Some("F32" | "float32") => ("F32".into(), Some(Format::F32)),
+        Some("F16" | "float16") => ("F16".into(), Some(Format::Bf16)),
+        Some("BF16" | "bfloat16") => ("BF16".into(), Some(Format::Bf16)),
+        Some(other) => (other.to_owned(), None),
+        None => ("not said".into(), None),
+    }
+}
+
+/// `metadata.total_size` of the index, where the directory has one.
+fn index_bytes(path: &Path) -> Option<u64> {
+    let text = std::fs::read_to_string(path.join("model.safetensors.index.json")).ok()?;
+    serde_json::from_str::<Value>(&text).ok()?["metadata"]["total_size"].as_u64()
+}

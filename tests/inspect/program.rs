@@ -1,0 +1,200 @@
+//! The program itself: `novastack inspect` as a user runs it.
+
+use crate::checkpoint::hub_server::{HubServer, REPO};
+use crate::support::golden_dir;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// Without a cache, a token or a hub that could answer.
+fn inspect(home: &Path, endpoint: &str, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_novastack"))
+        .arg("inspect")
+        .args(arguments)
+        .env_clear()
+        .env("HF_HOME", home)
+        .env("HF_ENDPOINT", endpoint)
+        .output()
+        .expect("the program runs")
+}
+
+fn text(arguments: &[&str]) -> String {
+    let home = tempfile::tempdir().expect("tempdir");
+    let output = inspect(home.path(), "http://127.0.0.1:9", arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+fn json(arguments: &[&str]) -> Value {
+    let mut all = arguments.to_vec();
+    all.push("--json");
+    serde_json::from_str(&text(&all)).expect("JSON")
+}
+
+fn config(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/inspect/configs/{name}.json"))
+}
+
+/// A directory whose name says nothing, with that config alone in it.
+fn bare(name: &str) -> (tempfile::TempDir, String) {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let file = directory.path().join("config.json");
+    std::fs::copy(config(name), &file).expect("copy");
+    let path = file.to_str().expect("UTF-8").to_owned();
+    (directory, path)
+}
+
+#[test]
+fn a_bare_config_of_qwen3_235b() {
+    let (_directory, path) = bare("Qwen3-235B-A22B");
+    let report = json(&[&path]);
+    assert_eq!(report["catalogue"], serde_json::json!(["qwen3-235b-a22b"]));
+    assert_eq!(report["licence"], serde_json::json!(["apache-2.0"]));
+    assert_eq!(report["parameters"]["total"], 235_093_634_560u64);
+    assert_eq!(report["kv_cache"]["bytes_per_token"], 192_512);
+    let page = text(&[&path]);
+    for expected in ["235.09B", "as published", "235B", "22B", "grouped-query", "qwen3-235b", "hermes"] {
+        assert!(page.contains(expected), "{expected} in\n{page}");
+    }
+    assert!(page.lines().all(|line| line.chars().count() <= 80), "80 columns:\n{page}");
+    check_gcds(&report, &[("BF16", 16), ("FP8 128x128", 8), ("INT4 g128", 4)]);
+}
+
+#[test]
+fn a_bare_config_of_deepseek_v3() {
+    let (_directory, path) = bare("DeepSeek-V3");
+    let report = json(&[&path]);
+    let names: Vec<&str> =
+        report["catalogue"].as_array().expect("names").iter().filter_map(Value::as_str).collect();
+    assert!(names.contains(&"deepseek-v3") && names.contains(&"deepseek-r1"), "{names:?}");
+    let kv = &report["kv_cache"];
+    assert_eq!(kv["bytes_per_token"], 70_272);
+    assert_eq!(kv["full_heads_bytes_per_token"], 61 * 128 * (192 + 128) * 2);
+    // As the hub counts the checkpoint: bf16, fp8 and f32 values, prediction layer included.
+    assert_eq!(report["stored"]["bytes"], 2 * 3_918_786_560u64 + 680_571_043_840 + 4 * 41_555_600);
+    let page = text(&[&path]);
+    for expected in
+        ["671.03B", "671B", "37B", "times the latent", "multi-token prediction", "FP8 128x128 (stored)"]
+    {
+        assert!(page.contains(expected), "{expected} in\n{page}");
+    }
+    assert!(page.lines().all(|line| line.chars().count() <= 80), "80 columns:\n{page}");
+    check_gcds(&report, &[("BF16", 32), ("FP8 128x128", 16), ("INT4 g128", 8)]);
+}
+
+/// The number of GCDs of each format, and that it follows from the stated rule: weights and one
+/// sequence of full context fit, and do not on half as many.
+fn check_gcds(report: &Value, expected: &[(&str, u64)]) {
+    let formats: Vec<(&str, u64)> = report["weights"]
+        .as_array()
+        .expect("formats")
+        .iter()
+        .map(|row| {
+            (row["format"].as_str().expect("name"), row["mi250"]["devices"].as_u64().expect("devices"))
+        })
+        .collect();
+    assert_eq!(formats, expected);
+    let usable = (64u64 << 30) / 100 * 90 - (2 << 30);
+    for row in report["weights"].as_array().expect("formats") {
+        let need = |fit: &Value, tokens: u64| {
+            fit["weight_bytes_per_device"].as_u64().expect("bytes")
+                + tokens * fit["kv_bytes_per_token_per_device"].as_u64().expect("bytes")
+        };
+        let context = report["context"].as_u64().expect("context");
+        assert!(need(&row["mi250"], context) <= usable, "{row}");
+        // On half as many: at least this much a device, as nothing is split more evenly than evenly.
+        let half = row["mi250"]["devices"].as_u64().expect("devices") / 2;
+        let token = row["mi250"]["kv_bytes_per_token_per_device"].as_u64().expect("bytes");
+        assert!(half > 0 && row["bytes"].as_u64().expect("bytes") / half + context * token > usable, "{row}");
+    }
+}
+
+#[test]
+fn names_in_the_catalogue_and_hub_ids_fetch_no_weights() {
+    let config = std::fs::read(config("Qwen3-8B")).expect("config");
+    let index = br#"{"metadata": {"total_size": 16381470720}, "weight_map": {"a": "model-1.safetensors"}}"#;
+    let server = HubServer::start(&[
+        ("config.json", &config, false),
+        ("README.md", b"---\nlicense: cc-by-4.0\n---\n# A model\n", false),
+        ("tokenizer.json", b"{}", false),
+        ("model.safetensors.index.json", index, false),
+        ("model-1.safetensors", b"x", true),
+    ]);
+    let home = tempfile::tempdir().expect("tempdir");
+    let run = || inspect(home.path(), &server.endpoint, &[REPO, "--json"]);
+    let output = run();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(report["model"], REPO);
+    assert_eq!(report["licence"], serde_json::json!(["cc-by-4.0"]));
+    assert_eq!(report["stored"]["bytes"], 16_381_470_720u64);
+    let requests = server.requests();
+    assert!(!requests.is_empty());
+    for request in requests {
+        assert!(!request.contains("model-1") && !request.contains("tokenizer.json"), "{request}");
+    }
+    // What was fetched is used again, without a request; a pull still fetches everything.
+    assert_eq!(run().stdout, output.stdout);
+    assert_eq!(server.requests(), Vec::<String>::new());
+    let pull = Command::new(env!("CARGO_BIN_EXE_novastack"))
+        .args(["pull", REPO])
+        .env_clear()
+        .env("HF_HOME", home.path())
+        .env("HF_ENDPOINT", &server.endpoint)
+        .output()
+        .expect("the program runs");
+    assert!(pull.status.success(), "{}", String::from_utf8_lossy(&pull.stderr));
+    assert!(server.requests().iter().any(|request| request.contains("model-1")));
+}
+
+#[test]
+fn weights_that_are_here_are_measured_by_their_headers() {
+    let directory = golden_dir("qwen3");
+    let report = json(&[directory.to_str().expect("UTF-8")]);
+    assert_eq!(report["stored"]["bytes_from"], "tensor headers");
+    assert_eq!(report["stored"]["format"], "F32");
+    let total = report["parameters"]["total"].as_u64().expect("total");
+    assert_eq!(report["stored"]["bytes"], 4 * total);
+    assert_eq!(report["kv_cache"]["bytes_per_value"], 4);
+
+    let gguf = golden_dir("gguf").join("wide-q4_k_m.gguf");
+    let report = json(&[gguf.to_str().expect("UTF-8")]);
+    let format = report["stored"]["format"].as_str().expect("format");
+    assert!(format.contains("Q4_K") && format.contains("Q6_K"), "{format}");
+    let stored = report["stored"]["bytes"].as_u64().expect("bytes");
+    assert!(stored < std::fs::metadata(gguf).expect("file").len());
+    assert_eq!(
+        (&report["weights"][0]["as_stored"], &report["weights"][0]["bytes"]),
+        (&true.into(), &stored.into())
+    );
+}
+
+#[test]
+fn devices_that_the_caller_has() {
+    let path = config("Qwen3-235B-A22B");
+    let path = path.to_str().expect("UTF-8");
+    let report = json(&[path, "--gpus", "8", "--memory", "80G"]);
+    let fits = report["given"]["fits"].as_array().expect("fits");
+    let fp8 = fits.iter().find(|fit| fit["format"] == "FP8 128x128").expect("FP8");
+    assert_eq!(fp8["longest_context"], 40_960);
+    // 4 KV heads on 8 devices: each device holds one of them.
+    assert_eq!(fp8["kv_bytes_per_token_per_device"], 94 * 2 * 128 * 2);
+    let report = json(&[path, "--memory", "64G"]);
+    assert!(report["given"]["fits"].as_array().expect("fits").iter().all(|fit| fit["kv_tokens"].is_null()));
+    assert!(text(&[path, "--memory", "64G"]).contains("no: more than"));
+
+    let home = tempfile::tempdir().expect("tempdir");
+    let fails = |arguments: &[&str]| {
+        let output = inspect(home.path(), "http://127.0.0.1:9", arguments);
+        assert!(!output.status.success(), "{arguments:?}");
+        String::from_utf8(output.stderr).expect("UTF-8")
+    };
+    let message = fails(&[config("MiniMax-M2").to_str().expect("UTF-8"), "--gpus", "32"]);
+    assert!(message.contains("--gpus 32") && message.contains("1, 2, 4, 8, 16"), "{message}");
+    let broken = home.path().join("config.json");
+    std::fs::write(&broken, r#"{"architectures": ["MambaForCausalLM"]}"#).expect("write");
+    let message = fails(&[broken.to_str().expect("UTF-8")]);
+    assert!(message.contains("MambaForCausalLM") && message.contains("Qwen3MoeForCausalLM"), "{message}");
+    let message = fails(&["org/model:weights.gguf"]);
+    assert!(message.contains("novastack pull org/model:weights.gguf"), "{message}");
+}
