@@ -34,6 +34,7 @@ from goldens import BASE, ROOT, rope
 from transformers import (
     AutoModelForCausalLM, DeepseekV3Config, FineGrainedFP8Config, MiniMaxM2Config, Qwen2Config, Qwen3Config, Qwen3MoeConfig,
 )
+from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 
 BLOCK = 128
 NIBBLES = 8
@@ -257,6 +258,25 @@ def distance(model, other, prompt, tokens):
     return (a - b)[0, b[0].topk(20).indices].abs().max().item()
 
 
+@torch.no_grad()
+def read_fp8(target, packed):
+    """The checkpoint as transformers itself dequantises it. It takes the size of blocks from the
+    number of scales, which is wrong for a matrix with cut blocks (DeepSeek's kv_a_proj_with_mqa):
+    those it is given filled up."""
+    model = read(target, quantization_config=FineGrainedFP8Config(dequantize=True)).float()
+    for name, module in model.named_modules():
+        scales = packed.get(f"{name}.weight_scale_inv")
+        if isinstance(module, torch.nn.Linear) and scales is not None:
+            values = packed[f"{name}.weight"]
+            rows, columns = values.shape
+            if rows % BLOCK == 0 and columns % BLOCK == 0:
+                continue
+            filled = torch.nn.functional.pad(values.float(), (0, -columns % BLOCK, 0, -rows % BLOCK))
+            whole = Fp8Dequantize(None)._dequantize_one(filled.to(values.dtype), scales, torch.float32)
+            module.weight.copy_(whole[:rows, :columns])
+    return model
+
+
 def check_reference(sources, target, unpack, group):
     """AutoAWQ's own dequantisation of the file gives the same weights."""
     spec = importlib.util.spec_from_file_location("packing_utils", sources / "awq" / "utils" / "packing_utils.py")
@@ -312,8 +332,7 @@ def make(name, reference):
     plain_model = copy.deepcopy(model)
     if is_fp8:
         tolerance, margin, router_margin, steps = FP8_TOLERANCE, FP8_MARGIN, FP8_ROUTER_MARGIN, goldens.STEPS
-        # In bf16, which holds an e4m3 value times a power of two only.
-        other = read(target, quantization_config=FineGrainedFP8Config(dequantize=True)).float()
+        other = read_fp8(target, packed)
         conditions = {}
     else:
         tolerance, margin, router_margin, steps = INT_TOLERANCE, INT_MARGIN, INT_ROUTER_MARGIN, INT_STEPS
@@ -323,6 +342,7 @@ def make(name, reference):
     routers = goldens_moe.Routers(model, router_margin) if sparse else None
     cases = goldens.find_cases(model, options.get("lengths", LENGTHS), seed, margin, steps, routers, **conditions)
     gap = max(distance(plain_model, other, case["prompt"], case["tokens"]) for case in cases)
+    assert gap < tolerance, f"{name}: {gap} away"
     what = "transformers' own dequantisation is" if is_fp8 else "activations of 8 bits lead"
     print(f"{name}: {what} {gap:.5f} away")
     if reference and quantization["quant_method"] == "awq":
