@@ -3,6 +3,7 @@
 
 use super::{error_naming, open_gguf, read_all};
 use crate::support::gguf_writer::{GgufWriter, Meta, tiny_moe};
+use crate::support::golden_dir;
 use novastack::backend::{ExpertGroups, GroupScore, Scoring};
 use novastack::checkpoint::{Checkpoint, TensorData};
 use novastack::model::ModelConfig;
@@ -254,6 +255,48 @@ proptest! {
         match open_gguf(directory.path(), &bytes) {
             Ok(checkpoint) => prop_assert_eq!(read_all(&checkpoint), checkpoint.tensor_bytes()),
             Err(error) => prop_assert!(error.to_string().contains("model.gguf")),
+        }
+    }
+}
+
+/// llama.cpp's converter made the files in tests/goldens/gguf from the checkpoints beside it: both
+/// give one config and the same weights, the latent's projection cut in two and transposed.
+#[test]
+fn converted_checkpoints_are_the_originals() {
+    for name in ["qwen3-moe", "deepseek-v2-lite", "deepseek-v2", "deepseek-v3", "minimax-m2"] {
+        let original = Checkpoint::open(&golden_dir(name)).expect(name);
+        let converted = Checkpoint::open(&golden_dir(&format!("gguf/{name}-f32.gguf"))).expect(name);
+        let mut expected = config(&original);
+        // The converter leaves these layers out.
+        expected.mtp_layers = 0;
+        assert_eq!(config(&converted), expected, "{name}");
+
+        let own =
+            |tensor: &str| tensor.contains("self_attn.k_b_proj") || tensor.contains("self_attn.v_b_proj");
+        let names: Vec<_> = converted.tensor_names().into_iter().filter(|tensor| !own(tensor)).collect();
+        assert!(names.len() > 50, "{name}: {}", names.len());
+        for tensor in names {
+            let (found, expected) = (converted.tensor(tensor), original.tensor(tensor));
+            let (found, expected) =
+                (found.expect(tensor), expected.unwrap_or_else(|| panic!("{name}: {tensor}")));
+            assert_eq!((found.shape, found.data), (expected.shape, expected.data), "{name}: {tensor}");
+        }
+        if let Attention::Mla(mla) = expected.attention {
+            let l = mla.layout;
+            let values = |checkpoint: &Checkpoint, part: &str| {
+                let name = format!("model.layers.1.self_attn.{part}.weight");
+                checkpoint.tensor(&name).expect(part).to_f32().expect("f32")
+            };
+            let (k, v) = (values(&converted, "k_b_proj"), values(&converted, "v_b_proj"));
+            for (index, value) in values(&original, "kv_b_proj").into_iter().enumerate() {
+                let (row, r) = (index / l.rank, index % l.rank);
+                let (head, part) = (row / (l.nope_dim + l.v_dim), row % (l.nope_dim + l.v_dim));
+                let found = match part.checked_sub(l.nope_dim) {
+                    None => k[(head * l.rank + r) * l.nope_dim + part],
+                    Some(part) => v[(head * l.v_dim + part) * l.rank + r],
+                };
+                assert_eq!(found, value, "{name}: head {head}, row {part}, column {r}");
+            }
         }
     }
 }
