@@ -171,8 +171,11 @@ fn load(args: &ServeArgs, name: &str, resolved: &Resolved) -> Result<LocalModel,
     }
     .map_err(|error| error.to_string())?;
     let shape = ModelConfig::from_json(&checkpoint.config).map_err(|error| error.to_string())?;
-    let weights =
-        if dummy { Weights::Dummy { seed: args.dummy_seed } } else { Weights::Checkpoint(&checkpoint, shape.quantization.as_ref()) };
+    let weights = if dummy {
+        Weights::Dummy { seed: args.dummy_seed }
+    } else {
+        Weights::Checkpoint(&checkpoint, shape.quantization.as_ref())
+    };
 
     let threads = match args.threads {
         Some(threads) => threads as usize,

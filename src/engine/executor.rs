@@ -156,6 +156,7 @@ impl<B: Backend> Device<B> {
     fn step(&mut self, plan: &StepPlan, answers: bool) -> StepResult {
         let batch = batch(plan, self.kv_blocks)?;
         let Rank { backend, model, kv } = &mut self.rank;
+        let expert_bytes_before = backend.expert_bytes_read();
         model.forward(backend, &batch, kv);
 
         let mut wants: Vec<(u32, Want)> = Vec::new();
@@ -166,7 +167,8 @@ impl<B: Backend> Device<B> {
                 wants.push((row + span.rows as u32 - 1, Want::Sample(index)));
             }
         }
-        let mut output = StepOutput::default();
+        let expert_bytes = backend.expert_bytes_read() - expert_bytes_before;
+        let mut output = StepOutput { expert_bytes, ..StepOutput::default() };
         let mut scored: Vec<Vec<TokenLogprob>> = vec![Vec::new(); plan.seqs.len()];
         let vocab = model.vocab();
         for wants in wants.chunks(LOGIT_ROWS_MAX) {

@@ -80,6 +80,8 @@ pub struct EngineStats {
     pub attended_positions: u64,
     /// KV positions that the rows needed.
     pub useful_positions: u64,
+    /// Bytes of experts' weights that steps read, on the first rank.
+    pub expert_bytes: u64,
 }
 
 /// What the engine thread is told. Cancellation is not among it: it must not wait for room in a

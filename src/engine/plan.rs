@@ -63,4 +63,6 @@ pub struct StepOutput {
     pub sampled: Vec<(SeqId, TokenLogprob)>,
     /// Scored prompt tokens, in plan order, one per target.
     pub prompt_logprobs: Vec<(SeqId, Vec<TokenLogprob>)>,
+    /// Bytes of experts' weights that the step read, on the first rank.
+    pub expert_bytes: u64,
 }

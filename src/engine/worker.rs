@@ -247,6 +247,7 @@ impl Worker {
             preemptions: counters.preemptions,
             attended_positions: counters.positions.attended,
             useful_positions: counters.positions.useful,
+            expert_bytes: counters.expert_bytes,
         }));
     }
 

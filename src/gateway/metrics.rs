@@ -218,7 +218,7 @@ const GAUGES: [Stat; 6] = [
     ("batch_sequences", "Sequences of the last step", |s| s.last_batch_seqs as u64),
 ];
 
-const COUNTERS: [Stat; 8] = [
+const COUNTERS: [Stat; 9] = [
     ("steps", "Steps executed", |s| s.steps),
     ("step_rows", "Rows computed", |s| s.step_rows),
     ("prefill_tokens", "Prompt tokens computed", |s| s.prefill_tokens),
@@ -227,6 +227,7 @@ const COUNTERS: [Stat; 8] = [
     ("preemptions", "Sequences preempted for lack of KV blocks", |s| s.preemptions),
     ("attended_positions", "KV positions that attention read, padding included", |s| s.attended_positions),
     ("useful_positions", "KV positions that the rows needed", |s| s.useful_positions),
+    ("expert_bytes", "Bytes of experts' weights that steps read, on the first rank", |s| s.expert_bytes),
 ];
 
 impl Collector for Engines {

@@ -2,8 +2,8 @@
 //! numbers of the shapes that its config asks for. Shapes are checked here, so that a kernel
 //! never sees a weight of another size than the config says.
 
-use super::quantization::{Quantization, is_stored, stored};
 use super::ConfigError;
+use super::quantization::{Quantization, is_stored, stored};
 use crate::backend::BackendError;
 use crate::checkpoint::{Checkpoint, Dtype, TensorData, TensorError};
 use std::borrow::Cow;
