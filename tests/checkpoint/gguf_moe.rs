@@ -274,7 +274,7 @@ fn converted_checkpoints_are_the_originals() {
         let own =
             |tensor: &str| tensor.contains("self_attn.k_b_proj") || tensor.contains("self_attn.v_b_proj");
         let names: Vec<_> = converted.tensor_names().into_iter().filter(|tensor| !own(tensor)).collect();
-        assert!(names.len() > 50, "{name}: {}", names.len());
+        assert!(names.len() > 40, "{name}: {}", names.len());
         for tensor in names {
             let (found, expected) = (converted.tensor(tensor), original.tensor(tensor));
             let (found, expected) =
