@@ -19,7 +19,6 @@ mod tile;
 mod work;
 
 use super::kv::{Element, KvCache, Layer, MAX_HEAD_DIM};
-use super::mla::MAX_RANK;
 use super::pool::ThreadPool;
 use super::simd::Isa;
 use super::tensor::{Shared, Tensor};
@@ -34,8 +33,9 @@ pub(super) use work::{Item, Query, Task, store_partial};
 pub(super) const SPLIT: usize = 512;
 pub(super) const SPLIT_BLOCKS: usize = SPLIT / KV_BLOCK_TOKENS;
 
-/// The longest value, of a head or of a latent.
-const MAX_VALUE_DIM: usize = if MAX_RANK > MAX_HEAD_DIM { MAX_RANK } else { MAX_HEAD_DIM };
+/// The longest value that is summed up: a head's, or a latent.
+pub(super) const MAX_VALUE_DIM: usize = 1024;
+const _: () = assert!(MAX_HEAD_DIM <= MAX_VALUE_DIM);
 
 /// Queries (rows times query heads per kv head) of an item; two tiles of twelve.
 const ITEM_QUERIES: usize = 24;

@@ -4,13 +4,14 @@
 //!
 //! The bytes are [`KvSpec::block_bytes`] per block, and pages count as resident once written.
 
+use super::super::attention::MAX_VALUE_DIM;
 use super::super::kv::{Element, encode};
 use super::super::simd::{LANES, Simd};
 use super::super::tensor::{Buffer, Shared};
 use crate::backend::{BackendError, KV_BLOCK_TOKENS, KvLayout, KvSpec};
 
 /// Longest latent that the kernels' buffers hold.
-pub const MAX_RANK: usize = 1024;
+pub const MAX_RANK: usize = MAX_VALUE_DIM;
 /// Longest rotated key.
 pub const MAX_ROPE_DIM: usize = 256;
 /// Longest entry.

@@ -27,7 +27,7 @@ use std::cell::RefCell;
 use tile::{Job, Room, Tile};
 
 pub use super::attention::Scratch;
-pub use cache::{LatentCache, MAX_RANK};
+pub use cache::LatentCache;
 pub use write::rope_kv_write;
 
 /// Queries (rows times heads of a group) of an item; two tiles of eight.

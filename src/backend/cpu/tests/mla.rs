@@ -199,7 +199,10 @@ fn ragged_batches_of_all_shapes() {
             ];
             for parts in steps {
                 let out = setup.step(&mut backend, &sequences, parts);
-                check_step(&name, layout, &sequences, parts, &out);
+                // With more threads the bits are the same, see below.
+                if backend.pool.threads() == 1 {
+                    check_step(&name, layout, &sequences, parts, &out);
+                }
                 all.extend(out);
             }
             results.push((backend.isa, all));
