@@ -77,13 +77,13 @@ mod tests {
             let mut end = 0;
             for rank in 0..ranks {
                 let part = Shard { rank, ranks }.range("it", total, unit).expect("a part");
-                assert!(part.start == end && !part.is_empty() && part.len() % unit == 0, "{part:?}");
+                assert!(part.start == end && !part.is_empty() && part.len().is_multiple_of(unit), "{part:?}");
                 end = part.end;
             }
             assert_eq!(end, total);
         }
         let error =
-            Shard { rank: 0, ranks: 8 }.range("the MLP", 256, 128).err().expect("too few").to_string();
+            Shard { rank: 0, ranks: 8 }.range("the MLP", 256, 128).expect_err("too few").to_string();
         assert!(error.contains("tensor-parallel 8") && error.contains("the MLP"), "{error}");
     }
 
