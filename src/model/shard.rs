@@ -82,8 +82,7 @@ mod tests {
             }
             assert_eq!(end, total);
         }
-        let error =
-            Shard { rank: 0, ranks: 8 }.range("the MLP", 256, 128).expect_err("too few").to_string();
+        let error = Shard { rank: 0, ranks: 8 }.range("the MLP", 256, 128).expect_err("too few").to_string();
         assert!(error.contains("tensor-parallel 8") && error.contains("the MLP"), "{error}");
     }
 
