@@ -162,14 +162,15 @@ def gptq_case(fields, bits, group, symmetric):
 # Sizes are such that two ranks cut between FP8's blocks but not through an expert.
 CHECKPOINTS = {
     "qwen3-fp8": (Qwen3Config, dict(**QWEN3, intermediate_size=256), fp8(torch.bfloat16), FP8_CONFIG, dict(v4=True)),
+    # Eight ranks: a head of 128 each, and whole experts of 128.
     "qwen3-moe-fp8": (
         Qwen3MoeConfig,
         dict(
-            **QWEN3, intermediate_size=256, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=128, norm_topk_prob=True,
-            mlp_only_layers=[0],
+            **{**QWEN3, "head_dim": 128}, intermediate_size=256, num_hidden_layers=1, num_experts=8, num_experts_per_tok=2,
+            moe_intermediate_size=128, norm_topk_prob=True,
         ),
-        fp8(torch.bfloat16), {**FP8_CONFIG, "modules_to_not_convert": ["lm_head", "model.layers.1.mlp.gate"]},
-        dict(v4=True, published=dict(num_experts=4), unpublished=["num_local_experts"]),
+        fp8(torch.bfloat16), {**FP8_CONFIG, "modules_to_not_convert": ["lm_head", "model.layers.0.mlp.gate"]},
+        dict(v4=True, published=dict(num_experts=8), unpublished=["num_local_experts"]),
     ),
     "deepseek-v3-fp8": (
         DeepseekV3Config,

@@ -45,7 +45,10 @@ impl Known {
         // A directory may have any name: its config must not contradict it.
         let agrees = |entry: &&CatalogueEntry| entry.shape.as_ref().is_none_or(|known| *known == shape);
         let name = &resolved.served_name;
-        let named = catalogue::find(name).or_else(|| catalogue::find_repo(name)).filter(agrees);
+        // Not by alias: a directory Qwen2.5-7B holds the base model, and the alias is the instruct one's.
+        let own_name = |entry: &&CatalogueEntry| entry.name.eq_ignore_ascii_case(name);
+        let named =
+            catalogue::find(name).filter(own_name).or_else(|| catalogue::find_repo(name)).filter(agrees);
         let quantisation =
             checkpoint.config.get("quantization_config").and_then(|c| c["quant_method"].as_str());
         let (entries, recognised_by) = match named {
@@ -148,9 +151,11 @@ fn card_licence(card: &str) -> Option<String> {
 }
 
 fn licence_of_text(text: &str) -> &'static str {
-    let head: String = text.split_whitespace().take(60).collect::<Vec<_>>().join(" ").to_lowercase();
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase();
+    let head: String = words.chars().take(400).collect();
     match head.as_str() {
         head if head.contains("apache license version 2.0") => "apache-2.0",
+        head if head.starts_with("mit license") && words.contains("modification is") => "modified-mit",
         head if head.starts_with("mit license") => "mit",
         head if head.contains("deepseek license agreement") => "deepseek",
         head if head.contains("llama 3.1 community license") => "llama3.1",
@@ -173,6 +178,8 @@ mod tests {
         assert_eq!(card("---\nlanguage: en\n---\nlicense: mit\n"), None);
         assert_eq!(licence_of_text("  Apache License\n   Version 2.0, January 2004"), "apache-2.0");
         assert_eq!(licence_of_text("MIT License\n\nCopyright"), "mit");
+        let modified = "MIT License\n\nOur only modification is that you shall display";
+        assert_eq!(licence_of_text(modified), "modified-mit");
         assert_eq!(licence_of_text("All rights reserved"), "see its LICENSE file");
     }
 

@@ -38,9 +38,10 @@ tensor_parallel! {
     deepseek_v3_fp8 = "deepseek-v3-fp8" in ["2"],
     minimax_m2_fp8 = "minimax-m2-fp8" in ["2"],
     qwen3_fp8 = "qwen3-fp8" in ["2"],
-    qwen3_moe_fp8 = "qwen3-moe-fp8" in ["2"],
+    // As Qwen3-235B-FP8 on eight: kv heads held twice, whole experts because of their blocks.
+    qwen3_moe_fp8 = "qwen3-moe-fp8" in ["2", "4", "8"],
     // Groups of 64 along experts of 64.
-    qwen3_moe_gptq_int4 = "qwen3-moe-gptq-int4" in ["2"],
+    qwen3_moe_gptq_int4 = "qwen3-moe-gptq-int4" in ["2", "4"],
 }
 
 #[test]
