@@ -1,0 +1,135 @@
+// One kernel source for four compilers: clang for AMD (gfx90a, gfx942: waves of 64; gfx1100,
+// gfx1101: waves of 32), clang for NVIDIA (PTX, warps of 32), and clang for the CPU, where the
+// tests run kernels with one fiber per work-item (tests/hip_host, either wave size).
+//
+// What differs between them stands behind this file's names; kernels use nothing else:
+//
+//   KERNEL(name, threads, waves, args...) { }   an entry point: `threads` work-items per block (a
+//                       multiple of 64), at least `waves` waves per SIMD on AMD
+//   LDS                 before a block-shared array; sizes are constants
+//   tid() wave() lane() block_x() block_y() block_z()
+//   barrier()           of the block; LDS writes before it are seen after it
+//   shuffle(v, lane) shuffle_xor(v, mask)   of float, u32, i32; all lanes of the wave take part
+//   wave_sum(v) wave_max(v)                 the same bits in every lane
+//   bf16, f16           storage types: to_float(x), from_float<T>(f) rounds to nearest even
+//   fast_exp2 fast_log2 fast_rsqrt          a few ulp
+//   Fragment<T>, Acc, load_a load_b mma acc_row acc_col to_b    16x16x16 products, see below
+//
+// No kernel reads what another block of the same launch wrote. No library, no other header.
+#pragma once
+
+typedef unsigned char u8;
+typedef signed char i8;
+typedef unsigned short u16;
+typedef short i16;
+typedef unsigned int u32;
+typedef int i32;
+typedef unsigned long long u64;
+typedef long long i64;
+
+// 4, 8 and 16 bytes loaded at once; addresses are aligned to the size.
+typedef u32 u32x2 __attribute__((ext_vector_type(2)));
+typedef u32 u32x4 __attribute__((ext_vector_type(4)));
+typedef float f32x2 __attribute__((ext_vector_type(2)));
+typedef float f32x4 __attribute__((ext_vector_type(4)));
+
+typedef _Float16 f16;
+struct bf16 {
+  u16 bits;
+};
+
+// A fragment is a wave's share of a 16x16 matrix operand; an accumulator that of a 16x16 f32
+// result. mma(acc, a, b): acc += A B^T, with A [16, 16] loaded by load_a(p, stride) and B [16, 16]
+// by load_b(p, stride), both row by row with k along the row. Value i of a lane's accumulator is
+// the result at row acc_row(i), column acc_col(i): A's row, B's row.
+// to_b(acc) turns a result, rounded to T, into the B operand of a following product, its row
+// becoming that product's k and its column that product's column.
+
+#if defined(NOVA_HOST)
+#include "port_host.h"
+#elif defined(__HIP__)
+#include "port/amd.h"
+#else
+#include "port/nvidia.h"
+#endif
+
+DEV float to_float(float x) { return x; }
+DEV float to_float(f16 x) { return (float)x; }
+DEV float to_float(bf16 x) { return __builtin_bit_cast(float, (u32)x.bits << 16); }
+
+template <class A, class B>
+constexpr bool same = false;
+template <class A>
+constexpr bool same<A, A> = true;
+
+// To nearest, ties to even.
+template <class T>
+DEV T from_float(float x) {
+  if constexpr (same<T, bf16>) {
+    u32 bits = __builtin_bit_cast(u32, x);
+    // A NaN whose payload is only in the low bits must not become infinity.
+    if ((bits & 0x7fffffff) > 0x7f800000) return bf16{(u16)((bits >> 16) | 0x40)};
+    return bf16{(u16)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};
+  } else {
+    return (T)x;
+  }
+}
+
+// 8 values of 2 bytes.
+template <class T>
+struct alignas(16) Eight {
+  T v[8];
+};
+template <class T>
+DEV Eight<T> load8(const T* p) { return __builtin_bit_cast(Eight<T>, *(const u32x4*)p); }
+template <class T>
+DEV void store8(T* p, const Eight<T>& x) { *(u32x4*)p = __builtin_bit_cast(u32x4, x); }
+
+DEV float shuffle_xor(float v, u32 mask) { return shuffle(v, lane() ^ mask); }
+DEV u32 shuffle_xor(u32 v, u32 mask) { return shuffle(v, lane() ^ mask); }
+DEV i32 shuffle_xor(i32 v, u32 mask) { return shuffle(v, lane() ^ mask); }
+
+DEV float maximum(float a, float b) { return a > b ? a : b; }
+DEV float minimum(float a, float b) { return a < b ? a : b; }
+DEV u32 minimum(u32 a, u32 b) { return a < b ? a : b; }
+
+// Over `width` lanes, a power of two.
+DEV float wave_sum(float v, u32 width = WAVE) {
+  for (u32 m = width / 2; m; m /= 2) v += shuffle_xor(v, m);
+  return v;
+}
+DEV u32 wave_sum(u32 v, u32 width = WAVE) {
+  for (u32 m = width / 2; m; m /= 2) v += shuffle_xor(v, m);
+  return v;
+}
+DEV float wave_max(float v, u32 width = WAVE) {
+  for (u32 m = width / 2; m; m /= 2) v = maximum(v, shuffle_xor(v, m));
+  return v;
+}
+
+DEV u32 wave() { return tid() / WAVE; }
+
+// Over the block, in an order that does not depend on the wave size: partial sums of 32 lanes are
+// added from the first to the last. `scratch` holds THREADS / 32 values and may be reused after
+// the next barrier().
+template <u32 THREADS>
+DEV float block_sum(float v, float* scratch) {
+  v = wave_sum(v, 32);
+  if (tid() % 32 == 0) scratch[tid() / 32] = v;
+  barrier();
+  float sum = 0;
+  for (u32 i = 0; i < THREADS / 32; i++) sum += scratch[i];
+  return sum;
+}
+template <u32 THREADS>
+DEV float block_max(float v, float* scratch) {
+  v = wave_max(v, 32);
+  if (tid() % 32 == 0) scratch[tid() / 32] = v;
+  barrier();
+  float best = scratch[0];
+  for (u32 i = 1; i < THREADS / 32; i++) best = maximum(best, scratch[i]);
+  return best;
+}
+
+DEV float fast_exp(float x) { return fast_exp2(x * 1.4426950408889634f); }
+DEV float sigmoid(float x) { return 1.0f / (1.0f + fast_exp(-x)); }

@@ -1,0 +1,118 @@
+// port.h for the CPU: the names of the device compilers over harness.h, which runs one fiber per
+// work-item. -DWAVE=64 emulates CDNA's MFMA, -DWAVE=32 RDNA's WMMA, both at the layout of the
+// instruction's own lanes.
+#pragma once
+#include "harness.h"
+
+#define DEV static inline __attribute__((always_inline))
+// In a section of its own, so that the harness can poison it between blocks.
+#define LDS static __attribute__((aligned(16), section("lds")))
+#define KERNEL(name, threads, waves, ...)                                   \
+  static void name(__VA_ARGS__);                                            \
+  static const harness::Registered name##_registered(#name, WAVE, threads, name); \
+  static void name(__VA_ARGS__)
+
+DEV u32 tid() { return harness::now.tid; }
+DEV u32 block_x() { return harness::now.block[0]; }
+DEV u32 block_y() { return harness::now.block[1]; }
+DEV u32 block_z() { return harness::now.block[2]; }
+DEV u32 lane() { return harness::now.tid % WAVE; }
+
+// Where in the kernel a wave operation stands: lanes that meet at different places diverge.
+#define SITE ((u64) __builtin_return_address(0))
+
+static __attribute__((noinline)) void barrier() { harness::barrier(SITE); }
+static __attribute__((noinline)) u32 shuffle(u32 v, u32 from) { return harness::shuffle(v, from % WAVE, WAVE, SITE); }
+DEV i32 shuffle(i32 v, u32 from) { return (i32)shuffle((u32)v, from); }
+DEV float shuffle(float v, u32 from) {
+  return __builtin_bit_cast(float, shuffle(__builtin_bit_cast(u32, v), from));
+}
+
+DEV float fast_exp2(float x) { return __builtin_exp2f(x); }
+DEV float fast_log2(float x) { return __builtin_log2f(x); }
+DEV float fast_rsqrt(float x) { return 1.0f / __builtin_sqrtf(x); }
+
+DEV float to_float(f16 x);
+DEV float to_float(bf16 x);
+template <class T>
+DEV T from_float(float x);
+
+// A product of fragments: every lane shows its operands, then sums its own elements in the order
+// of k. `A::at(lane, i)` tells which (row, k) value i of a lane's operand is.
+#if WAVE == 64
+template <class T>
+struct Fragment {
+  T v[4];
+};
+struct Acc {
+  static constexpr u32 N = 4;
+  float v[4] = {0, 0, 0, 0};
+};
+DEV u32 acc_row(u32 i) { return lane() / 16 * 4 + i; }
+DEV u32 acc_col(u32) { return lane() % 16; }
+template <class T>
+DEV Fragment<T> load_a(const T* p, u32 stride) {
+  return __builtin_bit_cast(Fragment<T>, *(const u32x2*)(p + lane() % 16 * stride + lane() / 16 * 4));
+}
+// Lane (k / 4) * 16 + row holds (row, k) at k % 4.
+template <class T>
+static float operand(const Fragment<T>* lanes, u32 row, u32 k) { return to_float(lanes[k / 4 * 16 + row].v[k % 4]); }
+template <class T>
+DEV Fragment<T> to_b(const Acc& c) {
+  Fragment<T> b;
+  for (u32 i = 0; i < 4; i++) b.v[i] = from_float<T>(c.v[i]);
+  return b;
+}
+#else
+template <class T>
+struct alignas(16) Fragment {
+  T v[16];
+};
+struct Acc {
+  static constexpr u32 N = 8;
+  float v[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+};
+DEV u32 acc_row(u32 i) { return 2 * i + lane() / 16; }
+DEV u32 acc_col(u32) { return lane() % 16; }
+template <class T>
+DEV Fragment<T> load_a(const T* p, u32 stride) {
+  struct Halves {
+    u32x4 low, high;
+  } halves = {*(const u32x4*)(p + lane() % 16 * stride), *(const u32x4*)(p + lane() % 16 * stride + 8)};
+  return __builtin_bit_cast(Fragment<T>, halves);
+}
+template <class T>
+static float operand(const Fragment<T>* lanes, u32 row, u32 k) { return to_float(lanes[row].v[k]); }
+template <class T>
+DEV Fragment<T> to_b(const Acc& c) {
+  Fragment<T> b;
+  for (u32 i = 0; i < 8; i++) {
+    float other = shuffle(c.v[i], lane() ^ 16);
+    b.v[2 * i] = from_float<T>(lane() < 16 ? c.v[i] : other);
+    b.v[2 * i + 1] = from_float<T>(lane() < 16 ? other : c.v[i]);
+  }
+  return b;
+}
+#endif
+template <class T>
+DEV Fragment<T> load_b(const T* p, u32 stride) { return load_a(p, stride); }
+
+template <class T>
+static __attribute__((noinline)) void mma(Acc& c, Fragment<T> a, Fragment<T> b) {
+  struct Operands {
+    Fragment<T> a[WAVE], b[WAVE];
+  };
+  Operands& shared = *(Operands*)harness::wave_scratch(sizeof(Operands), WAVE);
+  shared.a[lane()] = a;
+  shared.b[lane()] = b;
+  harness::meet(SITE);
+#if WAVE == 32
+  // The instruction reads an operand from either half of the wave: they must agree.
+  if (__builtin_memcmp(&shared.a[lane()], &shared.a[lane() ^ 16], sizeof a) ||
+      __builtin_memcmp(&shared.b[lane()], &shared.b[lane() ^ 16], sizeof b))
+    harness::fail("operands of a WMMA differ between the halves of the wave");
+#endif
+  for (u32 i = 0; i < Acc::N; i++)
+    for (u32 k = 0; k < 16; k++) c.v[i] += operand(shared.a, acc_row(i), k) * operand(shared.b, acc_col(i), k);
+  harness::meet(SITE + 1);
+}
