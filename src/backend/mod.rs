@@ -14,6 +14,7 @@
 //! maximal number of rows; each operation sets its output's current row count from its inputs.
 
 pub mod cpu;
+pub mod hip;
 
 use crate::checkpoint::TensorData;
 use crate::protocol::TokenId;

@@ -1,0 +1,183 @@
+//! Compiles kernels/*.hip ahead of time, once for each AMD architecture and to PTX for NVIDIA, and
+//! has them embedded. Needs only a clang of 19 or later: no ROCm, no CUDA. Without one the program
+//! is built without GPU kernels, and `novastack devices` says so.
+//!
+//! A kernel is compiled again when its source, a header, the compiler or the flags have changed.
+
+use std::collections::hash_map::DefaultHasher;
+use std::fmt::Write;
+use std::hash::{Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+
+/// The wave size follows from the architecture, see kernels/port/amd.h.
+const AMD: [&str; 4] = ["gfx90a", "gfx942", "gfx1100", "gfx1101"];
+/// PTX for this one runs on all later ones.
+const NVIDIA: &str = "sm_80";
+const CLANG_MIN: u32 = 19;
+
+const COMMON: [&str; 5] = ["-O3", "-std=c++17", "-Wall", "-Werror", "-Ikernels"];
+const FOR_AMD: [&str; 6] =
+    ["-x", "hip", "--cuda-device-only", "--no-gpu-bundle-output", "-nogpuinc", "-nogpulib"];
+const FOR_NVIDIA: [&str; 10] = [
+    "-x",
+    "cuda",
+    "--cuda-device-only",
+    "-nocudainc",
+    "-nocudalib",
+    "-S",
+    "-Xclang",
+    "-target-feature",
+    "-Xclang",
+    "+ptx75",
+];
+
+fn main() {
+    println!("cargo:rerun-if-changed=kernels");
+    println!("cargo:rerun-if-env-changed=NOVASTACK_CLANG");
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    let (compiler, objects) = match find_clang() {
+        Ok(clang) => (Ok(clang.version.clone()), compile_all(&clang, &out)),
+        Err(reason) => {
+            // Looks again at the next build: what is not there counts as changed.
+            println!("cargo:rerun-if-changed=kernels/no-compiler");
+            (Err(reason), Vec::new())
+        }
+    };
+    let mut text = format!("pub const COMPILER: Result<&str, &str> = {compiler:?};\n");
+    text += "pub static OBJECTS: &[Object] = &[\n";
+    for Object { kernel, architecture, path } in objects {
+        writeln!(
+            text,
+            "    Object {{ file: {kernel:?}, architecture: {architecture:?}, image: include_bytes!({path:?}) }},"
+        )
+        .expect("a string takes more text");
+    }
+    text += "];\n";
+    std::fs::write(out.join("objects.rs"), text).expect("OUT_DIR can be written");
+}
+
+struct Clang {
+    path: String,
+    /// The first line of `--version`.
+    version: String,
+}
+
+/// NOVASTACK_CLANG, else the first that is new enough.
+fn find_clang() -> Result<Clang, String> {
+    let set = std::env::var("NOVASTACK_CLANG").ok();
+    let names: Vec<String> = match &set {
+        Some(path) => vec![path.clone()],
+        None => {
+            let versioned = (CLANG_MIN..CLANG_MIN + 6).map(|version| format!("clang++-{version}"));
+            let others = ["amdclang++", "/opt/rocm/llvm/bin/clang++", "hipcc", "clang++"];
+            versioned.chain(others.map(String::from)).collect()
+        }
+    };
+    for path in names {
+        let Ok(output) = Command::new(&path).arg("--version").output() else { continue };
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let number =
+            text.split("clang version ").nth(1).and_then(|rest| rest.split('.').next()?.parse().ok());
+        if number.is_some_and(|number: u32| number >= CLANG_MIN) {
+            let line = text.lines().find(|line| line.contains("clang version")).unwrap_or_default();
+            return Ok(Clang { path, version: line.to_owned() });
+        }
+    }
+    Err(match set {
+        Some(path) => format!("NOVASTACK_CLANG={path} is no clang of version {CLANG_MIN} or later"),
+        None => format!("no clang of version {CLANG_MIN} or later was found when this was built"),
+    })
+}
+
+struct Object {
+    kernel: String,
+    architecture: String,
+    path: PathBuf,
+}
+
+struct Job {
+    object: Object,
+    source: PathBuf,
+    flags: Vec<String>,
+}
+
+fn compile_all(clang: &Clang, out: &Path) -> Vec<Object> {
+    let headers = hash_of(&[&files("kernels", "h")[..], &files("kernels/port", "h")[..]].concat());
+    let mut jobs = Vec::new();
+    for source in files("kernels", "hip") {
+        let kernel = source.file_stem().expect("a file has a name").to_string_lossy().into_owned();
+        for architecture in AMD.into_iter().chain([NVIDIA]) {
+            let mut flags: Vec<String> = COMMON.map(String::from).into();
+            match architecture == NVIDIA {
+                true => {
+                    flags.extend(FOR_NVIDIA.map(String::from));
+                    flags.push(format!("--cuda-gpu-arch={NVIDIA}"));
+                }
+                false => {
+                    flags.extend(FOR_AMD.map(String::from));
+                    flags.push(format!("--offload-arch={architecture}"));
+                }
+            }
+            let path = out.join(format!("{kernel}.{architecture}"));
+            let object = Object { kernel: kernel.clone(), architecture: architecture.into(), path };
+            jobs.push(Job { object, source: source.clone(), flags });
+        }
+    }
+    let threads = std::env::var("NUM_JOBS").ok().and_then(|n| n.parse().ok()).unwrap_or(1).min(jobs.len());
+    let queue = Mutex::new(jobs.iter());
+    let next = || queue.lock().ok()?.next();
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some(job) = next() {
+                    compile(clang, job, headers);
+                }
+            });
+        }
+    });
+    jobs.into_iter().map(|job| job.object).collect()
+}
+
+fn compile(clang: &Clang, job: &Job, headers: u64) {
+    let mut hasher = DefaultHasher::new();
+    (headers, hash_of(std::slice::from_ref(&job.source)), &clang.version, &job.flags).hash(&mut hasher);
+    let path = &job.object.path;
+    let stamp = PathBuf::from(format!("{}.stamp", path.display()));
+    let wanted = hasher.finish().to_string();
+    if path.exists() && std::fs::read_to_string(&stamp).is_ok_and(|made| made == wanted) {
+        return;
+    }
+    let output = Command::new(&clang.path)
+        .args(&job.flags)
+        .arg(&job.source)
+        .arg("-o")
+        .arg(path)
+        .output()
+        .unwrap_or_else(|error| panic!("{}: {error}", clang.path));
+    if !output.status.success() {
+        let errors = String::from_utf8_lossy(&output.stderr);
+        panic!("{} for {}:\n{errors}", job.source.display(), job.object.architecture);
+    }
+    std::fs::write(&stamp, wanted).expect("OUT_DIR can be written");
+}
+
+/// In the order of their names.
+fn files(folder: &str, extension: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap_or_else(|error| panic!("{folder}: {error}"));
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut paths: Vec<PathBuf> =
+        paths.filter(|path| path.extension().is_some_and(|e| e == extension)).collect();
+    paths.sort();
+    paths
+}
+
+fn hash_of(files: &[PathBuf]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for path in files {
+        let bytes = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        (path, bytes).hash(&mut hasher);
+    }
+    hasher.finish()
+}
