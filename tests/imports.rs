@@ -29,7 +29,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "clock",
         ],
     ),
-    ("model", &["backend", "checkpoint"]),
+    ("model", &["backend", "checkpoint", "protocol::TokenId"]),
     ("backend", &["checkpoint", "protocol"]),
 ];
 
