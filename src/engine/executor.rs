@@ -258,10 +258,10 @@ fn batch(plan: &StepPlan, kv_blocks: usize) -> Result<Batch, ExecutorError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::plan::{PlannedSeq, SeqId};
     use super::*;
     use crate::backend::cpu::CpuBackend;
     use crate::backend::{KvDtype, KvLayout, KvSpec};
+    use crate::engine::plan::{PlannedSeq, SeqId};
     use crate::protocol::SamplingParams;
 
     /// Waits for the other ranks, or dies instead.

@@ -64,7 +64,8 @@ const SUPPORTED: &str = "default, linear, llama3, yarn";
 
 impl Rope {
     /// From `rope_scaling` (transformers 4, and what users add to a config), else from
-    /// `rope_parameters` (transformers 5); the base from whichever has it, in this order, else from the config itself.
+    /// `rope_parameters` (transformers 5). The base is from the first of them that has it, else
+    /// from the config itself.
     pub fn from_config(config: &Fields<'_>) -> Result<Self, ConfigError> {
         let (old, new) = (config.object("rope_scaling")?, config.object("rope_parameters")?);
         let mut theta = None;
