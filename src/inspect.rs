@@ -11,7 +11,7 @@ mod text;
 
 use self::known::Known;
 use self::memory::{Device, Fit, Weights};
-use self::stored::Stored;
+use self::stored::{Stored, StoredFormat};
 use crate::InspectArgs;
 use novastack::backend::KvDtype;
 use novastack::checkpoint::Checkpoint;
@@ -120,6 +120,7 @@ fn report(args: &InspectArgs) -> Result<Report, String> {
     let mut checkpoint = Checkpoint::open_config(path).map_err(|error| error.to_string())?;
     let at = |error: ConfigError| format!("{}: {error}", path.display());
     let config = ModelConfig::from_json(&checkpoint.config).map_err(at)?;
+    inventory::check(&config).map_err(at)?;
     let mut headers_unread = None;
     if path.is_dir() && Checkpoint::weights_are_complete(path) {
         match Checkpoint::open(path) {
@@ -146,8 +147,10 @@ fn report(args: &InspectArgs) -> Result<Report, String> {
             Some(model.given(&formats, device, devices))
         }
     };
-    let cpu =
-        given.is_none().then(|| model.given(&formats, Device::cpu(crate::serve::free_memory_bytes()), 1));
+    let cpu = given.is_none().then(|| {
+        let served: Vec<_> = formats.iter().map(StoredFormat::on_cpu).collect();
+        model.given(&served, Device::cpu(crate::serve::free_memory_bytes()), 1)
+    });
     Ok(Report {
         model: resolved.served_name,
         known,
@@ -218,7 +221,7 @@ fn parameters(config: &ModelConfig, tensors: &[TensorSpec]) -> Parameters {
         let total: u64 =
             tensors.iter().filter(|tensor| kinds.contains(&tensor.kind)).map(TensorSpec::params).sum();
         let active = match (kinds[0], &config.moe) {
-            (Kind::Expert, Some(moe)) => total * moe.routing.top_k as u64 / moe.routing.experts as u64,
+            (Kind::Expert, Some(moe)) => total / moe.routing.experts as u64 * moe.routing.top_k as u64,
             (Kind::Embedding, _) if !config.tied_embeddings => 0,
             _ => total,
         };
@@ -229,7 +232,7 @@ fn parameters(config: &ModelConfig, tensors: &[TensorSpec]) -> Parameters {
         active,
         active_with_embedding,
         prediction,
-        prediction_layers: config.mtp_layers,
+        prediction_layers: if prediction > 0 { config.mtp_layers } else { 0 },
         parts: parts.collect(),
     }
 }
@@ -258,5 +261,6 @@ fn format_name(format: Format) -> String {
         Format::Bf16 => "BF16".into(),
         Format::Fp8 { rows, columns } => format!("FP8 {rows}x{columns}"),
         Format::Int4 { group } => format!("INT4 g{group}"),
+        Format::Q4_1 => "Q4_1".into(),
     }
 }

@@ -15,11 +15,12 @@ mod safetensors;
 mod tensor_data;
 mod tensors;
 
+pub mod blocks;
 pub mod catalogue;
 pub mod hub;
 pub mod resolve;
 
-pub use tensor_data::{TensorError, f8_e4m3_to_f32};
+pub use tensor_data::TensorError;
 pub use tensors::Tensors;
 
 use std::borrow::Cow;

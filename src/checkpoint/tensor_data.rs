@@ -4,6 +4,7 @@
 //! Invariants: a part has the tensor's type and name, and consists of whole blocks; nothing is
 //! requantised. Deliberately absent: views with strides; a column range is copied.
 
+use super::blocks::{E4M3_UNIT, GROUP, e4m3, e4m3_is_nan, read};
 use super::{Dtype, TensorData, tensors::byte_length};
 use half::{bf16, f16};
 use std::borrow::Cow;
@@ -83,35 +84,22 @@ impl<'a> TensorData<'a> {
             Dtype::F32 => self.data.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
             Dtype::F16 => bits().map(|bits| f16::from_bits(bits).to_f32()).collect(),
             Dtype::BF16 => bits().map(|bits| bf16::from_bits(bits).to_f32()).collect(),
-            Dtype::F8Block => self.blocks(|block, values| {
-                let scale = f32::from_le_bytes([block[0], block[1], block[2], block[3]]);
-                values.extend(block[4..].iter().map(|byte| scale * f8_e4m3_to_f32(*byte)));
-            }),
-            Dtype::Q8_0 => self.blocks(|block, values| {
-                let d = half(block, 0);
-                values.extend(block[2..].iter().map(|byte| d * f32::from(*byte as i8)));
-            }),
-            Dtype::Q4_0 => self.blocks(|block, values| {
-                let d = half(block, 0);
-                values.extend(nibbles(&block[2..]).map(|code| d * (f32::from(code) - 8.0)));
-            }),
-            Dtype::Q4_1 => self.blocks(|block, values| {
-                let (d, m) = (half(block, 0), half(block, 2));
-                values.extend(nibbles(&block[4..]).map(|code| d * f32::from(code) + m));
-            }),
-            other => {
-                return Err(self.error(format!(
-                    "cannot be converted from {other:?} to f32; F32, F16, BF16, F8Block, Q8_0, Q4_0 and Q4_1 can"
-                )));
+            Dtype::F8Block => {
+                let values = |block: &[u8]| {
+                    let scale = f32::from_le_bytes([block[0], block[1], block[2], block[3]]);
+                    block[4..].iter().map(move |code| scale * f8(*code)).collect::<Vec<_>>()
+                };
+                self.data.chunks_exact(self.dtype.block().1).flat_map(values).collect()
+            }
+            Dtype::F8E4M3 | Dtype::I32 => {
+                let reason = format!("{:?} alone cannot be converted to f32", self.dtype);
+                return Err(self.error(reason));
+            }
+            dtype => {
+                let groups = self.shape.iter().product::<usize>() / GROUP;
+                (0..groups).flat_map(|group| read(dtype, &self.data, group).values(dtype)).collect()
             }
         })
-    }
-
-    /// Every block's bytes through `values`, which appends its values.
-    fn blocks(&self, values: impl Fn(&[u8], &mut Vec<f32>)) -> Vec<f32> {
-        let mut out = Vec::with_capacity(self.shape.iter().product());
-        self.data.chunks_exact(self.dtype.block().1).for_each(|block| values(block, &mut out));
-        out
     }
 
     /// The bytes of those rows.
@@ -144,26 +132,9 @@ impl<'a> TensorData<'a> {
     }
 }
 
-/// The value of FP8 e4m3fn (Micikevicius et al. 2022): 1 sign bit, 4 of exponent with bias 7, 3 of
-/// mantissa; exponent 0 is subnormal, all ones is NaN, and there are no infinities.
-pub fn f8_e4m3_to_f32(byte: u8) -> f32 {
-    let (exponent, mantissa) = (u32::from(byte >> 3 & 15), u32::from(byte & 7));
-    let magnitude = match (exponent, mantissa) {
-        (15, 7) => f32::NAN,
-        (0, mantissa) => mantissa as f32 / 512.0,
-        // An f32's exponent has bias 127, its mantissa 23 bits.
-        _ => f32::from_bits((exponent + 120) << 23 | mantissa << 20),
-    };
-    if byte & 0x80 == 0 { magnitude } else { -magnitude }
-}
-
-fn half(block: &[u8], at: usize) -> f32 {
-    f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
-}
-
-/// ggml's order: all low nibbles, then all high ones.
-fn nibbles(bytes: &[u8]) -> impl Iterator<Item = u8> {
-    bytes.iter().map(|byte| byte & 15).chain(bytes.iter().map(|byte| byte >> 4))
+/// The value of an FP8 e4m3fn code, NaN's too.
+fn f8(code: u8) -> f32 {
+    if e4m3_is_nan(code) { f32::NAN } else { e4m3(code).to_f32() * E4M3_UNIT }
 }
 
 #[cfg(test)]
@@ -211,9 +182,9 @@ mod tests {
         // From the format's own table: 2^-9, 2^-6, 448 (the largest), and signs.
         for (byte, value) in [(0x01, 0.001953125), (0x08, 0.015625), (0x7e, 448.0), (0xb8, -1.0), (0x3c, 1.5)]
         {
-            assert_eq!(f8_e4m3_to_f32(byte), value);
+            assert_eq!(f8(byte), value);
         }
-        assert!(f8_e4m3_to_f32(0x7f).is_nan() && f8_e4m3_to_f32(0xff).is_nan());
+        assert!(f8(0x7f).is_nan() && f8(0xff).is_nan());
         let mut block = f32s([0.5]);
         block.extend([0x7e; 128]);
         assert_eq!(tensor(Dtype::F8Block, &[1, 128], block).to_f32().expect("f32"), [224.0; 128]);

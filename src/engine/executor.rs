@@ -13,8 +13,8 @@ use crate::backend::{Backend, Batch, KV_BLOCK_TOKENS, SeqSpan};
 use crate::model::{LOGIT_ROWS_MAX, Model};
 use crate::protocol::TokenLogprob;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 /// A launched step.
@@ -46,6 +46,9 @@ const _: () = assert!(BLOCK_TOKENS == KV_BLOCK_TOKENS);
 
 type StepResult = Result<StepOutput, ExecutorError>;
 
+/// What the first rank that failed died of: the others fail only as they wait for it in vain.
+type Failure = Arc<OnceLock<ExecutorError>>;
+
 /// One device: a backend, and on it a model (or its rank's share) and the KV cache.
 pub struct Rank<B: Backend> {
     /// Computes.
@@ -62,6 +65,7 @@ pub struct DeviceExecutor {
     plans: Vec<SyncSender<Arc<StepPlan>>>,
     /// From the first rank.
     results: Receiver<StepResult>,
+    failure: Failure,
     threads: Vec<JoinHandle<()>>,
     steps: u64,
 }
@@ -71,34 +75,48 @@ impl DeviceExecutor {
     pub fn spawn<B: Backend>(ranks: Vec<Rank<B>>, kv_blocks: usize) -> Self {
         let (outbox, results) = sync_channel::<StepResult>(1);
         let mut outbox = Some(outbox);
+        let failure = Failure::default();
         let (mut plans, mut threads) = (Vec::new(), Vec::new());
         for (index, rank) in ranks.into_iter().enumerate() {
             let (sender, inbox) = sync_channel::<Arc<StepPlan>>(1);
             // The first rank alone answers.
             let outbox = outbox.take();
+            let failure = failure.clone();
             let device = Device { rank, kv_blocks, sampler: Sampler::default() };
             let thread = std::thread::Builder::new()
                 .name(format!("rank {index}"))
-                .spawn(move || run(device, &inbox, outbox.as_ref()))
+                .spawn(move || run(index, device, &inbox, outbox.as_ref(), &failure))
                 .expect("the system can start a thread");
             plans.push(sender);
             threads.push(thread);
         }
-        Self { plans, results, threads, steps: 0 }
+        Self { plans, results, failure, threads, steps: 0 }
+    }
+
+    /// Why a rank does not answer.
+    fn ended(&self) -> ExecutorError {
+        let unknown = || ExecutorError("a device's thread has ended".into());
+        self.failure.get().cloned().unwrap_or_else(unknown)
     }
 }
 
-/// A rank's thread: steps until there are no more plans, or one fails. A rank that fails drops its
-/// backend, which ends the others' waiting for it.
+/// A rank's thread: steps until there are no more plans, or one fails. A rank that fails says why
+/// and drops its backend, in this order, which ends the others' waiting for it.
 fn run<B: Backend>(
+    rank: usize,
     mut device: Device<B>,
     plans: &Receiver<Arc<StepPlan>>,
     results: Option<&SyncSender<StepResult>>,
+    failure: &Failure,
 ) {
     while let Ok(plan) = plans.recv() {
         let step = catch_unwind(AssertUnwindSafe(|| device.step(&plan, results.is_some())));
         let result =
             step.unwrap_or_else(|panic| Err(ExecutorError(format!("step panicked: {}", message(&panic)))));
+        let result = result.map_err(|error| {
+            tracing::error!(rank, %error, "a step failed");
+            failure.get_or_init(|| ExecutorError(format!("rank {rank}: {error}"))).clone()
+        });
         let failed = result.is_err();
         if results.is_some_and(|results| results.send(result).is_err()) || failed {
             return;
@@ -111,11 +129,11 @@ impl Executor for DeviceExecutor {
         let plan = Arc::new(plan);
         let sent = self.plans.iter().all(|plans| plans.send(plan.clone()).is_ok());
         self.steps += 1;
-        if sent { Ok(Ticket(self.steps)) } else { Err(ExecutorError("a device's thread has ended".into())) }
+        if sent { Ok(Ticket(self.steps)) } else { Err(self.ended()) }
     }
 
     fn collect(&mut self, _ticket: Ticket) -> StepResult {
-        self.results.recv().unwrap_or_else(|_| Err(ExecutorError("the device's thread has ended".into())))
+        self.results.recv().unwrap_or_else(|_| Err(self.ended()))
     }
 }
 
@@ -236,4 +254,63 @@ fn batch(plan: &StepPlan, kv_blocks: usize) -> Result<Batch, ExecutorError> {
         }
     }
     Ok(batch)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::cpu::CpuBackend;
+    use crate::backend::{KvDtype, KvLayout, KvSpec};
+    use crate::engine::plan::{PlannedSeq, SeqId};
+    use crate::protocol::SamplingParams;
+
+    /// Waits for the other ranks, or dies instead.
+    struct Fake {
+        dies: bool,
+        x: <CpuBackend as Backend>::Tensor,
+    }
+
+    impl Model<CpuBackend> for Fake {
+        fn kv_spec(&self) -> KvSpec {
+            let layout = KvLayout::Heads { kv_heads: 1, head_dim: 8 };
+            KvSpec { layers: 1, layout, dtype: KvDtype::F32 }
+        }
+
+        fn vocab(&self) -> usize {
+            1
+        }
+
+        fn forward(&mut self, backend: &mut CpuBackend, _: &Batch, _: &mut <CpuBackend as Backend>::KvCache) {
+            assert!(!self.dies, "out of luck");
+            backend.all_reduce(&mut self.x);
+        }
+
+        fn logits(&mut self, _: &mut CpuBackend, _: &[u32]) -> &<CpuBackend as Backend>::Tensor {
+            &self.x
+        }
+    }
+
+    #[test]
+    fn a_failed_group_names_the_first_cause() {
+        let ranks = CpuBackend::group(3, 3).into_iter().enumerate().map(|(rank, backend)| {
+            let model = Fake { dies: rank == 2, x: backend.tensor(1, 8).expect("a tensor") };
+            let kv = backend.kv_cache(&model.kv_spec(), 1).expect("a cache");
+            Rank { backend, model: Box::new(model) as Box<dyn Model<_>>, kv }
+        });
+        let mut executor = DeviceExecutor::spawn(ranks.collect(), 1);
+        let seq = PlannedSeq {
+            seq: SeqId(0),
+            tokens: vec![0],
+            start: 0,
+            blocks: vec![0],
+            sample: None,
+            prompt_targets: Vec::new(),
+            params: Arc::new(SamplingParams::default()),
+        };
+        for _ in 0..2 {
+            let launched = executor.launch(StepPlan { seqs: vec![seq.clone()] });
+            let error = launched.and_then(|ticket| executor.collect(ticket)).expect_err("a rank died");
+            assert_eq!(error.to_string(), "rank 2: step panicked: out of luck");
+        }
+    }
 }

@@ -3,8 +3,8 @@
 
 use super::format_name;
 use novastack::checkpoint::{Checkpoint, Dtype};
-use novastack::model::ModelConfig;
 use novastack::model::inventory::{self, Format, TensorSpec};
+use novastack::model::{ModelConfig, Quantization};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use std::path::Path;
 /// What is known of the stored weights.
 #[derive(Serialize)]
 pub struct Stored {
-    /// In words: "BF16", "FP8 128x128", "awq, 4 bits".
+    /// In words: "BF16", "FP8 128x128", "GPTQ int8 in groups of 128".
     pub format: String,
     /// With layers that are not loaded; None where nothing says so.
     pub bytes: Option<u64>,
@@ -49,6 +49,15 @@ enum How {
 }
 
 impl StoredFormat {
+    /// As the CPU serves it, under the name of what it was stored as.
+    pub fn on_cpu(&self) -> Self {
+        let how = match self.how {
+            How::Computed(format) => How::Computed(format.on_cpu()),
+            How::Bytes(bytes) => How::Bytes(bytes),
+        };
+        StoredFormat { name: self.name.clone(), as_stored: self.as_stored, how }
+    }
+
     /// Bytes that each of `ranks` holds.
     pub fn rank_bytes(&self, tensors: &[TensorSpec], ranks: usize) -> u64 {
         match self.how {
@@ -70,8 +79,8 @@ impl Stored {
         headers_unread: Option<String>,
     ) -> Stored {
         let types = types(checkpoint);
-        let (format, known) = match quantisation(&checkpoint.config) {
-            Some(found) => found,
+        let (format, known) = match &config.quantization {
+            Some(quantization) => quantised(quantization),
             None => plain(&checkpoint.config, &types),
         };
         let computed = known.map(|known| {
@@ -132,26 +141,15 @@ fn type_name(dtype: Dtype) -> String {
     }
 }
 
-/// What config.json says of quantised weights, if they are.
-fn quantisation(config: &Value) -> Option<(String, Option<Format>)> {
-    let given = config.get("quantization_config").filter(|given| given.is_object())?;
-    let size = |field: &str| given.get(field).and_then(Value::as_u64).map(|size| size as usize);
-    let method = given.get("quant_method").and_then(Value::as_str).unwrap_or("an unnamed method");
-    let block = given
-        .get("weight_block_size")
-        .and_then(Value::as_array)
-        .map(|block| block.iter().filter_map(Value::as_u64).map(|size| size as usize).collect::<Vec<_>>());
-    Some(match (method, block.as_deref(), size("bits"), size("group_size")) {
-        ("fp8", Some([rows, columns]), ..) if *rows > 0 && *columns > 0 => {
-            let format = Format::Fp8 { rows: *rows, columns: *columns };
-            (format_name(format), Some(format))
-        }
-        ("awq" | "gptq", _, Some(4), Some(group @ 1..)) => {
-            (format!("{} INT4 g{group}", method.to_uppercase()), Some(Format::Int4 { group }))
-        }
-        (_, _, Some(bits), _) => (format!("{method}, {bits} bits"), None),
-        _ => (method.to_owned(), None),
-    })
+/// Quantised weights; in words alone where the format is none of those that are computed.
+fn quantised(quantization: &Quantization) -> (String, Option<Format>) {
+    let int4 = |method: &str, group: usize| (format!("{method} INT4 g{group}"), Some(Format::Int4 { group }));
+    match *quantization {
+        Quantization::Fp8 => (format_name(Format::FP8), Some(Format::FP8)),
+        Quantization::Awq { group: Some(group), .. } => int4("AWQ", group),
+        Quantization::Gptq { bits: 4, group: Some(group), .. } => int4("GPTQ", group),
+        ref other => (other.to_string(), None),
+    }
 }
 
 /// Weights that are not quantised, or GGUF's block types.

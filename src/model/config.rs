@@ -56,6 +56,11 @@ impl Family {
     }
 }
 
+/// Layers of multi-token prediction, and experts of all layers together: far above every published
+/// model's, and few enough to be listed one by one (Kimi K2 has 61 layers of 384 experts).
+const MTP_LAYERS_MAX: usize = 64;
+const EXPERTS_MAX: usize = 1 << 17;
+
 /// A decoder-only transformer's shape.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
@@ -107,6 +112,18 @@ impl ModelConfig {
             return Err(ConfigError::new("mlp_bias", "true is not supported"));
         }
         let rope = Rope::from_config(&config)?;
+        let moe = Moe::read(&config, family, layers)?;
+        let mtp_layers = mtp_layers(&config, family)?;
+        if let Some(experts) = moe.as_ref().map(|moe| moe.routing.experts)
+            && experts * (layers + mtp_layers) > EXPERTS_MAX
+        {
+            let field = moe::experts_field(family);
+            let reason = format!(
+                "{layers} layers (and {mtp_layers} of multi-token prediction) of {experts} experts ({field}): at most \
+                 {EXPERTS_MAX} experts are supported in all layers together"
+            );
+            return Err(ConfigError::new("num_hidden_layers", reason));
+        }
         let trained = config.size_or("max_position_embeddings", 2048)?;
         let interleaved = match family.is_deepseek() {
             true => config.flag("rope_interleave")?.unwrap_or(true),
@@ -122,14 +139,14 @@ impl ModelConfig {
             intermediate: config.size("intermediate_size")?,
             windows: windows(&config, family, layers)?,
             attention: Attention::read(&config, family, hidden, &rope)?,
-            moe: Moe::read(&config, family, layers)?,
+            moe,
             rms_eps: config.positive_or("rms_norm_eps", 1e-6)? as f32,
             vocab: config.size("vocab_size")?,
             max_context: rope.stretched_context().map_or(trained, |stretched| stretched.max(trained)),
             rope,
             rope_style: if interleaved { RopeStyle::Interleaved } else { RopeStyle::Half },
             tied_embeddings: config.flag("tie_word_embeddings")?.unwrap_or(false),
-            mtp_layers: config.count("num_nextn_predict_layers")?.unwrap_or(0),
+            mtp_layers,
             quantization: Quantization::from_config(root)?,
             full_precision: dtype == Some("float32"),
         })
@@ -196,7 +213,20 @@ fn family(config: &Fields<'_>) -> Result<Family, ConfigError> {
     }
 }
 
-/// Which layers slide: `layer_types` where it is given, else from `max_window_layers` on.
+/// `num_nextn_predict_layers`; MiniMax calls them modules.
+fn mtp_layers(config: &Fields<'_>, family: Family) -> Result<usize, ConfigError> {
+    let field = match family {
+        Family::MinimaxM2 => "num_mtp_modules",
+        _ => "num_nextn_predict_layers",
+    };
+    match config.count(field)?.unwrap_or(0) {
+        count @ ..=MTP_LAYERS_MAX => Ok(count),
+        count => Err(ConfigError::new(field, format!("must be at most {MTP_LAYERS_MAX}, got {count}"))),
+    }
+}
+
+/// Which layers slide: all of Qwen3-MoE's; else as `layer_types` says where it is given, else from
+/// `max_window_layers` on.
 fn windows(config: &Fields<'_>, family: Family, layers: usize) -> Result<Vec<Option<usize>>, ConfigError> {
     if layers > 4096 {
         return Err(ConfigError::new("num_hidden_layers", format!("must be at most 4096, got {layers}")));
@@ -207,6 +237,9 @@ fn windows(config: &Fields<'_>, family: Family, layers: usize) -> Result<Vec<Opt
     let Some(window) = window else {
         return Ok(vec![None; layers]);
     };
+    if family == Family::Qwen3Moe {
+        return Ok(vec![Some(window); layers]);
+    }
     if let Some(types) = config.get("layer_types") {
         let types = types.as_array().filter(|t| t.len() == layers).ok_or_else(|| {
             ConfigError::new("layer_types", format!("must be a list of {layers} strings (num_hidden_layers)"))

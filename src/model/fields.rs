@@ -33,6 +33,10 @@ impl<'a> Fields<'a> {
         Self { path: "", object }
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.object.as_object().is_none_or(serde_json::Map::is_empty)
+    }
+
     pub(crate) fn get(&self, field: &str) -> Option<&'a Value> {
         self.object.get(field).filter(|value| !value.is_null())
     }

@@ -9,8 +9,8 @@ mod format;
 
 pub use format::Format;
 
-use super::ModelConfig;
 use super::config::{Attention, Family, Gqa, Mla, QkNorm};
+use super::{ConfigError, ModelConfig};
 use crate::backend::{KvDtype, KvLayout, KvSpec};
 
 /// What a tensor is for; decides whether weight formats quantise it.
@@ -74,10 +74,11 @@ pub fn tensors(config: &ModelConfig) -> impl Iterator<Item = TensorSpec> + '_ {
 }
 
 /// The tensors of the multi-token-prediction layers, which are stored after the last layer and
-/// not loaded (DeepSeek-V3's report, section 2.2).
+/// not loaded (DeepSeek-V3's report, section 2.2). MiniMax publishes none.
 pub fn prediction_tensors(config: &ModelConfig) -> impl Iterator<Item = TensorSpec> + '_ {
     let h = config.hidden;
-    (config.layers()..config.layers() + config.mtp_layers).flat_map(move |layer| {
+    let layers = if config.family == Family::MinimaxM2 { 0 } else { config.mtp_layers };
+    (config.layers()..config.layers() + layers).flat_map(move |layer| {
         let own = [
             ("embed_tokens", vec![config.vocab, h]),
             ("enorm", vec![h]),
@@ -91,6 +92,24 @@ pub fn prediction_tensors(config: &ModelConfig) -> impl Iterator<Item = TensorSp
         });
         own.chain(layer_tensors(config, layer))
     })
+}
+
+/// More parameters than any machine holds, and few enough that no sum of bytes overflows.
+const PARAMS_MAX: u128 = 1 << 56;
+
+/// An error where the sizes, each possible by itself, give an absurd number of parameters. Every
+/// other function here may rely on it.
+pub fn check(config: &ModelConfig) -> Result<(), ConfigError> {
+    let params = |tensor: TensorSpec| tensor.shape.iter().map(|size| *size as u128).product::<u128>();
+    let total: u128 = tensors(config).chain(prediction_tensors(config)).map(params).sum();
+    if total > PARAMS_MAX {
+        let reason = format!(
+            "{} and the other sizes make {total} parameters; at most {PARAMS_MAX} are supported",
+            config.hidden
+        );
+        return Err(ConfigError::new("hidden_size", reason));
+    }
+    Ok(())
 }
 
 /// Sums over [`tensors`].
@@ -116,7 +135,7 @@ pub fn counts(config: &ModelConfig) -> Counts {
     let experts = by_kind(|kind| kind == Kind::Expert);
     // All experts have one size, so that the division is exact.
     let chosen =
-        config.moe.as_ref().map_or(0, |moe| experts * moe.routing.top_k as u64 / moe.routing.experts as u64);
+        config.moe.as_ref().map_or(0, |moe| experts / moe.routing.experts as u64 * moe.routing.top_k as u64);
     let active_with_embedding = total - experts + chosen;
     let lookup = if config.tied_embeddings { 0 } else { by_kind(|kind| kind == Kind::Embedding) };
     Counts {

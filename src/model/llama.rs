@@ -43,9 +43,10 @@ impl<B: Backend> decoder::Layer<B> for Layer<B> {
     }
 
     fn buffers(loader: &Loader<'_, B>, rows: usize) -> Result<Buffers<B>, LoadError> {
+        let of = loader.any_layer().within("mlp");
         Ok(Buffers {
             attention: gqa::Buffers::new(loader, rows)?,
-            mlp: mlp::Buffers::new(loader, rows, loader.config.intermediate)?,
+            mlp: mlp::Buffers::new(&of, rows, loader.config.intermediate)?,
         })
     }
 

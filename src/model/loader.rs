@@ -2,7 +2,7 @@
 //! backend's served form, and keeps a ledger of what became of it.
 
 use super::shard::Shard;
-use super::{LoadError, ModelConfig, Weights};
+use super::{ConfigError, LoadError, ModelConfig, Weights};
 use crate::backend::Backend;
 use crate::checkpoint::TensorData;
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,9 +28,10 @@ pub struct Loader<'a, B: Backend> {
     pub config: &'a ModelConfig,
     /// This rank.
     pub shard: Shard,
-    /// Inputs that only go together when a matrix is split by input: the widest block of any.
-    pub unit: usize,
     weights: Weights<'a>,
+    /// The widest block among the modules of each name, with `*` for numbers. Empty on one rank,
+    /// which splits nothing.
+    blocks: BTreeMap<String, usize>,
     ledger: Mutex<BTreeMap<Kind, Total>>,
 }
 
@@ -58,8 +59,14 @@ impl<'a, B: Backend> Loader<'a, B> {
     /// For the rank that the backend is.
     pub fn new(backend: &'a B, config: &'a ModelConfig, weights: Weights<'a>) -> Self {
         let (rank, ranks) = backend.rank();
-        let unit = if ranks == 1 { 1 } else { weights.widest_block() };
-        Self { backend, config, shard: Shard { rank, ranks }, unit, weights, ledger: Mutex::default() }
+        let mut blocks = BTreeMap::new();
+        for name in weights.names().into_iter().filter(|_| ranks > 1) {
+            // X of X.weight, X.qweight and so on.
+            let module = name.rsplit_once('.').map_or(name, |(module, _)| module);
+            let widest = blocks.entry(pattern_of(module)).or_insert(1);
+            *widest = weights.block(name).max(*widest);
+        }
+        Self { backend, config, shard: Shard { rank, ranks }, weights, blocks, ledger: Mutex::default() }
     }
 
     /// Tensors whose names start with `prefix`.
@@ -72,16 +79,40 @@ impl<'a, B: Backend> Loader<'a, B> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The checkpoint's tensors of layers after the last, which predict further tokens: their
-    /// layers' names, and how many tensors. None where there are none.
+    /// What all layers' modules have in common, see [`Scope::unit`].
+    pub fn any_layer(&self) -> Scope<'_, 'a, B> {
+        self.scope("model.layers.*.")
+    }
+
+    /// The layers after the last, which predict further tokens: their names, and how many tensors.
+    /// None where there are none.
     pub fn skipped_layers(&self) -> Option<String> {
-        let names = self.weights.names();
-        let layer = |name: &str| name.strip_prefix("model.layers.")?.split('.').next()?.parse::<usize>().ok();
-        let beyond: Vec<usize> =
-            names.iter().filter_map(|name| layer(name)).filter(|at| *at >= self.config.layers()).collect();
+        let beyond: Vec<usize> = self.stored_layers().filter(|at| *at >= self.config.layers()).collect();
         let layers: BTreeSet<usize> = beyond.iter().copied().collect();
         let list: Vec<String> = layers.iter().map(|layer| format!("model.layers.{layer}")).collect();
         (!list.is_empty()).then(|| format!("{} ({} tensors)", list.join(", "), beyond.len()))
+    }
+
+    /// An error where the checkpoint has layers that its config does not count.
+    pub fn check_layers(&self) -> Result<(), LoadError> {
+        let (layers, predicting) = (self.config.layers(), self.config.mtp_layers);
+        match self.stored_layers().max().filter(|last| *last >= layers + predicting) {
+            None => Ok(()),
+            Some(last) => {
+                let predicting = match predicting {
+                    0 => String::new(),
+                    count => format!(" and {count} of multi-token prediction"),
+                };
+                let reason = format!("is {layers}{predicting}, but the checkpoint has model.layers.{last}");
+                Err(ConfigError::new("num_hidden_layers", reason).into())
+            }
+        }
+    }
+
+    /// The layer of each tensor that has one.
+    fn stored_layers(&self) -> impl Iterator<Item = usize> {
+        let layer = |name: &str| name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok();
+        self.weights.names().into_iter().filter_map(layer)
     }
 
     /// See [`Weights::release_pages`].
@@ -145,6 +176,13 @@ impl<'l, 'a, B: Backend> Scope<'l, 'a, B> {
         Scope { loader: self.loader, prefix: format!("{}{module}.", self.prefix) }
     }
 
+    /// Inputs of that module that only go together when it is split by input: the widest block of
+    /// its type, and of its like in all layers, so that a rank's widths are equal in all of them.
+    pub fn unit(&self, module: &str) -> usize {
+        let name = pattern_of(&format!("{}{module}", self.prefix));
+        self.loader.blocks.get(&name).copied().unwrap_or(1)
+    }
+
     /// Whether there is such a tensor.
     pub fn has(&self, name: &str) -> bool {
         self.loader.weights.has(&format!("{}{name}", self.prefix))
@@ -193,5 +231,66 @@ impl<'l, 'a, B: Backend> Scope<'l, 'a, B> {
     /// A small tensor as f32.
     pub fn vector(&self, name: &str, values: usize) -> Result<B::Vector, LoadError> {
         self.vectors(&[(name, values, Part::Whole)])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::cpu::CpuBackend;
+    use crate::checkpoint::Checkpoint;
+    use safetensors::{Dtype, tensor::TensorView};
+    use std::path::Path;
+
+    /// A DeepSeek-V3 of three layers (and one of multi-token prediction) with these tensors.
+    fn loaded(tensors: &[(&str, Dtype)], check: impl Fn(Loader<'_, CpuBackend>)) {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/deepseek-v3/config.json");
+        let text = std::fs::read_to_string(golden).expect("golden");
+        let mut config: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        config["num_hidden_layers"] = 3.into();
+        config["num_nextn_predict_layers"] = 1.into();
+        let views = tensors.iter().map(|(name, dtype)| {
+            let bytes = &[0; 512][..128 * dtype.bitsize() / 8];
+            (*name, TensorView::new(*dtype, vec![1, 128], bytes).expect("view"))
+        });
+        let directory = tempfile::tempdir().expect("tempdir");
+        let file = safetensors::serialize(views, None).expect("serialize");
+        std::fs::write(directory.path().join("model.safetensors"), file).expect("write");
+        std::fs::write(directory.path().join("config.json"), config.to_string()).expect("write");
+        let checkpoint = Checkpoint::open(directory.path()).expect("open");
+        let config = ModelConfig::from_json(&checkpoint.config).expect("config");
+        let backend = CpuBackend::group(2, 1).remove(0);
+        check(Loader::new(&backend, &config, Weights::Checkpoint(&checkpoint, None)));
+    }
+
+    #[test]
+    fn a_cut_goes_by_the_blocks_of_what_is_cut() {
+        let tensors = [
+            ("model.layers.0.mlp.down_proj.weight", Dtype::BF16),
+            ("model.layers.1.mlp.experts.0.down_proj.weight", Dtype::BF16),
+            ("model.layers.2.mlp.experts.1.down_proj.weight", Dtype::F8_E4M3),
+            ("model.layers.2.mlp.shared_experts.down_proj.qweight", Dtype::I32),
+        ];
+        loaded(&tensors, |loader| {
+            let mlp = loader.scope("model.layers.0.mlp.");
+            assert_eq!(mlp.unit("down_proj"), 1);
+            assert_eq!(loader.any_layer().within("mlp").within("experts.*").unit("down_proj"), 128);
+            assert_eq!(mlp.within("experts.7").unit("down_proj"), 128);
+            assert_eq!(mlp.within("shared_experts").unit("down_proj"), 32);
+        });
+    }
+
+    #[test]
+    fn layers_beyond_the_config_are_for_prediction_or_an_error() {
+        loaded(&[("model.layers.3.enorm.weight", Dtype::BF16)], |loader| {
+            loader.check_layers().expect("it predicts");
+            assert_eq!(loader.skipped_layers().as_deref(), Some("model.layers.3 (1 tensors)"));
+        });
+        loaded(&[("model.layers.4.enorm.weight", Dtype::BF16)], |loader| {
+            let error = loader.check_layers().expect_err("one too many").to_string();
+            for word in ["num_hidden_layers: is 3", "1 of multi-token prediction", "model.layers.4"] {
+                assert!(error.contains(word), "{error}");
+            }
+        });
     }
 }

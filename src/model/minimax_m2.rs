@@ -46,9 +46,10 @@ impl<B: Backend> decoder::Layer<B> for Layer<B> {
     }
 
     fn buffers(loader: &Loader<'_, B>, rows: usize) -> Result<Buffers<B>, LoadError> {
+        let of = loader.any_layer().within("block_sparse_moe");
         Ok(Buffers {
             attention: gqa::Buffers::new(loader, rows)?,
-            mlp: moe::Buffers::new(loader, loader.config.experts(), rows)?,
+            mlp: moe::Buffers::new(&of, loader.config.experts(), &NAMES, rows)?,
         })
     }
 

@@ -3,13 +3,13 @@
 
 use super::LoadError;
 use super::decoder::Step;
-use super::loader::{Loader, Part, Scope};
+use super::loader::{Part, Scope};
 use crate::backend::Backend;
 use std::ops::Range;
 
-/// This rank's part of the width, in whole blocks of `down`.
-fn width<B: Backend>(loader: &Loader<'_, B>, intermediate: usize) -> Result<Range<usize>, LoadError> {
-    loader.shard.range("the MLP's width", intermediate, loader.unit)
+/// This rank's part of the width, in whole blocks of `down_proj`.
+fn width<B: Backend>(of: &Scope<'_, '_, B>, intermediate: usize) -> Result<Range<usize>, LoadError> {
+    of.shard().range("the MLP's width", intermediate, of.unit("down_proj"))
 }
 
 /// A dense MLP, or the shared experts of a mixture.
@@ -25,10 +25,10 @@ pub struct Buffers<B: Backend> {
 }
 
 impl<B: Backend> Buffers<B> {
-    /// For `rows` rows of an MLP of that width.
-    pub fn new(loader: &Loader<'_, B>, rows: usize, intermediate: usize) -> Result<Self, LoadError> {
-        let width = width(loader, intermediate)?.len();
-        let tensor = |columns| loader.backend.tensor(rows, columns);
+    /// For `rows` rows of a module of that width, in any layer.
+    pub fn new(of: &Scope<'_, '_, B>, rows: usize, intermediate: usize) -> Result<Self, LoadError> {
+        let width = width(of, intermediate)?.len();
+        let tensor = |columns| of.loader().backend.tensor(rows, columns);
         Ok(Self { gate_up: tensor(2 * width)?, activated: tensor(width)? })
     }
 }
@@ -37,7 +37,7 @@ impl<B: Backend> Mlp<B> {
     /// From a module with `gate_proj`, `up_proj` and `down_proj`.
     pub fn load(from: &Scope<'_, '_, B>, intermediate: usize) -> Result<Self, LoadError> {
         let hidden = from.config().hidden;
-        let width = width(from.loader(), intermediate)?;
+        let width = width(from, intermediate)?;
         Ok(Self {
             gate_up: from.matrix(&[
                 ("gate_proj", intermediate, hidden, Part::Rows(width.clone())),

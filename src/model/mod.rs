@@ -2,7 +2,7 @@
 //! ([`rope`] its rotary embedding) and [`inventory`] lists the tensors that it implies. [`weights`]
 //! finds them ([`quantization`] those that are stored packed), and [`loader`] takes a rank's
 //! [`shard`]. [`decoder`] is what all families share; [`llama`], [`qwen3_moe`], [`deepseek`] and
-//! [`minimax_m2`] are their layers, built of [`gqa`], [`mlp`] and [`moe`]. Nothing here knows
+//! [`minimax_m2`] are their layers, built of [`gqa`], [`mla`], [`mlp`] and [`moe`]. Nothing here knows
 //! requests, blocks being allocated, or what hardware it runs on.
 
 pub mod config;
@@ -15,6 +15,7 @@ pub mod shard;
 pub mod loader;
 pub mod decoder;
 pub mod gqa;
+pub mod mla;
 pub mod mlp;
 pub mod moe;
 pub mod llama;
@@ -57,6 +58,7 @@ pub fn load<B: Backend + Sync>(
     threads: usize,
     progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<Box<dyn Model<B>>, LoadError> {
+    loader.check_layers()?;
     Ok(match loader.config.family {
         Family::Llama | Family::Qwen2 | Family::Qwen3 => {
             Box::new(Decoder::<B, llama::Layer<B>>::load(loader, rows, threads, progress)?)

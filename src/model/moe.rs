@@ -57,10 +57,16 @@ pub struct Buffers<B: Backend> {
 }
 
 impl<B: Backend> Buffers<B> {
-    /// For `rows` rows.
-    pub fn new(loader: &Loader<'_, B>, moe: &config::Moe, rows: usize) -> Result<Self, LoadError> {
+    /// For `rows` rows of the family's mixture, in any layer.
+    pub fn new(
+        of: &Scope<'_, '_, B>,
+        moe: &config::Moe,
+        names: &Names,
+        rows: usize,
+    ) -> Result<Self, LoadError> {
+        let loader = of.loader();
         let (hidden, pairs) = (loader.config.hidden, rows * moe.routing.top_k);
-        let (_, width) = split(loader, moe)?;
+        let (_, width) = split(of, moe, names)?;
         let tensor = |rows, columns| loader.backend.tensor(rows, columns);
         Ok(Self {
             logits: tensor(rows, moe.routing.experts)?,
@@ -71,7 +77,10 @@ impl<B: Backend> Buffers<B> {
             projected: tensor(pairs, hidden)?,
             shared: match moe.shared_intermediate {
                 0 => None,
-                width => Some((mlp::Buffers::new(loader, rows, width)?, tensor(rows, hidden)?)),
+                width => {
+                    let shared = of.within("shared_experts");
+                    Some((mlp::Buffers::new(&shared, rows, width)?, tensor(rows, hidden)?))
+                }
             },
         })
     }
@@ -79,13 +88,14 @@ impl<B: Backend> Buffers<B> {
 
 /// This rank's (experts, part of their width).
 fn split<B: Backend>(
-    loader: &Loader<'_, B>,
+    of: &Scope<'_, '_, B>,
     moe: &config::Moe,
+    names: &Names,
 ) -> Result<(Range<usize>, Range<usize>), LoadError> {
-    let shard = loader.shard;
+    let (shard, unit) = (of.shard(), of.within("experts.*").unit(names.down));
     let (experts, width) = (moe.routing.experts, moe.intermediate);
-    if width.is_multiple_of(shard.ranks * loader.unit) {
-        Ok((0..experts, shard.range("an expert's width", width, loader.unit)?))
+    if width.is_multiple_of(shard.ranks * unit) {
+        Ok((0..experts, shard.range("an expert's width", width, unit)?))
     } else {
         Ok((shard.range("the experts", experts, 1)?, 0..width))
     }
@@ -96,7 +106,7 @@ impl<B: Backend> Moe<B> {
     pub fn load(from: &Scope<'_, '_, B>, moe: &config::Moe, names: &Names) -> Result<Self, LoadError> {
         let c: &ModelConfig = from.config();
         let (experts, full) = (moe.routing.experts, moe.intermediate);
-        let (local, width) = split(from.loader(), moe)?;
+        let (local, width) = split(from, moe, names)?;
         let (mut gate_up, mut down) = (Vec::with_capacity(local.len()), Vec::with_capacity(local.len()));
         for index in local.clone() {
             let expert = from.within(&format!("experts.{index}"));
@@ -163,8 +173,9 @@ impl<B: Backend> FeedForwardBuffers<B> {
     /// For `rows` rows.
     pub fn new(loader: &Loader<'_, B>, rows: usize) -> Result<Self, LoadError> {
         let (c, moe): (&ModelConfig, _) = (loader.config, loader.config.experts());
-        let dense = moe.sparse.contains(&false).then(|| mlp::Buffers::new(loader, rows, c.intermediate));
-        let sparse = moe.sparse.contains(&true).then(|| Buffers::new(loader, moe, rows));
+        let of = loader.any_layer().within("mlp");
+        let dense = moe.sparse.contains(&false).then(|| mlp::Buffers::new(&of, rows, c.intermediate));
+        let sparse = moe.sparse.contains(&true).then(|| Buffers::new(&of, moe, &NAMES, rows));
         Ok(Self { dense: dense.transpose()?, sparse: sparse.transpose()? })
     }
 }

@@ -186,6 +186,9 @@ pub fn stored<'a>(
         {
             int4::Gptq { bits, group, zero_less_one, desc_act }.join(&parts, out, inputs)
         }
+        _ if parts.packed() => {
+            Err(parts.error(format!("is stored as qweight, which {FIELD} in config.json does not explain")))
+        }
         _ => Err(LoadError::MissingTensor(name.into())),
     }
 }

@@ -57,22 +57,26 @@ pub enum RopeScaling {
     Factors,
 }
 
+/// Positions of the longest stretched context: what `max_position_embeddings` may say, too.
+const CONTEXT_MAX: f64 = (1 << 24) as f64;
+
 const SUPPORTED: &str = "default, linear, llama3, yarn";
 
 impl Rope {
-    /// From `rope_parameters` (transformers 5) or `rope_theta` with `rope_scaling` (transformers 4).
+    /// From `rope_scaling` (transformers 4, and what users add to a config), else from
+    /// `rope_parameters` (transformers 5). The base is from the first of them that has it, else
+    /// from the config itself.
     pub fn from_config(config: &Fields<'_>) -> Result<Self, ConfigError> {
-        let (path, parameters) = match (config.object("rope_parameters")?, config.object("rope_scaling")?) {
-            (Some(parameters), _) => ("rope_parameters", parameters),
-            (None, Some(scaling)) => ("rope_scaling", scaling),
-            (None, None) => {
-                let theta = config.positive_or("rope_theta", 10_000.0)?;
-                return Ok(Self { theta, scaling: RopeScaling::Default });
-            }
-        };
-        let theta = match parameters.positive("rope_theta")? {
-            Some(theta) => theta,
-            None => config.positive_or("rope_theta", 10_000.0)?,
+        let (old, new) = (config.object("rope_scaling")?, config.object("rope_parameters")?);
+        let mut theta = None;
+        for fields in [old.as_ref(), new.as_ref(), Some(config)].into_iter().flatten() {
+            theta = theta.or(fields.positive("rope_theta")?);
+        }
+        let theta = theta.unwrap_or(10_000.0);
+        let (path, parameters) = match (old.filter(|scaling| !scaling.is_empty()), new) {
+            (Some(scaling), _) => ("rope_scaling", scaling),
+            (None, Some(parameters)) => ("rope_parameters", parameters),
+            (None, None) => return Ok(Self { theta, scaling: RopeScaling::Default }),
         };
         let kind = match parameters.string("rope_type")? {
             Some(kind) => kind,
@@ -104,6 +108,13 @@ impl Rope {
                     (None, Some(trained)) => trained / original,
                     (None, None) => need("factor")?,
                 };
+                if factor < 1.0 || factor * original > CONTEXT_MAX {
+                    let reason = format!(
+                        "must be at least 1, and at most {CONTEXT_MAX} when multiplied with \
+                         original_max_position_embeddings ({original}), got {factor}"
+                    );
+                    return Err(ConfigError::new(format!("{path}.factor"), reason));
+                }
                 let mscale = |scale: f64, m: f64| if scale <= 1.0 { 1.0 } else { 0.1 * m * scale.ln() + 1.0 };
                 let attention = match parameters.positive("attention_factor")? {
                     Some(given) => given,

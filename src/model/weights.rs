@@ -60,7 +60,7 @@ impl<'a> Weights<'a> {
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<TensorData<'a>, LoadError> {
         match self {
             Weights::Checkpoint(checkpoint, quantization) => stored(checkpoint, *quantization, name, shape),
-            Weights::Dummy { seed } => Ok(dummy(*seed, name, shape)),
+            Weights::Dummy { seed } => dummy(*seed, name, shape),
         }
     }
 
@@ -84,19 +84,16 @@ impl<'a> Weights<'a> {
         }
     }
 
-    /// The widest block of any tensor's type in its served form: 1 where all are plain numbers.
-    pub fn widest_block(&self) -> usize {
+    /// Values in a block of the tensor's type in its served form: 1 where they are plain numbers.
+    pub fn block(&self, name: &str) -> usize {
         match self {
-            Weights::Checkpoint(checkpoint, _) => {
-                let block = |name: &&str| match checkpoint.tensor(name).map(|tensor| tensor.dtype) {
-                    Some(Dtype::F8E4M3) => Dtype::F8Block.block().0,
-                    // Packed integers become ggml's blocks.
-                    Some(Dtype::I32) => Dtype::Q4_0.block().0,
-                    Some(dtype) => dtype.block().0,
-                    None => 1,
-                };
-                checkpoint.tensor_names().iter().map(block).max().unwrap_or(1)
-            }
+            Weights::Checkpoint(checkpoint, _) => match checkpoint.tensor(name).map(|tensor| tensor.dtype) {
+                Some(Dtype::F8E4M3) => Dtype::F8Block.block().0,
+                // Packed integers become ggml's blocks.
+                Some(Dtype::I32) => Dtype::Q4_0.block().0,
+                Some(dtype) => dtype.block().0,
+                None => 1,
+            },
             Weights::Dummy { .. } => 1,
         }
     }
@@ -118,9 +115,12 @@ impl<'a> Weights<'a> {
 }
 
 /// Uniform in +-0.05, about the spread of trained weights: activations neither die nor overflow.
-fn dummy(seed: u64, name: &str, shape: &[usize]) -> TensorData<'static> {
-    let values: usize = shape.iter().product();
-    let mut data = Vec::with_capacity(values * 2);
+fn dummy(seed: u64, name: &str, shape: &[usize]) -> Result<TensorData<'static>, LoadError> {
+    let bytes = shape.iter().fold(2usize, |bytes, size| bytes.saturating_mul(*size));
+    let values = bytes / 2;
+    let mut data = Vec::new();
+    data.try_reserve_exact(bytes)
+        .map_err(|_| BackendError::OutOfMemory { what: format!("tensor {name}"), wanted_bytes: bytes })?;
     if name.ends_with("norm.weight") {
         data.extend((0..values).flat_map(|_| half::bf16::ONE.to_le_bytes()));
     } else if name.ends_with(".bias") {
@@ -141,5 +141,17 @@ fn dummy(seed: u64, name: &str, shape: &[usize]) -> TensorData<'static> {
             }
         }
     }
-    TensorData { name: name.into(), dtype: Dtype::BF16, shape: shape.to_vec(), data: Cow::Owned(data) }
+    Ok(TensorData { name: name.into(), dtype: Dtype::BF16, shape: shape.to_vec(), data: Cow::Owned(data) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dummy_that_no_memory_holds_is_an_error() {
+        let error = Weights::Dummy { seed: 0 }.get("lm_head.weight", &[1 << 40, 1 << 40]);
+        let error = error.expect_err("too large").to_string();
+        assert!(error.contains("lm_head.weight"), "{error}");
+    }
 }

@@ -315,3 +315,31 @@ fn the_demo_checkpoint() {
     });
     assert!(sums[0] > 0 && sums.iter().all(|sum| *sum == sums[0]));
 }
+
+/// The values of a tensor of each quantised type, bit by bit: FNV-1a over the f32 values that
+/// gguf-py's `dequantize` gives (zeros without their sign).
+#[test]
+fn quantised_values_are_those_of_gguf_py() {
+    let expected: [(&str, u64); 10] = [
+        ("q2_k", 0x712b_fb53_33be_3125),
+        ("q3_k", 0xcbb7_4bfd_60c2_a6a5),
+        ("q4_0", 0x41d1_b18e_aa4a_9325),
+        ("q4_1", 0xa3f2_3f38_4b85_bb25),
+        ("q4_k", 0xe3a5_cb2f_66ab_ef75),
+        ("q5_0", 0x3ddb_f087_3a3f_f725),
+        ("q5_1", 0x8984_d899_0d1a_d125),
+        ("q5_k", 0x823a_7d85_1292_a349),
+        ("q6_k", 0x97c0_d9bc_1175_82eb),
+        ("q8_0", 0xd41d_e3e5_a5e1_13e5),
+    ];
+    for (kind, expected) in expected {
+        let file = format!("tests/goldens/gguf/wide-{kind}.gguf");
+        let checkpoint = Checkpoint::open(file.as_ref()).expect("open");
+        let tensor = checkpoint.tensor("model.layers.0.mlp.down_proj.weight").expect("tensor");
+        let values = tensor.to_f32().expect("values");
+        let hash = values.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, value| {
+            (hash ^ u64::from((value + 0.0).to_bits())).wrapping_mul(0x0000_0100_0000_01b3)
+        });
+        assert_eq!(hash, expected, "{kind}");
+    }
+}

@@ -175,6 +175,8 @@ fn yarn_sharpens_as_the_original() {
     let Attention::Mla(mla) = config.attention else { panic!("no latent attention") };
     let sharpened = 0.1 * 0.707 * 40f64.ln() + 1.0;
     assert!((f64::from(mla.scale) - sharpened * sharpened / 4.0).abs() < 1e-6, "{}", mla.scale);
+    let error = error(&writer.meta("deepseek2.rope.scaling.attn_factor", Meta::F32(0.5)));
+    assert!(error.contains("attn_factor: 0.5 is not supported") && error.contains("yarn_log_multiplier"));
 }
 
 #[test]
@@ -215,6 +217,7 @@ fn contradictions_are_named() {
         ("deepseek2", "attention.temperature_length", Meta::U32(8192)),
         ("deepseek2", "rope.dimension_count", Meta::U32(4)),
         ("deepseek2", "nextn_predict_layers", Meta::U32(2)),
+        ("deepseek2", "nextn_predict_layers", Meta::U32(65)),
     ] {
         let mut writer = tiny_moe(arch, true);
         let right = open(&writer);
@@ -229,6 +232,7 @@ fn contradictions_are_named() {
         ("deepseek2", "kv_lora_rank"),
         ("deepseek2", "attn_k_b.weight"),
         ("deepseek2", "expert_count"),
+        ("deepseek2", "expert_shared_count"),
     ] {
         assert!(!error(&tiny_moe(arch, true).without(missing)).is_empty(), "{missing}");
     }

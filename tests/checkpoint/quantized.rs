@@ -128,6 +128,17 @@ fn plain_weights_stay_as_they_are() {
 }
 
 #[test]
+fn packed_weights_without_a_config_are_named() {
+    for config in [json!({}), fp8()] {
+        let error = load(&checkpoint(&config, &parts("gptq4")), &SHAPE).expect_err("no config").to_string();
+        assert!(
+            error.contains("tensor w.weight: is stored as qweight, which quantization_config"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
 fn gptq_formats_and_orders() {
     let parts = parts("gptq4");
     let with = |part: &str, data: &[u8], config: &Value| {

@@ -2,6 +2,7 @@
 //! checkpoints (`scripts/goldens*.py` made both), through the real loader and the HTTP API.
 
 mod broken;
+mod config;
 mod dummy;
 mod oracle;
 mod parallel;

@@ -20,6 +20,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use vocab::{generation_config, tokenizer_config, vocab};
 
+/// Layers of multi-token prediction that no published checkpoint comes near.
+const PREDICTING_MAX: u32 = 64;
+
 /// Opens the file: header parsed, tensors mapped.
 pub(super) fn open(path: &Path) -> Result<Checkpoint, CheckpointError> {
     let mapping = Mapping::open(path)?;
@@ -136,6 +139,12 @@ impl<'g, 'a> Reader<'g, 'a> {
     fn layers(&self) -> Result<u32, CheckpointError> {
         let blocks = self.positive("block_count")?;
         let predicting = self.optional("nextn_predict_layers")?.unwrap_or(0);
+        if predicting > PREDICTING_MAX {
+            let key = self.key("nextn_predict_layers");
+            return Err(self
+                .gguf
+                .invalid(format!("metadata {key}: must be at most {PREDICTING_MAX}, got {predicting}")));
+        }
         let any = |layer: u32| {
             let prefix = format!("model.layers.{layer}.");
             self.tensors.range(prefix.clone()..).next().is_some_and(|(name, _)| name.starts_with(&prefix))
@@ -265,6 +274,13 @@ impl<'g, 'a> Reader<'g, 'a> {
         }
         // llama.cpp multiplies its own factor with YaRN's; Hugging Face's key replaces both.
         let own = self.float("rope.scaling.attn_factor", 0.0..=1e6, Some(1.0))?;
+        if own != 1.0 && yarn.get("mscale").is_some() {
+            return Err(self.gguf.invalid(format!(
+                "metadata {}: {own} is not supported beside {}; supported: 1",
+                self.key("rope.scaling.attn_factor"),
+                self.key(multiplier)
+            )));
+        }
         if own != 1.0 {
             yarn["attention_factor"] = (own * (0.1 * factor.ln() + 1.0)).into();
         }

@@ -86,7 +86,16 @@ impl Reader<'_, '_> {
                 if sigmoid { "with" } else { "without" },
             )));
         }
-        let groups = self.optional("expert_group_count")?.unwrap_or(1);
+        let groups = self.optional("expert_group_count")?;
+        if sigmoid && groups.is_none() {
+            // Converters of the time before llama.cpp knew groups left them out.
+            let key = self.key("expert_group_count");
+            tracing::warn!(key, "is missing: experts are chosen from all, not within groups");
+        }
+        let groups = groups.unwrap_or(1);
+        let key = self.key("expert_shared_count");
+        let shared = self.gguf.u32(&key)?;
+        let shared = shared.ok_or_else(|| self.gguf.invalid(format!("metadata {key} is missing")))?;
         let topk_method = match (sigmoid, groups) {
             (true, _) => "noaux_tc",
             (false, 1) => "greedy",
@@ -98,7 +107,7 @@ impl Reader<'_, '_> {
         }
         config["moe_intermediate_size"] = inner.into();
         config["n_routed_experts"] = experts.into();
-        config["n_shared_experts"] = self.optional("expert_shared_count")?.unwrap_or(0).into();
+        config["n_shared_experts"] = shared.into();
         config["first_k_dense_replace"] = dense.into();
         config["scoring_func"] = if sigmoid { "sigmoid" } else { "softmax" }.into();
         config["topk_method"] = topk_method.into();

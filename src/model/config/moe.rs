@@ -23,6 +23,15 @@ pub struct Moe {
     pub sparse: Vec<bool>,
 }
 
+/// What a family calls the number of routed experts.
+pub(super) fn experts_field(family: Family) -> &'static str {
+    match family {
+        Family::DeepseekV2 | Family::DeepseekV3 => "n_routed_experts",
+        Family::MinimaxM2 => "num_local_experts",
+        _ => "num_experts",
+    }
+}
+
 impl Moe {
     /// None for the dense families.
     pub(super) fn read(
@@ -45,7 +54,7 @@ impl Moe {
         }
         if experts > EXPERTS_MAX {
             let reason = format!("at most {EXPERTS_MAX} experts are supported, got {experts}");
-            return Err(ConfigError::new("num_experts", reason));
+            return Err(ConfigError::new(experts_field(family), reason));
         }
         if let Some(ExpertGroups { count, keep, score }) = groups {
             let least = if score == GroupScore::BestTwo { 2 } else { 1 };
@@ -103,10 +112,12 @@ impl Moe {
 
     fn deepseek(config: &Fields<'_>, family: Family, layers: usize) -> Result<Self, ConfigError> {
         let intermediate = config.size("moe_intermediate_size")?;
-        let shared = config.count("n_shared_experts")?.unwrap_or(0);
-        let dense = config.count("first_k_dense_replace")?.unwrap_or(0);
-        let frequency = config.size_or("moe_layer_freq", 1)?;
         let v3 = family == Family::DeepseekV3;
+        // Fields that are absent are what transformers takes them for.
+        let shared = config.count("n_shared_experts")?.unwrap_or(if v3 { 1 } else { 2 });
+        let dense = config.count("first_k_dense_replace")?.unwrap_or(if v3 { 3 } else { 0 });
+        let scale = config.positive_or("routed_scaling_factor", if v3 { 2.5 } else { 1.0 })?;
+        let frequency = config.size_or("moe_layer_freq", 1)?;
         let grouped = match config.string("topk_method")? {
             Some("greedy") if !v3 => false,
             None if !v3 => false,
@@ -126,6 +137,11 @@ impl Moe {
             let reason = format!("`{given}` is not supported for this family; supported: {scoring}");
             return Err(ConfigError::new("scoring_func", reason));
         }
+        let normalise = config.flag("norm_topk_prob")?.unwrap_or(v3);
+        if normalise && !v3 {
+            // transformers' router never normalises, the authors' leaves out routed_scaling_factor.
+            return Err(ConfigError::new("norm_topk_prob", "true is not supported for this family"));
+        }
         let groups = match grouped {
             false => None,
             true => Some(ExpertGroups {
@@ -141,8 +157,8 @@ impl Moe {
                 top_k: config.size("num_experts_per_tok")?,
                 scoring: if v3 { Scoring::Sigmoid } else { Scoring::Softmax },
                 groups: groups.filter(|groups| groups.count > 1),
-                normalise: config.flag("norm_topk_prob")?.unwrap_or(v3),
-                scale: config.positive_or("routed_scaling_factor", 1.0)? as f32,
+                normalise,
+                scale: scale as f32,
             },
             correction_bias: v3,
             shared_intermediate: shared * intermediate,

@@ -24,6 +24,8 @@ pub enum Format {
         /// Values per scale, along the inputs.
         group: usize,
     },
+    /// ggml's blocks of 32 values: 4 bits a value, a 16-bit scale and a 16-bit minimum.
+    Q4_1,
 }
 
 impl Format {
@@ -31,6 +33,16 @@ impl Format {
     pub const FP8: Format = Format::Fp8 { rows: 128, columns: 128 };
     /// Int4 as Qwen publishes it.
     pub const INT4: Format = Format::Int4 { group: 128 };
+
+    /// What the CPU backend holds: an FP8 scale for each 128 inputs of an output, int4 in ggml's
+    /// blocks. Those without zero points (Q4_0) take a tenth less.
+    pub fn on_cpu(self) -> Format {
+        match self {
+            Format::Fp8 { .. } => Format::Fp8 { rows: 1, columns: 128 },
+            Format::Int4 { .. } => Format::Q4_1,
+            other => other,
+        }
+    }
 
     /// Bytes of one tensor with its scales.
     pub fn bytes(self, tensor: &TensorSpec) -> u64 {
@@ -46,6 +58,7 @@ impl Format {
                 let groups = (out * inputs.div_ceil(group)) as u64;
                 (params + groups).div_ceil(2) + 2 * groups
             }
+            (Format::Q4_1, Some([out, inputs])) => 20 * (out * inputs.div_ceil(32)) as u64,
             _ => 2 * params,
         }
     }
@@ -65,5 +78,22 @@ fn quantised(tensor: &TensorSpec) -> Option<[usize; 2]> {
             tensor.shape.as_slice().try_into().ok()
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn served_on_the_cpu() {
+        let bytes = |kind, format: Format| {
+            let tensor = TensorSpec { name: "t".into(), shape: vec![128, 256], kind, parts_max: 1 };
+            format.on_cpu().bytes(&tensor)
+        };
+        // Of each row two blocks of 128 values and a scale; eight of 32 with scale and minimum.
+        assert_eq!(bytes(Kind::Expert, Format::FP8), 128 * 2 * (128 + 4));
+        assert_eq!(bytes(Kind::Expert, Format::INT4), 128 * 8 * (16 + 2 + 2));
+        assert_eq!(bytes(Kind::Head, Format::INT4), 2 * 128 * 256);
     }
 }

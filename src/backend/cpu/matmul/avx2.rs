@@ -7,9 +7,9 @@
 use std::arch::x86_64::*;
 
 use crate::checkpoint::Dtype;
+use crate::checkpoint::blocks::E4M3_UNIT;
 
 use super::activations::{self, PLANE_HALVES, PLANE_SCALE, PLANE_SUM, WORDS, zero_planes, zero_shift};
-use super::blocks::E4M3_UNIT;
 use super::kernel::*;
 use super::layout::{F8_BLOCK, F8_CODES, F8_COLS, LANES, STEP, SUPER, Scales};
 
@@ -307,7 +307,7 @@ unsafe fn pair(dtype: Dtype, p: *const u8, lane: usize) -> [__m256; 2] {
             }
             Dtype::F16 => [halves(p.add(lane * 2)), halves(p.add(32 + lane * 2))],
             Dtype::F8Block => {
-                // As `blocks::e4m3`: moves the exponent one place down below the sign.
+                // As `checkpoint::blocks::e4m3`: moves the exponent one place down below the sign.
                 let both = _mm_loadu_si128(p.add(lane * 2).cast());
                 let half = |v: __m128i| {
                     _mm256_cvtph_ps(_mm_and_si128(_mm_srai_epi16(v, 1), _mm_set1_epi16(0xbf80_u16 as i16)))

@@ -10,9 +10,9 @@
 use std::arch::x86_64::*;
 
 use crate::checkpoint::Dtype;
+use crate::checkpoint::blocks::E4M3_UNIT;
 
 use super::activations::{self, PLANE_HALVES, PLANE_SCALE, PLANE_SUM, WORDS, zero_planes, zero_shift};
-use super::blocks::E4M3_UNIT;
 use super::kernel::*;
 use super::layout::{F8_BLOCK, F8_CODES, F8_COLS, GROUP, LANES, STEP, SUPER, Scales};
 
@@ -385,7 +385,7 @@ unsafe fn pair(dtype: Dtype, p: *const u8) -> [__m512; 2] {
             Dtype::F32 => [_mm512_loadu_ps(p.cast()), _mm512_loadu_ps(p.add(64).cast())],
             Dtype::F16 => [halves(p), halves(p.add(32))],
             Dtype::F8Block => {
-                // As `blocks::e4m3`: moves the exponent one place down below the sign.
+                // As `checkpoint::blocks::e4m3`: moves the exponent one place down below the sign.
                 let both = _mm256_loadu_si256(p.cast());
                 let place = _mm256_set1_epi16(0xbf80_u16 as i16);
                 let even = _mm256_and_si256(_mm256_srai_epi16(_mm256_slli_epi16(both, 8), 1), place);

@@ -12,15 +12,12 @@
 //! they are), so that a served weight is exactly the stored one and its size within 4% of it.
 
 use crate::checkpoint::Dtype;
+pub(super) use crate::checkpoint::blocks::{GROUP, SUPER};
 
 /// Rows in a panel.
 pub(super) const LANES: usize = 16;
-/// Columns in a group of codes, and values that share an activation scale.
-pub(super) const GROUP: usize = 32;
 /// Bytes of a step: 4 columns of 16 rows, one byte each.
 pub(super) const STEP: usize = 64;
-/// Groups in a K type's block of 256.
-pub(super) const SUPER: usize = 8;
 /// Columns that share a scale in FP8 blocks.
 pub(super) const F8_COLS: usize = 128;
 /// Bytes of a row's block as stored: the f32 scale, then the codes.
@@ -90,18 +87,6 @@ impl Quant {
     /// Bytes of a group's codes in a panel.
     pub const fn code_bytes(&self) -> usize {
         self.bits * STEP
-    }
-
-    /// The number that is subtracted from a code.
-    pub fn zero_point(&self) -> i32 {
-        match self.zero {
-            Zero::None => 0,
-            Zero::Z8 => 8,
-            Zero::Z16 => 16,
-            Zero::Z128 => 128,
-            Zero::Z32Halves => 32,
-            Zero::Z4Halves => 4,
-        }
     }
 }
 

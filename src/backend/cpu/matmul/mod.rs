@@ -30,7 +30,6 @@ mod activations;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
-mod blocks;
 mod grouped;
 mod kernel;
 mod layout;
@@ -42,7 +41,7 @@ mod tests;
 use half::{bf16, f16};
 
 use crate::backend::BackendError;
-use crate::checkpoint::{Dtype, TensorData};
+use crate::checkpoint::{Dtype, TensorData, blocks};
 use layout::{GROUP, LANES, Quant, Scales};
 
 pub use activations::Scratch;
@@ -142,7 +141,7 @@ impl Matrix {
         match Quant::of(part.dtype) {
             None if part.dtype == Dtype::F8Block => f8_row(panel, lane, out),
             None => float_row(part.dtype, panel, lane, out),
-            Some(quant) => quant_row(&quant, panel, lane, out),
+            Some(quant) => quant_row(part.dtype, &quant, panel, lane, out),
         }
     }
 
@@ -325,31 +324,21 @@ fn factors_at(scales: Scales, group: usize) -> Option<usize> {
     Some(start + group % layout::SUPER * 2 * LANES)
 }
 
-fn quant_row(quant: &Quant, panel: &[u8], lane: usize, out: &mut [f32]) {
+fn quant_row(dtype: Dtype, quant: &Quant, panel: &[u8], lane: usize, out: &mut [f32]) {
     let (codes, scales) = panel.split_at(layout::scales_at(quant, out.len()));
     let (record, covers) = quant.scales.record();
-    let zero = quant.zero_point();
-    for (group, out) in out.chunks_exact_mut(GROUP).enumerate() {
-        let scales = &scales[group / covers * record..][..record];
-        let half = |at: usize| f16::from_le_bytes([scales[at], scales[at + 1]]).to_f32();
-        let d = half(lane * 2);
-        let factors = factors_at(quant.scales, group)
-            .map_or([0; 2], |at| [scales[at + lane], scales[at + LANES + lane]]);
-        let (d, offset) = match quant.scales {
-            Scales::Plain => ([d, d], [0.0; 2]),
-            Scales::Affine => ([d, d], [half(32 + lane * 2); 2]),
-            Scales::Super => {
-                ([d * f32::from(factors[0]); 2], [-(half(32 + lane * 2) * f32::from(factors[1])); 2])
-            }
-            Scales::HalvesMin => {
-                let dmin = half(32 + lane * 2);
-                (factors.map(|f| d * f32::from(f & 15)), factors.map(|f| -(dmin * f32::from(f >> 4))))
-            }
-            Scales::Halves => (factors.map(|sc| d * f32::from(sc as i8)), [0.0; 2]),
-        };
-        let codes = layout::unpack::<4>(quant.bits, &codes[group * quant.code_bytes()..], lane * 4);
-        for (k, (out, &code)) in out.iter_mut().zip(codes.as_flattened()).enumerate() {
-            *out = d[k / 16] * (i32::from(code) - zero) as f32 + offset[k / 16];
+    for (index, out) in out.chunks_exact_mut(GROUP).enumerate() {
+        let scales = &scales[index / covers * record..][..record];
+        let half = |at: usize| u16::from_le_bytes([scales[at], scales[at + 1]]);
+        let steps = layout::unpack::<4>(quant.bits, &codes[index * quant.code_bytes()..], lane * 4);
+        let mut group = blocks::Group { d: half(lane * 2), ..blocks::Group::default() };
+        group.codes.copy_from_slice(steps.as_flattened());
+        if matches!(quant.scales, Scales::Affine | Scales::Super | Scales::HalvesMin) {
+            group.m = half(32 + lane * 2);
         }
+        if let Some(at) = factors_at(quant.scales, index) {
+            group.factors = [scales[at + lane], scales[at + LANES + lane]];
+        }
+        out.copy_from_slice(&group.values(dtype));
     }
 }

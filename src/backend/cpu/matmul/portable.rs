@@ -3,9 +3,9 @@
 use half::{bf16, f16};
 
 use crate::checkpoint::Dtype;
+use crate::checkpoint::blocks::{E4M3_UNIT, e4m3};
 
 use super::activations::{PLANE_HALVES, PLANE_SCALE, PLANE_SUM, WORDS, zero_planes, zero_shift};
-use super::blocks::{E4M3_UNIT, e4m3};
 use super::kernel::*;
 use super::layout::{
     F8_BLOCK, F8_CODES, F8_COLS, GROUP, LANES, STEP, SUPER, Scales, float_at, panel_bytes, unpack,

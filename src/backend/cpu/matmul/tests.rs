@@ -176,6 +176,7 @@ fn served_weights_are_the_stored_ones() {
     for dtype in ALL {
         let tensor = stored(dtype, 37, cols_of(dtype), 3);
         let expected = oracle(&tensor);
+        assert_eq!(tensor.to_f32().unwrap(), expected, "{dtype:?}");
         // Data that starts at an odd address, as it may in a memory map.
         let shifted: Vec<u8> = [0].iter().chain(tensor.data.iter()).copied().collect();
         let unaligned = TensorData { data: Cow::Borrowed(&shifted[1..]), ..tensor.clone() };

@@ -1,16 +1,22 @@
-//! Reads ggml's quantised blocks (ggml-common.h: `block_q4_0` and so on), a row's group of 32
-//! columns at a time, as unsigned codes and scales; and decodes FP8.
+//! ggml's quantised blocks (ggml-common.h: `block_q4_0` and so on), a row's group of 32 columns at
+//! a time: unsigned codes and scales as they are stored, and the values that they stand for; and
+//! FP8's e4m3.
+//!
+//! Invariants: codes and scales lose nothing; values are computed as ggml's `dequantize_row_*`
+//! does, in f32. Deliberately absent: quantisation.
 
+use super::Dtype;
 use half::f16;
 
-use crate::checkpoint::Dtype;
+/// Columns in a group.
+pub const GROUP: usize = 32;
+/// Groups in a K type's block of 256.
+pub const SUPER: usize = 8;
 
-use super::layout::{GROUP, SUPER};
-
-/// A group of one row. Which of the scales mean something depends on the type's
-/// [`super::layout::Scales`].
+/// A group of one row. Which of the scales mean something depends on the type.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Group {
+pub struct Group {
+    /// 2 to 6 or 8 bits each.
     pub codes: [u8; GROUP],
     /// f16 bits.
     pub d: u16,
@@ -24,8 +30,8 @@ fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes([bytes[at], bytes[at + 1]])
 }
 
-/// Group `group` of a row of blocks.
-pub(super) fn read(dtype: Dtype, row: &[u8], group: usize) -> Group {
+/// Group `group` of a row of blocks of a quantised ggml type.
+pub fn read(dtype: Dtype, row: &[u8], group: usize) -> Group {
     let (values, bytes) = dtype.block();
     let per_block = values / GROUP;
     let block = &row[group / per_block * bytes..][..bytes];
@@ -93,6 +99,30 @@ pub(super) fn read(dtype: Dtype, row: &[u8], group: usize) -> Group {
     g
 }
 
+impl Group {
+    /// The values of a group of that quantised ggml type.
+    pub fn values(&self, dtype: Dtype) -> [f32; GROUP] {
+        let (d, m) = (f16::from_bits(self.d).to_f32(), f16::from_bits(self.m).to_f32());
+        let f = self.factors;
+        // Of each half: w = d * (code - zero) + offset.
+        let (d, zero, offset) = match dtype {
+            Dtype::Q8_0 => ([d; 2], 128, [0.0; 2]),
+            Dtype::Q4_0 => ([d; 2], 8, [0.0; 2]),
+            Dtype::Q5_0 => ([d; 2], 16, [0.0; 2]),
+            Dtype::Q4_1 | Dtype::Q5_1 => ([d; 2], 0, [m; 2]),
+            Dtype::Q4K | Dtype::Q5K => ([d * f32::from(f[0]); 2], 0, [-(m * f32::from(f[1])); 2]),
+            Dtype::Q6K => (f.map(|sc| d * f32::from(sc as i8)), 32, [0.0; 2]),
+            Dtype::Q3K => (f.map(|sc| d * f32::from(sc as i8)), 4, [0.0; 2]),
+            Dtype::Q2K => (f.map(|sc| d * f32::from(sc & 15)), 0, f.map(|both| -(m * f32::from(both >> 4)))),
+            _ => unreachable!("not a type of quantised blocks"),
+        };
+        std::array::from_fn(|k| {
+            let half = k / (GROUP / 2);
+            d[half] * (i32::from(self.codes[k]) - zero) as f32 + offset[half]
+        })
+    }
+}
+
 fn nibbles(codes: &mut [u8; GROUP], qs: &[u8]) {
     for j in 0..16 {
         codes[j] = qs[j] & 15;
@@ -132,17 +162,17 @@ fn scale_q3(q: &[u8], j: usize) -> u8 {
 }
 
 /// What [`e4m3`] leaves to be multiplied by.
-pub(super) const E4M3_UNIT: f32 = 256.0;
+pub const E4M3_UNIT: f32 = 256.0;
 
 /// An FP8 e4m3fn code (OCP 8-bit floating point specification, 1.0) / 256, exactly: its fields at
 /// the places of an f16's, whose exponent has a bias of 15 in place of 7. Subnormals come out right
-/// too. NaN's two codes would not; a served weight has none, see [`e4m3_is_nan`].
+/// too. NaN's two codes do not, see [`e4m3_is_nan`].
 #[inline(always)]
-pub(super) fn e4m3(code: u8) -> f16 {
+pub fn e4m3(code: u8) -> f16 {
     f16::from_bits(u16::from(code & 0x80) << 8 | u16::from(code & 0x7f) << 7)
 }
 
 /// e4m3fn has no infinities: all exponent and mantissa bits set are NaN.
-pub(super) fn e4m3_is_nan(code: u8) -> bool {
+pub fn e4m3_is_nan(code: u8) -> bool {
     code & 0x7f == 0x7f
 }
