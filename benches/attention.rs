@@ -175,13 +175,14 @@ fn attention(
     };
     qkv.set_rows(sequences * rows, heads.qkv_dim()).fill(0.1);
     angles.set_rows(sequences * rows, heads.head_dim).fill(0.7);
+    backend.begin(&batch);
     for layer in 0..spec.layers {
-        backend.rope_kv_write(&mut qkv, heads, None, &angles, RopeStyle::Half, &batch, &mut kv, layer);
+        backend.rope_kv_write(&mut qkv, heads, None, &angles, RopeStyle::Half, &mut kv, layer);
     }
     let scale = 1.0 / (heads.head_dim as f32).sqrt();
     let layer_us = fastest_us(|| {
         for layer in 0..spec.layers {
-            backend.attention(&qkv, heads, scale, None, &batch, &kv, layer, &mut out);
+            backend.attention(&qkv, heads, scale, None, &kv, layer, &mut out);
         }
     }) / spec.layers as f64;
     limits.print(sequences, rows, context, layer_us, &batch, 4 * heads.q_dim(), spec, blocks);
@@ -227,6 +228,7 @@ fn latent_attention(
         return println!("no memory for {sequences} x {rows} @ {context}");
     };
     let style = RopeStyle::Interleaved;
+    backend.begin(&all);
     for layer in 0..spec.layers {
         backend.mla_rope_kv_write(
             &q,
@@ -236,15 +238,15 @@ fn latent_attention(
             1e-6,
             &angles,
             style,
-            &all,
             &mut kv,
             layer,
             &mut written,
         );
     }
+    backend.begin(&batch);
     let layer_us = fastest_us(|| {
         for layer in 0..spec.layers {
-            backend.mla_attention(&query, layout, 0.1, &batch, &kv, layer, &mut out);
+            backend.mla_attention(&query, layout, 0.1, &kv, layer, &mut out);
         }
     }) / spec.layers as f64;
     let seen_flops = 2 * heads * (entry_dim + rank);
@@ -275,8 +277,9 @@ fn small_operations(backend: &mut CpuBackend, rows: usize) {
         return println!("no memory");
     };
     let norm = fastest_us(|| backend.add_rms_norm(&mut residual, Some(&delta), &weight, 1e-5, &mut normed));
+    backend.begin(&batch);
     let rope = fastest_us(|| {
-        backend.rope_kv_write(&mut qkv, heads, None, &angles, RopeStyle::Half, &batch, &mut kv, 0)
+        backend.rope_kv_write(&mut qkv, heads, None, &angles, RopeStyle::Half, &mut kv, 0);
     });
     let silu = fastest_us(|| backend.silu_mul(&gate_up, &mut gated));
     println!(

@@ -1,5 +1,6 @@
 //! The command line. Parts are wired together here, in [`serve`] and in [`inspect`], nowhere else.
 
+mod devices;
 mod inspect;
 mod serve;
 
@@ -31,6 +32,8 @@ enum Command {
     },
     /// Say what a model is and what it needs, without loading or downloading its weights.
     Inspect(InspectArgs),
+    /// Say what this program could run on, and why not on the rest.
+    Devices,
 }
 
 #[derive(Args)]
@@ -157,6 +160,10 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve::run(*args),
         Command::Pull { model } => pull(&model),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Devices => {
+            devices::run();
+            Ok(())
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -10,7 +10,8 @@
 //! A backend is one rank of a group of equal ranks (tensor parallelism); alone it is rank 0 of 1.
 //! Collectives are called by all ranks in the same order.
 //!
-//! Activations are matrices of f32 on the CPU backend. A [`Backend::Tensor`] is allocated for a
+//! Activations are matrices of f32 on the CPU backend, of bf16 or f16 on GPUs but for
+//! [`Backend::tensor_f32`]. A [`Backend::Tensor`] is allocated for a
 //! maximal number of rows; each operation sets its output's current row count from its inputs.
 
 pub mod cpu;
@@ -217,6 +218,8 @@ pub struct Batch {
     pub seqs: Vec<SeqSpan>,
     /// The block tables of all sequences, one after the other.
     pub block_tables: Vec<u32>,
+    /// Rows whose logits are wanted, in any order.
+    pub outputs: Vec<u32>,
 }
 
 /// The operations a model is written in. Shapes are `[rows, columns]`, row-major.
@@ -246,8 +249,13 @@ pub trait Backend: Send + 'static {
     fn matrix_kind(&self, m: &Self::Matrix) -> String;
     /// Loads vectors, one after the other (a fused bias), as f32.
     fn vector(&self, parts: &[TensorData<'_>]) -> Result<Self::Vector, BackendError>;
-    /// A buffer of `max_rows x columns` activations with no current rows.
+    /// A buffer of `max_rows x columns` activations with no current rows, in the type that the
+    /// backend computes products in.
     fn tensor(&self, max_rows: usize, columns: usize) -> Result<Self::Tensor, BackendError>;
+    /// The same in f32 everywhere: the residual stream, angles, router logits, logits.
+    fn tensor_f32(&self, max_rows: usize, columns: usize) -> Result<Self::Tensor, BackendError>;
+    /// The same in the KV cache's type on GPUs: queries and results in the latent's space.
+    fn tensor_cached(&self, max_rows: usize, columns: usize) -> Result<Self::Tensor, BackendError>;
     /// A cache of `blocks` KV blocks.
     fn kv_cache(&self, spec: &KvSpec, blocks: usize) -> Result<Self::KvCache, BackendError>;
 
@@ -256,9 +264,11 @@ pub trait Backend: Send + 'static {
     /// Room for the pairs of `max_rows` rows with `top_k` experts each.
     fn routes(&self, max_rows: usize, top_k: usize) -> Result<Self::Routes, BackendError>;
 
-    /// `out[r] = table[tokens[r] - first]`; zeros where the table, a shard of the vocabulary from
-    /// token `first` on, does not hold the token.
-    fn embed(&mut self, table: &Self::Matrix, first: TokenId, tokens: &[TokenId], out: &mut Self::Tensor);
+    /// Begins a step: what follows is about the rows and sequences of this batch.
+    fn begin(&mut self, batch: &Batch);
+    /// `out[r] = table[token of row r - first]`; zeros where the table, a shard of the vocabulary
+    /// from token `first` on, does not hold the token.
+    fn embed(&mut self, table: &Self::Matrix, first: TokenId, out: &mut Self::Tensor);
     /// residual += delta (when given); out = residual / rms(residual) * weight
     /// (RMSNorm, Zhang & Sennrich 2019).
     fn add_rms_norm(
@@ -278,8 +288,8 @@ pub trait Backend: Send + 'static {
         out: &mut Self::Tensor,
     );
     /// Rotary angles of a step, used by all its layers: `out[r]` = cos then sin of
-    /// `positions[r] * inv_freq`, both times `scale`; `[rows, rotary_dim]`.
-    fn rope_angles(&mut self, inv_freq: &Self::Vector, scale: f32, positions: &[u32], out: &mut Self::Tensor);
+    /// `position of row r * inv_freq`, both times `scale`; `[rows, rotary_dim]`.
+    fn rope_angles(&mut self, inv_freq: &Self::Vector, scale: f32, out: &mut Self::Tensor);
     /// In place on q and k of each `qkv` row: per-head RMSNorm (`norms` = q weight, k weight, eps;
     /// Qwen3), rotary embedding over the first rotary_dim values of each head, then k and v are
     /// written to the row's KV slot.
@@ -291,7 +301,6 @@ pub trait Backend: Send + 'static {
         norms: Option<(&Self::Vector, &Self::Vector, f32)>,
         angles: &Self::Tensor,
         style: RopeStyle,
-        batch: &Batch,
         kv: &mut Self::KvCache,
         layer: usize,
     );
@@ -305,7 +314,6 @@ pub trait Backend: Send + 'static {
         heads: HeadLayout,
         scale: f32,
         window: Option<usize>,
-        batch: &Batch,
         kv: &Self::KvCache,
         layer: usize,
         out: &mut Self::Tensor,
@@ -336,7 +344,6 @@ pub trait Backend: Send + 'static {
         eps: f32,
         angles: &Self::Tensor,
         style: RopeStyle,
-        batch: &Batch,
         kv: &mut Self::KvCache,
         layer: usize,
         query: &mut Self::Tensor,
@@ -353,7 +360,6 @@ pub trait Backend: Send + 'static {
         query: &Self::Tensor,
         layout: LatentLayout,
         scale: f32,
-        batch: &Batch,
         kv: &Self::KvCache,
         layer: usize,
         out: &mut Self::Tensor,
@@ -398,10 +404,11 @@ pub trait Backend: Send + 'static {
 
     /// `gate_up` rows are gate then up: out = silu(gate) * up.
     fn silu_mul(&mut self, gate_up: &Self::Tensor, out: &mut Self::Tensor);
-    /// `out[i] = x[rows[i]]`.
-    fn gather_rows(&mut self, x: &Self::Tensor, rows: &[u32], out: &mut Self::Tensor);
-    /// The tensor's current rows on the host, row-major.
-    fn read<'a>(&'a mut self, x: &'a Self::Tensor) -> &'a [f32];
+    /// `out[i] = x[outputs[i]]` for that range of the batch's outputs.
+    fn gather_outputs(&mut self, x: &Self::Tensor, range: std::ops::Range<usize>, out: &mut Self::Tensor);
+    /// The tensor's current rows on the host, row-major; waits for all work before it. Fails where
+    /// any operation since the last one failed.
+    fn read<'a>(&'a mut self, x: &'a Self::Tensor) -> Result<&'a [f32], BackendError>;
 }
 
 /// What can go wrong in a backend; it is an engine's end, not a request's.
@@ -418,4 +425,12 @@ pub enum BackendError {
     /// A weight's type or shape has no kernel.
     #[error("{0}")]
     Unsupported(String),
+    /// The device failed: it was lost, or a launch was refused.
+    #[error("{device}: {cause}")]
+    Device {
+        /// `hip:0`.
+        device: String,
+        /// The driver's words.
+        cause: String,
+    },
 }

@@ -172,11 +172,7 @@ impl<B: Backend> Device<B> {
     /// Logits that are not finite are the end of their sequence, not of the step. All ranks
     /// compute the logits; only one that `answers` looks at them.
     fn step(&mut self, plan: &StepPlan, answers: bool) -> StepResult {
-        let batch = batch(plan, self.kv_blocks)?;
-        let Rank { backend, model, kv } = &mut self.rank;
-        let expert_bytes_before = backend.expert_bytes_read();
-        model.forward(backend, &batch, kv);
-
+        let mut batch = batch(plan, self.kv_blocks)?;
         let mut wants: Vec<(u32, Want)> = Vec::new();
         for (index, (seq, span)) in plan.seqs.iter().zip(&batch.seqs).enumerate() {
             let row = span.row as u32;
@@ -185,17 +181,22 @@ impl<B: Backend> Device<B> {
                 wants.push((row + span.rows as u32 - 1, Want::Sample(index)));
             }
         }
+        batch.outputs = wants.iter().map(|(row, _)| *row).collect();
+        let Rank { backend, model, kv } = &mut self.rank;
+        let expert_bytes_before = backend.expert_bytes_read();
+        backend.begin(&batch);
+        model.forward(backend, kv);
         let expert_bytes = backend.expert_bytes_read() - expert_bytes_before;
         let mut output = StepOutput { expert_bytes, ..StepOutput::default() };
         let mut scored: Vec<Vec<TokenLogprob>> = vec![Vec::new(); plan.seqs.len()];
         let vocab = model.vocab();
-        for wants in wants.chunks(LOGIT_ROWS_MAX) {
-            let rows: Vec<u32> = wants.iter().map(|(row, _)| *row).collect();
-            let logits = model.logits(backend, &rows);
+        for (chunk, wants) in wants.chunks(LOGIT_ROWS_MAX).enumerate() {
+            let first = chunk * LOGIT_ROWS_MAX;
+            let logits = model.logits(backend, first..first + wants.len());
             if !answers {
                 continue;
             }
-            let logits = backend.read(logits);
+            let logits = backend.read(logits).map_err(|error| ExecutorError(error.to_string()))?;
             for ((_, want), logits) in wants.iter().zip(logits.chunks_exact(vocab)) {
                 let (Want::Sample(index) | Want::Score(index, _)) = *want;
                 let seq = &plan.seqs[index];

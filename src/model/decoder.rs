@@ -16,9 +16,10 @@
 
 use super::loader::{Loader, Part, Scope};
 use super::{LoadError, Model, ModelConfig};
-use crate::backend::{Backend, Batch, KvDtype, KvLayout, KvSpec};
+use crate::backend::{Backend, KvDtype, KvLayout, KvSpec};
 use crate::checkpoint::{Dtype, TensorData};
 use crate::protocol::TokenId;
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -40,8 +41,6 @@ pub trait Layer<B: Backend>: Send + Sized {
 pub struct Step<'a, B: Backend> {
     /// Computes.
     pub backend: &'a mut B,
-    /// Its rows.
-    pub batch: &'a Batch,
     /// The cache.
     pub kv: &'a mut B::KvCache,
     /// Rotary angles of its rows.
@@ -136,7 +135,7 @@ impl<B: Backend + Sync, L: Layer<B>> Decoder<B, L> {
         let inv_freq = from_f32("inv_freq", &config.rope.inv_freq(rotary_dim, factors.as_deref()));
         step();
         let tensor = |columns| backend.tensor(rows, columns);
-        let logits = |columns| backend.tensor(super::LOGIT_ROWS_MAX, columns);
+        let logits = |columns| backend.tensor_f32(super::LOGIT_ROWS_MAX, columns);
         let whole = loader.shard.ranks == 1;
         Ok(Self {
             kv_layout,
@@ -148,11 +147,11 @@ impl<B: Backend + Sync, L: Layer<B>> Decoder<B, L> {
             inv_freq: backend.vector(&[inv_freq])?,
             layers,
             stream: Stream {
-                residual: tensor(hidden)?,
+                residual: backend.tensor_f32(rows, hidden)?,
                 normed: tensor(hidden)?,
                 delta: tensor(hidden)?,
-                angles: tensor(rotary_dim)?,
-                last: logits(hidden)?,
+                angles: backend.tensor_f32(rows, rotary_dim)?,
+                last: backend.tensor(super::LOGIT_ROWS_MAX, hidden)?,
                 part: logits(tokens.len())?,
                 logits: logits(if whole { 0 } else { vocab })?,
             },
@@ -210,14 +209,13 @@ impl<B: Backend, L: Layer<B>> Model<B> for Decoder<B, L> {
         self.config.vocab
     }
 
-    fn forward(&mut self, backend: &mut B, batch: &Batch, kv: &mut B::KvCache) {
+    fn forward(&mut self, backend: &mut B, kv: &mut B::KvCache) {
         let Self { config, stream: s, buffers, .. } = self;
-        backend.embed(&self.embedding, self.first_token, &batch.tokens, &mut s.residual);
+        backend.embed(&self.embedding, self.first_token, &mut s.residual);
         backend.all_reduce(&mut s.residual);
-        backend.rope_angles(&self.inv_freq, config.rope.attention_factor(), &batch.positions, &mut s.angles);
+        backend.rope_angles(&self.inv_freq, config.rope.attention_factor(), &mut s.angles);
         let mut step = Step {
             backend,
-            batch,
             kv,
             angles: &s.angles,
             normed: &mut s.normed,
@@ -234,9 +232,9 @@ impl<B: Backend, L: Layer<B>> Model<B> for Decoder<B, L> {
         step.norm(&self.final_norm);
     }
 
-    fn logits(&mut self, backend: &mut B, rows: &[u32]) -> &B::Tensor {
+    fn logits(&mut self, backend: &mut B, outputs: Range<usize>) -> &B::Tensor {
         let Self { stream: s, .. } = self;
-        backend.gather_rows(&s.normed, rows, &mut s.last);
+        backend.gather_outputs(&s.normed, outputs, &mut s.last);
         let head = self.head.as_ref().unwrap_or(&self.embedding);
         backend.linear(head, None, &s.last, &mut s.part);
         if self.ranks == 1 {

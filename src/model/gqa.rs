@@ -99,7 +99,7 @@ impl<B: Backend> Attention<B> {
 
     /// From the step's normed rows to its delta.
     pub fn forward(&self, step: &mut Step<'_, B>, b: &mut Buffers<B>) {
-        let Step { backend, batch, kv, angles, normed, delta, layer, .. } = step;
+        let Step { backend, kv, angles, normed, delta, layer, .. } = step;
         let (heads, eps, layer) = (self.heads, self.eps, *layer);
         backend.linear(&self.qkv, self.qkv_bias.as_ref(), normed, &mut b.qkv);
         let mut per_head = None;
@@ -108,9 +108,9 @@ impl<B: Backend> Attention<B> {
             (Some((q, k)), _) => per_head = Some((q, k, eps)),
             (None, _) => {}
         }
-        backend.rope_kv_write(&mut b.qkv, heads, per_head, angles, self.style, batch, kv, layer);
+        backend.rope_kv_write(&mut b.qkv, heads, per_head, angles, self.style, kv, layer);
         let scale = 1.0 / (heads.head_dim as f32).sqrt();
-        backend.attention(&b.qkv, heads, scale, self.window, batch, kv, layer, &mut b.attention);
+        backend.attention(&b.qkv, heads, scale, self.window, kv, layer, &mut b.attention);
         backend.linear(&self.o, self.o_bias.as_ref(), &b.attention, delta);
         backend.all_reduce(delta);
     }

@@ -66,8 +66,8 @@ impl<B: Backend> Buffers<B> {
             },
             q: tensor(layout.q_dim())?,
             latent: tensor(layout.entry_dim())?,
-            query: tensor(layout.heads * layout.entry_dim())?,
-            attended: tensor(layout.heads * layout.rank)?,
+            query: loader.backend.tensor_cached(rows, layout.heads * layout.entry_dim())?,
+            attended: loader.backend.tensor_cached(rows, layout.heads * layout.rank)?,
             values: tensor(layout.heads * layout.v_dim)?,
         })
     }
@@ -126,7 +126,7 @@ impl<B: Backend> Attention<B> {
 
     /// From the step's normed rows to its delta.
     pub fn forward(&self, step: &mut Step<'_, B>, b: &mut Buffers<B>) {
-        let Step { backend, batch, kv, angles, normed, delta, layer, .. } = step;
+        let Step { backend, kv, angles, normed, delta, layer, .. } = step;
         let (layout, eps, layer) = (self.layout, self.eps, *layer);
         match (&self.query, &mut b.q_latent) {
             (Query::Latent { a, norm, b: q_b }, Some((latent, normed_latent))) => {
@@ -145,13 +145,12 @@ impl<B: Backend> Attention<B> {
             eps,
             angles,
             self.style,
-            batch,
             kv,
             layer,
             &mut b.query,
         );
         backend.head_linear(&self.k_b, &b.q, &mut b.query);
-        backend.mla_attention(&b.query, layout, self.scale, batch, kv, layer, &mut b.attended);
+        backend.mla_attention(&b.query, layout, self.scale, kv, layer, &mut b.attended);
         backend.head_linear(&self.v_b, &b.attended, &mut b.values);
         backend.linear(&self.o, None, &b.values, delta);
         backend.all_reduce(delta);

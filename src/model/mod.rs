@@ -29,7 +29,7 @@ pub use loader::Loader;
 pub use quantization::Quantization;
 pub use weights::{LoadError, Weights};
 
-use crate::backend::{Backend, Batch, KvSpec};
+use crate::backend::{Backend, KvSpec};
 use decoder::Decoder;
 
 /// A loaded model: a step's rows in, logits of chosen rows out. With several ranks, each calls
@@ -39,11 +39,12 @@ pub trait Model<B: Backend>: Send {
     fn kv_spec(&self) -> KvSpec;
     /// Rows of the output head: valid token ids are below it.
     fn vocab(&self) -> usize;
-    /// Computes a step's hidden states and writes its keys and values.
-    fn forward(&mut self, backend: &mut B, batch: &Batch, kv: &mut B::KvCache);
-    /// Logits of these rows of the last [`Model::forward`], `[rows.len(), vocab]`; at most
-    /// [`LOGIT_ROWS_MAX`] at a time.
-    fn logits(&mut self, backend: &mut B, rows: &[u32]) -> &B::Tensor;
+    /// Computes the hidden states of the step that the backend has begun, and writes its keys and
+    /// values.
+    fn forward(&mut self, backend: &mut B, kv: &mut B::KvCache);
+    /// Logits of that range of the step's outputs, after [`Model::forward`]: `[outputs, vocab]`;
+    /// at most [`LOGIT_ROWS_MAX`] at a time.
+    fn logits(&mut self, backend: &mut B, outputs: std::ops::Range<usize>) -> &B::Tensor;
 }
 
 /// Rows of logits that are held at once. Bounds their memory: 64 rows of a vocabulary of

@@ -69,7 +69,7 @@ impl<B: Backend> Buffers<B> {
         let (_, width) = split(of, moe, names)?;
         let tensor = |rows, columns| loader.backend.tensor(rows, columns);
         Ok(Self {
-            logits: tensor(rows, moe.routing.experts)?,
+            logits: loader.backend.tensor_f32(rows, moe.routing.experts)?,
             routes: loader.backend.routes(rows, moe.routing.top_k)?,
             dispatched: tensor(pairs, hidden)?,
             gate_up: tensor(pairs, 2 * width.len())?,

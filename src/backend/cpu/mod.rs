@@ -48,6 +48,8 @@ pub struct CpuBackend {
     mla: mla::Scratch,
     group: Member,
     expert_bytes_read: u64,
+    /// The step's.
+    batch: Batch,
 }
 
 /// One cache group's blocks, of either layout.
@@ -104,6 +106,7 @@ impl CpuBackend {
             mla: mla::Scratch::default(),
             group: Member::alone(),
             expert_bytes_read: 0,
+            batch: Batch::default(),
         }
     }
 
@@ -146,6 +149,14 @@ impl Backend for CpuBackend {
         Tensor::new(max_rows, columns)
     }
 
+    fn tensor_f32(&self, max_rows: usize, columns: usize) -> Result<Tensor, BackendError> {
+        self.tensor(max_rows, columns)
+    }
+
+    fn tensor_cached(&self, max_rows: usize, columns: usize) -> Result<Tensor, BackendError> {
+        self.tensor(max_rows, columns)
+    }
+
     fn kv_cache(&self, spec: &KvSpec, blocks: usize) -> Result<Cache, BackendError> {
         Ok(match spec.layout {
             KvLayout::Heads { .. } => Cache::Heads(KvCache::new(spec, blocks)?),
@@ -161,8 +172,12 @@ impl Backend for CpuBackend {
         Routes::new(max_rows, top_k)
     }
 
-    fn embed(&mut self, table: &Matrix, first: TokenId, tokens: &[TokenId], out: &mut Tensor) {
-        elementwise::embed(&mut self.pool, table, first, tokens, out);
+    fn begin(&mut self, batch: &Batch) {
+        self.batch.clone_from(batch);
+    }
+
+    fn embed(&mut self, table: &Matrix, first: TokenId, out: &mut Tensor) {
+        elementwise::embed(&mut self.pool, table, first, &self.batch.tokens, out);
     }
 
     fn add_rms_norm(
@@ -183,8 +198,8 @@ impl Backend for CpuBackend {
         matmul::linear(&mut self.pool, &mut self.matmul, w, bias, x.rows(), x.values(), values);
     }
 
-    fn rope_angles(&mut self, inv_freq: &Vector, scale: f32, positions: &[u32], out: &mut Tensor) {
-        rope::rope_angles(&mut self.pool, inv_freq, scale, positions, out);
+    fn rope_angles(&mut self, inv_freq: &Vector, scale: f32, out: &mut Tensor) {
+        rope::rope_angles(&mut self.pool, inv_freq, scale, &self.batch.positions, out);
     }
 
     fn rope_kv_write(
@@ -194,12 +209,11 @@ impl Backend for CpuBackend {
         norms: Option<(&Vector, &Vector, f32)>,
         angles: &Tensor,
         style: RopeStyle,
-        batch: &Batch,
         kv: &mut Cache,
         layer: usize,
     ) {
         let (pool, isa, kv) = (&mut self.pool, self.isa, kv.heads_mut());
-        rope::rope_kv_write(pool, isa, qkv, heads, norms, angles, style, &batch.slots, kv, layer);
+        rope::rope_kv_write(pool, isa, qkv, heads, norms, angles, style, &self.batch.slots, kv, layer);
     }
 
     fn attention(
@@ -208,12 +222,11 @@ impl Backend for CpuBackend {
         heads: HeadLayout,
         scale: f32,
         window: Option<usize>,
-        batch: &Batch,
         kv: &Cache,
         layer: usize,
         out: &mut Tensor,
     ) {
-        let Self { pool, isa, attention: scratch, .. } = self;
+        let Self { pool, isa, attention: scratch, batch, .. } = self;
         let kv = kv.heads();
         attention::attention(pool, *isa, scratch, qkv, heads, scale, window, batch, kv, layer, out);
     }
@@ -238,7 +251,6 @@ impl Backend for CpuBackend {
         eps: f32,
         angles: &Tensor,
         style: RopeStyle,
-        batch: &Batch,
         kv: &mut Cache,
         layer: usize,
         query: &mut Tensor,
@@ -254,7 +266,7 @@ impl Backend for CpuBackend {
             eps,
             angles,
             style,
-            &batch.slots,
+            &self.batch.slots,
             kv,
             layer,
             query,
@@ -270,12 +282,11 @@ impl Backend for CpuBackend {
         query: &Tensor,
         layout: LatentLayout,
         scale: f32,
-        batch: &Batch,
         kv: &Cache,
         layer: usize,
         out: &mut Tensor,
     ) {
-        let Self { pool, isa, mla: scratch, .. } = self;
+        let Self { pool, isa, mla: scratch, batch, .. } = self;
         mla::attention(pool, *isa, scratch, query, layout, scale, batch, kv.latent(), layer, out);
     }
 
@@ -320,11 +331,11 @@ impl Backend for CpuBackend {
         elementwise::silu_mul(&mut self.pool, self.isa, gate_up, out);
     }
 
-    fn gather_rows(&mut self, x: &Tensor, rows: &[u32], out: &mut Tensor) {
-        elementwise::gather_rows(x, rows, out);
+    fn gather_outputs(&mut self, x: &Tensor, range: Range<usize>, out: &mut Tensor) {
+        elementwise::gather_rows(x, &self.batch.outputs[range], out);
     }
 
-    fn read<'a>(&'a mut self, x: &'a Tensor) -> &'a [f32] {
-        x.values()
+    fn read<'a>(&'a mut self, x: &'a Tensor) -> Result<&'a [f32], BackendError> {
+        Ok(x.values())
     }
 }

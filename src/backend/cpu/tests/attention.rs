@@ -132,7 +132,8 @@ impl Setup {
         let Shape { layout, window, .. } = self.shape;
         let mut out = backend.tensor(batch.positions.len(), layout.q_dim()).unwrap();
         let qkv = tensor(layout.qkv_dim(), &qkv);
-        backend.attention(&qkv, layout, scale(self.shape), window, &batch, &self.kv, 0, &mut out);
+        backend.begin(&batch);
+        backend.attention(&qkv, layout, scale(self.shape), window, &self.kv, 0, &mut out);
         out.values().to_vec()
     }
 }
@@ -144,7 +145,9 @@ fn write(kv: &mut Cache, shape: Shape, qkv: &[f32], slots: Vec<u32>) {
     angles.set_rows(rows, 0);
     let batch = Batch { slots, ..Batch::default() };
     let mut qkv = tensor(shape.layout.qkv_dim(), qkv);
-    CpuBackend::new(1).rope_kv_write(&mut qkv, shape.layout, None, &angles, RopeStyle::Half, &batch, kv, 0);
+    let mut backend = CpuBackend::new(1);
+    backend.begin(&batch);
+    backend.rope_kv_write(&mut qkv, shape.layout, None, &angles, RopeStyle::Half, kv, 0);
 }
 
 fn check_step(

@@ -131,7 +131,8 @@ impl Setup {
         }
         let mut out = Tensor::new(row, layout.heads * layout.rank).unwrap();
         let queries = tensor(columns, &queries);
-        backend.mla_attention(&queries, layout, SCALE, &batch, &self.kv, 0, &mut out);
+        backend.begin(&batch);
+        backend.mla_attention(&queries, layout, SCALE, &self.kv, 0, &mut out);
         out.values().to_vec()
     }
 }
@@ -338,6 +339,7 @@ fn check_write(random: &mut Random, layout: LatentLayout, dtype: KvDtype, style:
     for (name, mut backend) in backends() {
         let mut kv = backend.kv_cache(&spec(layout, dtype, 3), blocks).unwrap();
         let mut query = tensor(heads * entry_dim, &absorbed);
+        backend.begin(&batch);
         backend.mla_rope_kv_write(
             &tensor(layout.q_dim(), &q),
             &tensor(entry_dim, &latent),
@@ -346,7 +348,6 @@ fn check_write(random: &mut Random, layout: LatentLayout, dtype: KvDtype, style:
             EPS,
             &tensor(rope_dim, &angles),
             style,
-            &batch,
             &mut kv,
             1,
             &mut query,

@@ -18,14 +18,15 @@ fn embed_and_gather_copy_rows() {
             let wanted: Vec<f32> =
                 tokens.iter().flat_map(|t| &table[*t as usize * columns..][..columns]).copied().collect();
             let mut out = backend.tensor(1000, columns).unwrap();
-            backend.embed(&matrix, 0, &tokens, &mut out);
-            assert_bits(backend.read(&out), &wanted, &name);
+            let outputs = vec![0, rows as u32 - 1, 0];
+            backend.begin(&Batch { tokens, outputs, ..Batch::default() });
+            backend.embed(&matrix, 0, &mut out);
+            assert_bits(out.values(), &wanted, &name);
 
-            let last = rows as u32 - 1;
             let mut gathered = backend.tensor(2, columns).unwrap();
-            backend.gather_rows(&out, &[last, 0], &mut gathered);
-            assert_bits(&backend.read(&gathered)[..columns], &wanted[(rows - 1) * columns..], &name);
-            assert_bits(&backend.read(&gathered)[columns..], &wanted[..columns], &name);
+            backend.gather_outputs(&out, 1..3, &mut gathered);
+            assert_bits(&gathered.values()[..columns], &wanted[(rows - 1) * columns..], &name);
+            assert_bits(&gathered.values()[columns..], &wanted[..columns], &name);
         }
     }
 }
@@ -106,7 +107,7 @@ fn silu_mul_is_the_f64_one() {
     for (name, mut backend) in backends() {
         let mut out = backend.tensor(1, 4).unwrap();
         backend.silu_mul(&tensor(8, &gate_up), &mut out);
-        let out = backend.read(&out);
+        let out = out.values();
         assert!(out[0].abs() < 1e-7 && out[1].abs() < 1e-30 && out[2..] == [200.0, 1e30], "{name}: {out:?}");
     }
 }
@@ -117,7 +118,8 @@ fn rope_angles_are_f32_products() {
     let positions: Vec<u32> = (0..500).map(|i| i * 37).collect();
     for (name, mut backend) in backends() {
         let mut out = backend.tensor(500, 64).unwrap();
-        backend.rope_angles(&vector(&inv_freq), 1.25, &positions, &mut out);
+        backend.begin(&Batch { positions: positions.clone(), ..Batch::default() });
+        backend.rope_angles(&vector(&inv_freq), 1.25, &mut out);
         for (row, position) in out.values().chunks(64).zip(&positions) {
             for (i, frequency) in inv_freq.iter().enumerate() {
                 let angle = (*position as f32 * frequency) as f64;
@@ -178,7 +180,8 @@ fn check_rope(random: &mut Random, case: &Heads, rows: usize) {
         let mut x = tensor(layout.qkv_dim(), &qkv);
         let weights = norms.then_some((&q_vector, &k_vector, 1e-6));
         let angle_rows = tensor(rotary_dim, &angles);
-        backend.rope_kv_write(&mut x, layout, weights, &angle_rows, style, &batch, &mut kv, 1);
+        backend.begin(&batch);
+        backend.rope_kv_write(&mut x, layout, weights, &angle_rows, style, &mut kv, 1);
         for row in 0..rows {
             let before: Vec<&[f32]> = qkv[row * layout.qkv_dim()..].chunks(head_dim).collect();
             let after: Vec<&[f32]> = x.values()[row * layout.qkv_dim()..].chunks(head_dim).collect();
@@ -291,5 +294,5 @@ fn linear_sets_rows_and_adds_the_bias() {
     let x = tensor(3, &[1.0, 1.0, 1.0, 2.0, 0.0, -2.0]);
     let mut out = backend.tensor(8, 2).unwrap();
     backend.linear(&w, Some(&vector(&[10.0, 20.0])), &x, &mut out);
-    assert_eq!(backend.read(&out), [16.0, 19.5, 6.0, 19.0]);
+    assert_eq!(out.values(), [16.0, 19.5, 6.0, 19.0]);
 }
