@@ -45,7 +45,7 @@ fn main() {
             (Err(reason), Vec::new())
         }
     };
-    let mut text = format!("pub const COMPILER: Result<&str, &str> = {compiler:?};\n");
+    let mut text = format!("pub const COMPILER: std::result::Result<&str, &str> = {compiler:?};\n");
     text += "pub static OBJECTS: &[Object] = &[\n";
     for Object { kernel, architecture, path } in objects {
         writeln!(
