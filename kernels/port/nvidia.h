@@ -20,6 +20,8 @@ DEV u32 block_z() { return __nvvm_read_ptx_sreg_ctaid_z(); }
 DEV u32 lane() { return __nvvm_read_ptx_sreg_laneid(); }
 DEV void barrier() { __syncthreads(); }
 
+DEV void issue_fence() {}
+
 DEV i32 shuffle(i32 v, u32 from) { return __nvvm_shfl_sync_idx_i32(~0u, v, (i32)from, 31); }
 DEV u32 shuffle(u32 v, u32 from) { return (u32)shuffle((i32)v, from); }
 DEV float shuffle(float v, u32 from) {

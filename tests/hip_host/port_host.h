@@ -29,6 +29,8 @@ DEV float shuffle(float v, u32 from) {
   return __builtin_bit_cast(float, shuffle(__builtin_bit_cast(u32, v), from));
 }
 
+DEV void issue_fence() {}
+
 DEV float fast_exp2(float x) { return __builtin_exp2f(x); }
 DEV float fast_log2(float x) { return __builtin_log2f(x); }
 DEV float fast_rsqrt(float x) { return 1.0f / __builtin_sqrtf(x); }
