@@ -13,7 +13,8 @@
 //   wave_sum(v) wave_max(v)                 the same bits in every lane
 //   bf16, f16           storage types: to_float(x), from_float<T>(f) rounds to nearest even
 //   fast_exp2 fast_log2 fast_rsqrt          a few ulp
-//   Fragment<T>, Acc, load_a load_b mma acc_row acc_col to_b    16x16x16 products, see below
+//   Fragment<T>, Acc, load_a load_b load_a_pair load_b_pair mma acc_row acc_col acc_slot slot_col
+//   column_sum column_max to_b              16x16x16 products, see below
 //
 // No kernel reads what another block of the same launch wrote. No library, no other header.
 #pragma once
@@ -44,6 +45,13 @@ struct bf16 {
 // the result at row acc_row(i), column acc_col(i): A's row, B's row.
 // to_b(acc) turns a result, rounded to T, into the B operand of a following product, its row
 // becoming that product's k and its column that product's column.
+// A lane's values stand in Acc::COLUMNS columns: value i in that of number acc_slot(i), which is
+// column slot_col(acc_slot(i)). Lanes l and l ^ m hold other rows of the same columns for each
+// power of two m from Acc::ROW_LANES on.
+//
+// A tile pair is two operands X and Y, [16, 16] each, in 512 consecutive values, so that lanes load
+// 16 bytes at once from consecutive addresses: for k4 in 0..4, for row in 0..16: X[row][4 k4 .. + 4],
+// Y[row][4 k4 .. + 4]. load_a_pair(p, x, y) and load_b_pair(p, x, y) load both.
 
 #if defined(NOVA_HOST)
 #include "port_host.h"
@@ -104,6 +112,16 @@ DEV u32 wave_sum(u32 v, u32 width = WAVE) {
 }
 DEV float wave_max(float v, u32 width = WAVE) {
   for (u32 m = width / 2; m; m /= 2) v = maximum(v, shuffle_xor(v, m));
+  return v;
+}
+
+// Over the lanes that hold the same columns of an accumulator.
+DEV float column_sum(float v) {
+  for (u32 m = Acc::ROW_LANES; m < WAVE; m *= 2) v += shuffle_xor(v, m);
+  return v;
+}
+DEV float column_max(float v) {
+  for (u32 m = Acc::ROW_LANES; m < WAVE; m *= 2) v = maximum(v, shuffle_xor(v, m));
   return v;
 }
 
