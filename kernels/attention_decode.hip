@@ -20,7 +20,7 @@
 
 static constexpr u32 THREADS = 256, WAVES = THREADS / WAVE;
 // Of the block's results, added up at once: tiles of 16 dimensions.
-static constexpr u32 TILES = WAVE / 16;
+static constexpr u32 TILES = 2;
 // A query's part of a wave's result in LDS; padded against bank conflicts.
 static constexpr u32 STRIDE = TILES * 16 + 4;
 
@@ -30,8 +30,6 @@ DEV void attention_decode(const f16* __restrict__ q, const f16* __restrict__ key
                           float* __restrict__ partial_out, float* __restrict__ partial_stats, u32 heads, u32 kv_heads,
                           float scale) {
   constexpr u32 SIZE = KV_BLOCK * DIM;
-  // Where registers suffice, all of a block's keys and values are in flight at once.
-  constexpr bool EARLY = sizeof(Fragment<f16>) * DIM <= 32 * 128;
   LDS f16 queries[SIZE];
   LDS float tops[WAVES][16], sums[WAVES][16];
   LDS float results[WAVES][16][STRIDE];
@@ -53,23 +51,34 @@ DEV void attention_decode(const f16* __restrict__ q, const f16* __restrict__ key
   Softmax softmax;
   start(softmax);
   Acc o[DIM / 16];
-  for (u32 block = first / KV_BLOCK + wave(); block * KV_BLOCK < end; block += WAVES) {
-    u64 base = ((u64)table[block] * kv_heads + block_y()) * SIZE;
-    Fragment<f16> k[DIM / 16], v[DIM / 16];
-    if constexpr (EARLY) {
-      load_a_tiles<DIM>(keys + base, k);
+  u32 last = (end - 1) / KV_BLOCK, block = first / KV_BLOCK + wave();
+  Fragment<f16> k[DIM / 16], v[DIM / 16];
+  // Where registers suffice, a block's values and the next one's keys are in flight while it is
+  // worked on.
+  constexpr bool AHEAD = sizeof(Fragment<f16>) * DIM <= 2048;
+  u32 id = table[minimum(block, last)], next_id = table[minimum(block + WAVES, last)];
+  if constexpr (AHEAD) load_a_tiles<DIM>(keys + ((u64)id * kv_heads + block_y()) * SIZE, k);
+  for (; block <= last; block += WAVES) {
+    u64 base = ((u64)id * kv_heads + block_y()) * SIZE;
+    id = next_id;
+    next_id = table[minimum(block + 2 * WAVES, last)];
+    if constexpr (AHEAD) {
       load_a_tiles<DIM>(values + base, v);
+      keep_order();
     }
     Acc s[1];
 #pragma unroll
     for (u32 d = 0; d < DIM; d += 32) {
       Fragment<f16> b[2];
-      if constexpr (!EARLY) load_a_pair(keys + base + d * 16, k[d / 16], k[d / 16 + 1]);
+      if constexpr (!AHEAD) load_a_pair(keys + base + d * 16, k[d / 16], k[d / 16 + 1]);
       if (d + 32 <= DIM) load_b_pair(queries + d * 16, b[0], b[1]);
       else b[0] = load_b(queries + d * 16, 16);
       mma(s[0], k[d / 16], b[0]);
       if (d + 32 <= DIM) mma(s[0], k[d / 16 + 1], b[1]);
     }
+    // At the end these are the last block's again.
+    if constexpr (AHEAD) load_a_tiles<DIM>(keys + ((u64)id * kv_heads + block_y()) * SIZE, k);
+    keep_order();
     if (block * KV_BLOCK < first || block * KV_BLOCK + KV_BLOCK > end) {
 #pragma unroll
       for (u32 i = 0; i < Acc::N; i++) {
@@ -83,9 +92,8 @@ DEV void attention_decode(const f16* __restrict__ q, const f16* __restrict__ key
     Fragment<f16> p = to_b<f16>(s[0]);
 #pragma unroll
     for (u32 t = 0; t < DIM / 16; t++) {
-      if constexpr (!EARLY) {
-        // Keeps the compiler from moving all loads to the front.
-        if (t % 4 == 0) asm volatile("" ::: "memory");
+      if constexpr (!AHEAD) {
+        if (t % 4 == 0) keep_order();
         if (t % 2 == 0) load_a_pair(values + base + t * 256, v[t], v[t + 1]);
       }
       mma(o[t], v[t], p);

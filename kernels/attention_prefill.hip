@@ -37,15 +37,27 @@ struct Shape {
   static constexpr u32 V_LOADS = (STEP * V_BLOCK / 8 + THREADS - 1) / THREADS;
 };
 
-// A step's blocks from the cache; zeros past the last, since weights of 0 are multiplied with them.
-template <u32 STEP, u32 SIZE, u32 N>
-DEV void fetch(const f16* cache, const u32* table, u32 block, u32 blocks, u32 kv_heads, u32x4 (&staged)[N]) {
+// The blocks of a step; past the end it is the last block again, hidden by the mask.
+template <u32 STEP>
+struct Ids {
+  u32 v[STEP];
+};
+template <u32 STEP>
+DEV Ids<STEP> step_ids(const u32* table, u32 step, u32 blocks) {
+  Ids<STEP> ids;
+  for (u32 t = 0; t < STEP; t++) ids.v[t] = table[minimum(step * STEP + t, blocks - 1)];
+  return ids;
+}
+
+// A work-item's share of them, in `N` loads.
+template <u32 SIZE, u32 STEP, u32 N>
+DEV void fetch(const f16* cache, const Ids<STEP>& ids, u32 kv_heads, u32x4 (&staged)[N]) {
 #pragma unroll
   for (u32 n = 0; n < N; n++) {
-    u32 at = (n * THREADS + tid()) * 8, mine = block + at / SIZE;
-    staged[n] = u32x4{0, 0, 0, 0};
-    if (at < STEP * SIZE && mine < blocks)
-      staged[n] = *(const u32x4*)(cache + ((u64)table[mine] * kv_heads + block_y()) * SIZE + at % SIZE);
+    u32 at = (n * THREADS + tid()) * 8, id = ids.v[STEP - 1];
+    if (STEP == 2 && at < SIZE) id = ids.v[0];
+    if (N * THREADS * 8 == STEP * SIZE || at < STEP * SIZE)
+      staged[n] = *(const u32x4*)(cache + ((u64)id * kv_heads + block_y()) * SIZE + at % SIZE);
   }
 }
 template <u32 SIZE, u32 N>
@@ -53,7 +65,7 @@ DEV void put(f16* lds, const u32x4 (&staged)[N]) {
 #pragma unroll
   for (u32 n = 0; n < N; n++) {
     u32 at = (n * THREADS + tid()) * 8;
-    if (at < SIZE) *(u32x4*)(lds + at) = staged[n];
+    if (N * THREADS * 8 == SIZE || at < SIZE) *(u32x4*)(lds + at) = staged[n];
   }
 }
 
@@ -77,8 +89,10 @@ DEV void attention_prefill(const f16* __restrict__ q, const f16* __restrict__ ke
   u32 steps = (end + POSITIONS - 1) / POSITIONS;
 
   u32x4 staged_k[S::K_LOADS], staged_v[S::V_LOADS];
-  fetch<STEP, S::K_BLOCK>(keys, table, first_step * STEP, blocks, kv_heads, staged_k);
-  fetch<STEP, S::V_BLOCK>(values, table, first_step * STEP, blocks, kv_heads, staged_v);
+  Ids<STEP> ids = step_ids<STEP>(table, first_step, blocks);
+  fetch<S::K_BLOCK>(keys, ids, kv_heads, staged_k);
+  fetch<S::V_BLOCK>(values, ids, kv_heads, staged_v);
+  ids = step_ids<STEP>(table, first_step + 1, blocks);
 
   // Query j is head j % group of row j / group.
   for (u32 n = tid(); n < S::Q_SIZE / 8; n += THREADS) {
@@ -122,8 +136,9 @@ DEV void attention_prefill(const f16* __restrict__ q, const f16* __restrict__ ke
     const f16* v = k + STEP * S::K_BLOCK + my_d * KV_BLOCK;
     bool more = step + 1 < steps;
     if (more) {
-      fetch<STEP, S::K_BLOCK>(keys, table, (step + 1) * STEP, blocks, kv_heads, staged_k);
-      fetch<STEP, S::V_BLOCK>(values, table, (step + 1) * STEP, blocks, kv_heads, staged_v);
+      fetch<S::K_BLOCK>(keys, ids, kv_heads, staged_k);
+      fetch<S::V_BLOCK>(values, ids, kv_heads, staged_v);
+      ids = step_ids<STEP>(table, step + 2, blocks);
     }
     u32 first = step * POSITIONS;
     if (my_first < queries && first <= my_high && (!window || first + POSITIONS + window > my_low + 1)) {
@@ -193,14 +208,19 @@ DEV void attention_prefill(const f16* __restrict__ q, const f16* __restrict__ ke
     float inverse[Acc::COLUMNS];
     for (u32 c = 0; c < Acc::COLUMNS; c++) inverse[c] = 1.0f / column_sum(softmax[g].sum[c]);
     multiply(o[g], inverse);
+    T* to[Acc::COLUMNS];
+    bool real[Acc::COLUMNS];
 #pragma unroll
-    for (u32 i = 0; i < Acc::N; i++) {
-      u32 j = my_first + g * 16 + acc_col(i);
-      if (j >= queries) continue;
-      T* to = out + ((u64)(row + j / group) * heads + block_y() * group + j % group) * VD + my_d + acc_row(i);
-#pragma unroll
-      for (u32 t = 0; t < MY_VD / 16; t++) to[t * 16] = from_float<T>(o[g][t].v[i]);
+    for (u32 c = 0; c < Acc::COLUMNS; c++) {
+      u32 j = my_first + g * 16 + slot_col(c);
+      real[c] = j < queries;
+      to[c] = out + ((u64)(row + j / group) * heads + block_y() * group + j % group) * VD + my_d;
     }
+#pragma unroll
+    for (u32 t = 0; t < MY_VD / 16; t++)
+#pragma unroll
+      for (u32 i = 0; i < Acc::N; i++)
+        if (real[acc_slot(i)]) to[acc_slot(i)][t * 16 + acc_row(i)] = from_float<T>(o[g][t].v[i]);
   }
 }
 

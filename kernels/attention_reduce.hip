@@ -9,6 +9,8 @@
 #include "attention.h"
 
 static constexpr u32 THREADS = 256;
+// Splits in flight at once.
+static constexpr u32 HELD = 4;
 
 template <class T>
 DEV void attention_reduce(const u32* __restrict__ items, const float* __restrict__ partial_out,
@@ -22,14 +24,23 @@ DEV void attention_reduce(const u32* __restrict__ items, const float* __restrict
     top = maximum(top, partial_stats[((u64)(first + s) * heads + head) * 2]);
   float sum = 0;
   f32x4 low = {0, 0, 0, 0}, high = {0, 0, 0, 0};
-#pragma unroll 4
-  for (u32 s = 0; s < splits; s++) {
-    const float* stats = partial_stats + ((u64)(first + s) * heads + head) * 2;
-    const float* part = partial_out + (u64)(first + s) * heads * dim + at;
-    float factor = fast_exp2(stats[0] - top);
-    sum += stats[1] * factor;
-    low += *(const f32x4*)part * factor;
-    high += *(const f32x4*)(part + 4) * factor;
+  for (u32 base = 0; base < splits; base += HELD) {
+    f32x2 stats[HELD];
+    f32x4 x[HELD], y[HELD];
+#pragma unroll
+    for (u32 h = 0; h < HELD; h++) {
+      u64 part = (u64)(first + minimum(base + h, splits - 1)) * heads;
+      stats[h] = *(const f32x2*)(partial_stats + (part + head) * 2);
+      x[h] = *(const f32x4*)(partial_out + part * dim + at);
+      y[h] = *(const f32x4*)(partial_out + part * dim + at + 4);
+    }
+#pragma unroll
+    for (u32 h = 0; h < HELD; h++) {
+      float factor = base + h < splits ? fast_exp2(stats[h].x - top) : 0;
+      sum += stats[h].y * factor;
+      low += x[h] * factor;
+      high += y[h] * factor;
+    }
   }
   float inverse = 1.0f / sum;
   Eight<T> y;

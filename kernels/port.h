@@ -9,6 +9,7 @@
 //   LDS                 before a block-shared array; sizes are constants
 //   tid() wave() lane() block_x() block_y() block_z()
 //   barrier()           of the block; LDS writes before it are seen after it
+//   keep_order()        the compiler moves no load across it, to save registers or to gain time
 //   shuffle(v, lane) shuffle_xor(v, mask)   of float, u32, i32; all lanes of the wave take part
 //   wave_sum(v) wave_max(v)                 the same bits in every lane
 //   bf16, f16           storage types: to_float(x), from_float<T>(f) rounds to nearest even
@@ -75,9 +76,9 @@ template <class T>
 DEV T from_float(float x) {
   if constexpr (same<T, bf16>) {
     u32 bits = __builtin_bit_cast(u32, x);
-    // A NaN whose payload is only in the low bits must not become infinity.
-    if ((bits & 0x7fffffff) > 0x7f800000) return bf16{(u16)((bits >> 16) | 0x40)};
-    return bf16{(u16)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};
+    // A NaN whose payload is only in the low bits must not become infinity. A select, no branch.
+    u32 rounded = bits + 0x7fff + ((bits >> 16) & 1);
+    return bf16{(u16)(((bits & 0x7fffffff) > 0x7f800000 ? bits | 0x400000 : rounded) >> 16)};
   } else {
     return (T)x;
   }
@@ -92,6 +93,8 @@ template <class T>
 DEV Eight<T> load8(const T* p) { return __builtin_bit_cast(Eight<T>, *(const u32x4*)p); }
 template <class T>
 DEV void store8(T* p, const Eight<T>& x) { *(u32x4*)p = __builtin_bit_cast(u32x4, x); }
+
+DEV void keep_order() { asm volatile("" ::: "memory"); }
 
 DEV float shuffle_xor(float v, u32 mask) { return shuffle(v, lane() ^ mask); }
 DEV u32 shuffle_xor(u32 v, u32 mask) { return shuffle(v, lane() ^ mask); }
