@@ -70,7 +70,7 @@ DEV void attention_decode(const f16* __restrict__ q, const f16* __restrict__ key
 #pragma unroll
     for (u32 d = 0; d < DIM; d += 32) {
       Fragment<f16> b[2];
-      if constexpr (!AHEAD) load_a_pair(keys + base + d * 16, k[d / 16], k[d / 16 + 1]);
+      if constexpr (!AHEAD) load_a_tiles<DIM>(keys + base, k, d / 16);
       if (d + 32 <= DIM) load_b_pair(queries + d * 16, b[0], b[1]);
       else b[0] = load_b(queries + d * 16, 16);
       mma(s[0], k[d / 16], b[0]);
@@ -94,7 +94,7 @@ DEV void attention_decode(const f16* __restrict__ q, const f16* __restrict__ key
     for (u32 t = 0; t < DIM / 16; t++) {
       if constexpr (!AHEAD) {
         if (t % 4 == 0) keep_order();
-        if (t % 2 == 0) load_a_pair(values + base + t * 256, v[t], v[t + 1]);
+        if (t % 2 == 0) load_a_tiles<DIM>(values + base, v, t);
       }
       mma(o[t], v[t], p);
     }

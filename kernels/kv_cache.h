@@ -34,16 +34,23 @@ DEV u32 value_index(u32 dim, u32 d, u32 position) {
 
 DEV f16 cache_value(float x) { return (f16)(x < 65504.0f ? (x > -65504.0f ? x : -65504.0f) : 65504.0f); }
 
-// The operands of DIM / 16 tiles, as stored above.
+// The operands of DIM / 16 tiles, as stored above; load_a_tiles(p, tiles, t) those of tile t, even,
+// and its pair's other one.
+template <u32 DIM>
+DEV void load_a_tiles(const f16* p, Fragment<f16> (&tiles)[DIM / 16], u32 t) {
+  if (t + 1 < DIM / 16) load_a_pair(p + t * 256, tiles[t], tiles[t + 1]);
+  else tiles[t] = load_a(p + t * 256, 16);
+}
 template <u32 DIM>
 DEV void load_a_tiles(const f16* p, Fragment<f16> (&tiles)[DIM / 16]) {
 #pragma unroll
-  for (u32 t = 0; t + 1 < DIM / 16; t += 2) load_a_pair(p + t * 256, tiles[t], tiles[t + 1]);
-  if constexpr (DIM % 32 != 0) tiles[DIM / 16 - 1] = load_a(p + (DIM / 16 - 1) * 256, 16);
+  for (u32 t = 0; t < DIM / 16; t += 2) load_a_tiles<DIM>(p, tiles, t);
 }
 template <u32 DIM>
 DEV void load_b_tiles(const f16* p, Fragment<f16> (&tiles)[DIM / 16]) {
 #pragma unroll
-  for (u32 t = 0; t + 1 < DIM / 16; t += 2) load_b_pair(p + t * 256, tiles[t], tiles[t + 1]);
-  if constexpr (DIM % 32 != 0) tiles[DIM / 16 - 1] = load_b(p + (DIM / 16 - 1) * 256, 16);
+  for (u32 t = 0; t < DIM / 16; t += 2) {
+    if (t + 1 < DIM / 16) load_b_pair(p + t * 256, tiles[t], tiles[t + 1]);
+    else tiles[t] = load_b(p + t * 256, 16);
+  }
 }
