@@ -11,12 +11,14 @@
 //   tid() wave() lane() block_x() block_y() block_z()
 //   barrier()           of the block; LDS writes before it are seen after it
 //   issue_fence()       the compiler moves no instruction across: what is loaded before it is on its way
+//   keep_order()        the compiler moves no load across it, to save registers or to gain time
 //   shuffle(v, lane) shuffle_xor(v, mask)   of float, u32, i32; all lanes of the wave take part
 //   wave_sum(v) wave_max(v)                 the same bits in every lane
 //   bf16, f16           storage types: to_float(x), from_float<T>(f) rounds to nearest even
 //   fast_exp2 fast_log2 fast_rsqrt          a few ulp
-//   Fragment<T>, Acc, load_a load_b mma acc_row acc_col to_b    16x16x16 products, see below
 //   Pair<T>, OCTETS octet_row octet_k pair_a pair_b mma         16x16x32 products from 16-byte runs
+//   Fragment<T>, Acc, load_a load_b load_a_pair load_b_pair mma acc_row acc_col acc_slot slot_col
+//   column_sum column_max to_b              16x16x16 products, see below
 //
 // No kernel reads what another block of the same launch wrote. No library, no other header.
 #pragma once
@@ -47,6 +49,13 @@ struct bf16 {
 // the result at row acc_row(i), column acc_col(i): A's row, B's row.
 // to_b(acc) turns a result, rounded to T, into the B operand of a following product, its row
 // becoming that product's k and its column that product's column.
+// A lane's values stand in Acc::COLUMNS columns: value i in that of number acc_slot(i), which is
+// column slot_col(acc_slot(i)). Lanes l and l ^ m hold other rows of the same columns for each
+// power of two m from Acc::ROW_LANES on.
+//
+// A tile pair is two operands X and Y, [16, 16] each, in 512 consecutive values, so that lanes load
+// 16 bytes at once from consecutive addresses: for k4 in 0..4, for row in 0..16: X[row][4 k4 .. + 4],
+// Y[row][4 k4 .. + 4]. load_a_pair(p, x, y) and load_b_pair(p, x, y) load both.
 
 // 8 values of 2 bytes.
 template <class T>
@@ -81,9 +90,9 @@ template <class T>
 DEV T from_float(float x) {
   if constexpr (same<T, bf16>) {
     u32 bits = __builtin_bit_cast(u32, x);
-    // A NaN whose payload is only in the low bits must not become infinity.
-    if ((bits & 0x7fffffff) > 0x7f800000) return bf16{(u16)((bits >> 16) | 0x40)};
-    return bf16{(u16)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};
+    // A NaN whose payload is only in the low bits must not become infinity. A select, no branch.
+    u32 rounded = bits + 0x7fff + ((bits >> 16) & 1);
+    return bf16{(u16)(((bits & 0x7fffffff) > 0x7f800000 ? bits | 0x400000 : rounded) >> 16)};
   } else {
     return (T)x;
   }
@@ -107,6 +116,7 @@ DEV void mma(Acc& c, const Pair<T>& a, const Pair<T>& b) {
   mma(c, a.first, b.first);
   mma(c, a.second, b.second);
 }
+DEV void keep_order() { asm volatile("" ::: "memory"); }
 
 DEV float shuffle_xor(float v, u32 mask) { return shuffle(v, lane() ^ mask); }
 DEV u32 shuffle_xor(u32 v, u32 mask) { return shuffle(v, lane() ^ mask); }
@@ -127,6 +137,16 @@ DEV u32 wave_sum(u32 v, u32 width = WAVE) {
 }
 DEV float wave_max(float v, u32 width = WAVE) {
   for (u32 m = width / 2; m; m /= 2) v = maximum(v, shuffle_xor(v, m));
+  return v;
+}
+
+// Over the lanes that hold the same columns of an accumulator.
+DEV float column_sum(float v) {
+  for (u32 m = Acc::ROW_LANES; m < WAVE; m *= 2) v += shuffle_xor(v, m);
+  return v;
+}
+DEV float column_max(float v) {
+  for (u32 m = Acc::ROW_LANES; m < WAVE; m *= 2) v = maximum(v, shuffle_xor(v, m));
   return v;
 }
 

@@ -61,11 +61,13 @@ struct Fragment {
   u32x2 v;
 };
 struct Acc {
-  static constexpr u32 N = 4;
+  static constexpr u32 N = 4, COLUMNS = 1, ROW_LANES = 16;
   f32x4 v = {0, 0, 0, 0};
 };
 DEV u32 acc_row(u32 i) { return lane() / 16 * 4 + i; }
 DEV u32 acc_col(u32) { return lane() % 16; }
+DEV constexpr u32 acc_slot(u32) { return 0; }
+DEV u32 slot_col(u32) { return lane() % 16; }
 
 template <class T>
 DEV Fragment<T> load_a(const T* p, u32 stride) {
@@ -73,6 +75,14 @@ DEV Fragment<T> load_a(const T* p, u32 stride) {
 }
 template <class T>
 DEV Fragment<T> load_b(const T* p, u32 stride) { return load_a(p, stride); }
+template <class T>
+DEV void load_a_pair(const T* p, Fragment<T>& x, Fragment<T>& y) {
+  u32x4 both = *(const u32x4*)(p + lane() * 8);
+  x.v = both.xy;
+  y.v = both.zw;
+}
+template <class T>
+DEV void load_b_pair(const T* p, Fragment<T>& x, Fragment<T>& y) { load_a_pair(p, x, y); }
 
 DEV void mma(Acc& c, Fragment<bf16> a, Fragment<bf16> b) {
   c.v = __builtin_amdgcn_mfma_f32_16x16x16bf16_1k(__builtin_bit_cast(i16x4, a.v),
@@ -111,11 +121,13 @@ struct Fragment {
   u32x4 low, high;
 };
 struct Acc {
-  static constexpr u32 N = 8;
+  static constexpr u32 N = 8, COLUMNS = 1, ROW_LANES = 16;
   f32x8 v = {0, 0, 0, 0, 0, 0, 0, 0};
 };
 DEV u32 acc_row(u32 i) { return 2 * i + lane() / 16; }
 DEV u32 acc_col(u32) { return lane() % 16; }
+DEV constexpr u32 acc_slot(u32) { return 0; }
+DEV u32 slot_col(u32) { return lane() % 16; }
 
 template <class T>
 DEV Fragment<T> load_a(const T* p, u32 stride) {
@@ -124,6 +136,15 @@ DEV Fragment<T> load_a(const T* p, u32 stride) {
 }
 template <class T>
 DEV Fragment<T> load_b(const T* p, u32 stride) { return load_a(p, stride); }
+template <class T>
+DEV void load_a_pair(const T* p, Fragment<T>& x, Fragment<T>& y) {
+  const u32x4* row = (const u32x4*)p + lane() % 16;
+  u32x4 a = row[0], b = row[16], c = row[32], d = row[48];
+  x = {{a.x, a.y, b.x, b.y}, {c.x, c.y, d.x, d.y}};
+  y = {{a.z, a.w, b.z, b.w}, {c.z, c.w, d.z, d.w}};
+}
+template <class T>
+DEV void load_b_pair(const T* p, Fragment<T>& x, Fragment<T>& y) { load_a_pair(p, x, y); }
 
 DEV void mma(Acc& c, Fragment<bf16> a, Fragment<bf16> b) {
   c.v = __builtin_amdgcn_wmma_f32_16x16x16_bf16_w32(__builtin_bit_cast(i16x16, a),

@@ -52,11 +52,13 @@ struct Fragment {
   u32 v[4];
 };
 struct Acc {
-  static constexpr u32 N = 8;
+  static constexpr u32 N = 8, COLUMNS = 4, ROW_LANES = 4;
   float v[8] = {0, 0, 0, 0, 0, 0, 0, 0};
 };
 DEV u32 acc_row(u32 i) { return lane() / 4 + i / 2 % 2 * 8; }
 DEV u32 acc_col(u32 i) { return lane() % 4 * 2 + i % 2 + i / 4 * 8; }
+DEV constexpr u32 acc_slot(u32 i) { return i % 2 + i / 4 * 2; }
+DEV u32 slot_col(u32 slot) { return lane() % 4 * 2 + slot % 2 + slot / 2 * 8; }
 
 template <class T>
 DEV Fragment<T> load_a(const T* p, u32 stride) {
@@ -69,6 +71,19 @@ DEV Fragment<T> load_b(const T* p, u32 stride) {
   const T* first = p + lane() / 4 * stride + lane() % 4 * 2;
   const T* second = first + 8 * stride;
   return {{*(const u32*)first, *(const u32*)(first + 8), *(const u32*)second, *(const u32*)(second + 8)}};
+}
+
+template <class T>
+DEV void load_a_pair(const T* p, Fragment<T>& x, Fragment<T>& y) {
+  const u32* first = (const u32*)p + (lane() % 4 / 2 * 16 + lane() / 4) * 4 + lane() % 2;
+  x = {{first[0], first[32], first[128], first[160]}};
+  y = {{first[2], first[34], first[130], first[162]}};
+}
+template <class T>
+DEV void load_b_pair(const T* p, Fragment<T>& x, Fragment<T>& y) {
+  const u32* first = (const u32*)p + (lane() % 4 / 2 * 16 + lane() / 4) * 4 + lane() % 2;
+  x = {{first[0], first[128], first[32], first[160]}};
+  y = {{first[2], first[130], first[34], first[162]}};
 }
 
 #define NOVA_MMA(type, half)                                                                     \

@@ -48,14 +48,24 @@ struct Fragment {
   T v[4];
 };
 struct Acc {
-  static constexpr u32 N = 4;
+  static constexpr u32 N = 4, COLUMNS = 1, ROW_LANES = 16;
   float v[4] = {0, 0, 0, 0};
 };
 DEV u32 acc_row(u32 i) { return lane() / 16 * 4 + i; }
 DEV u32 acc_col(u32) { return lane() % 16; }
+DEV constexpr u32 acc_slot(u32) { return 0; }
+DEV u32 slot_col(u32) { return lane() % 16; }
 template <class T>
 DEV Fragment<T> load_a(const T* p, u32 stride) {
   return __builtin_bit_cast(Fragment<T>, *(const u32x2*)(p + lane() % 16 * stride + lane() / 16 * 4));
+}
+template <class T>
+DEV void load_a_pair(const T* p, Fragment<T>& x, Fragment<T>& y) {
+  struct Both {
+    Fragment<T> x, y;
+  } both = __builtin_bit_cast(Both, *(const u32x4*)(p + lane() * 8));
+  x = both.x;
+  y = both.y;
 }
 // Lane (k / 4) * 16 + row holds (row, k) at k % 4.
 template <class T>
@@ -77,17 +87,28 @@ struct alignas(16) Fragment {
   T v[16];
 };
 struct Acc {
-  static constexpr u32 N = 8;
+  static constexpr u32 N = 8, COLUMNS = 1, ROW_LANES = 16;
   float v[8] = {0, 0, 0, 0, 0, 0, 0, 0};
 };
 DEV u32 acc_row(u32 i) { return 2 * i + lane() / 16; }
 DEV u32 acc_col(u32) { return lane() % 16; }
+DEV constexpr u32 acc_slot(u32) { return 0; }
+DEV u32 slot_col(u32) { return lane() % 16; }
 template <class T>
 DEV Fragment<T> load_a(const T* p, u32 stride) {
   struct Halves {
     u32x4 low, high;
   } halves = {*(const u32x4*)(p + lane() % 16 * stride), *(const u32x4*)(p + lane() % 16 * stride + 8)};
   return __builtin_bit_cast(Fragment<T>, halves);
+}
+template <class T>
+DEV void load_a_pair(const T* p, Fragment<T>& x, Fragment<T>& y) {
+  const u32x4* row = (const u32x4*)p + lane() % 16;
+  for (u32 k4 = 0; k4 < 4; k4++) {
+    u32x4 both = row[k4 * 16];
+    __builtin_memcpy(&x.v[4 * k4], &both, 8);
+    __builtin_memcpy(&y.v[4 * k4], (const char*)&both + 8, 8);
+  }
 }
 template <class T>
 static float operand(const Fragment<T>* lanes, u32 row, u32 k) { return to_float(lanes[row].v[k]); }
@@ -109,6 +130,8 @@ DEV P octet_pair(const Eight<T> (&octets)[OCTETS], bool) { return __builtin_bit_
 #endif
 template <class T>
 DEV Fragment<T> load_b(const T* p, u32 stride) { return load_a(p, stride); }
+template <class T>
+DEV void load_b_pair(const T* p, Fragment<T>& x, Fragment<T>& y) { load_a_pair(p, x, y); }
 
 template <class T>
 static __attribute__((noinline)) void mma(Acc& c, Fragment<T> a, Fragment<T> b) {
