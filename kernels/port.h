@@ -6,6 +6,7 @@
 //
 //   KERNEL(name, threads, waves, args...) { }   an entry point: `threads` work-items per block (a
 //                       multiple of 64), at least `waves` waves per SIMD on AMD
+//   DEV METHOD          before a device function, before a member function
 //   LDS                 before a block-shared array; sizes are constants
 //   tid() wave() lane() block_x() block_y() block_z()
 //   barrier()           of the block; LDS writes before it are seen after it
@@ -13,7 +14,8 @@
 //   wave_sum(v) wave_max(v)                 the same bits in every lane
 //   bf16, f16           storage types: to_float(x), from_float<T>(f) rounds to nearest even
 //   fast_exp2 fast_log2 fast_rsqrt          a few ulp
-//   Fragment<T>, Acc, load_a load_b mma acc_row acc_col to_b    16x16x16 products, see below
+//   Fragment<T>, Acc, load_a load_b load_b_transposed mma acc_row acc_col to_b    16x16x16
+//                       products, see below
 //
 // No kernel reads what another block of the same launch wrote. No library, no other header.
 #pragma once
@@ -44,6 +46,7 @@ struct bf16 {
 // the result at row acc_row(i), column acc_col(i): A's row, B's row.
 // to_b(acc) turns a result, rounded to T, into the B operand of a following product, its row
 // becoming that product's k and its column that product's column.
+// load_b_transposed(p, stride) loads B from LDS where it lies k by k: B's row along p's rows.
 
 #if defined(NOVA_HOST)
 #include "port_host.h"
