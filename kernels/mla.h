@@ -16,18 +16,19 @@
 //   weights = 2^(scores - max)          a work-item has one query and one position (per group)
 //   sums [queries, RANK] += weights tile        a wave has RANK / WAVES dimensions of all queries
 //
-// RANK is the bucket of the latent's size, a smaller rank (a multiple of 8) and a rope of up to 64
-// (a multiple of 8) are padded with zeros in LDS and in Q.
+// RANK is the size of the latent and ROPE that of the key in LDS and in registers; ranks (multiples of
+// 16) and ropes (multiples of 8) below are padded with zeros. EXACT: they are the task's, and the
+// compiler knows so.
 #pragma once
 #include "port.h"
 
 static constexpr u32 MLA_THREADS = 256;
 // Positions of a cache block.
 static constexpr u32 BLOCK_TOKENS = 16;
-static constexpr u32 MAX_ROPE = 64;
 
-// The compiler moves no load from below to above, where its value would take up registers.
-DEV void load_no_further() { asm volatile("" ::: "memory"); }
+// The compiler moves no load across: neither up, where values would take up registers before they are
+// needed, nor down to their use, where each would be waited for.
+DEV void hold_loads() { asm volatile("" ::: "memory"); }
 
 // Where a block's queries and entries are.
 struct LatentTask {
@@ -44,11 +45,11 @@ struct LatentTask {
   float scale;
 };
 
-template <u32 RANK, u32 GROUPS>
+template <u32 RANK, u32 ROPE, bool EXACT, u32 GROUPS>
 struct LatentAttention {
   static constexpr u32 WAVES = MLA_THREADS / WAVE;
   static constexpr u32 QUERIES = 16 * GROUPS;
-  static constexpr u32 COLUMNS = RANK + MAX_ROPE;
+  static constexpr u32 COLUMNS = RANK + ROPE;
   // Rows of LDS are 16 bytes longer than a multiple of the banks' cycle.
   static constexpr u32 STRIDE = COLUMNS + 8;
   static constexpr u32 SCORE_STRIDE = BLOCK_TOKENS + 4;
@@ -57,6 +58,11 @@ struct LatentAttention {
   static constexpr u32 PARTS = WAVES / GROUPS;
   static constexpr u32 STEPS = COLUMNS / 16;
   static constexpr u32 MY_STEPS = (STEPS + PARTS - 1) / PARTS;
+  // Fragments that are loaded before the first is used; they are of 8, 16 or 32 bytes.
+  static constexpr u32 AHEAD = 72 / sizeof(Fragment<f16>);
+  // Whether a tile is loaded while the one before it is worked on. Where fragments take eight
+  // registers, there are none left for that; other blocks' waves hide the loads.
+  static constexpr bool PREFETCH = sizeof(Fragment<f16>) < 32;
   // 16-byte loads of a work-item for a tile; 16 work-items load an entry.
   static constexpr u32 LOADS = (COLUMNS / 8 + 15) / 16;
   // Dimensions of the sums that a wave holds, by 16.
@@ -81,6 +87,8 @@ struct LatentAttention {
 
   METHOD LatentAttention(Memory& memory, const LatentTask& given) : lds(memory), task(given) {}
 
+  METHOD u32 rank() { return EXACT ? RANK : task.rank; }
+  METHOD u32 entry() { return EXACT ? COLUMNS : task.entry; }
   METHOD u32 group() { return wave() % GROUPS; }
   METHOD u32 part() { return wave() / GROUPS; }
   // Past the end there is nothing to multiply: Q is zero there, and the first columns do.
@@ -106,7 +114,7 @@ struct LatentAttention {
       for (u32 i = 0; i < LOADS; i++) {
         u32 n = task.base + g * 16 + tid() / 16, c = load_column(i);
         u32x4 x = {0, 0, 0, 0};
-        if (n < task.rows * task.heads && c < task.entry) x = *(const u32x4*)(task.queries + (u64)n * task.entry + c);
+        if (n < task.rows * task.heads && c < entry()) x = *(const u32x4*)(task.queries + (u64)n * entry() + c);
         if (c < COLUMNS) *(u32x4*)(lds.tile + tid() / 16 * STRIDE + c) = x;
       }
       barrier();
@@ -120,28 +128,33 @@ struct LatentAttention {
     }
   }
 
-  // A cache block is contiguous.
   METHOD void fetch(u32 block) {
-    const f16* entry = task.cache + ((u64)block * BLOCK_TOKENS + tid() / 16) * task.entry;
+    const f16* from = task.cache + (u64)block * BLOCK_TOKENS * entry();
+    u32 at = tid() / 16 * entry();
+    // Past the entry's end, its end again: a branch would wait for the loads before it.
 #pragma unroll
-    for (u32 i = 0; i < LOADS; i++)
-      if (load_column(i) < task.entry) held[i] = *(const u32x4*)(entry + load_column(i));
+    for (u32 i = 0; i < LOADS; i++) held[i] = *(const u32x4*)(from + at + minimum(load_column(i), entry() - 8));
   }
   // Positions that no query sees may hold anything, NaN included, and become zero.
   METHOD void store(u32 positions) {
     bool seen = tid() / 16 < positions;
 #pragma unroll
     for (u32 i = 0; i < LOADS; i++)
-      if (load_column(i) < task.entry)
+      if (load_column(i) < entry())
         *(u32x4*)(lds.tile + tid() / 16 * STRIDE + load_column(i)) = seen ? held[i] : u32x4{0, 0, 0, 0};
   }
 
   METHOD void score() {
     Acc part_of_scores;
 #pragma unroll
-    for (u32 step = 0; step < MY_STEPS; step++) {
-      mma(part_of_scores, q[step], load_b(lds.tile + column(step), STRIDE));
-      if (step % 4 == 3) load_no_further();
+    for (u32 first = 0; first < MY_STEPS; first += AHEAD) {
+      Fragment<f16> entries[AHEAD];
+#pragma unroll
+      for (u32 i = 0; i < AHEAD && first + i < MY_STEPS; i++)
+        entries[i] = load_b(lds.tile + column(first + i), STRIDE);
+      hold_loads();
+#pragma unroll
+      for (u32 i = 0; i < AHEAD && first + i < MY_STEPS; i++) mma(part_of_scores, q[first + i], entries[i]);
     }
     // One address, the rest are constants beside it.
     float* to = lds.scores + (part() * QUERIES + group() * 16 + acc_row(0)) * SCORE_STRIDE + acc_col(0);
@@ -151,21 +164,34 @@ struct LatentAttention {
   }
 
   METHOD void weigh(u32 first) {
+    u32 token = tid() % 16;
+    float scores[GROUPS], factors[GROUPS];
+    bool seen[GROUPS];
 #pragma unroll
     for (u32 g = 0; g < GROUPS; g++) {
-      u32 n = g * 16 + tid() / 16, token = tid() % 16;
-      float score = 0;
+      u32 n = g * 16 + tid() / 16;
+      const float* from = lds.scores + n * SCORE_STRIDE + token;
+      float score = from[0];
 #pragma unroll
-      for (u32 p = 0; p < PARTS; p++) score += lds.scores[(p * QUERIES + n) * SCORE_STRIDE + token];
-      bool seen = first + token < task.sees + (task.base + n) / task.heads;
-      score = seen ? score * task.scale : -1e30f;
-      float greatest = maximum(best[g], wave_max(score, 16));
-      float factor = fast_exp2(best[g] - greatest), weight = seen ? fast_exp2(score - greatest) : 0.0f;
-      best[g] = greatest;
-      total[g] = total[g] * factor + weight;
-      lds.weights[n * WEIGHT_STRIDE + token] = from_float<f16>(weight);
-      if (token == 0) lds.factors[n] = factor;
+      for (u32 p = 1; p < PARTS; p++) score += from[p * QUERIES * SCORE_STRIDE];
+      seen[g] = first + token < task.sees + (task.base + n) / task.heads;
+      scores[g] = seen[g] ? score * task.scale : -1e30f;
     }
+#pragma unroll
+    for (u32 g = 0; g < GROUPS; g++) {
+      float greatest = maximum(best[g], wave_max(scores[g], 16));
+      factors[g] = fast_exp2(best[g] - greatest);
+      best[g] = greatest;
+    }
+#pragma unroll
+    for (u32 g = 0; g < GROUPS; g++) {
+      float weight = seen[g] ? fast_exp2(scores[g] - best[g]) : 0.0f;
+      total[g] = total[g] * factors[g] + weight;
+      lds.weights[(g * 16 + tid() / 16) * WEIGHT_STRIDE + token] = from_float<f16>(weight);
+    }
+    if (token == 0)
+#pragma unroll
+      for (u32 g = 0; g < GROUPS; g++) lds.factors[g * 16 + tid() / 16] = factors[g];
   }
 
   METHOD void add() {
@@ -180,16 +206,21 @@ struct LatentAttention {
 #pragma unroll
         for (u32 i = 0; i < Acc::N; i++) sums[g][d].v[i] *= factors[i];
     }
-    load_no_further();
+    hold_loads();
     Fragment<f16> weights[GROUPS];
 #pragma unroll
     for (u32 g = 0; g < GROUPS; g++) weights[g] = load_a(lds.weights + g * 16 * WEIGHT_STRIDE, WEIGHT_STRIDE);
 #pragma unroll
-    for (u32 d = 0; d < DIMS; d++) {
-      Fragment<f16> latents = load_b_transposed(lds.tile + wave() * SLICE + d * 16, STRIDE);
+    for (u32 first = 0; first < DIMS; first += AHEAD) {
+      Fragment<f16> latents[AHEAD];
 #pragma unroll
-      for (u32 g = 0; g < GROUPS; g++) mma(sums[g][d], weights[g], latents);
-      if (d % 2 == 2-1) load_no_further();
+      for (u32 i = 0; i < AHEAD && first + i < DIMS; i++)
+        latents[i] = load_b_transposed(lds.tile + wave() * SLICE + (first + i) * 16, STRIDE);
+      hold_loads();
+#pragma unroll
+      for (u32 i = 0; i < AHEAD && first + i < DIMS; i++)
+#pragma unroll
+        for (u32 g = 0; g < GROUPS; g++) mma(sums[g][first + i], weights[g], latents[i]);
     }
   }
 
@@ -198,16 +229,19 @@ struct LatentAttention {
     load_queries();
 #pragma unroll
     for (u32 g = 0; g < GROUPS; g++) best[g] = -1e30f, total[g] = 0;
-    u32 last = end(), at = task.first / BLOCK_TOKENS, block = task.table[at];
-    fetch(block);
-    if (task.first + BLOCK_TOKENS < last) block = task.table[at + 1];
+    u32 last = end(), block = task.table[task.first / BLOCK_TOKENS];
+    if (PREFETCH) {
+      fetch(block);
+      if (task.first + BLOCK_TOKENS < last) block = task.table[task.first / BLOCK_TOKENS + 1];
+    }
     for (u32 first = task.first; first < last; first += BLOCK_TOKENS) {
+      if (!PREFETCH) fetch(block);
       barrier();
       store(last - first);
       barrier();
-      u32 next = first + BLOCK_TOKENS;
-      if (next < last) fetch(block);
-      if (next + BLOCK_TOKENS < last) block = task.table[next / BLOCK_TOKENS + 1];
+      if (PREFETCH && first + BLOCK_TOKENS < last) fetch(block);
+      u32 next = first + (PREFETCH ? 2 : 1) * BLOCK_TOKENS;
+      if (next < last) block = task.table[next / BLOCK_TOKENS];
       score();
       barrier();
       weigh(first);
@@ -236,7 +270,7 @@ struct LatentAttention {
 #pragma unroll
         for (u32 d = 0; d < DIMS; d++) {
           u32 c = wave() * SLICE + d * 16 + acc_col(i);
-          if (n < queries && c < task.rank) out[(u64)n * task.rank + c] = from_float<Out>(sums[g][d].v[i] * factor);
+          if (n < queries && c < rank()) out[(u64)n * rank() + c] = from_float<Out>(sums[g][d].v[i] * factor);
         }
       }
   }
@@ -244,7 +278,7 @@ struct LatentAttention {
     float factors[GROUPS];
 #pragma unroll
     for (u32 g = 0; g < GROUPS; g++) factors[g] = 1.0f / total[g];
-    write(out + (u64)task.base * task.rank, factors);
+    write(out + (u64)task.base * rank(), factors);
   }
   // The sums as they are, and each query's greatest score (in powers of two) and sum of weights.
   METHOD void write_partial(float* out, f32x2* maxima_and_sums) {
@@ -255,6 +289,6 @@ struct LatentAttention {
       u32 n = task.base + g * 16 + tid() / 16;
       if (tid() % 16 == 0 && n < task.rows * task.heads) maxima_and_sums[n] = f32x2{best[g], total[g]};
     }
-    write(out + (u64)task.base * task.rank, factors);
+    write(out + (u64)task.base * rank(), factors);
   }
 };

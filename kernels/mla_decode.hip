@@ -18,11 +18,11 @@
 static constexpr u32 ITEM = 6;
 
 // Grid: items, tiles of 16 GROUPS heads.
-template <u32 RANK, u32 GROUPS>
+template <u32 RANK, u32 ROPE, bool EXACT, u32 GROUPS>
 DEV void mla_decode(const f16* __restrict__ query, const f16* __restrict__ cache, const u32* __restrict__ items,
                     const u32* __restrict__ tables, f16* __restrict__ out, float* __restrict__ partials,
                     f32x2* __restrict__ partial_stats, u32 heads, u32 rank, u32 rope, float scale) {
-  using Attention = LatentAttention<RANK, GROUPS>;
+  using Attention = LatentAttention<RANK, ROPE, EXACT, GROUPS>;
   LDS typename Attention::Memory lds;
   const u32* item = items + block_x() * ITEM;
   u32 row = item[0], first = item[1], end = item[2], table = item[3], partial = item[4], splits = item[5];
@@ -40,14 +40,15 @@ DEV void mla_decode(const f16* __restrict__ query, const f16* __restrict__ cache
   }
 }
 
-#define MLA_DECODE(rank_most, queries)                                                                               \
-  KERNEL(mla_decode_##rank_most##_##queries, MLA_THREADS, 2, const f16* query, const f16* cache, const u32* items,   \
+#define MLA_DECODE(shape, queries, rank_most, rope_most, exact)                                                      \
+  KERNEL(mla_decode_##shape##_##queries, MLA_THREADS, 2, const f16* query, const f16* cache, const u32* items,       \
          const u32* tables, f16* out, float* partials, float* partial_stats, u32 heads, u32 rank, u32 rope,          \
          float scale) {                                                                                              \
-    mla_decode<rank_most, queries / 16>(query, cache, items, tables, out, partials, (f32x2*)partial_stats, heads,    \
-                                        rank, rope, scale);                                                          \
+    mla_decode<rank_most, rope_most, exact, queries / 16>(query, cache, items, tables, out, partials,                \
+                                                          (f32x2*)partial_stats, heads, rank, rope, scale);          \
   }
-MLA_DECODE(128, 16)
-MLA_DECODE(128, 32)
-MLA_DECODE(512, 16)
-MLA_DECODE(512, 32)
+// The published shape; others.
+MLA_DECODE(512_64, 16, 512, 64, true)
+MLA_DECODE(512_64, 32, 512, 64, true)
+MLA_DECODE(to_128, 16, 128, 64, false)
+MLA_DECODE(to_512, 16, 512, 64, false)

@@ -14,11 +14,11 @@
 static constexpr u32 ITEM = 4;
 
 // Grid: items, tiles of 16 GROUPS queries of an item.
-template <u32 RANK, u32 GROUPS>
+template <u32 RANK, u32 ROPE, bool EXACT, u32 GROUPS>
 DEV void mla_prefill(const f16* __restrict__ query, const f16* __restrict__ cache, const u32* __restrict__ items,
                      const u32* __restrict__ tables, f16* __restrict__ out, u32 heads, u32 rank, u32 rope,
                      float scale) {
-  using Attention = LatentAttention<RANK, GROUPS>;
+  using Attention = LatentAttention<RANK, ROPE, EXACT, GROUPS>;
   LDS typename Attention::Memory lds;
   const u32* item = items + block_x() * ITEM;
   u32 row = item[0], rows = item[1], position = item[2], table = item[3];
@@ -31,10 +31,13 @@ DEV void mla_prefill(const f16* __restrict__ query, const f16* __restrict__ cach
   attention.write_attention(out + start * rank);
 }
 
-#define MLA_PREFILL(rank_most)                                                                              \
-  KERNEL(mla_prefill_##rank_most, MLA_THREADS, 2, const f16* query, const f16* cache, const u32* items,     \
-         const u32* tables, f16* out, u32 heads, u32 rank, u32 rope, float scale) {                         \
-    mla_prefill<rank_most, 2>(query, cache, items, tables, out, heads, rank, rope, scale);                  \
+#define MLA_PREFILL(shape, queries, rank_most, rope_most, exact)                                             \
+  KERNEL(mla_prefill_##shape##_##queries, MLA_THREADS, 2, const f16* query, const f16* cache,                \
+         const u32* items, const u32* tables, f16* out, u32 heads, u32 rank, u32 rope, float scale) {        \
+    mla_prefill<rank_most, rope_most, exact, queries / 16>(query, cache, items, tables, out, heads, rank,    \
+                                                           rope, scale);                                     \
   }
-MLA_PREFILL(128)
-MLA_PREFILL(512)
+// The published shape; others.
+MLA_PREFILL(512_64, 32, 512, 64, true)
+MLA_PREFILL(to_128, 16, 128, 64, false)
+MLA_PREFILL(to_512, 16, 512, 64, false)
