@@ -8,8 +8,8 @@
 // query n belongs to row n / heads, and a tile of it may hold heads of one row or of several.
 //
 // A block is 16 GROUPS queries and goes through the cache by blocks of 16 positions. Such a tile of
-// latents is read from memory once, as one contiguous stream while the tile before it is worked
-// on, and lies in LDS once, for both products:
+// latents is read once, a contiguous stream, while the tile before it is worked on, and lies in
+// LDS once, for both products:
 //
 //   scores [queries, 16] = Q tile^T     a wave has one group of 16 queries and every PARTS-th step
 //                                       of 16 dimensions, its part of Q in registers
@@ -32,7 +32,7 @@ DEV void hold_loads() { asm volatile("" ::: "memory"); }
 
 // Where a block's queries and entries are.
 struct LatentTask {
-  // The run's first query, and its entry width: [rows * heads, entry].
+  // The run's first: [rows * heads, entry].
   const f16* queries;
   const f16* cache;
   const u32* table;
@@ -50,7 +50,7 @@ struct LatentAttention {
   static constexpr u32 WAVES = MLA_THREADS / WAVE;
   static constexpr u32 QUERIES = 16 * GROUPS;
   static constexpr u32 COLUMNS = RANK + ROPE;
-  // Rows of LDS are 16 bytes longer than a multiple of the banks' cycle.
+  // 16 bytes more than a multiple of what all banks hold at once, so that rows start on other banks.
   static constexpr u32 STRIDE = COLUMNS + 8;
   static constexpr u32 SCORE_STRIDE = BLOCK_TOKENS + 4;
   static constexpr u32 WEIGHT_STRIDE = BLOCK_TOKENS + 8;

@@ -17,16 +17,16 @@
 
 static constexpr u32 ITEM = 6;
 
-// Grid: items, tiles of 16 GROUPS heads.
+// Grid: tiles of 16 GROUPS heads, items; tiles that read the same entries run side by side.
 template <u32 RANK, u32 ROPE, bool EXACT, u32 GROUPS>
 DEV void mla_decode(const f16* __restrict__ query, const f16* __restrict__ cache, const u32* __restrict__ items,
                     const u32* __restrict__ tables, f16* __restrict__ out, float* __restrict__ partials,
                     f32x2* __restrict__ partial_stats, u32 heads, u32 rank, u32 rope, float scale) {
   using Attention = LatentAttention<RANK, ROPE, EXACT, GROUPS>;
   LDS typename Attention::Memory lds;
-  const u32* item = items + block_x() * ITEM;
+  const u32* item = items + block_y() * ITEM;
   u32 row = item[0], first = item[1], end = item[2], table = item[3], partial = item[4], splits = item[5];
-  u32 base = block_y() * Attention::QUERIES;
+  u32 base = block_x() * Attention::QUERIES;
   if (end <= first || base >= heads) return;
   u64 start = (u64)row * heads;
   Attention attention(lds, LatentTask{query + start * (rank + rope), cache, tables + table, 1, heads, rank, rank + rope,

@@ -1,6 +1,6 @@
 // Causal latent attention of several rows of a sequence, absorbed, over the paged latent cache: in
 // latent space as decode is, so that both agree. See mla.h for the tile; here it holds queries
-// of one row or of several, 32 of the run's [rows * heads] at a time.
+// of one row or of several of the item's [rows * heads].
 //
 // query [rows, heads, entry] f16, cache [blocks][16][entry] f16 with entry = rank + rope, out
 // [rows, heads, rank] f16. items [..][4] u32: first row, rows, the first row's position, offset of
@@ -13,16 +13,16 @@
 
 static constexpr u32 ITEM = 4;
 
-// Grid: items, tiles of 16 GROUPS queries of an item.
+// Grid: tiles of 16 GROUPS queries of an item, items.
 template <u32 RANK, u32 ROPE, bool EXACT, u32 GROUPS>
 DEV void mla_prefill(const f16* __restrict__ query, const f16* __restrict__ cache, const u32* __restrict__ items,
                      const u32* __restrict__ tables, f16* __restrict__ out, u32 heads, u32 rank, u32 rope,
                      float scale) {
   using Attention = LatentAttention<RANK, ROPE, EXACT, GROUPS>;
   LDS typename Attention::Memory lds;
-  const u32* item = items + block_x() * ITEM;
+  const u32* item = items + block_y() * ITEM;
   u32 row = item[0], rows = item[1], position = item[2], table = item[3];
-  u32 base = block_y() * Attention::QUERIES;
+  u32 base = block_x() * Attention::QUERIES;
   if (base >= rows * heads) return;
   u64 start = (u64)row * heads;
   Attention attention(lds, LatentTask{query + start * (rank + rope), cache, tables + table, rows, heads, rank,

@@ -13,12 +13,12 @@
 static constexpr u32 THREADS = 256;
 static constexpr u32 ITEM = 6;
 
-// Grid: items, tiles of 4 THREADS values of a row.
+// Grid: tiles of 4 THREADS values of a row, items.
 KERNEL(mla_reduce, THREADS, 4, const u32* __restrict__ items, const float* __restrict__ partials,
        const f32x2* __restrict__ partial_stats, f16* __restrict__ out, u32 heads, u32 rank) {
-  const u32* item = items + block_x() * ITEM;
+  const u32* item = items + block_y() * ITEM;
   u32 row = item[0], first = item[1], end = item[2], partial = item[4], splits = item[5];
-  u32 at = (block_y() * THREADS + tid()) * 4, columns = heads * rank;
+  u32 at = (block_x() * THREADS + tid()) * 4, columns = heads * rank;
   if (first != 0 || end == 0 || splits < 2 || at >= columns) return;
   const f32x2* stats = partial_stats + (u64)partial * heads + at / rank;
   partials += (u64)partial * columns + at;
