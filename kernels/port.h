@@ -17,7 +17,7 @@
 //   bf16, f16           storage types: to_float(x), from_float<T>(f) rounds to nearest even
 //   fast_exp2 fast_log2 fast_rsqrt          a few ulp
 //   Pair<T>, OCTETS octet_row octet_k pair_a pair_b mma         16x16x32 products from 16-byte runs
-//   Fragment<T>, Acc, load_a load_b load_a_pair load_b_pair mma acc_row acc_col acc_slot slot_col
+//   Fragment<T>, Acc, load_a load_b load_a_pair load_b_pair load_b_transposed mma acc_row acc_col acc_slot slot_col
 //   column_sum column_max to_b              16x16x16 products, see below
 //
 // No kernel reads what another block of the same launch wrote. No library, no other header.
@@ -49,6 +49,7 @@ struct bf16 {
 // the result at row acc_row(i), column acc_col(i): A's row, B's row.
 // to_b(acc) turns a result, rounded to T, into the B operand of a following product, its row
 // becoming that product's k and its column that product's column.
+// load_b_transposed(p, stride) loads B from LDS where it lies k by k: B's row along p's rows.
 // A lane's values stand in Acc::COLUMNS columns: value i in that of number acc_slot(i), which is
 // column slot_col(acc_slot(i)). Lanes l and l ^ m hold other rows of the same columns for each
 // power of two m from Acc::ROW_LANES on.

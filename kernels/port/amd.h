@@ -5,8 +5,8 @@
 #define __device__ __attribute__((device))
 #define __global__ __attribute__((global))
 #define __shared__ __attribute__((shared))
-#define DEV static __device__ inline __attribute__((always_inline))
 #define METHOD __device__ inline __attribute__((always_inline))
+#define DEV static METHOD
 #define LDS __shared__ __attribute__((aligned(16)))
 #define KERNEL(name, threads, waves, ...)                                                        \
   extern "C" __global__ __attribute__((amdgpu_flat_work_group_size(threads, threads),            \
@@ -83,6 +83,15 @@ DEV void load_a_pair(const T* p, Fragment<T>& x, Fragment<T>& y) {
 }
 template <class T>
 DEV void load_b_pair(const T* p, Fragment<T>& x, Fragment<T>& y) { load_a_pair(p, x, y); }
+template <class T>
+DEV Fragment<T> load_b_transposed(const T* p, u32 stride) {
+  struct alignas(8) Four {
+    T v[4];
+  } four;
+  p += lane() / 16 * 4 * stride + lane() % 16;
+  for (u32 i = 0; i < 4; i++) four.v[i] = p[i * stride];
+  return {__builtin_bit_cast(u32x2, four)};
+}
 
 DEV void mma(Acc& c, Fragment<bf16> a, Fragment<bf16> b) {
   c.v = __builtin_amdgcn_mfma_f32_16x16x16bf16_1k(__builtin_bit_cast(i16x4, a.v),
@@ -145,6 +154,15 @@ DEV void load_a_pair(const T* p, Fragment<T>& x, Fragment<T>& y) {
 }
 template <class T>
 DEV void load_b_pair(const T* p, Fragment<T>& x, Fragment<T>& y) { load_a_pair(p, x, y); }
+template <class T>
+DEV Fragment<T> load_b_transposed(const T* p, u32 stride) {
+  struct alignas(32) Sixteen {
+    T v[16];
+  } all;
+  p += lane() % 16;
+  for (u32 i = 0; i < 16; i++) all.v[i] = p[i * stride];
+  return __builtin_bit_cast(Fragment<T>, all);
+}
 
 DEV void mma(Acc& c, Fragment<bf16> a, Fragment<bf16> b) {
   c.v = __builtin_amdgcn_wmma_f32_16x16x16_bf16_w32(__builtin_bit_cast(i16x16, a),

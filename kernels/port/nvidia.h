@@ -5,8 +5,8 @@
 #define __device__ __attribute__((device))
 #define __global__ __attribute__((global))
 #define __shared__ __attribute__((shared))
-#define DEV static __device__ inline __attribute__((always_inline))
 #define METHOD __device__ inline __attribute__((always_inline))
+#define DEV static METHOD
 #define LDS __shared__ __attribute__((aligned(16)))
 #define KERNEL(name, threads, waves, ...) \
   extern "C" __global__ __attribute__((launch_bounds(threads))) void name(__VA_ARGS__)
@@ -28,21 +28,9 @@ DEV float shuffle(float v, u32 from) {
   return __builtin_bit_cast(float, shuffle(__builtin_bit_cast(i32, v), from));
 }
 
-DEV float fast_exp2(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-DEV float fast_log2(float x) {
-  float y;
-  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-DEV float fast_rsqrt(float x) {
-  float y;
-  asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
+DEV float fast_exp2(float x) { return __nvvm_ex2_approx_ftz_f(x); }
+DEV float fast_log2(float x) { return __nvvm_lg2_approx_ftz_f(x); }
+DEV float fast_rsqrt(float x) { return __nvvm_rsqrt_approx_ftz_f(x); }
 
 // Two m16n8k16. With g = l / 4 and q = 2 (l % 4), lane l holds of an operand's four 8x8 quarters
 // row g, columns q and q + 1; the quarters are A's (0, 0), (8, 0), (0, 8), (8, 8) and B's rows
@@ -84,6 +72,18 @@ DEV void load_b_pair(const T* p, Fragment<T>& x, Fragment<T>& y) {
   const u32* first = (const u32*)p + (lane() % 4 / 2 * 16 + lane() / 4) * 4 + lane() % 2;
   x = {{first[0], first[128], first[32], first[160]}};
   y = {{first[2], first[130], first[34], first[162]}};
+}
+template <class T>
+DEV Fragment<T> load_b_transposed(const T* p, u32 stride) {
+  // Lanes 8 i .. 8 i + 8 give the addresses of quarter i's rows.
+  p += (lane() / 8 % 2 * 8 + lane() % 8) * stride + lane() / 16 * 8;
+  Fragment<T> b;
+  asm volatile("{ .reg .u64 a; cvta.to.shared.u64 a, %4;\n"
+               "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [a]; }"
+               : "=r"(b.v[0]), "=r"(b.v[1]), "=r"(b.v[2]), "=r"(b.v[3])
+               : "l"(p)
+               : "memory");
+  return b;
 }
 
 #define NOVA_MMA(type, half)                                                                     \

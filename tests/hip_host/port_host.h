@@ -4,8 +4,8 @@
 #pragma once
 #include "harness.h"
 
-#define DEV static inline __attribute__((always_inline))
 #define METHOD inline __attribute__((always_inline))
+#define DEV static METHOD
 // In a section of its own, so that the harness can poison it between blocks.
 #define LDS static __attribute__((aligned(16), section("lds")))
 #define KERNEL(name, threads, waves, ...)                                   \
@@ -132,6 +132,13 @@ template <class T>
 DEV Fragment<T> load_b(const T* p, u32 stride) { return load_a(p, stride); }
 template <class T>
 DEV void load_b_pair(const T* p, Fragment<T>& x, Fragment<T>& y) { load_a_pair(p, x, y); }
+template <class T>
+DEV Fragment<T> load_b_transposed(const T* p, u32 stride) {
+  constexpr u32 N = sizeof(Fragment<T>) / sizeof(T);
+  Fragment<T> b;
+  for (u32 i = 0; i < N; i++) b.v[i] = p[(N == 4 ? lane() / 16 * 4 + i : i) * stride + lane() % 16];
+  return b;
+}
 
 template <class T>
 static __attribute__((noinline)) void mma(Acc& c, Fragment<T> a, Fragment<T> b) {
