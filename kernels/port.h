@@ -11,6 +11,8 @@
 //   barrier()           of the block; LDS writes before it are seen after it
 //   shuffle(v, lane) shuffle_xor(v, mask)   of float, u32, i32; all lanes of the wave take part
 //   wave_sum(v) wave_max(v)                 the same bits in every lane
+//   lds_add(p, v)       *p += v in LDS, atomically among the block's work-items, and what *p was; of
+//                       u32 and u64: sums of integers do not depend on the order
 //   bf16, f16           storage types: to_float(x), from_float<T>(f) rounds to nearest even
 //   fast_exp2 fast_log2 fast_rsqrt          a few ulp
 //   Fragment<T>, Acc, load_a load_b mma acc_row acc_col to_b    16x16x16 products, see below
