@@ -12,7 +12,7 @@
 // keep * experts / groups >= top_k, top_k at most 16 and at most experts.
 // Grid: padded / 2 rounded up. Bytes moved per row: 4 experts + 8 top_k. Bound: latency.
 // CPU reference: src/backend/cpu/moe/route.rs, which ranks NaN above all numbers as well.
-#include "port.h"
+#include "order.h"
 
 static constexpr u32 THREADS = 64;
 static constexpr u32 LANES = 32;
@@ -25,15 +25,8 @@ static constexpr u32 SIGMOID = 1;    // else softmax
 static constexpr u32 BEST_TWO = 2;   // groups by the sum of their two best, else by their best
 static constexpr u32 NORMALISE = 4;  // weights are divided by their sum
 
-// An expert that cannot be chosen (any more).
+// The rank of an expert that cannot be chosen (any more), below the order of any float.
 static constexpr u32 OUT = 0;
-
-// Grows as x does; equal for 0 and -0, above all numbers for NaN, never OUT.
-DEV u32 order(float x) {
-  if (x != x) return ~0u;
-  u32 bits = __builtin_bit_cast(u32, x + 0.0f);
-  return bits >> 31 ? ~bits : bits | 1u << 31;
-}
 
 // Whether a ranks above b.
 DEV bool above(float a, float b) { return order(a) > order(b); }
