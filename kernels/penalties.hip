@@ -23,7 +23,9 @@ KERNEL(penalties, THREADS, 4, float* logits, const u32x4* entries, const u32* sp
     u32x4 entry = entries[at];
     if (entry[0] >= vocab) continue;
     float* logit = logits + (u64)row * stride + entry[0];
-    float x = *logit + __builtin_bit_cast(float, entry[3]);
+    // A copy first: clang 19 takes the first element for any element that is cast in place.
+    u32 bias = entry[3];
+    float x = *logit + __builtin_bit_cast(float, bias);
     if (entry[2] && finite(x)) {
       x = x > 0.0f ? x / penalty[0] : x * penalty[0];
       if (entry[1]) x -= penalty[1] * (float)entry[1] + penalty[2];

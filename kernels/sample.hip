@@ -68,6 +68,12 @@ struct Kept {
   u32 listed; // not 0: they are among so many in the list
 };
 
+DEV Kept all_tokens() {
+  Kept kept;
+  kept.last = ~0ull, kept.mass = 0, kept.listed = 0;
+  return kept;
+}
+
 DEV u64 rank_of(float logit, u32 id) { return (u64)~order(logit) << ID_BITS | id; }
 DEV float logit_of(u64 rank) { return ordered(~(u32)(rank >> ID_BITS)); }
 
@@ -157,8 +163,8 @@ DEV Kept cut(Shared& shared, const Row& row, const Wanted& wanted, u64 mass) {
     if (upto >= left && upto - own < left)
       shared.border = {tid(), (u32)(counts - count), count, masses - own_mass};
     barrier();
+    if (shared.border.bucket == NONE) return all_tokens();
     border = shared.border;
-    if (border.bucket == NONE) return {~0ull, 0, 0};
     whole = part.level == 0 && border.count_before + border.count <= LISTED;
     if (whole) break;
     left -= by_count ? border.count_before : border.mass_before;
@@ -220,7 +226,8 @@ KERNEL(sample, THREADS, 4, const float* logits, const u32x4* best, const Params*
   };
   for (u32 i = lane(); i < slices; i += WAVE) {
     u32x4 slice = best[(u64)block_x() * slices + i];
-    take(__builtin_bit_cast(float, slice[0]), slice[1]);
+    u32 bits = slice[0];
+    take(__builtin_bit_cast(float, bits), slice[1]);
     broken |= slice[2];
   }
   for (u32 m = WAVE / 2; m; m /= 2) {
@@ -235,7 +242,7 @@ KERNEL(sample, THREADS, 4, const float* logits, const u32x4* best, const Params*
   }
 
   Row row = {logits + (u64)block_x() * stride, vocab, max, p.scale};
-  Kept kept = {~0ull, 0, 0};
+  Kept kept = all_tokens();
   if (p.top_k && p.top_k < vocab) kept = cut(shared, row, {p.top_k, 0}, 0);
   if (p.top_p < 1.0f) {
     Wanted wanted = {0, (double)p.top_p};
