@@ -6,6 +6,7 @@
 //
 //   KERNEL(name, threads, waves, args...) { }   an entry point: `threads` work-items per block (a
 //                       multiple of 64), at least `waves` waves per SIMD on AMD
+//   DEV, METHOD         before a function, a member function
 //   LDS                 before a block-shared array; sizes are constants
 //   tid() wave() lane() block_x() block_y() block_z()
 //   barrier()           of the block; LDS writes before it are seen after it
@@ -16,6 +17,7 @@
 //   bf16, f16           storage types: to_float(x), from_float<T>(f) rounds to nearest even
 //   fast_exp2 fast_log2 fast_rsqrt          a few ulp
 //   Fragment<T>, Acc, load_a load_b mma acc_row acc_col to_b    16x16x16 products, see below
+//   Pair<T>, OCTETS octet_row octet_k pair_a pair_b mma         16x16x32 products from 16-byte runs
 //
 // No kernel reads what another block of the same launch wrote. No library, no other header.
 #pragma once
@@ -47,6 +49,17 @@ struct bf16 {
 // to_b(acc) turns a result, rounded to T, into the B operand of a following product, its row
 // becoming that product's k and its column that product's column.
 
+// 8 values of 2 bytes.
+template <class T>
+struct alignas(16) Eight {
+  T v[8];
+};
+
+// A Pair is two fragments that together hold 16 rows of 32 k-values, made from 16-byte runs: octet i
+// of a lane (of OCTETS) is values 8 octet_k(i) .. + 8 of row octet_row(i). Which k goes to which
+// fragment differs between ports, but is the same for pair_a and pair_b, so that mma(acc, a, b) of
+// pairs sums over all 32.
+
 #if defined(NOVA_HOST)
 #include "port_host.h"
 #elif defined(__HIP__)
@@ -77,15 +90,24 @@ DEV T from_float(float x) {
   }
 }
 
-// 8 values of 2 bytes.
-template <class T>
-struct alignas(16) Eight {
-  T v[8];
-};
 template <class T>
 DEV Eight<T> load8(const T* p) { return __builtin_bit_cast(Eight<T>, *(const u32x4*)p); }
 template <class T>
 DEV void store8(T* p, const Eight<T>& x) { *(u32x4*)p = __builtin_bit_cast(u32x4, x); }
+
+template <class T>
+struct Pair {
+  Fragment<T> first, second;
+};
+template <class T>
+DEV Pair<T> pair_a(const Eight<T> (&octets)[OCTETS]) { return octet_pair<T, Pair<T>>(octets, true); }
+template <class T>
+DEV Pair<T> pair_b(const Eight<T> (&octets)[OCTETS]) { return octet_pair<T, Pair<T>>(octets, false); }
+template <class T>
+DEV void mma(Acc& c, const Pair<T>& a, const Pair<T>& b) {
+  mma(c, a.first, b.first);
+  mma(c, a.second, b.second);
+}
 
 DEV float shuffle_xor(float v, u32 mask) { return shuffle(v, lane() ^ mask); }
 DEV u32 shuffle_xor(u32 v, u32 mask) { return shuffle(v, lane() ^ mask); }

@@ -6,6 +6,7 @@
 #define __global__ __attribute__((global))
 #define __shared__ __attribute__((shared))
 #define DEV static __device__ inline __attribute__((always_inline))
+#define METHOD __device__ inline __attribute__((always_inline))
 #define LDS __shared__ __attribute__((aligned(16)))
 #define KERNEL(name, threads, waves, ...)                                                        \
   extern "C" __global__ __attribute__((amdgpu_flat_work_group_size(threads, threads),            \
@@ -93,6 +94,13 @@ DEV Fragment<T> to_b(const Acc& c) {
   for (u32 i = 0; i < 4; i++) four.v[i] = from_float<T>(c.v[i]);
   return {__builtin_bit_cast(u32x2, four)};
 }
+
+// Of a pair, the lane's 8 values are its 4 of either fragment.
+static constexpr u32 OCTETS = 1;
+DEV u32 octet_row(u32) { return lane() % 16; }
+DEV u32 octet_k(u32) { return lane() / 16; }
+template <class T, class P>
+DEV P octet_pair(const Eight<T> (&octets)[OCTETS], bool) { return __builtin_bit_cast(P, octets[0]); }
 #else
 // WMMA 16x16x16: lanes l and l + 16 both hold row l % 16, all k, of an operand; lane l holds rows
 // 2 i + l / 16 of column l % 16 of the result.
@@ -142,4 +150,11 @@ DEV Fragment<T> to_b(const Acc& c) {
   }
   return __builtin_bit_cast(Fragment<T>, all);
 }
+
+// Both halves of the wave bring all of their row.
+static constexpr u32 OCTETS = 4;
+DEV u32 octet_row(u32) { return lane() % 16; }
+DEV u32 octet_k(u32 i) { return i; }
+template <class T, class P>
+DEV P octet_pair(const Eight<T> (&octets)[OCTETS], bool) { return __builtin_bit_cast(P, octets); }
 #endif

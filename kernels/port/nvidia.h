@@ -6,6 +6,7 @@
 #define __global__ __attribute__((global))
 #define __shared__ __attribute__((shared))
 #define DEV static __device__ inline __attribute__((always_inline))
+#define METHOD __device__ inline __attribute__((always_inline))
 #define LDS __shared__ __attribute__((aligned(16)))
 #define KERNEL(name, threads, waves, ...) \
   extern "C" __global__ __attribute__((launch_bounds(threads))) void name(__VA_ARGS__)
@@ -106,4 +107,15 @@ template <class T>
 DEV Fragment<T> to_b(const Acc& c) {
   return {{transposed(pack2<T>(c.v[0], c.v[1])), transposed(pack2<T>(c.v[2], c.v[3])),
            transposed(pack2<T>(c.v[4], c.v[5])), transposed(pack2<T>(c.v[6], c.v[7]))}};
+}
+
+// A lane's 8 values of rows g and g + 8 are, 4 each, what it holds of either fragment.
+static constexpr u32 OCTETS = 2;
+DEV u32 octet_row(u32 i) { return lane() / 4 + 8 * i; }
+DEV u32 octet_k(u32) { return lane() % 4; }
+template <class T, class P>
+DEV P octet_pair(const Eight<T> (&octets)[OCTETS], bool a) {
+  u32x4 x = __builtin_bit_cast(u32x4, octets[0]), y = __builtin_bit_cast(u32x4, octets[1]);
+  if (a) return {{x[0], y[0], x[1], y[1]}, {x[2], y[2], x[3], y[3]}};
+  return {{x[0], x[1], y[0], y[1]}, {x[2], x[3], y[2], y[3]}};
 }

@@ -5,6 +5,7 @@
 #include "harness.h"
 
 #define DEV static inline __attribute__((always_inline))
+#define METHOD inline __attribute__((always_inline))
 // In a section of its own, so that the harness can poison it between blocks.
 #define LDS static __attribute__((aligned(16), section("lds")))
 #define KERNEL(name, threads, waves, ...)                                   \
@@ -66,6 +67,11 @@ DEV Fragment<T> to_b(const Acc& c) {
   for (u32 i = 0; i < 4; i++) b.v[i] = from_float<T>(c.v[i]);
   return b;
 }
+static constexpr u32 OCTETS = 1;
+DEV u32 octet_row(u32) { return lane() % 16; }
+DEV u32 octet_k(u32) { return lane() / 16; }
+template <class T, class P>
+DEV P octet_pair(const Eight<T> (&octets)[OCTETS], bool) { return __builtin_bit_cast(P, octets[0]); }
 #else
 template <class T>
 struct alignas(16) Fragment {
@@ -96,6 +102,11 @@ DEV Fragment<T> to_b(const Acc& c) {
   }
   return b;
 }
+static constexpr u32 OCTETS = 4;
+DEV u32 octet_row(u32) { return lane() % 16; }
+DEV u32 octet_k(u32 i) { return i; }
+template <class T, class P>
+DEV P octet_pair(const Eight<T> (&octets)[OCTETS], bool) { return __builtin_bit_cast(P, octets); }
 #endif
 template <class T>
 DEV Fragment<T> load_b(const T* p, u32 stride) { return load_a(p, stride); }
