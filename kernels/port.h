@@ -10,6 +10,7 @@
 //   LDS                 before a block-shared array; sizes are constants
 //   tid() wave() lane() block_x() block_y() block_z()
 //   barrier()           of the block; LDS writes before it are seen after it
+//   issue_fence()       the compiler moves no instruction across: what is loaded before it is on its way
 //   shuffle(v, lane) shuffle_xor(v, mask)   of float, u32, i32; all lanes of the wave take part
 //   wave_sum(v) wave_max(v)                 the same bits in every lane
 //   lds_add(p, v)       *p += v in LDS, atomically among the block's work-items, and what *p was; of

@@ -17,8 +17,9 @@
 #pragma once
 #include "port.h"
 
+// In pairs, for packed arithmetic.
 struct Octet {
-  float code[8];
+  f32x2 code[4];
   float scale, minimum;
 };
 
@@ -34,19 +35,21 @@ DEV Words<N> load_words(const u8* p) {
   if constexpr (N == 4) return __builtin_bit_cast(Words<N>, *(const u32x4*)p);
 }
 
-DEV void unsigned_bytes(u32 word, float* out) {
-#pragma unroll
-  for (u32 i = 0; i < 4; i++) out[i] = (float)(word >> 8 * i & 255);
+DEV void unsigned_bytes(u32 word, f32x2* out) {
+  out[0] = f32x2{(float)(word & 255), (float)(word >> 8 & 255)};
+  out[1] = f32x2{(float)(word >> 16 & 255), (float)(word >> 24)};
 }
-DEV void signed_bytes(u32 word, float* out) {
-#pragma unroll
-  for (u32 i = 0; i < 4; i++) out[i] = (float)((i32)(word << (24 - 8 * i)) >> 24);
+DEV void signed_bytes(u32 word, f32x2* out) {
+  out[0] = f32x2{(float)((i32)(word << 24) >> 24), (float)((i32)(word << 16) >> 24)};
+  out[1] = f32x2{(float)((i32)(word << 8) >> 24), (float)((i32)word >> 24)};
 }
 // Byte i holds value i below, value i + 4 above.
-DEV void nibbles(u32 word, float* out) {
+DEV void nibbles(u32 word, f32x2* out) {
   unsigned_bytes(word & 0x0f0f0f0f, out);
-  unsigned_bytes(word >> 4 & 0x0f0f0f0f, out + 4);
+  unsigned_bytes(word >> 4 & 0x0f0f0f0f, out + 2);
 }
+template <class T>
+DEV f32x2 pair(const Eight<T>& x, u32 i) { return f32x2{to_float(x.v[2 * i]), to_float(x.v[2 * i + 1])}; }
 DEV float f16_low(u32 word) { return (float)__builtin_bit_cast(f16, (u16)word); }
 DEV float f16_high(u32 word) { return (float)__builtin_bit_cast(f16, (u16)(word >> 16)); }
 
@@ -71,7 +74,7 @@ struct HalfWeights : Consecutive<1> {
   DEV Octet octet(const Eight<T>& raw, u32) {
     Octet x;
 #pragma unroll
-    for (u32 i = 0; i < 8; i++) x.code[i] = to_float(raw.v[i]);
+    for (u32 i = 0; i < 4; i++) x.code[i] = pair(raw, i);
     x.scale = 1, x.minimum = 0;
     return x;
   }
@@ -98,7 +101,7 @@ struct Q8_0Weights : Consecutive<2> {
   DEV Octet octet(const Raw<N>& raw, u32 o) {
     Octet x;
     signed_bytes(raw.codes.v[2 * o], x.code);
-    signed_bytes(raw.codes.v[2 * o + 1], x.code + 4);
+    signed_bytes(raw.codes.v[2 * o + 1], x.code + 2);
     x.scale = (float)raw.scale, x.minimum = 0;
     return x;
   }
@@ -162,7 +165,7 @@ struct Q4_KWeights {
     Octet x;
     u32 group = raw.group + o / 2, shift = group % 2 * 4, first = N == 1 ? 0 : o % 2 * 2;
     unsigned_bytes(raw.codes.v[first] >> shift & 0x0f0f0f0f, x.code);
-    unsigned_bytes(raw.codes.v[first + 1] >> shift & 0x0f0f0f0f, x.code + 4);
+    unsigned_bytes(raw.codes.v[first + 1] >> shift & 0x0f0f0f0f, x.code + 2);
     // ggml's get_scale_min_k4: groups 4..8 keep their low 4 bits in the third word, their high 2 above the
     // 6 bits of groups 0..4.
     u32 byte = group % 4 * 8;
@@ -208,9 +211,9 @@ struct Q6_KWeights : Consecutive<4> {
     Octet x;
     u32 low = raw.low.v[o], high = raw.high.v[o / 2] >> (N == 1 ? raw.shift : o % 2 * 4);
     unsigned_bytes((low & 0x0f0f0f0f) | (high & 0x03030303) << 4, x.code);
-    unsigned_bytes((low >> 4 & 0x0f0f0f0f) | (high >> 2 & 0x03030303) << 4, x.code + 4);
+    unsigned_bytes((low >> 4 & 0x0f0f0f0f) | (high >> 2 & 0x03030303) << 4, x.code + 2);
 #pragma unroll
-    for (u32 i = 0; i < 8; i++) x.code[i] -= 32;
+    for (u32 i = 0; i < 4; i++) x.code[i] -= 32.0f;
     x.scale = (float)raw.d * (float)(i8)(raw.scales >> (o / 2 * 8)), x.minimum = 0;
     return x;
   }
@@ -243,8 +246,8 @@ struct Fp8Weights : Consecutive<2> {
       u32 word = raw.codes.v[2 * o + i];
       u32 even = (word & 0x00800080) << 8 | (word & 0x007f007f) << 7;
       u32 odd = (word & 0x80008000) | (word & 0x7f007f00) >> 1;
-      x.code[4 * i] = f16_low(even), x.code[4 * i + 1] = f16_low(odd);
-      x.code[4 * i + 2] = f16_high(even), x.code[4 * i + 3] = f16_high(odd);
+      x.code[2 * i] = f32x2{f16_low(even), f16_low(odd)};
+      x.code[2 * i + 1] = f32x2{f16_high(even), f16_high(odd)};
     }
     x.scale = raw.scale * 256.0f, x.minimum = 0;
     return x;
@@ -270,10 +273,11 @@ DEV Eight<T> dequantise(const Raw& raw, u32 o) {
     Octet x = R::octet(raw, o);
     Eight<T> y;
 #pragma unroll
-    for (u32 i = 0; i < 8; i++) {
-      float value = x.code[i] * x.scale;
-      if (R::SHIFTED) value = x.code[i] * x.scale + x.minimum;
-      y.v[i] = round_to<T>(value);
+    for (u32 i = 0; i < 4; i++) {
+      f32x2 value = x.code[i];
+      if (R::SHIFTED) value = value * x.scale + x.minimum;
+      else if (R::SCALED) value *= x.scale;
+      y.v[2 * i] = round_to<T>(value[0]), y.v[2 * i + 1] = round_to<T>(value[1]);
     }
     return y;
   }

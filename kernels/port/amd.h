@@ -47,6 +47,8 @@ DEV float shuffle(float v, u32 from) {
   return __builtin_bit_cast(float, shuffle(__builtin_bit_cast(i32, v), from));
 }
 
+DEV void issue_fence() { __builtin_amdgcn_sched_barrier(0); }
+
 DEV float fast_exp2(float x) { return __builtin_amdgcn_exp2f(x); }
 DEV float fast_log2(float x) { return __builtin_amdgcn_logf(x); }
 DEV float fast_rsqrt(float x) { return __builtin_amdgcn_rsqf(x); }

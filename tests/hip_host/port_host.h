@@ -32,6 +32,8 @@ DEV float shuffle(float v, u32 from) {
 template <class V>
 DEV V lds_add(V* p, V v) { return __atomic_fetch_add(p, v, __ATOMIC_RELAXED); }
 
+DEV void issue_fence() {}
+
 DEV float fast_exp2(float x) { return __builtin_exp2f(x); }
 DEV float fast_log2(float x) { return __builtin_log2f(x); }
 DEV float fast_rsqrt(float x) { return 1.0f / __builtin_sqrtf(x); }

@@ -1,0 +1,17 @@
+// out [m, n] = x [m, k] W [n, k]^T (+ bias [n] f32): 4-bit weights with a scale and a minimum per group
+// (AWQ, GPTQ, ggml's Q4_0 and Q4_1).
+// x is T, out is T or f32, sums are f32.
+// W: codes u8 [n, k / 2], scales f16 [n, k / group, 2] (scale and minimum, see Int4Weights); group 32, 64
+// or 128; k a multiple of group; n any.
+//
+// Operations: 2 m n k on weights rounded to T; bytes of W: (0.5 + 4 / group) n k. Bound: matrix throughput.
+// CPU reference: src/backend/cpu/matmul/blocks.rs, kernel.rs.
+#include "gemm.h"
+
+#define GEMM_INT4(T)                                                                 \
+  GEMM_TILES(T, T, gemm_int4_##T, Int4Weights(codes, scales, k, group),              \
+             const u8* codes, const u32* scales, u32 group)                          \
+  GEMM_TILES(T, float, gemm_int4_##T##_to_f32, Int4Weights(codes, scales, k, group), \
+             const u8* codes, const u32* scales, u32 group)
+GEMM_INT4(bf16)
+GEMM_INT4(f16)

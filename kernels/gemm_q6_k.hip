@@ -1,0 +1,16 @@
+// out [m, n] = x [m, k] W [n, k]^T (+ bias [n] f32): ggml's Q6_K weights.
+// x is T, out is T or f32, sums are f32.
+// W: low u8 [n, k / 2], high u8 [n, k / 4], scales i8 [n, k / 16], d f16 [n, k / 256] (see Q6_KWeights); k a
+// multiple of 256; n any.
+//
+// Operations: 2 m n k on weights rounded to T; bytes of W: 0.82 n k. Bound: matrix throughput.
+// CPU reference: src/backend/cpu/matmul/blocks.rs, kernel.rs.
+#include "gemm.h"
+
+#define GEMM_Q6_K(T)                                                                 \
+  GEMM_TILES(T, T, gemm_q6_k_##T, Q6_KWeights(low, high, scales, d, k),              \
+             const u8* low, const u8* high, const u8* scales, const f16* d)          \
+  GEMM_TILES(T, float, gemm_q6_k_##T##_to_f32, Q6_KWeights(low, high, scales, d, k), \
+             const u8* low, const u8* high, const u8* scales, const f16* d)
+GEMM_Q6_K(bf16)
+GEMM_Q6_K(f16)
