@@ -20,13 +20,16 @@ struct GemvShape {
   static constexpr u32 FIT = 8 / (R::OCTETS * M), AHEAD = FIT < 1 ? 1 : FIT > 4 ? 4 : FIT;
 };
 
-// m <= M <= 4. Grid: ceil(n / 16).
-template <u32 M, class T, class O, class R>
-DEV void gemv_lanes(const T* __restrict__ x, const R& weights, const float* __restrict__ bias, O* __restrict__ out,
-                    u32 m, u32 n, u32 k) {
+// M <= 4 rows of x by BLOCK_ROWS of the n rows of W, from `first` on. x_row(i) is the address of row i < M, and
+// always valid; store(i, row, value) gets the result of each row of x and row of W that there is.
+template <u32 M, class T, class R, class Rows, class Store>
+DEV void gemv_lanes(const R& weights, u32 first, u32 n, u32 k, Rows x_row, Store store) {
   typedef GemvShape<M, R> S;
-  u32 lane32 = tid() % 32, begin = (block_x() * (GEMV_THREADS / 32) + tid() / 32) * S::ROWS;
+  u32 lane32 = tid() % 32, begin = first + tid() / 32 * S::ROWS;
   u32 chunks = k / (8 * R::OCTETS);
+  const T* x_at[M];
+#pragma unroll
+  for (u32 i = 0; i < M; i++) x_at[i] = x_row(i);
   f32x2 sums[S::ROWS][M] = {};
   for (u32 c = lane32; c < chunks; c += 32 * S::AHEAD) {
     Eight<T> x_held[S::AHEAD][R::OCTETS][M];
@@ -38,7 +41,7 @@ DEV void gemv_lanes(const T* __restrict__ x, const R& weights, const float* __re
 #pragma unroll
       for (u32 o = 0; o < R::OCTETS; o++)
 #pragma unroll
-        for (u32 i = 0; i < M; i++) x_held[a][o][i] = load8(x + (u64)minimum(i, m - 1) * k + at + R::octet_k(o));
+        for (u32 i = 0; i < M; i++) x_held[a][o][i] = load8(x_at[i] + at + R::octet_k(o));
 #pragma unroll
       for (u32 r = 0; r < S::ROWS; r++) held[a][r] = weights.template load<R::OCTETS>(minimum(begin + r, n - 1), at);
     }
@@ -81,20 +84,24 @@ DEV void gemv_lanes(const T* __restrict__ x, const R& weights, const float* __re
       float sum = wave_sum(sums[r][i][0] + sums[r][i][1], 32);
       if (lane32 == r * M + i) mine = sum;
     }
-  u32 row = begin + lane32 / M, i = lane32 % M;
-  if (lane32 >= S::ROWS * M || row >= n || i >= m) return;
-  out[(u64)i * n + row] = from_float<O>(bias ? mine + bias[row] : mine);
+  u32 row = begin + lane32 / M;
+  if (lane32 < S::ROWS * M && row < n) store(lane32 % M, row, mine);
 }
 
-// m <= 16. Grid: ceil(n / 32).
-template <class T, class O, class R>
-DEV void gemv_fragments(const T* __restrict__ x, const R& weights, const float* __restrict__ bias,
-                        O* __restrict__ out, u32 m, u32 n, u32 k) {
-  constexpr u32 TILES = 2, COLUMNS = 16 * TILES, WAVES = GEMV_THREADS / WAVE;
+// Rows of W that a block of gemv_fragments takes.
+static constexpr u32 GEMV_COLUMNS = 32;
+
+// The same for 16 rows of x by GEMV_COLUMNS rows of W.
+template <class T, class R, class Rows, class Store>
+DEV void gemv_fragments(const R& weights, u32 begin, u32 n, u32 k, Rows x_row, Store store) {
+  constexpr u32 COLUMNS = GEMV_COLUMNS, TILES = COLUMNS / 16, WAVES = GEMV_THREADS / WAVE;
   // Chunks on their way at once. With OCTETS of 4, a lane already has four of each row.
   constexpr u32 AHEAD = OCTETS == 4 ? 1 : R::OCTETS == 1 ? 4 : 2;
   LDS float partial[WAVES][16][COLUMNS];
-  u32 chunks = k / (8 * R::OCTETS), begin = block_x() * COLUMNS;
+  u32 chunks = k / (8 * R::OCTETS);
+  const T* x_at[OCTETS];
+#pragma unroll
+  for (u32 p = 0; p < OCTETS; p++) x_at[p] = x_row(octet_row(p));
   Acc acc[TILES];
   // Of a pair, k-octet j comes from chunk c + j.
   for (u32 c = wave() * 4; c < chunks; c += WAVES * 4 * AHEAD) {
@@ -105,11 +112,10 @@ DEV void gemv_fragments(const T* __restrict__ x, const R& weights, const float* 
 #pragma unroll
       for (u32 p = 0; p < OCTETS; p++) {
         u32 chunk = c + a * WAVES * 4 + octet_k(p), at = R::chunk_k(minimum(chunk, chunks - 1));
-        const T* from = x + (u64)minimum(octet_row(p), m - 1) * k + at;
         // Beyond k, x is zero and the weights are any.
 #pragma unroll
         for (u32 o = 0; o < R::OCTETS; o++) {
-          x_held[a][o][p] = load8(from + R::octet_k(o));
+          x_held[a][o][p] = load8(x_at[p] + at + R::octet_k(o));
           if (chunk >= chunks) x_held[a][o][p] = Eight<T>{};
         }
 #pragma unroll
@@ -143,20 +149,40 @@ DEV void gemv_fragments(const T* __restrict__ x, const R& weights, const float* 
 #pragma unroll
     for (u32 w = 0; w < WAVES; w++) sum += partial[w][i][column];
     u32 row = begin + column;
-    if (i < m && row < n) out[(u64)i * n + row] = from_float<O>(bias ? sum + bias[row] : sum);
+    if (row < n) store(i, row, sum);
   }
 }
+
+// m rows of x, and of out, one after the other.
+template <class T>
+struct GemvRows {
+  const T* x;
+  u32 m, k;
+  METHOD const T* operator()(u32 i) const { return x + (u64)minimum(i, m - 1) * k; }
+};
+template <class O>
+struct GemvStore {
+  O* out;
+  const float* bias;
+  u32 m, n;
+  METHOD void operator()(u32 i, u32 row, float value) const {
+    if (i < m) out[(u64)i * n + row] = from_float<O>(bias ? value + bias[row] : value);
+  }
+};
 
 // GEMV_SIZES(T, O, name, WEIGHTS, parameters...): entry points name_mM for m <= M over the reader WEIGHTS, an
 // expression of the parameters and k. GEMV_SIZES_4 is for readers with 4 octets in a chunk: there, four rows of x
 // would be four times W's bytes through the nearest cache, and fragments, which share x, serve m > 2.
 #define GEMV_LANES(T, O, M, name, WEIGHTS, ...)                                                            \
   KERNEL(name, GEMV_THREADS, 3, const T* x, __VA_ARGS__, const float* bias, O* out, u32 m, u32 n, u32 k) { \
-    gemv_lanes<M, T>(x, WEIGHTS, bias, out, m, n, k);                                                      \
+    auto w = WEIGHTS;                                                                                      \
+    gemv_lanes<M, T>(w, block_x() * GemvShape<M, decltype(w)>::BLOCK_ROWS, n, k, GemvRows<T>{x, m, k},     \
+                     GemvStore<O>{out, bias, m, n});                                                       \
   }
 #define GEMV_FRAGMENTS(T, O, name, WEIGHTS, ...)                                                           \
   KERNEL(name, GEMV_THREADS, 4, const T* x, __VA_ARGS__, const float* bias, O* out, u32 m, u32 n, u32 k) { \
-    gemv_fragments<T>(x, WEIGHTS, bias, out, m, n, k);                                                     \
+    gemv_fragments<T>(WEIGHTS, block_x() * GEMV_COLUMNS, n, k, GemvRows<T>{x, m, k},                       \
+                      GemvStore<O>{out, bias, m, n});                                                      \
   }
 #define GEMV_SIZES_4(T, O, name, WEIGHTS, ...)         \
   GEMV_LANES(T, O, 1, name##_m1, WEIGHTS, __VA_ARGS__) \

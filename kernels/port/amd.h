@@ -38,6 +38,9 @@ DEV void barrier() {
   __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "workgroup");
 }
 
+template <class V>
+DEV V lds_add(V* p, V v) { return __hip_atomic_fetch_add(p, v, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_WORKGROUP); }
+
 DEV i32 shuffle(i32 v, u32 from) { return __builtin_amdgcn_ds_bpermute((i32)(from << 2), v); }
 DEV u32 shuffle(u32 v, u32 from) { return (u32)shuffle((i32)v, from); }
 DEV float shuffle(float v, u32 from) {

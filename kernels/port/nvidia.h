@@ -20,6 +20,9 @@ DEV u32 block_z() { return __nvvm_read_ptx_sreg_ctaid_z(); }
 DEV u32 lane() { return __nvvm_read_ptx_sreg_laneid(); }
 DEV void barrier() { __syncthreads(); }
 
+DEV u32 lds_add(u32* p, u32 v) { return (u32)__nvvm_atom_add_gen_i((i32*)p, (i32)v); }
+DEV u64 lds_add(u64* p, u64 v) { return (u64)__nvvm_atom_add_gen_ll((i64*)p, (i64)v); }
+
 DEV void issue_fence() {}
 
 DEV i32 shuffle(i32 v, u32 from) { return __nvvm_shfl_sync_idx_i32(~0u, v, (i32)from, 31); }

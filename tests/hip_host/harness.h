@@ -25,10 +25,12 @@ struct Now {
 };
 extern Now now;
 
-void barrier(u64 site);
+// Convergent, as on a device: the compiler must not copy a call into two branches, where lanes that
+// came by either would seem to meet at different places.
+__attribute__((convergent)) void barrier(u64 site);
 // All lanes of the wave come here.
-void meet(u64 site);
-u32 shuffle(u32 v, u32 from, u32 wave, u64 site);
+__attribute__((convergent)) void meet(u64 site);
+__attribute__((convergent)) u32 shuffle(u32 v, u32 from, u32 wave, u64 site);
 // Of the running wave.
 void* wave_scratch(size_t bytes, u32 wave);
 [[noreturn]] void fail(const char* what);

@@ -22,12 +22,15 @@ DEV u32 lane() { return harness::now.tid % WAVE; }
 // Where in the kernel a wave operation stands: lanes that meet at different places diverge.
 #define SITE ((u64) __builtin_return_address(0))
 
-static __attribute__((noinline)) void barrier() { harness::barrier(SITE); }
-static __attribute__((noinline)) u32 shuffle(u32 v, u32 from) { return harness::shuffle(v, from % WAVE, WAVE, SITE); }
+static __attribute__((noinline, convergent)) void barrier() { harness::barrier(SITE); }
+static __attribute__((noinline, convergent)) u32 shuffle(u32 v, u32 from) { return harness::shuffle(v, from % WAVE, WAVE, SITE); }
 DEV i32 shuffle(i32 v, u32 from) { return (i32)shuffle((u32)v, from); }
 DEV float shuffle(float v, u32 from) {
   return __builtin_bit_cast(float, shuffle(__builtin_bit_cast(u32, v), from));
 }
+
+template <class V>
+DEV V lds_add(V* p, V v) { return __atomic_fetch_add(p, v, __ATOMIC_RELAXED); }
 
 DEV void issue_fence() {}
 
@@ -141,7 +144,7 @@ DEV Fragment<T> load_b_transposed(const T* p, u32 stride) {
 }
 
 template <class T>
-static __attribute__((noinline)) void mma(Acc& c, Fragment<T> a, Fragment<T> b) {
+static __attribute__((noinline, convergent)) void mma(Acc& c, Fragment<T> a, Fragment<T> b) {
   struct Operands {
     Fragment<T> a[WAVE], b[WAVE];
   };
