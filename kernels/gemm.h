@@ -104,7 +104,8 @@ DEV void gemm_tile(S& tile, const R& weights, u32 n, u32 k, u32 n_begin, Rows x_
     for (u32 i = 0; i < S::N; i++) {
       Eight<T> octets[OCTETS];
 #pragma unroll
-      for (u32 o = 0; o < OCTETS; o++) octets[o] = w_tile[buffer][staged_at(column + i * 16 + octet_row(o), octet_k(o))];
+      for (u32 o = 0; o < OCTETS; o++)
+        octets[o] = w_tile[buffer][staged_at(column + i * 16 + octet_row(o), octet_k(o))];
       Pair<T> b = pair_b(octets);
 #pragma unroll
       for (u32 h = 0; h < S::M; h++) mma(tile.acc[h][i], a[h], b);

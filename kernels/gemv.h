@@ -1,12 +1,12 @@
 // Products with few rows of x, x [m, k] times W [n, k] transposed, m <= 16: every weight is read from memory
 // once, and that is the time it takes. Two forms, over any reader of weights.h:
 //
-// m <= 4: 32 lanes take ROWS rows of W together and share out k by chunks of 16 bytes, several of which are
+// m <= 4: 32 lanes take 2 rows of W together and share out k by chunks of 16 bytes, several of which are
 // on their way at once. Sums are exact products in f32; scales are applied once per 8 values.
 // m <= 16: fragments. A wave takes 32 rows of W, dequantised in registers, with no LDS on the way; the waves
 // of a block share out k and add up in the order of waves.
 //
-// A result's bits depend on the form, not on m nor on the other rows of x.
+// A result's bits do not depend on the other rows of x, nor on how many there are within an entry point's m.
 #pragma once
 #include "weights.h"
 
