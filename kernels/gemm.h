@@ -115,25 +115,26 @@ DEV void gemm_tile(S& tile, const R& weights, u32 n, u32 k, u32 n_begin, Rows x_
   }
 }
 
-// out [m, n] = x [m, k] W^T (+ bias [n]). Grid: (tiles along n, tiles along m).
+// out [m, n] = x [m, k] W^T (+ bias [n]), out's rows `stride` values apart. Grid: (tiles along n, tiles along m).
 template <class S, class T, class O, class R>
 DEV void gemm(const T* __restrict__ x, const R& weights, const float* __restrict__ bias, O* __restrict__ out, u32 m,
-              u32 n, u32 k) {
+              u32 n, u32 k, u32 stride) {
   S tile;
   u32 n_begin = block_x() * S::COLUMNS, m_begin = block_y() * S::ROWS;
   gemm_tile<S, T>(tile, weights, n, k, n_begin, [&](u32 i) { return x + (u64)minimum(m_begin + i, m - 1) * k; });
   tile.each([&](u32 row, u32 column, float value) {
     row += m_begin, column += n_begin;
     if (row >= m || column >= n) return;
-    out[(u64)row * n + column] = from_float<O>(bias ? value + bias[column] : value);
+    out[(u64)row * stride + column] = from_float<O>(bias ? value + bias[column] : value);
   });
 }
 
 // GEMM_TILES(T, O, name, WEIGHTS, parameters...): entry points name_ROWSxCOLUMNS over the reader WEIGHTS, an
 // expression of the parameters and k.
 #define GEMM_ENTRY(T, O, S, name, WEIGHTS, ...)                                                           \
-  KERNEL(name, GEMM_THREADS, 2, const T* x, __VA_ARGS__, const float* bias, O* out, u32 m, u32 n, u32 k) { \
-    gemm<S, T>(x, WEIGHTS, bias, out, m, n, k);                                                           \
+  KERNEL(name, GEMM_THREADS, 2, const T* x, __VA_ARGS__, const float* bias, O* out, u32 m, u32 n, u32 k, \
+         u32 stride) {                                                                                    \
+    gemm<S, T>(x, WEIGHTS, bias, out, m, n, k, stride);                                                   \
   }
 #define GEMM_TILES(T, O, name, WEIGHTS, ...)                           \
   GEMM_ENTRY(T, O, Tile128x128, name##_128x128, WEIGHTS, __VA_ARGS__) \

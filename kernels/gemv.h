@@ -153,7 +153,7 @@ DEV void gemv_fragments(const R& weights, u32 begin, u32 n, u32 k, Rows x_row, S
   }
 }
 
-// m rows of x, and of out, one after the other.
+// m rows of x, one after the other, and of out, `stride` values apart.
 template <class T>
 struct GemvRows {
   const T* x;
@@ -164,9 +164,9 @@ template <class O>
 struct GemvStore {
   O* out;
   const float* bias;
-  u32 m, n;
+  u32 m, stride;
   METHOD void operator()(u32 i, u32 row, float value) const {
-    if (i < m) out[(u64)i * n + row] = from_float<O>(bias ? value + bias[row] : value);
+    if (i < m) out[(u64)i * stride + row] = from_float<O>(bias ? value + bias[row] : value);
   }
 };
 
@@ -174,15 +174,17 @@ struct GemvStore {
 // expression of the parameters and k. GEMV_SIZES_4 is for readers with 4 octets in a chunk: there, four rows of x
 // would be four times W's bytes through the nearest cache, and fragments, which share x, serve m > 2.
 #define GEMV_LANES(T, O, M, name, WEIGHTS, ...)                                                            \
-  KERNEL(name, GEMV_THREADS, 3, const T* x, __VA_ARGS__, const float* bias, O* out, u32 m, u32 n, u32 k) { \
+  KERNEL(name, GEMV_THREADS, 3, const T* x, __VA_ARGS__, const float* bias, O* out, u32 m, u32 n, u32 k, \
+         u32 stride) {                                                                                     \
     auto w = WEIGHTS;                                                                                      \
     gemv_lanes<M, T>(w, block_x() * GemvShape<M, decltype(w)>::BLOCK_ROWS, n, k, GemvRows<T>{x, m, k},     \
-                     GemvStore<O>{out, bias, m, n});                                                       \
+                     GemvStore<O>{out, bias, m, stride});                                                       \
   }
 #define GEMV_FRAGMENTS(T, O, name, WEIGHTS, ...)                                                           \
-  KERNEL(name, GEMV_THREADS, 4, const T* x, __VA_ARGS__, const float* bias, O* out, u32 m, u32 n, u32 k) { \
+  KERNEL(name, GEMV_THREADS, 4, const T* x, __VA_ARGS__, const float* bias, O* out, u32 m, u32 n, u32 k, \
+         u32 stride) {                                                                                     \
     gemv_fragments<T>(WEIGHTS, block_x() * GEMV_COLUMNS, n, k, GemvRows<T>{x, m, k},                       \
-                      GemvStore<O>{out, bias, m, n});                                                      \
+                      GemvStore<O>{out, bias, m, stride});                                                      \
   }
 #define GEMV_SIZES_4(T, O, name, WEIGHTS, ...)         \
   GEMV_LANES(T, O, 1, name##_m1, WEIGHTS, __VA_ARGS__) \

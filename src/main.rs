@@ -5,6 +5,7 @@ mod inspect;
 mod serve;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use novastack::backend::hip::driver::Vendor;
 use novastack::checkpoint::resolve::{Places, resolve};
 use std::net::IpAddr;
 use std::process::ExitCode;
@@ -96,6 +97,12 @@ struct ServeArgs {
     /// Serve without keys on an address that others can reach.
     #[arg(long)]
     allow_unauthenticated: bool,
+    /// What to compute on: cpu, or a GPU as `novastack devices` lists it, hip:0 or cuda:0.
+    #[arg(long, default_value = "cpu", value_parser = parse_device)]
+    device: DeviceChoice,
+    /// Of a GPU's memory, how much weights and KV cache may take together.
+    #[arg(long, default_value_t = 0.9, value_parser = parse_fraction, value_name = "FRACTION")]
+    gpu_memory_utilization: f64,
     /// Ranks that share each model: weights, heads and experts are split over them. On the CPU a
     /// rank is a thread or more of --threads.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024), value_name = "RANKS")]
@@ -128,6 +135,32 @@ struct ServeArgs {
     /// Largest request body: bytes, or with a suffix K, M, G.
     #[arg(long, default_value = "16M", value_parser = parse_bytes, value_name = "SIZE")]
     max_body: usize,
+}
+
+/// Where a model runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum DeviceChoice {
+    Cpu,
+    Gpu(Vendor, usize),
+}
+
+fn parse_device(text: &str) -> Result<DeviceChoice, String> {
+    if text == "cpu" {
+        return Ok(DeviceChoice::Cpu);
+    }
+    let vendors = [Vendor::Amd, Vendor::Nvidia];
+    let gpu = text.split_once(':').and_then(|(scheme, number)| {
+        let vendor = vendors.into_iter().find(|vendor| vendor.scheme() == scheme)?;
+        Some(DeviceChoice::Gpu(vendor, number.parse().ok()?))
+    });
+    gpu.ok_or_else(|| "must be cpu, hip:N or cuda:N, as `novastack devices` lists them".into())
+}
+
+fn parse_fraction(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(fraction) if fraction > 0.0 && fraction <= 1.0 => Ok(fraction),
+        _ => Err("a number above 0 and up to 1 is expected".into()),
+    }
 }
 
 /// "512M" -> 536870912.

@@ -1,8 +1,10 @@
 //! `novastack serve`: listen, load, answer, drain. The port is open from the start, so that
 //! `/health` can say what is loading; a model that cannot be loaded ends the program.
 
-use crate::{LoadFormat, ServeArgs};
+use crate::{DeviceChoice, LoadFormat, ServeArgs};
 use novastack::backend::cpu::CpuBackend;
+use novastack::backend::hip::HipBackend;
+use novastack::backend::hip::gpu::{Gpu, Half};
 use novastack::backend::{Backend, KV_BLOCK_TOKENS};
 use novastack::checkpoint::Checkpoint;
 use novastack::checkpoint::resolve::{Places, Resolved, resolve, served_name};
@@ -163,7 +165,6 @@ fn cors(origins: &[String]) -> Cors {
 }
 
 fn load(args: &ServeArgs, name: &str, resolved: &Resolved) -> Result<LocalModel, String> {
-    let started = Instant::now();
     let dummy = args.load_format == LoadFormat::Dummy;
     let checkpoint = match dummy {
         true => Checkpoint::open_config(&resolved.path),
@@ -181,70 +182,30 @@ fn load(args: &ServeArgs, name: &str, resolved: &Resolved) -> Result<LocalModel,
         Some(threads) => threads as usize,
         None => std::thread::available_parallelism().map_or(1, |n| n.get()),
     };
-    let step_rows = args.step_tokens.max(args.max_running) as usize;
-    let ranks = args.tensor_parallel as usize;
-    let backends = CpuBackend::group(ranks, threads);
-    let bar = progress_bar(name);
-    let mut models = Vec::with_capacity(ranks);
-    for backend in &backends {
-        let loader = Loader::new(backend, &shape, weights);
-        let model = model::load(&loader, step_rows, threads, &|_, total| {
-            bar.set_length((total * ranks) as u64);
-            bar.inc(1);
-        });
-        models.push(model.map_err(|error| format!("{}: {error}", resolved.path.display()))?);
-        log_weights(name, backend.rank().0, &loader);
-    }
-    bar.finish_and_clear();
-    checkpoint.release_pages();
-
-    let spec = models[0].kv_spec();
-    let block_bytes = spec.block_bytes() * ranks;
-    let wanted = args.max_context.map_or(shape.max_context, |n| (n as usize).min(shape.max_context));
-    if args.max_context.is_some_and(|n| n as usize > wanted) {
-        tracing::warn!(
-            model = name,
-            max_context = wanted,
-            "--max-context is more than the checkpoint was made for"
-        );
-    }
-    let kv_bytes = args.kv_cache_memory.unwrap_or_else(|| {
-        let all_slots = wanted.div_ceil(KV_BLOCK_TOKENS).saturating_mul(args.max_running as usize);
-        all_slots.saturating_mul(block_bytes).min(free_memory_bytes() / 4)
-    });
-    let kv_blocks = kv_bytes / block_bytes;
-    let max_context = wanted.min(kv_blocks * KV_BLOCK_TOKENS);
-    if max_context < 2 {
-        return Err(format!(
-            "the KV cache of {kv_bytes} bytes holds no block: one takes {block_bytes} bytes (--kv-cache-memory)"
-        ));
-    }
-    if max_context < wanted {
-        tracing::warn!(
-            model = name,
-            wanted,
-            max_context,
-            "the KV cache is smaller than the context (--kv-cache-memory)"
-        );
-    }
-    let mut group = Vec::with_capacity(ranks);
-    for (backend, model) in backends.into_iter().zip(models) {
-        let kv = backend.kv_cache(&spec, kv_blocks).map_err(|error| error.to_string())?;
-        group.push(Rank { backend, model, kv });
-    }
-    tracing::info!(
-        model = name,
-        family = ?shape.family,
-        ranks,
-        kv_mb = (kv_blocks * block_bytes) >> 20,
-        kv_bytes_per_token = spec.token_bytes() * ranks,
-        kv_blocks,
-        max_context,
-        threads,
-        seconds = started.elapsed().as_secs_f32(),
-        "loaded"
-    );
-    let mut executor: Box<dyn Executor> = Box::new(DeviceExecutor::spawn(group, kv_blocks));
+    let opened = Opened { args, name, resolved, checkpoint: &checkpoint, shape: &shape, weights, threads };
+    let (max_context, kv_blocks, mut executor) = match args.device {
+        DeviceChoice::Cpu => {
+            let backends = CpuBackend::group(args.tensor_parallel as usize, threads);
+            opened.start(backends, || Ok(free_memory_bytes() / 4))?
+        }
+        DeviceChoice::Gpu(vendor, number) => {
+            if args.tensor_parallel > 1 {
+                return Err(
+                    "--tensor-parallel needs --device cpu: several GPUs for one model are not supported yet"
+                        .into(),
+                );
+            }
+            // Activations of checkpoints in bf16 may be beyond f16's range.
+            let half = if shape.full_precision { Half::F16 } else { Half::Bf16 };
+            let gpu = Gpu::open(vendor, number, half).map_err(|error| error.to_string())?;
+            let backend = HipBackend::new(gpu.clone()).map_err(|error| error.to_string())?;
+            opened.start(vec![backend], || {
+                let (free, total) = gpu.context.memory().map_err(|error| error.to_string())?;
+                let kept = total as f64 * (1.0 - args.gpu_memory_utilization);
+                Ok(free.saturating_sub(kept as usize))
+            })?
+        }
+    };
     warm_up(&mut *executor)?;
 
     let tokenizer = match &checkpoint.tokenizer {
@@ -260,7 +221,7 @@ fn load(args: &ServeArgs, name: &str, resolved: &Resolved) -> Result<LocalModel,
             kv_blocks,
             max_running: args.max_running as usize,
             max_queued: args.max_queued as usize,
-            step_token_budget: step_rows,
+            step_token_budget: args.step_tokens.max(args.max_running) as usize,
             vocab: shape.vocab,
             cache_salt: 0,
         },
@@ -284,8 +245,96 @@ fn load(args: &ServeArgs, name: &str, resolved: &Resolved) -> Result<LocalModel,
     })
 }
 
+/// A checkpoint and what is to become of it.
+struct Opened<'a> {
+    args: &'a ServeArgs,
+    name: &'a str,
+    resolved: &'a Resolved,
+    checkpoint: &'a Checkpoint,
+    shape: &'a ModelConfig,
+    weights: Weights<'a>,
+    threads: usize,
+}
+
+impl Opened<'_> {
+    /// Loads the weights onto the ranks' backends, then allocates KV caches in what `kv_memory`
+    /// says is left: (longest context, blocks, the ranks at work).
+    fn start<B: Backend + Sync>(
+        self,
+        backends: Vec<B>,
+        kv_memory: impl FnOnce() -> Result<usize, String>,
+    ) -> Result<(usize, usize, Box<dyn Executor>), String> {
+        let Self { args, name, resolved, checkpoint, shape, weights, threads } = self;
+        let started = Instant::now();
+        let step_rows = args.step_tokens.max(args.max_running) as usize;
+        let ranks = backends.len();
+        let bar = progress_bar(name);
+        let mut models = Vec::with_capacity(ranks);
+        for backend in &backends {
+            let loader = Loader::new(backend, shape, weights);
+            let model = model::load(&loader, step_rows, threads, &|_, total| {
+                bar.set_length((total * ranks) as u64);
+                bar.inc(1);
+            });
+            models.push(model.map_err(|error| format!("{}: {error}", resolved.path.display()))?);
+            log_weights(name, backend.rank().0, &loader);
+        }
+        bar.finish_and_clear();
+        checkpoint.release_pages();
+
+        let spec = models[0].kv_spec();
+        let block_bytes = spec.block_bytes() * ranks;
+        let wanted = args.max_context.map_or(shape.max_context, |n| (n as usize).min(shape.max_context));
+        if args.max_context.is_some_and(|n| n as usize > wanted) {
+            tracing::warn!(
+                model = name,
+                max_context = wanted,
+                "--max-context is more than the checkpoint was made for"
+            );
+        }
+        let kv_left = kv_memory()?;
+        let kv_bytes = args.kv_cache_memory.unwrap_or_else(|| {
+            let all_slots = wanted.div_ceil(KV_BLOCK_TOKENS).saturating_mul(args.max_running as usize);
+            all_slots.saturating_mul(block_bytes).min(kv_left)
+        });
+        let kv_blocks = kv_bytes / block_bytes;
+        let max_context = wanted.min(kv_blocks * KV_BLOCK_TOKENS);
+        if max_context < 2 {
+            return Err(format!(
+                "the KV cache of {kv_bytes} bytes holds no block: one takes {block_bytes} bytes (--kv-cache-memory)"
+            ));
+        }
+        if max_context < wanted {
+            tracing::warn!(
+                model = name,
+                wanted,
+                max_context,
+                "the KV cache is smaller than the context (--kv-cache-memory)"
+            );
+        }
+        let mut group = Vec::with_capacity(ranks);
+        for (backend, model) in backends.into_iter().zip(models) {
+            let kv = backend.kv_cache(&spec, kv_blocks).map_err(|error| error.to_string())?;
+            group.push(Rank { backend, model, kv });
+        }
+        tracing::info!(
+            model = name,
+            family = ?shape.family,
+            ranks,
+            kv_mb = (kv_blocks * block_bytes) >> 20,
+            kv_bytes_per_token = spec.token_bytes() * ranks,
+            kv_blocks,
+            max_context,
+            threads,
+            seconds = started.elapsed().as_secs_f32(),
+            "loaded"
+        );
+        Ok((max_context, kv_blocks, Box::new(DeviceExecutor::spawn(group, kv_blocks))))
+    }
+}
+
 /// What each matrix became, and the memory it takes.
-fn log_weights(name: &str, rank: usize, loader: &Loader<'_, CpuBackend>) {
+fn log_weights<B: Backend>(name: &str, rank: usize, loader: &Loader<'_, B>) {
     let ledger = loader.ledger();
     for (kind, total) in &ledger {
         tracing::info!(

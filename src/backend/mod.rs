@@ -234,6 +234,8 @@ pub trait Backend: Send + 'static {
     type KvCache: Send;
     /// The matrices of a layer's experts that this rank holds, all of one shape.
     type Experts: Send;
+    /// One small matrix for each head, all of one shape.
+    type Heads: Send;
     /// A step's (row, expert, weight) pairs, those of one expert together.
     type Routes: Send;
 
@@ -256,11 +258,15 @@ pub trait Backend: Send + 'static {
     fn tensor_f32(&self, max_rows: usize, columns: usize) -> Result<Self::Tensor, BackendError>;
     /// The same in the KV cache's type on GPUs: queries and results in the latent's space.
     fn tensor_cached(&self, max_rows: usize, columns: usize) -> Result<Self::Tensor, BackendError>;
+    /// The element type of a KV cache, for a checkpoint in f32 or in less.
+    fn kv_dtype(&self, full_precision: bool) -> KvDtype;
     /// A cache of `blocks` KV blocks.
     fn kv_cache(&self, spec: &KvSpec, blocks: usize) -> Result<Self::KvCache, BackendError>;
 
     /// The experts of a layer, in order; shapes are equal.
     fn experts(&self, matrices: Vec<Self::Matrix>) -> Result<Self::Experts, BackendError>;
+    /// The matrices of a layer's heads, in order; shapes are equal.
+    fn heads(&self, matrices: Vec<Self::Matrix>) -> Result<Self::Heads, BackendError>;
     /// Room for the pairs of `max_rows` rows with `top_k` experts each.
     fn routes(&self, max_rows: usize, top_k: usize) -> Result<Self::Routes, BackendError>;
 
@@ -350,7 +356,7 @@ pub trait Backend: Send + 'static {
     );
     /// One matrix per head: of each head's equal share of x's columns the first `in` go through
     /// its matrix to the first `out` of its share of out's columns; other columns stay.
-    fn head_linear(&mut self, w: &[Self::Matrix], x: &Self::Tensor, out: &mut Self::Tensor);
+    fn head_linear(&mut self, w: &Self::Heads, x: &Self::Tensor, out: &mut Self::Tensor);
     /// Causal paged attention over latents, in latent space (absorbed projections): `query` rows
     /// are `entry_dim` per head, out rows `rank` per head:
     /// `out[r] = softmax(scale * query [latent, key]^T) latent`.

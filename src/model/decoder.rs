@@ -82,6 +82,7 @@ struct Stream<B: Backend> {
 pub struct Decoder<B: Backend, L: Layer<B>> {
     config: ModelConfig,
     kv_layout: KvLayout,
+    kv_dtype: KvDtype,
     ranks: usize,
     /// The first token that this rank's embedding and head hold.
     first_token: TokenId,
@@ -139,6 +140,7 @@ impl<B: Backend + Sync, L: Layer<B>> Decoder<B, L> {
         let whole = loader.shard.ranks == 1;
         Ok(Self {
             kv_layout,
+            kv_dtype: backend.kv_dtype(config.full_precision),
             ranks: loader.shard.ranks,
             first_token: tokens.start as TokenId,
             embedding,
@@ -198,11 +200,7 @@ fn load_layers<B: Backend + Sync, L: Layer<B>>(
 
 impl<B: Backend, L: Layer<B>> Model<B> for Decoder<B, L> {
     fn kv_spec(&self) -> KvSpec {
-        KvSpec {
-            layers: self.config.layers(),
-            layout: self.kv_layout,
-            dtype: if self.config.full_precision { KvDtype::F32 } else { KvDtype::F16 },
-        }
+        KvSpec { layers: self.config.layers(), layout: self.kv_layout, dtype: self.kv_dtype }
     }
 
     fn vocab(&self) -> usize {

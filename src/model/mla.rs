@@ -26,9 +26,9 @@ pub struct Attention<B: Backend> {
     kv_a: B::Matrix,
     kv_a_norm: B::Vector,
     /// K_i^T, `[rank, nope_dim]` for each head.
-    k_b: Vec<B::Matrix>,
+    k_b: B::Heads,
     /// V_i, `[v_dim, rank]` for each head.
-    v_b: Vec<B::Matrix>,
+    v_b: B::Heads,
     o: B::Matrix,
     scale: f32,
     eps: f32,
@@ -62,7 +62,7 @@ impl<B: Backend> Buffers<B> {
         Ok(Self {
             q_latent: match q_rank {
                 None => None,
-                Some(rank) => Some((tensor(rank)?, tensor(rank)?)),
+                Some(rank) => Some((loader.backend.tensor_f32(rows, rank)?, tensor(rank)?)),
             },
             q: tensor(layout.q_dim())?,
             latent: tensor(layout.entry_dim())?,
@@ -115,8 +115,8 @@ impl<B: Backend> Attention<B> {
             query,
             kv_a: from.matrix(&[("kv_a_proj_with_mqa", rank + rope_dim, c.hidden, Part::Whole)])?,
             kv_a_norm: from.vector("kv_a_layernorm.weight", rank)?,
-            k_b,
-            v_b,
+            k_b: from.loader().backend.heads(k_b)?,
+            v_b: from.loader().backend.heads(v_b)?,
             o: from.matrix(&[("o_proj", c.hidden, heads * v_dim, o_columns)])?,
             scale,
             eps: c.rms_eps,

@@ -26,7 +26,9 @@ pub mod tensor;
 #[cfg(test)]
 mod tests;
 
-use super::{Backend, BackendError, Batch, HeadLayout, KvLayout, KvSpec, LatentLayout, RopeStyle, Routing};
+use super::{
+    Backend, BackendError, Batch, HeadLayout, KvDtype, KvLayout, KvSpec, LatentLayout, RopeStyle, Routing,
+};
 use crate::checkpoint::TensorData;
 use crate::protocol::TokenId;
 use group::Member;
@@ -123,6 +125,7 @@ impl Backend for CpuBackend {
     type Vector = Vector;
     type KvCache = Cache;
     type Experts = Experts;
+    type Heads = Vec<Matrix>;
     type Routes = Routes;
 
     fn rank(&self) -> (usize, usize) {
@@ -157,6 +160,10 @@ impl Backend for CpuBackend {
         self.tensor(max_rows, columns)
     }
 
+    fn kv_dtype(&self, full_precision: bool) -> KvDtype {
+        if full_precision { KvDtype::F32 } else { KvDtype::F16 }
+    }
+
     fn kv_cache(&self, spec: &KvSpec, blocks: usize) -> Result<Cache, BackendError> {
         Ok(match spec.layout {
             KvLayout::Heads { .. } => Cache::Heads(KvCache::new(spec, blocks)?),
@@ -166,6 +173,10 @@ impl Backend for CpuBackend {
 
     fn experts(&self, matrices: Vec<Matrix>) -> Result<Experts, BackendError> {
         Experts::new(matrices)
+    }
+
+    fn heads(&self, matrices: Vec<Matrix>) -> Result<Vec<Matrix>, BackendError> {
+        Ok(matrices)
     }
 
     fn routes(&self, max_rows: usize, top_k: usize) -> Result<Routes, BackendError> {
@@ -273,7 +284,7 @@ impl Backend for CpuBackend {
         );
     }
 
-    fn head_linear(&mut self, w: &[Matrix], x: &Tensor, out: &mut Tensor) {
+    fn head_linear(&mut self, w: &Self::Heads, x: &Tensor, out: &mut Tensor) {
         heads::head_linear(&mut self.pool, &mut self.matmul, w, x, out);
     }
 

@@ -153,6 +153,8 @@ pub struct Pinned {
 
 // SAFETY: it owns its memory.
 unsafe impl Send for Pinned {}
+// SAFETY: shared references only read.
+unsafe impl Sync for Pinned {}
 
 impl Pinned {
     /// Its bytes. Copies from it must be done before they are overwritten.
@@ -160,6 +162,13 @@ impl Pinned {
         // SAFETY: initialised, owned, borrowed mutably; a copy under way only reads it, and the
         // owner waits for the stream before it writes again.
         unsafe { std::slice::from_raw_parts_mut(self.pointer, self.bytes) }
+    }
+
+    /// Its first values, once copies to it are done.
+    pub fn floats(&self, count: usize) -> &[f32] {
+        assert!(count * 4 <= self.bytes, "values within their memory");
+        // SAFETY: initialised, owned, aligned to a page.
+        unsafe { std::slice::from_raw_parts(self.pointer.cast(), count) }
     }
 
     /// Its bytes, once copies to it are done.
@@ -228,6 +237,8 @@ pub struct Stream {
 
 // SAFETY: see Context.
 unsafe impl Send for Stream {}
+// SAFETY: the drivers let several threads enqueue to a stream.
+unsafe impl Sync for Stream {}
 
 /// Number of blocks in x, y and z.
 pub type Grid = [u32; 3];

@@ -38,7 +38,9 @@ pub fn architecture_for(vendor: Vendor, device: &str) -> std::result::Result<&'s
     let runs = |have: &&str| match vendor {
         Vendor::Amd => *have == device,
         // PTX is compiled by the driver for its own device.
-        Vendor::Nvidia => number(have).is_some_and(|have| number(device).is_some_and(|device| have <= device)),
+        Vendor::Nvidia => {
+            number(have).is_some_and(|have| number(device).is_some_and(|device| have <= device))
+        }
     };
     built
         .iter()

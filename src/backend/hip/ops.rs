@@ -1,0 +1,665 @@
+//! The operations of [`Backend`] as launches. Grids and the order of arguments are those that the
+//! kernels' own files state; sizes are checked where a kernel would trust them.
+
+use super::device::Grid;
+use super::driver::{DevicePointer, Result as DriverResult};
+use super::kernels::Arguments;
+use super::matrix::{Matrix, Part};
+use super::step::{ListKey, Lists};
+use super::tensor::{Kind, Tensor, Vector};
+use super::{Cache, Experts, Heads, HipBackend, Routes};
+use crate::backend::{
+    Backend, BackendError, Batch, GroupScore, HeadLayout, KvDtype, KvSpec, LatentLayout, RopeStyle, Routing,
+    Scoring,
+};
+use crate::checkpoint::TensorData;
+use crate::protocol::TokenId;
+use std::ops::Range;
+
+/// Work-items of a block, in all kernels but those that say otherwise.
+const THREADS: u32 = 256;
+/// Values of a row that a block of the elementwise kernels takes.
+const VALUES: usize = 2048;
+/// Of rope_angles and of moe_route.
+const ANGLE_THREADS: u32 = 64;
+const ROUTE_THREADS: u32 = 64;
+/// Rows of a prefill item of latent attention: all heads of one are its queries.
+const MLA_ITEM_ROWS: usize = 64;
+/// Most rows that the kernels for few rows take.
+const FEW_ROWS: usize = 16;
+
+impl HipBackend {
+    /// Launches an entry point of kernels/`file`.hip.
+    fn launch(
+        &self,
+        file: &'static str,
+        name: &str,
+        grid: Grid,
+        threads: u32,
+        arguments: Arguments,
+    ) -> DriverResult<()> {
+        if grid.contains(&0) {
+            return Ok(());
+        }
+        let function = self.gpu.kernels.get(file, name)?;
+        // SAFETY: the callers below pass what the kernel's file says; tensors, weights and caches
+        // are freed only after the driver has waited for the device.
+        unsafe { arguments.launch(&self.stream, function, grid, threads) }
+    }
+
+    /// `name_bf16`.
+    fn half(&self, name: &str) -> String {
+        format!("{name}_{}", self.gpu.half.name())
+    }
+
+    /// One part's columns of a product, from column `first` of out on.
+    #[allow(clippy::too_many_arguments)]
+    fn product(
+        &self,
+        part: &Part,
+        columns: usize,
+        bias: DevicePointer,
+        x: &Tensor,
+        out: DevicePointer,
+        out_kind: Kind,
+        stride: usize,
+    ) -> DriverResult<()> {
+        let rows = x.rows();
+        let suffix = part.format.suffix();
+        let to = if out_kind == Kind::F32 { "_to_f32" } else { "" };
+        let entry = |form: &str, shape: &str| format!("{form}{suffix}_{}{to}_{shape}", self.gpu.half.name());
+        let (file, name, grid) = if rows <= FEW_ROWS {
+            let lanes = part.format.lanes_max();
+            let (most, per_block) = match rows {
+                1 => (1, 16),
+                2 => (2, 16),
+                3..=4 if lanes == 4 => (4, 16),
+                _ => (16, 32),
+            };
+            let grid = [blocks(part.rows, per_block), 1, 1];
+            (part.format.gemv_file(), entry("gemv", &format!("m{most}")), grid)
+        } else {
+            let (tile_rows, tile_columns) = tile(rows, part.rows, self.gpu.compute_units);
+            let grid = [blocks(part.rows, tile_columns), blocks(rows, tile_rows), 1];
+            (part.format.gemm_file(), entry("gemm", &format!("{tile_rows}x{tile_columns}")), grid)
+        };
+        let arguments = part.arguments(Arguments::new().pointer(x.pointer()));
+        let arguments =
+            arguments.pointer(bias).pointer(out).size(rows).size(part.rows).size(columns).size(stride);
+        self.launch(file, &name, grid, THREADS, arguments)
+    }
+
+    /// Work lists of a layer, and memory for their partial results.
+    fn lists(&mut self, key: ListKey) -> DriverResult<Lists> {
+        let Self { gpu, stream, step, .. } = self;
+        step.lists(gpu, stream, key)
+    }
+
+    /// (partial results, their statistics) for `partials` rows of `heads` times `dim`.
+    fn partials(
+        &mut self,
+        partials: usize,
+        heads: usize,
+        dim: usize,
+    ) -> DriverResult<(DevicePointer, DevicePointer)> {
+        let values = self.partials.get(&self.gpu, partials * heads * dim * 4)?;
+        Ok((values, self.stats.get(&self.gpu, partials * heads * 8)?))
+    }
+}
+
+/// Blocks that cover `all` with `each`.
+fn blocks(all: usize, each: usize) -> u32 {
+    u32::try_from(all.div_ceil(each)).expect("a grid of fewer than 2^32 blocks")
+}
+
+/// The tile of a product: the largest that still gives every compute unit a block.
+fn tile(rows: usize, columns: usize, compute_units: usize) -> (usize, usize) {
+    let fits =
+        |tile_rows, tile_columns| rows.div_ceil(tile_rows) * columns.div_ceil(tile_columns) >= compute_units;
+    if rows <= 32 {
+        (32, 128)
+    } else if fits(128, 128) {
+        (128, 128)
+    } else {
+        (64, 64)
+    }
+}
+
+fn style_number(style: RopeStyle) -> usize {
+    match style {
+        RopeStyle::Half => 0,
+        RopeStyle::Interleaved => 1,
+    }
+}
+
+fn style_name(style: RopeStyle) -> &'static str {
+    match style {
+        RopeStyle::Half => "half",
+        RopeStyle::Interleaved => "interleaved",
+    }
+}
+
+fn pointer_or_null(vector: Option<&Vector>) -> DevicePointer {
+    vector.map_or(0, Vector::pointer)
+}
+
+impl Backend for HipBackend {
+    type Tensor = Tensor;
+    type Matrix = Matrix;
+    type Vector = Vector;
+    type KvCache = Cache;
+    type Experts = Experts;
+    type Heads = Heads;
+    type Routes = Routes;
+
+    fn rank(&self) -> (usize, usize) {
+        (0, 1)
+    }
+
+    fn matrix(&self, parts: &[TensorData<'_>]) -> Result<Matrix, BackendError> {
+        Matrix::pack(&self.gpu, parts)
+    }
+
+    fn matrix_bytes(&self, m: &Matrix) -> usize {
+        m.bytes()
+    }
+
+    fn matrix_kind(&self, m: &Matrix) -> String {
+        m.kind()
+    }
+
+    fn vector(&self, parts: &[TensorData<'_>]) -> Result<Vector, BackendError> {
+        Vector::load(&self.gpu, parts)
+    }
+
+    fn tensor(&self, max_rows: usize, columns: usize) -> Result<Tensor, BackendError> {
+        Tensor::new(&self.gpu, max_rows, columns, Kind::Half)
+    }
+
+    fn tensor_f32(&self, max_rows: usize, columns: usize) -> Result<Tensor, BackendError> {
+        Tensor::new(&self.gpu, max_rows, columns, Kind::F32)
+    }
+
+    fn tensor_cached(&self, max_rows: usize, columns: usize) -> Result<Tensor, BackendError> {
+        Tensor::new(&self.gpu, max_rows, columns, Kind::F16)
+    }
+
+    fn kv_dtype(&self, _full_precision: bool) -> KvDtype {
+        KvDtype::F16
+    }
+
+    fn kv_cache(&self, spec: &KvSpec, blocks: usize) -> Result<Cache, BackendError> {
+        Cache::new(&self.gpu, &self.stream, spec, blocks)
+    }
+
+    fn experts(&self, matrices: Vec<Matrix>) -> Result<Experts, BackendError> {
+        Experts::new(&self.gpu, &self.stream, matrices)
+    }
+
+    fn heads(&self, matrices: Vec<Matrix>) -> Result<Heads, BackendError> {
+        Heads::new(&self.gpu, &self.stream, matrices)
+    }
+
+    fn routes(&self, max_rows: usize, top_k: usize) -> Result<Routes, BackendError> {
+        Routes::new(&self.gpu, max_rows, top_k)
+    }
+
+    fn begin(&mut self, batch: &Batch) {
+        self.op(|it| it.step.begin(&it.gpu, &it.stream, batch));
+    }
+
+    fn embed(&mut self, table: &Matrix, first: TokenId, out: &mut Tensor) {
+        self.op(|it| {
+            let (rows, columns) = (it.step.rows(), table.columns);
+            let [part] = table.parts.as_slice() else { panic!("an embedding table of one format") };
+            let to = out.output(rows, columns, Kind::F32);
+            let name = match part.format.suffix() {
+                "" => it.half("embed"),
+                suffix => format!("embed{suffix}"),
+            };
+            let arguments = part.arguments(Arguments::new().pointer(it.step.tokens()));
+            let arguments = arguments.pointer(to).size(columns).size(first as usize).size(table.rows);
+            it.launch("embed", &name, [rows as u32, blocks(columns, VALUES), 1], THREADS, arguments)
+        });
+    }
+
+    fn add_rms_norm(
+        &mut self,
+        residual: &mut Tensor,
+        delta: Option<&Tensor>,
+        weight: &Vector,
+        eps: f32,
+        out: &mut Tensor,
+    ) {
+        self.op(|it| {
+            let (rows, columns) = (residual.rows(), residual.columns());
+            assert!(columns <= 16384 && residual.kind() == Kind::F32 && weight.len() == columns);
+            let to = out.output(rows, columns, Kind::Half);
+            let arguments = Arguments::new()
+                .pointer(residual.pointer())
+                .pointer(delta.map_or(0, Tensor::pointer))
+                .pointer(weight.pointer())
+                .pointer(to)
+                .size(columns)
+                .float(eps);
+            it.launch("add_rms_norm", &it.half("add_rms_norm"), [rows as u32, 1, 1], THREADS, arguments)
+        });
+    }
+
+    fn linear(&mut self, w: &Matrix, bias: Option<&Vector>, x: &Tensor, out: &mut Tensor) {
+        self.op(|it| {
+            assert_eq!((x.columns(), x.kind()), (w.columns, Kind::Half), "a linear's input");
+            let kind = out.kind();
+            let to = out.output(x.rows(), w.rows, kind);
+            let mut first = 0;
+            for part in &w.parts {
+                let bias = bias.map_or(0, |bias| bias.pointer() + first as u64 * 4);
+                let to = to + (first * kind.bytes()) as u64;
+                it.product(part, w.columns, bias, x, to, kind, w.rows)?;
+                first += part.rows;
+            }
+            Ok(())
+        });
+    }
+
+    fn rope_angles(&mut self, inv_freq: &Vector, scale: f32, out: &mut Tensor) {
+        self.op(|it| {
+            let (rows, pairs) = (it.step.rows(), inv_freq.len());
+            let to = out.output(rows, 2 * pairs, Kind::F32);
+            let arguments = Arguments::new()
+                .pointer(inv_freq.pointer())
+                .pointer(it.step.positions())
+                .pointer(to)
+                .size(pairs)
+                .float(scale);
+            it.launch("rope_angles", "rope_angles", [rows as u32, 1, 1], ANGLE_THREADS, arguments)
+        });
+    }
+
+    fn rope_kv_write(
+        &mut self,
+        qkv: &mut Tensor,
+        heads: HeadLayout,
+        norms: Option<(&Vector, &Vector, f32)>,
+        angles: &Tensor,
+        style: RopeStyle,
+        kv: &mut Cache,
+        layer: usize,
+    ) {
+        self.op(|it| {
+            let HeadLayout { heads, kv_heads, head_dim } = heads;
+            let rows = qkv.rows();
+            let queries = it.queries.get(&it.gpu, rows * heads * head_dim * 2)?;
+            let (keys, values) = kv.layer(layer);
+            let (q_norm, k_norm, eps) =
+                norms.map_or((None, None, 0.0), |(q, k, eps)| (Some(q), Some(k), eps));
+            let arguments = Arguments::new()
+                .pointer(qkv.pointer())
+                .pointer(pointer_or_null(q_norm))
+                .pointer(pointer_or_null(k_norm))
+                .pointer(angles.pointer())
+                .pointer(it.step.slots())
+                .pointer(queries)
+                .pointer(keys)
+                .pointer(values)
+                .size(heads)
+                .size(kv_heads)
+                .size(head_dim)
+                .size(angles.columns())
+                .size(style_number(style))
+                .float(eps);
+            let padded = head_dim.next_power_of_two().max(16);
+            let grid = [rows as u32, blocks(heads + 2 * kv_heads, VALUES / padded), 1];
+            it.launch("rope_kv_write", &it.half("rope_kv_write"), grid, THREADS, arguments)
+        });
+    }
+
+    fn attention(
+        &mut self,
+        qkv: &Tensor,
+        heads: HeadLayout,
+        scale: f32,
+        window: Option<usize>,
+        kv: &Cache,
+        layer: usize,
+        out: &mut Tensor,
+    ) {
+        self.op(|it| {
+            let HeadLayout { heads, kv_heads, head_dim } = heads;
+            let tile = if head_dim <= 128 { 128 } else { 64 };
+            let lists = it.lists(ListKey { window, item_rows: (tile / (heads / kv_heads)).max(1) })?;
+            let (partials, stats) = it.partials(lists.partials, heads, head_dim)?;
+            let queries = it.queries.get(&it.gpu, qkv.rows() * heads * head_dim * 2)?;
+            let (keys, values) = kv.layer(layer);
+            let to = out.output(qkv.rows(), heads * head_dim, Kind::Half);
+            let begun = || Arguments::new().pointer(queries).pointer(keys).pointer(values);
+            let prefill = begun()
+                .pointer(lists.prefill.1)
+                .pointer(lists.prefill_count)
+                .pointer(it.step.tables())
+                .pointer(to)
+                .size(heads)
+                .size(kv_heads)
+                .size(window.unwrap_or(0))
+                .float(scale);
+            let name = format!("{}_{head_dim}", it.half("attention_prefill"));
+            it.launch(
+                "attention_prefill",
+                &name,
+                [lists.prefill.0 as u32, kv_heads as u32, 1],
+                THREADS,
+                prefill,
+            )?;
+            let decode = begun()
+                .pointer(lists.decode.1)
+                .pointer(it.step.tables())
+                .pointer(to)
+                .pointer(partials)
+                .pointer(stats)
+                .size(heads)
+                .size(kv_heads)
+                .float(scale);
+            let name = format!("{}_{head_dim}", it.half("attention_decode"));
+            it.launch(
+                "attention_decode",
+                &name,
+                [lists.decode.0 as u32, kv_heads as u32, 1],
+                THREADS,
+                decode,
+            )?;
+            let reduce = Arguments::new()
+                .pointer(lists.reduce.1)
+                .pointer(partials)
+                .pointer(stats)
+                .pointer(to)
+                .size(heads)
+                .size(head_dim);
+            let grid = [lists.reduce.0 as u32, blocks(heads * head_dim, VALUES), 1];
+            it.launch("attention_reduce", &it.half("attention_reduce"), grid, THREADS, reduce)
+        });
+    }
+
+    fn joint_qk_norm(
+        &mut self,
+        qkv: &mut Tensor,
+        heads: HeadLayout,
+        q_norm: &Vector,
+        k_norm: &Vector,
+        eps: f32,
+    ) {
+        self.op(|it| {
+            let (rows, columns) = (qkv.rows(), qkv.columns());
+            let (q_dim, k_dim) = (heads.q_dim(), heads.kv_heads * heads.head_dim);
+            let sums = it.sums.get(&it.gpu, rows * 8)?;
+            let begun = Arguments::new().pointer(qkv.pointer()).pointer(sums);
+            let sizes = |arguments: Arguments| arguments.size(columns).size(q_dim).size(k_dim);
+            let grid = [rows as u32, 1, 1];
+            it.launch("joint_qk_norm", &it.half("joint_qk_sums"), grid, THREADS, sizes(begun))?;
+            let scaling = Arguments::new().pointer(qkv.pointer()).pointer(sums);
+            let scaling = sizes(scaling.pointer(q_norm.pointer()).pointer(k_norm.pointer()));
+            let scaling = scaling.float(q_dim as f32).float(k_dim as f32).float(eps);
+            it.launch("joint_qk_norm", &it.half("joint_qk_scale"), grid, THREADS, scaling)
+        });
+    }
+
+    fn mla_rope_kv_write(
+        &mut self,
+        q: &Tensor,
+        latent: &Tensor,
+        layout: LatentLayout,
+        norm: &Vector,
+        eps: f32,
+        angles: &Tensor,
+        style: RopeStyle,
+        kv: &mut Cache,
+        layer: usize,
+        query: &mut Tensor,
+    ) {
+        self.op(|it| {
+            let LatentLayout { heads, rank, nope_dim, rope_dim, .. } = layout;
+            let to = query.output(q.rows(), heads * layout.entry_dim(), Kind::F16);
+            let arguments = Arguments::new()
+                .pointer(q.pointer())
+                .pointer(latent.pointer())
+                .pointer(norm.pointer())
+                .pointer(angles.pointer())
+                .pointer(it.step.slots())
+                .pointer(kv.layer(layer).0)
+                .pointer(to)
+                .size(heads)
+                .size(nope_dim)
+                .size(rope_dim)
+                .size(rank)
+                .float(eps);
+            let name = format!("{}_{}", it.half("mla_kv_write"), style_name(style));
+            it.launch("mla_kv_write", &name, [q.rows() as u32, 1, 1], THREADS, arguments)
+        });
+    }
+
+    fn head_linear(&mut self, w: &Heads, x: &Tensor, out: &mut Tensor) {
+        self.op(|it| {
+            let (rows, half) = (x.rows(), it.gpu.half.name());
+            let (columns, kind) = (out.columns(), out.kind());
+            let to = out.output(rows, columns, kind);
+            let name = |kind| if kind == Kind::F16 { "f16" } else { half };
+            let (tile_rows, tile_columns, shape) =
+                if rows <= 16 { (16, 32, "few") } else { (64, 128, "many") };
+            let arguments = Arguments::new()
+                .pointer(x.pointer())
+                .pointer(w.values.pointer())
+                .pointer(to)
+                .size(rows)
+                .size(w.heads)
+                .size(x.columns() / w.heads)
+                .size(columns / w.heads)
+                .size(w.rows)
+                .size(w.columns);
+            let grid = [blocks(w.rows, tile_columns), w.heads as u32, blocks(rows, tile_rows)];
+            let name = format!("head_linear_{}_{half}_{}_{shape}", name(x.kind()), name(kind));
+            it.launch("head_linear", &name, grid, THREADS, arguments)
+        });
+    }
+
+    fn mla_attention(
+        &mut self,
+        query: &Tensor,
+        layout: LatentLayout,
+        scale: f32,
+        kv: &Cache,
+        layer: usize,
+        out: &mut Tensor,
+    ) {
+        self.op(|it| {
+            let LatentLayout { heads, rank, rope_dim, .. } = layout;
+            let key = ListKey { window: None, item_rows: MLA_ITEM_ROWS };
+            let lists = it.lists(key)?;
+            let (partials, stats) = it.partials(lists.partials, heads, rank)?;
+            let to = out.output(query.rows(), heads * rank, Kind::F16);
+            let cache = kv.layer(layer).0;
+            let (shape, most) = match (rank, rope_dim) {
+                (512, 64) => ("512_64", 32),
+                (..=128, _) => ("to_128", 16),
+                _ => ("to_512", 16),
+            };
+            let begun = |items| {
+                let begun = Arguments::new().pointer(query.pointer()).pointer(cache).pointer(items);
+                begun.pointer(it.step.tables()).pointer(to)
+            };
+            let sizes = |arguments: Arguments| arguments.size(heads).size(rank).size(rope_dim).float(scale);
+            let (items, list) = lists.prefill;
+            let grid = [blocks(MLA_ITEM_ROWS * heads, most), items as u32, 1];
+            it.launch(
+                "mla_prefill",
+                &format!("mla_prefill_{shape}_{most}"),
+                grid,
+                THREADS,
+                sizes(begun(list)),
+            )?;
+
+            let (items, list) = lists.decode;
+            let queries = if heads > 16 { most } else { 16 };
+            let grid = [blocks(heads, queries), items as u32, 1];
+            let decode = sizes(begun(list).pointer(partials).pointer(stats));
+            it.launch("mla_decode", &format!("mla_decode_{shape}_{queries}"), grid, THREADS, decode)?;
+            if lists.partials == 0 {
+                return Ok(());
+            }
+            let reduce = Arguments::new().pointer(list).pointer(partials).pointer(stats).pointer(to);
+            let grid = [blocks(heads * rank, 4 * THREADS as usize), items as u32, 1];
+            it.launch("mla_reduce", "mla_reduce", grid, THREADS, reduce.size(heads).size(rank))
+        });
+    }
+
+    fn moe_route(
+        &mut self,
+        logits: &Tensor,
+        bias: Option<&Vector>,
+        routing: &Routing,
+        local: Range<usize>,
+        routes: &mut Routes,
+    ) {
+        self.op(|it| {
+            let Routing { experts, top_k, groups, .. } = *routing;
+            let rows = logits.rows();
+            assert_eq!((logits.columns(), logits.kind()), (experts, Kind::F32), "router logits");
+            routes.begin(rows, local.len());
+            let flags = [
+                (routing.scoring == Scoring::Sigmoid, 1),
+                (groups.is_some_and(|groups| groups.score == GroupScore::BestTwo), 2),
+                (routing.normalise, 4),
+            ];
+            let flags = flags.into_iter().filter(|(set, _)| *set).map(|(_, flag)| flag).sum();
+            let arguments = Arguments::new()
+                .pointer(logits.pointer())
+                .pointer(pointer_or_null(bias))
+                .pointer(it.step.row_count())
+                .pointer(routes.chosen.pointer())
+                .pointer(routes.weights.pointer())
+                .size(rows)
+                .size(experts)
+                .size(top_k)
+                .size(groups.map_or(0, |groups| groups.count))
+                .size(groups.map_or(0, |groups| groups.keep))
+                .size(local.start)
+                .size(local.end)
+                .size(flags)
+                .float(routing.scale);
+            it.launch("moe_route", "moe_route", [blocks(rows, 2), 1, 1], ROUTE_THREADS, arguments)?;
+            // Pairs that there are not have no row: a gather passes over them.
+            // SAFETY: the routes outlive the step.
+            unsafe { it.stream.fill(&routes.pair_rows, 0xff)? };
+            let arguments = Arguments::new()
+                .pointer(routes.chosen.pointer())
+                .pointer(it.step.row_count())
+                .pointer(routes.pair_rows.pointer())
+                .pointer(routes.pair_of.pointer())
+                .pointer(routes.first_pairs.pointer())
+                .pointer(routes.tiles.pointer())
+                .size(top_k)
+                .size(local.len())
+                .size(routes.tile_rows)
+                .size(routes.tiles_max);
+            it.launch("moe_sort", "moe_sort", [local.len() as u32, 1, 1], THREADS, arguments)
+        });
+    }
+
+    fn moe_dispatch(&mut self, x: &Tensor, routes: &Routes, out: &mut Tensor) {
+        self.op(|it| {
+            let pairs = routes.pairs();
+            let units = x.columns() * x.kind().bytes() / 16;
+            let to = out.output(pairs, x.columns(), x.kind());
+            let arguments = Arguments::new().pointer(x.pointer()).pointer(routes.pair_rows.pointer());
+            let grid = [pairs as u32, blocks(units, 2 * THREADS as usize), 1];
+            it.launch("gather_rows", "gather_rows", grid, THREADS, arguments.pointer(to).size(units))
+        });
+    }
+
+    fn expert_linear(&mut self, w: &Experts, routes: &Routes, x: &Tensor, out: &mut Tensor) {
+        self.op(|it| {
+            let to = out.output(routes.pairs(), w.rows, Kind::Half);
+            let Some(part) = &w.part else { return Ok(()) };
+            assert_eq!((x.columns(), x.kind()), (w.columns, Kind::Half), "an expert's input");
+            let (shape, per_block) = match routes.tile_rows {
+                few @ ..=4 => (format!("m{few}"), 16),
+                16 => ("m16".into(), 32),
+                rows @ 64 => (format!("{rows}x64"), 64),
+                rows => (format!("{rows}x128"), 128),
+            };
+            let name = format!("moe_gemm{}_{}_{shape}", part.format.suffix(), it.gpu.half.name());
+            let arguments = part.arguments(Arguments::new().pointer(x.pointer()));
+            let arguments = arguments.pointer(0).pointer(routes.tiles.pointer()).pointer(to);
+            let grid = [blocks(w.rows, per_block), routes.tiles_max as u32, 1];
+            let arguments = arguments.size(w.rows).size(w.columns);
+            it.launch(part.format.moe_file(), &name, grid, THREADS, arguments)
+        });
+    }
+
+    fn moe_combine(&mut self, x: &Tensor, routes: &Routes, shared: Option<&Tensor>, out: &mut Tensor) {
+        self.op(|it| {
+            let (rows, columns) = (routes.rows, x.columns());
+            let to = out.output(rows, columns, Kind::Half);
+            let arguments = Arguments::new()
+                .pointer(x.pointer())
+                .pointer(routes.chosen.pointer())
+                .pointer(routes.weights.pointer())
+                .pointer(routes.pair_of.pointer())
+                .pointer(shared.map_or(0, Tensor::pointer))
+                .pointer(to)
+                .size(columns)
+                .size(routes.top_k);
+            let grid = [rows as u32, blocks(columns, VALUES), 1];
+            it.launch("moe_combine", &it.half("moe_combine"), grid, THREADS, arguments)
+        });
+    }
+
+    fn expert_bytes_read(&self) -> u64 {
+        0
+    }
+
+    fn all_reduce(&mut self, _x: &mut Tensor) {}
+
+    fn all_gather(&mut self, _x: &Tensor, _out: &mut Tensor) {}
+
+    fn silu_mul(&mut self, gate_up: &Tensor, out: &mut Tensor) {
+        self.op(|it| {
+            let (rows, columns) = (gate_up.rows(), gate_up.columns() / 2);
+            let to = out.output(rows, columns, Kind::Half);
+            let arguments = Arguments::new().pointer(gate_up.pointer()).pointer(to).size(columns);
+            let grid = [rows as u32, blocks(columns, VALUES), 1];
+            it.launch("silu_mul", &it.half("silu_mul"), grid, THREADS, arguments)
+        });
+    }
+
+    fn gather_outputs(&mut self, x: &Tensor, range: Range<usize>, out: &mut Tensor) {
+        self.op(|it| {
+            let units = x.columns() * x.kind().bytes() / 16;
+            let to = out.output(range.len(), x.columns(), x.kind());
+            let arguments = Arguments::new()
+                .pointer(x.pointer())
+                .pointer(it.step.outputs(range.start))
+                .pointer(to)
+                .size(units);
+            let grid = [range.len() as u32, blocks(units, 2 * THREADS as usize), 1];
+            it.launch("gather_rows", "gather_rows", grid, THREADS, arguments)
+        });
+    }
+
+    fn read<'a>(&'a mut self, x: &'a Tensor) -> Result<&'a [f32], BackendError> {
+        self.op(|it| {
+            assert_eq!(x.kind(), Kind::F32, "results are read in f32");
+            let bytes = x.current_bytes();
+            if it.results.as_slice().len() < bytes {
+                it.results = it.gpu.context.pinned(bytes.next_power_of_two())?;
+            }
+            // SAFETY: waited for at once.
+            unsafe { it.stream.download(x.memory(), 0..bytes, &mut it.results)? };
+            it.stream.synchronize()?;
+            it.step.in_flight = false;
+            Ok(())
+        });
+        match self.failure.take() {
+            Some(error) => Err(error),
+            None => Ok(self.results.floats(x.rows() * x.columns())),
+        }
+    }
+}
