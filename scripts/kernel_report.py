@@ -29,7 +29,7 @@ FIELDS = ["name", "vgpr_count", "agpr_count", "sgpr_count", "vgpr_spill_count", 
 def newest():
     found = sorted(ROOT.glob("target/*/build/novastack-*/out/objects.rs"), key=lambda path: path.stat().st_mtime)
     if not found:
-        sys.exit("no objects in target: cargo build, with clang-19 installed")
+        sys.exit("no objects in target: build with clang-19 installed")
     return found[-1].parent
 
 

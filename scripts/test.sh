@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Every check there is: format, lints, docs, Rust tests, and the OpenAI SDK against a live server.
-# Installs what is missing (npm by apt, Python packages into target/). Downloads are kept in
+# Installs what is missing (npm, clang-19 and llvm-19 by apt, Python packages into target/). Downloads are kept in
 # target/ and in the model cache; a second run downloads nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -29,6 +29,13 @@ apt_install() {
   $sudo apt-get update -qq
   $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$@" >/dev/null
 }
+
+# Before anything is built: build.rs compiles the GPU kernels with it.
+step "clang for the GPU kernels"
+missing=()
+command -v clang++-19 >/dev/null || missing+=(clang-19 lld-19)
+command -v llvm-readelf-19 >/dev/null || missing+=(llvm-19)
+[ ${#missing[@]} -eq 0 ] || apt_install "${missing[@]}"
 
 step "cargo fmt"
 cargo fmt --check
@@ -69,6 +76,12 @@ fi
 step "build"
 cargo test --locked --no-run
 program=${CARGO_TARGET_DIR:-target}/debug/novastack
+
+step "registers, spills and occupancy of the GPU kernels"
+out=$(find "${CARGO_TARGET_DIR:-target}" -path '*/build/novastack-*/out/objects.rs' -printf '%T@ %h\n' | sort -n | tail -1)
+scripts/kernel_report.py "${out#* }" | tail -1
+step "the kernels for the host harness"
+scripts/hip_host.sh
 
 step "Python SDK tests"
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')

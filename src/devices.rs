@@ -5,7 +5,8 @@ use novastack::backend::hip::discover::{Device, Found, Library, discover};
 
 pub fn run() {
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-    println!("cpu     {threads} threads, {:?}", Isa::best());
+    let isa = format!("{:?}", Isa::best());
+    println!("cpu     {threads} threads, {}", isa.split('(').next().unwrap_or_default());
     for Found { vendor, library } in discover() {
         let scheme = vendor.scheme();
         match library {

@@ -4,6 +4,7 @@
 mod broken;
 mod config;
 mod dummy;
+mod hip;
 mod oracle;
 mod parallel;
 
@@ -73,6 +74,11 @@ async fn one_by_one_and_all_at_once(name: &str, golden: &str, options: &[&str]) 
     let golden = self::golden(golden);
     let source = format!("tiny={}", golden_dir(name).display());
     let server = Server::start(&[&["--model", &source, "--step-tokens", "32"], options].concat());
+    ask_all(name, &golden, &server).await;
+}
+
+/// The golden's requests to a server that serves its checkpoint as `tiny`.
+async fn ask_all(name: &str, golden: &Value, server: &Server) {
     if let Some(chat) = golden.get("chat") {
         let body = json!({"model": "tiny", "messages": chat["messages"], "add_generation_prompt": true});
         let (status, answer) = server.post("/tokenize", &body).await;
@@ -81,13 +87,13 @@ async fn one_by_one_and_all_at_once(name: &str, golden: &str, options: &[&str]) 
     let cases = golden["cases"].as_array().expect("cases");
     for (index, case) in cases.iter().enumerate() {
         let (status, answer) = server.post("/v1/completions", &request(case)).await;
-        check(name, &golden, index, status, &answer);
+        check(name, golden, index, status, &answer);
     }
     let bodies: Vec<Value> = cases.iter().map(request).collect();
     let answers =
         futures_util::future::join_all(bodies.iter().map(|body| server.post("/v1/completions", body))).await;
     for (index, (status, answer)) in answers.iter().enumerate() {
-        check(name, &golden, index, *status, answer);
+        check(name, golden, index, *status, answer);
     }
 }
 

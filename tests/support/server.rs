@@ -28,10 +28,16 @@ impl Server {
 
     /// The same; the program's stderr when it ends instead.
     pub fn try_start(args: &[&str]) -> Result<Server, String> {
+        Self::try_start_with(args, &[])
+    }
+
+    /// The same, with environment variables.
+    pub fn try_start_with(args: &[&str], environment: &[(&str, &str)]) -> Result<Server, String> {
         let mut child = Command::new(env!("CARGO_BIN_EXE_novastack"))
             .args(["serve", "--port", "0", "--threads", "2"])
             .args(args)
             .env_remove("NOVASTACK_API_KEYS")
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
