@@ -2,7 +2,7 @@
 //! in kernels/, each with its shapes and its bound; what they compute is what the CPU backend
 //! computes, with activations in 16 bits and sums in f32.
 //!
-//! Work goes to one stream in the order of calls and is waited for in [`Backend::read`] alone. An
+//! Work goes to one stream in the order of calls and is waited for in [`read`](super::Backend::read) alone. An
 //! operation that fails leaves its error for that call, and those after it do nothing: a step that
 //! went wrong ends there, with the first cause.
 //!
