@@ -192,7 +192,11 @@ impl Driver {
         }
         let (path, error) = missing.expect("there was a candidate");
         Err(DriverError::Library(match set {
-            Some(_) => format!("{variable}={path} cannot be opened: {error}"),
+            // The loader's own words are the error's source.
+            Some(_) => match std::error::Error::source(&error) {
+                Some(why) => format!("{variable}={path} cannot be opened: {why}"),
+                None => format!("{variable}={path} cannot be opened: {error}"),
+            },
             None => format!("{path} not found: {remedy}"),
         }))
     }
@@ -231,7 +235,10 @@ impl Driver {
         };
         let driver = Self { vendor, path, entries, special, _library: library };
         // SAFETY: no arguments but flags.
-        driver.check("init", unsafe { (driver.entries.init)(0) })?;
+        match unsafe { (driver.entries.init)(0) } {
+            NO_DEVICE => {}
+            status => driver.check("init", status)?,
+        }
         Ok(driver)
     }
 

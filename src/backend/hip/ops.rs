@@ -1,6 +1,8 @@
 //! The operations of [`Backend`] as launches. Grids and the order of arguments are those that the
 //! kernels' own files state; sizes are checked where a kernel would trust them.
 
+mod moe;
+
 use super::device::Grid;
 use super::driver::{DevicePointer, Result as DriverResult};
 use super::kernels::Arguments;
@@ -9,8 +11,7 @@ use super::step::{ListKey, Lists};
 use super::tensor::{Kind, Tensor, Vector};
 use super::{Cache, Experts, Heads, HipBackend, Routes};
 use crate::backend::{
-    Backend, BackendError, Batch, GroupScore, HeadLayout, KvDtype, KvSpec, LatentLayout, RopeStyle, Routing,
-    Scoring,
+    Backend, BackendError, Batch, HeadLayout, KvDtype, KvSpec, LatentLayout, RopeStyle, Routing,
 };
 use crate::checkpoint::TensorData;
 use crate::protocol::TokenId;
@@ -518,98 +519,19 @@ impl Backend for HipBackend {
         local: Range<usize>,
         routes: &mut Routes,
     ) {
-        self.op(|it| {
-            let Routing { experts, top_k, groups, .. } = *routing;
-            let rows = logits.rows();
-            assert_eq!((logits.columns(), logits.kind()), (experts, Kind::F32), "router logits");
-            routes.begin(rows, local.len());
-            let flags = [
-                (routing.scoring == Scoring::Sigmoid, 1),
-                (groups.is_some_and(|groups| groups.score == GroupScore::BestTwo), 2),
-                (routing.normalise, 4),
-            ];
-            let flags = flags.into_iter().filter(|(set, _)| *set).map(|(_, flag)| flag).sum();
-            let arguments = Arguments::new()
-                .pointer(logits.pointer())
-                .pointer(pointer_or_null(bias))
-                .pointer(it.step.row_count())
-                .pointer(routes.chosen.pointer())
-                .pointer(routes.weights.pointer())
-                .size(rows)
-                .size(experts)
-                .size(top_k)
-                .size(groups.map_or(0, |groups| groups.count))
-                .size(groups.map_or(0, |groups| groups.keep))
-                .size(local.start)
-                .size(local.end)
-                .size(flags)
-                .float(routing.scale);
-            it.launch("moe_route", "moe_route", [blocks(rows, 2), 1, 1], ROUTE_THREADS, arguments)?;
-            // Pairs that there are not have no row: a gather passes over them.
-            // SAFETY: the routes outlive the step.
-            unsafe { it.stream.fill(&routes.pair_rows, 0xff)? };
-            let arguments = Arguments::new()
-                .pointer(routes.chosen.pointer())
-                .pointer(it.step.row_count())
-                .pointer(routes.pair_rows.pointer())
-                .pointer(routes.pair_of.pointer())
-                .pointer(routes.first_pairs.pointer())
-                .pointer(routes.tiles.pointer())
-                .size(top_k)
-                .size(local.len())
-                .size(routes.tile_rows)
-                .size(routes.tiles_max);
-            it.launch("moe_sort", "moe_sort", [local.len() as u32, 1, 1], THREADS, arguments)
-        });
+        self.op(|it| it.route(logits, bias, routing, local, routes));
     }
 
     fn moe_dispatch(&mut self, x: &Tensor, routes: &Routes, out: &mut Tensor) {
-        self.op(|it| {
-            let pairs = routes.pairs();
-            let units = x.columns() * x.kind().bytes() / 16;
-            let to = out.output(pairs, x.columns(), x.kind());
-            let arguments = Arguments::new().pointer(x.pointer()).pointer(routes.pair_rows.pointer());
-            let grid = [pairs as u32, blocks(units, 2 * THREADS as usize), 1];
-            it.launch("gather_rows", "gather_rows", grid, THREADS, arguments.pointer(to).size(units))
-        });
+        self.op(|it| it.dispatch(x, routes, out));
     }
 
     fn expert_linear(&mut self, w: &Experts, routes: &Routes, x: &Tensor, out: &mut Tensor) {
-        self.op(|it| {
-            let to = out.output(routes.pairs(), w.rows, Kind::Half);
-            let Some(part) = &w.part else { return Ok(()) };
-            assert_eq!((x.columns(), x.kind()), (w.columns, Kind::Half), "an expert's input");
-            let (shape, per_block) = match routes.tile_rows {
-                few @ ..=4 => (format!("m{few}"), 16),
-                16 => ("m16".into(), 32),
-                rows @ 64 => (format!("{rows}x64"), 64),
-                rows => (format!("{rows}x128"), 128),
-            };
-            let name = format!("moe_gemm{}_{}_{shape}", part.format.suffix(), it.gpu.half.name());
-            let arguments = part.arguments(Arguments::new().pointer(x.pointer()));
-            let arguments = arguments.pointer(0).pointer(routes.tiles.pointer()).pointer(to);
-            let grid = [blocks(w.rows, per_block), routes.tiles_max as u32, 1];
-            let arguments = arguments.size(w.rows).size(w.columns);
-            it.launch(part.format.moe_file(), &name, grid, THREADS, arguments)
-        });
+        self.op(|it| it.experts_product(w, routes, x, out));
     }
 
     fn moe_combine(&mut self, x: &Tensor, routes: &Routes, shared: Option<&Tensor>, out: &mut Tensor) {
-        self.op(|it| {
-            let (rows, columns) = (routes.rows, x.columns());
-            let to = out.output(rows, columns, Kind::Half);
-            let arguments = Arguments::new()
-                .pointer(x.pointer())
-                .pointer(routes.chosen.pointer())
-                .pointer(routes.weights.pointer())
-                .pointer(routes.pair_of.pointer())
-                .pointer(shared.map_or(0, Tensor::pointer))
-                .pointer(to)
-                .size(columns)
-                .size(routes.top_k);
-            let grid = [rows as u32, blocks(columns, VALUES), 1];
-            it.launch("moe_combine", &it.half("moe_combine"), grid, THREADS, arguments)
-        });
+        self.op(|it| it.combine(x, routes, shared, out));
     }
 
     fn expert_bytes_read(&self) -> u64 {
