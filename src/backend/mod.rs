@@ -400,7 +400,7 @@ pub trait Backend: Send + 'static {
         shared: Option<&Self::Tensor>,
         out: &mut Self::Tensor,
     );
-    /// Weight bytes that [`Backend::expert_linear`] has read so far.
+    /// Weight bytes that [`Backend::expert_linear`] has read so far; 0 where a backend does not count.
     fn expert_bytes_read(&self) -> u64;
 
     /// x = the sum of all ranks' x, in the order of ranks. A collective.

@@ -227,7 +227,11 @@ const COUNTERS: [Stat; 9] = [
     ("preemptions", "Sequences preempted for lack of KV blocks", |s| s.preemptions),
     ("attended_positions", "KV positions that attention read, padding included", |s| s.attended_positions),
     ("useful_positions", "KV positions that the rows needed", |s| s.useful_positions),
-    ("expert_bytes", "Bytes of experts' weights that steps read, on the first rank", |s| s.expert_bytes),
+    (
+        "expert_bytes",
+        "Bytes of experts' weights that steps read, on the first rank; not counted on GPUs",
+        |s| s.expert_bytes,
+    ),
 ];
 
 impl Collector for Engines {

@@ -12,9 +12,9 @@ const STAGING_BYTES: usize = 8 << 20;
 /// The 16-bit type of activations and of weights that are not quantised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Half {
-    /// For checkpoints in bf16, whose activations may be beyond f16's range.
+    /// For all others, whose activations may be beyond f16's range.
     Bf16,
-    /// For checkpoints in f16 or f32.
+    /// For checkpoints in f32: closer to them than bf16.
     F16,
 }
 

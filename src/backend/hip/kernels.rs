@@ -49,6 +49,9 @@ pub fn architecture_for(vendor: Vendor, device: &str) -> std::result::Result<&'s
         .ok_or_else(|| format!("device {device}: no kernels built for it; built: {}", built.join(", ")))
 }
 
+/// `hipErrorNotFound`, `CUDA_ERROR_NOT_FOUND`.
+const NOT_FOUND: i32 = 500;
+
 /// Kernels of one device, each file loaded when one of its entry points is first wanted.
 pub struct Kernels {
     context: Context,
@@ -82,7 +85,16 @@ impl Kernels {
             modules.insert(file, self.context.module(&image)?);
         }
         let c_name = CString::new(name).expect("names of kernels have no zeros");
-        let function = modules[file].function(&c_name)?;
+        let function = modules[file].function(&c_name).map_err(|error| match error {
+            DriverError::Call { code: NOT_FOUND, .. } => {
+                let text = format!(
+                    "there is no kernel {name} for {}: a shape or type without one",
+                    self.architecture
+                );
+                DriverError::Library(text)
+            }
+            error => error,
+        })?;
         functions.insert(name.to_owned(), function);
         Ok(function)
     }

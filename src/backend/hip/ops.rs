@@ -4,7 +4,7 @@
 mod moe;
 
 use super::device::Grid;
-use super::driver::{DevicePointer, Result as DriverResult};
+use super::driver::{DevicePointer, DriverError, Result as DriverResult};
 use super::kernels::Arguments;
 use super::matrix::{Matrix, Part};
 use super::step::{ListKey, Lists};
@@ -113,6 +113,14 @@ fn blocks(all: usize, each: usize) -> u32 {
     u32::try_from(all.div_ceil(each)).expect("a grid of fewer than 2^32 blocks")
 }
 
+/// What a kernel would get wrong without a word.
+fn check(fits: bool, what: &str) -> DriverResult<()> {
+    match fits {
+        true => Ok(()),
+        false => Err(DriverError::Library(format!("{what} has no GPU kernel"))),
+    }
+}
+
 /// The tile of a product: the largest that still gives every compute unit a block.
 fn tile(rows: usize, columns: usize, compute_units: usize) -> (usize, usize) {
     let fits =
@@ -123,13 +131,6 @@ fn tile(rows: usize, columns: usize, compute_units: usize) -> (usize, usize) {
         (128, 128)
     } else {
         (64, 64)
-    }
-}
-
-fn style_number(style: RopeStyle) -> usize {
-    match style {
-        RopeStyle::Half => 0,
-        RopeStyle::Interleaved => 1,
     }
 }
 
@@ -307,9 +308,10 @@ impl Backend for HipBackend {
                 .size(kv_heads)
                 .size(head_dim)
                 .size(angles.columns())
-                .size(style_number(style))
+                .size(usize::from(style == RopeStyle::Interleaved))
                 .float(eps);
-            let padded = head_dim.next_power_of_two().max(16);
+            // Heads of 64 and less take as many lanes.
+            let padded = head_dim.next_power_of_two().max(64);
             let grid = [rows as u32, blocks(heads + 2 * kv_heads, VALUES / padded), 1];
             it.launch("rope_kv_write", &it.half("rope_kv_write"), grid, THREADS, arguments)
         });
@@ -327,6 +329,7 @@ impl Backend for HipBackend {
     ) {
         self.op(|it| {
             let HeadLayout { heads, kv_heads, head_dim } = heads;
+            check(heads / kv_heads <= 16, "more than 16 query heads for a kv head")?;
             let tile = if head_dim <= 128 { 128 } else { 64 };
             let lists = it.lists(ListKey { window, item_rows: (tile / (heads / kv_heads)).max(1) })?;
             let (partials, stats) = it.partials(lists.partials, heads, head_dim)?;
@@ -472,6 +475,7 @@ impl Backend for HipBackend {
     ) {
         self.op(|it| {
             let LatentLayout { heads, rank, rope_dim, .. } = layout;
+            check(rank.is_multiple_of(16) && rank <= 512 && rope_dim <= 64, "a latent of that shape")?;
             let key = ListKey { window: None, item_rows: MLA_ITEM_ROWS };
             let lists = it.lists(key)?;
             let (partials, stats) = it.partials(lists.partials, heads, rank)?;
@@ -534,13 +538,17 @@ impl Backend for HipBackend {
         self.op(|it| it.combine(x, routes, shared, out));
     }
 
+    /// Not counted: which experts are active is known on the device alone.
     fn expert_bytes_read(&self) -> u64 {
         0
     }
 
+    /// The sum over one rank.
     fn all_reduce(&mut self, _x: &mut Tensor) {}
 
-    fn all_gather(&mut self, _x: &Tensor, _out: &mut Tensor) {}
+    fn all_gather(&mut self, _x: &Tensor, _out: &mut Tensor) {
+        panic!("a rank that is alone has all columns: nothing is gathered");
+    }
 
     fn silu_mul(&mut self, gate_up: &Tensor, out: &mut Tensor) {
         self.op(|it| {
