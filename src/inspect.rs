@@ -149,7 +149,7 @@ fn report(args: &InspectArgs) -> Result<Report, String> {
     };
     let cpu = given.is_none().then(|| {
         let served: Vec<_> = formats.iter().map(StoredFormat::on_cpu).collect();
-        model.given(&served, Device::cpu(crate::serve::free_memory_bytes()), 1)
+        model.given(&served, Device::cpu(crate::load::free_memory_bytes()), 1)
     });
     Ok(Report {
         model: resolved.served_name,

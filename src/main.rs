@@ -1,11 +1,13 @@
 //! The command line. Parts are wired together here, in [`serve`] and in [`inspect`], nowhere else.
 
+mod device;
 mod devices;
 mod inspect;
+mod load;
 mod serve;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use novastack::backend::hip::driver::Vendor;
+use clap::{Args, Parser, Subcommand};
+use load::LoadArgs;
 use novastack::checkpoint::resolve::{Places, resolve};
 use std::net::IpAddr;
 use std::process::ExitCode;
@@ -52,14 +54,6 @@ struct InspectArgs {
     json: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum LoadFormat {
-    /// The checkpoint's own weights.
-    Auto,
-    /// Seeded random weights from config.json alone, for benchmarks.
-    Dummy,
-}
-
 #[derive(Args)]
 struct ServeArgs {
     /// What to serve: `[name=]source`, where source is a directory in Hugging Face layout, a
@@ -69,12 +63,8 @@ struct ServeArgs {
     /// The name that callers use, for the --model of the same position.
     #[arg(long, value_name = "NAME")]
     served_model_name: Vec<String>,
-    /// Where weights come from.
-    #[arg(long, value_enum, default_value = "auto")]
-    load_format: LoadFormat,
-    /// Seed of the dummy weights.
-    #[arg(long, default_value_t = 0)]
-    dummy_seed: u64,
+    #[command(flatten)]
+    load: LoadArgs,
     /// Address to listen on. Any but a loopback address needs --api-key.
     #[arg(long, default_value = "127.0.0.1")]
     host: IpAddr,
@@ -97,35 +87,9 @@ struct ServeArgs {
     /// Serve without keys on an address that others can reach.
     #[arg(long)]
     allow_unauthenticated: bool,
-    /// What to compute on: cpu, or a GPU as `novastack devices` lists it, hip:0 or cuda:0.
-    #[arg(long, default_value = "cpu", value_parser = parse_device)]
-    device: DeviceChoice,
-    /// Of a GPU's memory, how much weights and KV cache may take together.
-    #[arg(long, default_value_t = 0.9, value_parser = parse_fraction, value_name = "FRACTION")]
-    gpu_memory_utilization: f64,
-    /// Ranks that share each model: weights, heads and experts are split over them. On the CPU a
-    /// rank is a thread or more of --threads.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024), value_name = "RANKS")]
-    tensor_parallel: u16,
-    /// CPU threads per model [default: all cores].
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
-    threads: Option<u16>,
-    /// Longest prompt and output together [default: what the model was made for, as far as the KV cache holds it].
-    #[arg(long, value_parser = clap::value_parser!(u32).range(2..))]
-    max_context: Option<u32>,
-    /// KV cache per model: bytes, or with a suffix K, M, G [default: a quarter of the free memory
-    /// at the most].
-    #[arg(long, value_parser = parse_bytes, value_name = "SIZE")]
-    kv_cache_memory: Option<usize>,
-    /// Sequences that run at once.
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65536))]
-    max_running: u32,
     /// Requests that may wait; one more is answered 429.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     max_queued: u32,
-    /// Tokens that one step computes at the most, prefill and decode together.
-    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(16..=65536))]
-    step_tokens: u32,
     /// Seconds after which a request is given up.
     #[arg(long, default_value = "600", value_parser = parse_seconds, value_name = "SECONDS")]
     request_timeout: Duration,
@@ -135,32 +99,6 @@ struct ServeArgs {
     /// Largest request body: bytes, or with a suffix K, M, G.
     #[arg(long, default_value = "16M", value_parser = parse_bytes, value_name = "SIZE")]
     max_body: usize,
-}
-
-/// Where a model runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum DeviceChoice {
-    Cpu,
-    Gpu(Vendor, usize),
-}
-
-fn parse_device(text: &str) -> Result<DeviceChoice, String> {
-    if text == "cpu" {
-        return Ok(DeviceChoice::Cpu);
-    }
-    let vendors = [Vendor::Amd, Vendor::Nvidia];
-    let gpu = text.split_once(':').and_then(|(scheme, number)| {
-        let vendor = vendors.into_iter().find(|vendor| vendor.scheme() == scheme)?;
-        Some(DeviceChoice::Gpu(vendor, number.parse().ok()?))
-    });
-    gpu.ok_or_else(|| "must be cpu, hip:N or cuda:N, as `novastack devices` lists them".into())
-}
-
-fn parse_fraction(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(fraction) if fraction > 0.0 && fraction <= 1.0 => Ok(fraction),
-        _ => Err("a number above 0 and up to 1 is expected".into()),
-    }
 }
 
 /// "512M" -> 536870912.

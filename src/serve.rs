@@ -1,23 +1,15 @@
 //! `novastack serve`: listen, load, answer, drain. The port is open from the start, so that
 //! `/health` can say what is loading; a model that cannot be loaded ends the program.
 
-use crate::{DeviceChoice, LoadFormat, ServeArgs};
-use novastack::backend::cpu::CpuBackend;
-use novastack::backend::hip::HipBackend;
-use novastack::backend::hip::gpu::{Gpu, Half};
-use novastack::backend::{Backend, KV_BLOCK_TOKENS};
-use novastack::checkpoint::Checkpoint;
+use crate::ServeArgs;
+use crate::load::{self, Loaded};
 use novastack::checkpoint::resolve::{Places, Resolved, resolve, served_name};
 use novastack::clock::Clock;
-use novastack::engine::executor::{DeviceExecutor, Executor, Rank};
-use novastack::engine::plan::{PlannedSeq, SampleSpec, SeqId, StepPlan};
 use novastack::engine::worker::{self, EngineConfig};
 use novastack::gateway::{self, Cors, GenerationDefaults, LocalModel, Registry, ServerConfig};
-use novastack::model::{self, Loader, ModelConfig, Weights};
-use novastack::protocol::SamplingParams;
 use novastack::text::{ChatTemplate, Tokenizer};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::net::TcpListener;
 
 /// Silence on a stream after which a comment is sent, well under the idle limits of proxies.
@@ -29,9 +21,6 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Connections at a time; more wait until one of these closes.
 const CONNECTIONS_MAX: usize = 4096;
-
-/// Free memory where the system does not tell.
-const ASSUMED_FREE_BYTES: usize = 4 << 30;
 
 pub fn run(args: ServeArgs) -> Result<(), String> {
     gateway::check_bind(args.host, !args.api_keys.is_empty(), args.allow_unauthenticated)?;
@@ -165,49 +154,8 @@ fn cors(origins: &[String]) -> Cors {
 }
 
 fn load(args: &ServeArgs, name: &str, resolved: &Resolved) -> Result<LocalModel, String> {
-    let dummy = args.load_format == LoadFormat::Dummy;
-    let checkpoint = match dummy {
-        true => Checkpoint::open_config(&resolved.path),
-        false => Checkpoint::open(&resolved.path),
-    }
-    .map_err(|error| error.to_string())?;
-    let shape = ModelConfig::from_json(&checkpoint.config).map_err(|error| error.to_string())?;
-    let weights = if dummy {
-        Weights::Dummy { seed: args.dummy_seed }
-    } else {
-        Weights::Checkpoint(&checkpoint, shape.quantization.as_ref())
-    };
-
-    let threads = match args.threads {
-        Some(threads) => threads as usize,
-        None => std::thread::available_parallelism().map_or(1, |n| n.get()),
-    };
-    let opened = Opened { args, name, resolved, checkpoint: &checkpoint, shape: &shape, weights, threads };
-    let (max_context, kv_blocks, mut executor) = match args.device {
-        DeviceChoice::Cpu => {
-            let backends = CpuBackend::group(args.tensor_parallel as usize, threads);
-            opened.start(backends, || Ok(free_memory_bytes() / 4))?
-        }
-        DeviceChoice::Gpu(vendor, number) => {
-            if args.tensor_parallel > 1 {
-                return Err(
-                    "--tensor-parallel needs --device cpu: several GPUs for one model are not supported yet"
-                        .into(),
-                );
-            }
-            // Activations of checkpoints in bf16 may be beyond f16's range.
-            let half = if shape.full_precision { Half::F16 } else { Half::Bf16 };
-            let gpu = Gpu::open(vendor, number, half).map_err(|error| error.to_string())?;
-            let backend = HipBackend::new(gpu.clone()).map_err(|error| error.to_string())?;
-            opened.start(vec![backend], || {
-                let (free, total) = gpu.context.memory().map_err(|error| error.to_string())?;
-                let kept = total as f64 * (1.0 - args.gpu_memory_utilization);
-                Ok(free.saturating_sub(kept as usize))
-            })?
-        }
-    };
-    warm_up(&mut *executor)?;
-
+    let Loaded { checkpoint, shape, executor, max_context, kv_blocks } =
+        load::load(&args.load, name, resolved)?;
     let tokenizer = match &checkpoint.tokenizer {
         Some(_) => {
             Some(Arc::new(Tokenizer::from_checkpoint(&checkpoint).map_err(|error| error.to_string())?))
@@ -219,9 +167,9 @@ fn load(args: &ServeArgs, name: &str, resolved: &Resolved) -> Result<LocalModel,
             name: name.to_string(),
             max_context,
             kv_blocks,
-            max_running: args.max_running as usize,
+            max_running: args.load.max_running as usize,
             max_queued: args.max_queued as usize,
-            step_token_budget: args.step_tokens.max(args.max_running) as usize,
+            step_token_budget: args.load.step_rows(),
             vocab: shape.vocab,
             cache_salt: 0,
         },
@@ -243,163 +191,4 @@ fn load(args: &ServeArgs, name: &str, resolved: &Resolved) -> Result<LocalModel,
         created_unix_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         root: resolved.path.display().to_string(),
     })
-}
-
-/// A checkpoint and what is to become of it.
-struct Opened<'a> {
-    args: &'a ServeArgs,
-    name: &'a str,
-    resolved: &'a Resolved,
-    checkpoint: &'a Checkpoint,
-    shape: &'a ModelConfig,
-    weights: Weights<'a>,
-    threads: usize,
-}
-
-impl Opened<'_> {
-    /// Loads the weights onto the ranks' backends, then allocates KV caches in what `kv_memory`
-    /// says is left: (longest context, blocks, the ranks at work).
-    fn start<B: Backend + Sync>(
-        self,
-        backends: Vec<B>,
-        kv_memory: impl FnOnce() -> Result<usize, String>,
-    ) -> Result<(usize, usize, Box<dyn Executor>), String> {
-        let Self { args, name, resolved, checkpoint, shape, weights, threads } = self;
-        let started = Instant::now();
-        let step_rows = args.step_tokens.max(args.max_running) as usize;
-        let ranks = backends.len();
-        let bar = progress_bar(name);
-        let mut models = Vec::with_capacity(ranks);
-        for backend in &backends {
-            let loader = Loader::new(backend, shape, weights);
-            let model = model::load(&loader, step_rows, threads, &|_, total| {
-                bar.set_length((total * ranks) as u64);
-                bar.inc(1);
-            });
-            models.push(model.map_err(|error| format!("{}: {error}", resolved.path.display()))?);
-            log_weights(name, backend.rank().0, &loader);
-        }
-        bar.finish_and_clear();
-        checkpoint.release_pages();
-
-        let spec = models[0].kv_spec();
-        let block_bytes = spec.block_bytes() * ranks;
-        let wanted = args.max_context.map_or(shape.max_context, |n| (n as usize).min(shape.max_context));
-        if args.max_context.is_some_and(|n| n as usize > wanted) {
-            tracing::warn!(
-                model = name,
-                max_context = wanted,
-                "--max-context is more than the checkpoint was made for"
-            );
-        }
-        let kv_left = kv_memory()?;
-        let kv_bytes = args.kv_cache_memory.unwrap_or_else(|| {
-            let all_slots = wanted.div_ceil(KV_BLOCK_TOKENS).saturating_mul(args.max_running as usize);
-            all_slots.saturating_mul(block_bytes).min(kv_left)
-        });
-        let kv_blocks = kv_bytes / block_bytes;
-        let max_context = wanted.min(kv_blocks * KV_BLOCK_TOKENS);
-        if max_context < 2 {
-            return Err(format!(
-                "the KV cache of {kv_bytes} bytes holds no block: one takes {block_bytes} bytes (--kv-cache-memory)"
-            ));
-        }
-        if max_context < wanted {
-            tracing::warn!(
-                model = name,
-                wanted,
-                max_context,
-                "the KV cache is smaller than the context (--kv-cache-memory)"
-            );
-        }
-        let mut group = Vec::with_capacity(ranks);
-        for (backend, model) in backends.into_iter().zip(models) {
-            let kv = backend.kv_cache(&spec, kv_blocks).map_err(|error| error.to_string())?;
-            group.push(Rank { backend, model, kv });
-        }
-        tracing::info!(
-            model = name,
-            family = ?shape.family,
-            ranks,
-            kv_mb = (kv_blocks * block_bytes) >> 20,
-            kv_bytes_per_token = spec.token_bytes() * ranks,
-            kv_blocks,
-            max_context,
-            threads,
-            seconds = started.elapsed().as_secs_f32(),
-            "loaded"
-        );
-        Ok((max_context, kv_blocks, Box::new(DeviceExecutor::spawn(group, kv_blocks))))
-    }
-}
-
-/// What each matrix became, and the memory it takes.
-fn log_weights<B: Backend>(name: &str, rank: usize, loader: &Loader<'_, B>) {
-    let ledger = loader.ledger();
-    for (kind, total) in &ledger {
-        tracing::info!(
-            model = name,
-            rank,
-            names = kind.names,
-            stored = kind.stored,
-            served = kind.served,
-            matrices = total.matrices,
-            mb = total.bytes as f64 / 1e6,
-            "weights"
-        );
-    }
-    let bytes: usize = ledger.values().map(|total| total.bytes).sum();
-    tracing::info!(model = name, rank, mb = bytes as f64 / 1e6, "all weights");
-    if let Some(skipped) = loader.skipped_layers() {
-        tracing::info!(model = name, rank, skipped, "multi-token-prediction layers are not loaded");
-    }
-}
-
-/// One prefill of two tokens and a sample: pages are touched and threads are up before the
-/// first request. It writes to block 0, which the first sequence overwrites.
-fn warm_up(executor: &mut dyn Executor) -> Result<(), String> {
-    let plan = StepPlan {
-        seqs: vec![PlannedSeq {
-            seq: SeqId(u64::MAX),
-            tokens: vec![0, 0],
-            start: 0,
-            blocks: vec![0],
-            sample: Some(SampleSpec {
-                choice: 0,
-                output_index: 0,
-                prompt: Arc::from([]),
-                output: Vec::new(),
-            }),
-            prompt_targets: Vec::new(),
-            params: Arc::new(SamplingParams { temperature: 0.0, ..SamplingParams::default() }),
-        }],
-    };
-    let ticket = executor.launch(plan).map_err(|error| error.to_string())?;
-    match executor.collect(ticket) {
-        Err(error) => Err(format!("the warm-up step failed: {error}")),
-        Ok(output) if !output.broken.is_empty() => {
-            Err("the warm-up step gave logits that are not finite: the weights are broken".into())
-        }
-        Ok(_) => Ok(()),
-    }
-}
-
-fn progress_bar(name: &str) -> indicatif::ProgressBar {
-    let bar = indicatif::ProgressBar::new(0);
-    if let Ok(style) =
-        indicatif::ProgressStyle::with_template("loading {msg} {bar:30} {pos}/{len} parts, {elapsed}")
-    {
-        bar.set_style(style);
-    }
-    bar.with_message(name.to_string())
-}
-
-/// What the system says could be had without swapping.
-pub(crate) fn free_memory_bytes() -> usize {
-    let available = || -> Option<usize> {
-        let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-        let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
-        line.split_whitespace().nth(1)?.parse::<usize>().ok()?.checked_mul(1024)
-    };
-    available().unwrap_or(ASSUMED_FREE_BYTES)
 }
