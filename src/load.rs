@@ -4,8 +4,8 @@ use crate::device::DeviceChoice;
 use crate::parse_bytes;
 use clap::{Args, ValueEnum};
 use novastack::backend::cpu::CpuBackend;
-use novastack::backend::hip::HipBackend;
 use novastack::backend::hip::gpu::{Gpu, Half};
+use novastack::backend::hip::{HipBackend, Options};
 use novastack::backend::{Backend, KV_BLOCK_TOKENS};
 use novastack::checkpoint::Checkpoint;
 use novastack::checkpoint::resolve::Resolved;
@@ -43,6 +43,13 @@ pub struct LoadArgs {
     /// Of a GPU's memory, how much weights and KV cache may take together.
     #[arg(long, default_value_t = 0.9, value_parser = parse_fraction, value_name = "FRACTION")]
     pub gpu_memory_utilization: f64,
+    /// On GPUs: launch every kernel by itself, do not replay recorded decode steps.
+    #[arg(long)]
+    pub enforce_eager: bool,
+    /// On GPUs: what a sequence gets does not depend on what else is computed, bit by bit; slower.
+    /// The CPU always keeps to this.
+    #[arg(long)]
+    pub deterministic: bool,
     /// Ranks that share each model: weights, heads and experts are split over them. On the CPU a
     /// rank is a thread or more of --threads.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024), value_name = "RANKS")]
@@ -122,8 +129,13 @@ pub fn load(args: &LoadArgs, name: &str, resolved: &Resolved) -> Result<Loaded, 
             }
             // Activations of checkpoints in bf16 may be beyond f16's range.
             let half = if shape.full_precision { Half::F16 } else { Half::Bf16 };
+            let options = Options {
+                rows_max: args.step_rows(),
+                eager: args.enforce_eager,
+                deterministic: args.deterministic,
+            };
             let gpu = Gpu::open(vendor, *number, half).map_err(|error| error.to_string())?;
-            let backend = HipBackend::new(gpu.clone()).map_err(|error| error.to_string())?;
+            let backend = HipBackend::new(gpu.clone(), options).map_err(|error| error.to_string())?;
             opened.start(vec![backend], || {
                 let (free, total) = gpu.context.memory().map_err(|error| error.to_string())?;
                 let kept = total as f64 * (1.0 - args.gpu_memory_utilization);

@@ -9,7 +9,7 @@
 use super::kv::BLOCK_TOKENS;
 use super::plan::{StepOutput, StepPlan};
 use super::sampler::{SampleError, Sampler};
-use crate::backend::{Backend, Batch, KV_BLOCK_TOKENS, SeqSpan};
+use crate::backend::{BROKEN, Backend, Batch, Choice, KV_BLOCK_TOKENS, SeqSpan};
 use crate::model::{LOGIT_ROWS_MAX, Model};
 use crate::protocol::TokenLogprob;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -183,42 +183,89 @@ impl<B: Backend> Device<B> {
         }
         batch.outputs = wants.iter().map(|(row, _)| *row).collect();
         let Rank { backend, model, kv } = &mut self.rank;
+        let vocab = model.vocab();
+        // What the device chooses by itself, and what the host has to see the logits for.
+        let choices = wants.iter().map(|(_, want)| match want {
+            Want::Sample(index) if backend.samples(vocab) => {
+                let seq = &plan.seqs[*index];
+                seq.sample.as_ref().and_then(|spec| Sampler::choice(vocab, &seq.params, spec))
+            }
+            _ => None,
+        });
+        let choices: Vec<Option<Choice>> = choices.collect();
+        let on_device = choices.iter().any(Option::is_some);
+        if on_device {
+            batch.choices = choices.iter().map(|choice| choice.clone().unwrap_or_default()).collect();
+        }
         let expert_bytes_before = backend.expert_bytes_read();
         backend.begin(&batch);
-        model.forward(backend, kv);
-        let expert_bytes = backend.expert_bytes_read() - expert_bytes_before;
-        let mut output = StepOutput { expert_bytes, ..StepOutput::default() };
+        let mut output = StepOutput::default();
+        let chunks = (0..wants.len()).step_by(LOGIT_ROWS_MAX);
+        let chunks = chunks.map(|first| first..wants.len().min(first + LOGIT_ROWS_MAX));
+        if choices.iter().all(Option::is_some) {
+            output.replayed = backend.run(&mut |backend| {
+                model.forward(backend, kv);
+                for chunk in chunks.clone() {
+                    let logits = model.logits(backend, chunk.clone());
+                    if answers {
+                        backend.sample(logits, chunk);
+                    }
+                }
+            });
+        } else {
+            model.forward(backend, kv);
+        }
         let mut scored: Vec<Vec<TokenLogprob>> = vec![Vec::new(); plan.seqs.len()];
-        let vocab = model.vocab();
-        for (chunk, wants) in wants.chunks(LOGIT_ROWS_MAX).enumerate() {
-            let first = chunk * LOGIT_ROWS_MAX;
-            let logits = model.logits(backend, first..first + wants.len());
-            if !answers {
-                continue;
-            }
-            let logits = backend.read(logits).map_err(|error| ExecutorError(error.to_string()))?;
-            for ((_, want), logits) in wants.iter().zip(logits.chunks_exact(vocab)) {
-                let (Want::Sample(index) | Want::Score(index, _)) = *want;
-                let seq = &plan.seqs[index];
-                if output.broken.contains(&seq.seq) {
+        let mut sampled: Vec<Option<TokenLogprob>> = vec![None; plan.seqs.len()];
+        if choices.iter().any(Option::is_none) {
+            for chunk in chunks {
+                let logits = model.logits(backend, chunk.clone());
+                if !answers {
                     continue;
                 }
-                let token = match (want, &seq.sample) {
-                    (Want::Sample(_), Some(spec)) => self.sampler.sample(logits, &seq.params, spec),
-                    (Want::Sample(_), None) => continue,
-                    (Want::Score(_, i), _) => {
-                        let top = seq.params.prompt_logprobs.unwrap_or(0);
-                        self.sampler.score(logits, seq.prompt_targets[*i], top)
+                if on_device {
+                    backend.sample(logits, chunk.clone());
+                }
+                let logits = backend.read(logits).map_err(|error| ExecutorError(error.to_string()))?;
+                for (output_row, logits) in chunk.zip(logits.chunks_exact(vocab)) {
+                    let want = &wants[output_row].1;
+                    let (Want::Sample(index) | Want::Score(index, _)) = *want;
+                    let seq = &plan.seqs[index];
+                    if choices[output_row].is_some() || output.broken.contains(&seq.seq) {
+                        continue;
                     }
-                };
-                match (token, want) {
-                    (Ok(token), Want::Sample(_)) => output.sampled.push((seq.seq, token)),
-                    (Ok(token), Want::Score(..)) => scored[index].push(token),
-                    (Err(SampleError::NotFinite), _) => output.broken.push(seq.seq),
-                    (Err(error), _) => return Err(error.into()),
+                    let token = match (want, &seq.sample) {
+                        (Want::Sample(_), Some(spec)) => self.sampler.sample(logits, &seq.params, spec),
+                        (Want::Sample(_), None) => continue,
+                        (Want::Score(_, i), _) => {
+                            let top = seq.params.prompt_logprobs.unwrap_or(0);
+                            self.sampler.score(logits, seq.prompt_targets[*i], top)
+                        }
+                    };
+                    match (token, want) {
+                        (Ok(token), Want::Sample(_)) => sampled[index] = Some(token),
+                        (Ok(token), Want::Score(..)) => scored[index].push(token),
+                        (Err(SampleError::NotFinite), _) => output.broken.push(seq.seq),
+                        (Err(error), _) => return Err(error.into()),
+                    }
                 }
             }
         }
+        if on_device && answers {
+            let tokens = backend.tokens().map_err(|error| ExecutorError(error.to_string()))?;
+            for ((choice, (_, want)), &token) in choices.iter().zip(&wants).zip(tokens) {
+                let (Some(_), Want::Sample(index)) = (choice, want) else { continue };
+                let seq = plan.seqs[*index].seq;
+                match token {
+                    _ if output.broken.contains(&seq) => {}
+                    BROKEN => output.broken.push(seq),
+                    _ => sampled[*index] = Some(TokenLogprob { token, logprob: 0.0, top: Vec::new() }),
+                }
+            }
+        }
+        output.expert_bytes = backend.expert_bytes_read() - expert_bytes_before;
+        let tokens = plan.seqs.iter().zip(sampled);
+        output.sampled = tokens.filter_map(|(seq, token)| Some((seq.seq, token?))).collect();
         for (seq, scored) in plan.seqs.iter().zip(scored) {
             if !seq.prompt_targets.is_empty() && !output.broken.contains(&seq.seq) {
                 output.prompt_logprobs.push((seq.seq, scored));
@@ -290,8 +337,8 @@ mod tests {
             &mut self,
             _: &mut CpuBackend,
             _: std::ops::Range<usize>,
-        ) -> &<CpuBackend as Backend>::Tensor {
-            &self.x
+        ) -> &mut <CpuBackend as Backend>::Tensor {
+            &mut self.x
         }
     }
 

@@ -349,4 +349,22 @@ impl Backend for CpuBackend {
     fn read<'a>(&'a mut self, x: &'a Tensor) -> Result<&'a [f32], BackendError> {
         Ok(x.values())
     }
+
+    /// Tokens are chosen from what [`Backend::read`] gives: the logits are on the host.
+    fn samples(&self, _vocab: usize) -> bool {
+        false
+    }
+
+    fn sample(&mut self, _logits: &mut Tensor, _range: Range<usize>) {
+        panic!("the CPU backend leaves sampling to its caller");
+    }
+
+    fn tokens(&mut self) -> Result<&[TokenId], BackendError> {
+        panic!("the CPU backend leaves sampling to its caller");
+    }
+
+    fn run(&mut self, work: &mut dyn FnMut(&mut Self)) -> bool {
+        work(self);
+        false
+    }
 }

@@ -8,14 +8,15 @@
 //!
 //! Reading order: [`driver`] (the library), [`device`] (memory, streams, launches), [`kernels`]
 //! (what build.rs compiled), [`gpu`], [`tensor`], [`matrix`], [`held`], [`step`] (a step's metadata),
-//! [`ops`] (how kernels are called), [`discover`].
+//! [`ops`] (how kernels are called), [`graphs`] (what was recorded for decodes), [`discover`].
 //!
-//! Absent so far: several devices for one model, graphs, the vendor's BLAS.
+//! Absent so far: several devices for one model, the vendor's BLAS.
 
 pub mod device;
 pub mod discover;
 pub mod driver;
 pub mod gpu;
+pub mod graphs;
 pub mod kernels;
 pub mod held;
 pub mod matrix;
@@ -27,6 +28,7 @@ use super::BackendError;
 use device::{DeviceMemory, Pinned, Stream};
 use driver::Result as DriverResult;
 use gpu::Gpu;
+use graphs::Graphs;
 pub use held::{Cache, Experts, Heads, Routes};
 use std::sync::Arc;
 use step::Step;
@@ -44,6 +46,22 @@ pub struct HipBackend {
     partials: Scratch,
     stats: Scratch,
     sums: Scratch,
+    /// The largest logits of a row's slices; the tokens chosen.
+    best: Scratch,
+    tokens: Scratch,
+    graphs: Graphs,
+    deterministic: bool,
+}
+
+/// How a device is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// The largest step.
+    pub rows_max: usize,
+    /// Launch every kernel of every step, replay nothing.
+    pub eager: bool,
+    /// A row's bits depend on its sequence alone: one shape of every product, one way of attention.
+    pub deterministic: bool,
 }
 
 /// Memory that lives from call to call and grows.
@@ -52,27 +70,42 @@ pub struct Scratch(Option<DeviceMemory>);
 
 impl Scratch {
     /// At least so many bytes; what was there is lost when it grows.
+    fn memory(&mut self, gpu: &Gpu, bytes: usize) -> DriverResult<&DeviceMemory> {
+        let memory = match self.0.take() {
+            Some(memory) if memory.bytes() >= bytes => memory,
+            _ => gpu.context.allocate(bytes.next_power_of_two())?,
+        };
+        Ok(self.0.insert(memory))
+    }
+
+    /// Where those bytes are.
     fn get(&mut self, gpu: &Gpu, bytes: usize) -> DriverResult<driver::DevicePointer> {
-        if self.0.as_ref().is_none_or(|memory| memory.bytes() < bytes) {
-            self.0 = Some(gpu.context.allocate(bytes.next_power_of_two())?);
-        }
-        Ok(self.0.as_ref().map_or(0, DeviceMemory::pointer))
+        self.memory(gpu, bytes).map(DeviceMemory::pointer)
+    }
+
+    /// 0 before the first use.
+    fn pointer(&self) -> driver::DevicePointer {
+        self.0.as_ref().map_or(0, DeviceMemory::pointer)
     }
 }
 
 impl HipBackend {
     /// For an opened device.
-    pub fn new(gpu: Arc<Gpu>) -> Result<Self, BackendError> {
+    pub fn new(gpu: Arc<Gpu>, options: Options) -> Result<Self, BackendError> {
         let failed = |error| gpu.failed(error);
         Ok(Self {
             stream: gpu.context.stream().map_err(failed)?,
-            step: Step::new(&gpu).map_err(failed)?,
+            step: Step::new(&gpu, options).map_err(failed)?,
             failure: None,
             results: gpu.context.pinned(4).map_err(failed)?,
             queries: Scratch::default(),
             partials: Scratch::default(),
             stats: Scratch::default(),
             sums: Scratch::default(),
+            best: Scratch::default(),
+            tokens: Scratch::default(),
+            graphs: Graphs::new(options.eager),
+            deterministic: options.deterministic,
             gpu,
         })
     }
@@ -84,5 +117,26 @@ impl HipBackend {
         {
             self.failure = Some(self.gpu.failed(error));
         }
+    }
+
+    /// Copies results to the host and waits for all work before.
+    fn fetch(
+        gpu: &Gpu,
+        stream: &Stream,
+        from: &DeviceMemory,
+        bytes: usize,
+        results: &mut Pinned,
+    ) -> DriverResult<()> {
+        if results.as_slice().len() < bytes {
+            *results = gpu.context.pinned(bytes.next_power_of_two())?;
+        }
+        // SAFETY: waited for at once.
+        unsafe { stream.download(from, 0..bytes, results)? };
+        stream.synchronize()
+    }
+
+    /// What became of the operations so far.
+    fn outcome(&mut self) -> Result<(), BackendError> {
+        self.failure.take().map_or(Ok(()), Err)
     }
 }
