@@ -444,7 +444,8 @@ pub trait Backend: Send + 'static {
 
     /// x = the sum of all ranks' x, in the order of ranks. A collective.
     fn all_reduce(&mut self, x: &mut Self::Tensor);
-    /// out = all ranks' columns side by side, in the order of ranks. A collective.
+    /// out = all ranks' columns side by side, in the order of ranks; parts are as even as whole
+    /// columns allow. A collective.
     fn all_gather(&mut self, x: &Self::Tensor, out: &mut Self::Tensor);
 
     /// `gate_up` rows are gate then up: out = silu(gate) * up.
@@ -467,6 +468,8 @@ pub trait Backend: Send + 'static {
     where
         Self: Sized;
 
+    /// Waits for all work of a step that nothing was read of. Fails as [`Backend::read`].
+    fn finish(&mut self) -> Result<(), BackendError>;
     /// The tensor's current rows on the host, row-major; waits for all work before it. Fails where
     /// any operation since the last one failed.
     fn read<'a>(&'a mut self, x: &'a Self::Tensor) -> Result<&'a [f32], BackendError>;

@@ -215,6 +215,9 @@ impl<B: Backend> Device<B> {
             let chosen = wants.iter().zip(&choices).zip(tokens).filter(|((_, choice), _)| choice.is_some());
             chosen.for_each(|((want, _), token)| found.take(want, *token));
         }
+        if !answers {
+            backend.finish().map_err(|error| ExecutorError(error.to_string()))?;
+        }
         let expert_bytes = backend.expert_bytes_read() - expert_bytes_before;
         Ok(StepOutput { expert_bytes, replayed, ..found.output() })
     }

@@ -363,6 +363,10 @@ impl Backend for CpuBackend {
         panic!("the CPU backend leaves sampling to its caller");
     }
 
+    fn finish(&mut self) -> Result<(), BackendError> {
+        Ok(())
+    }
+
     fn run(&mut self, work: &mut dyn FnMut(&mut Self)) -> bool {
         work(self);
         false

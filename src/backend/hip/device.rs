@@ -42,6 +42,11 @@ impl Context {
         &self.driver
     }
 
+    /// The device's number.
+    pub fn number(&self) -> usize {
+        self.device
+    }
+
     /// Calls of this thread go to this device from now on.
     pub fn make_current(&self) -> Result<()> {
         // SAFETY: the device exists, the context is its own.
@@ -254,6 +259,10 @@ impl Stream {
     /// The device.
     pub fn context(&self) -> &Context {
         &self.context
+    }
+
+    pub(super) fn handle(&self) -> Handle {
+        self.handle
     }
 
     /// Waits for all work enqueued so far.

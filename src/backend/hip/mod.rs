@@ -7,11 +7,12 @@
 //! went wrong ends there, with the first cause.
 //!
 //! Reading order: [`driver`] (the library), [`device`] (memory, streams, launches), [`kernels`]
-//! (what build.rs compiled), [`gpu`], [`tensor`], [`matrix`], [`held`], [`step`] (a step's metadata),
+//! (what build.rs compiled), [`gpu`], [`collective`] (several devices as one model's ranks), [`tensor`], [`matrix`], [`held`], [`step`] (a step's metadata),
 //! [`ops`] (how kernels are called), [`graphs`] (what was recorded for decodes), [`discover`].
 //!
-//! Absent so far: several devices for one model, the vendor's BLAS.
+//! Absent so far: the vendor's BLAS.
 
+pub mod collective;
 pub mod device;
 pub mod discover;
 pub mod driver;
@@ -25,6 +26,7 @@ pub mod step;
 pub mod tensor;
 
 use super::BackendError;
+use collective::Collective;
 use device::{DeviceMemory, Pinned, Stream};
 use driver::Result as DriverResult;
 use gpu::Gpu;
@@ -32,6 +34,7 @@ use graphs::Graphs;
 pub use held::{Cache, Experts, Heads, Routes};
 use std::sync::Arc;
 use step::Step;
+use tensor::Kind;
 
 /// One GPU.
 pub struct HipBackend {
@@ -51,6 +54,8 @@ pub struct HipBackend {
     tokens: Scratch,
     graphs: Graphs,
     deterministic: bool,
+    /// The other devices of the model, if there are.
+    collective: Option<Collective>,
 }
 
 /// How a device is used.
@@ -90,8 +95,23 @@ impl Scratch {
 }
 
 impl HipBackend {
-    /// For an opened device.
-    pub fn new(gpu: Arc<Gpu>, options: Options) -> Result<Self, BackendError> {
+    /// The ranks of a group of opened devices, one vendor's, in their order.
+    pub fn group(gpus: &[Arc<Gpu>], options: Options) -> Result<Vec<Self>, BackendError> {
+        let collectives: Vec<Option<Collective>> = match gpus {
+            [_] => vec![None],
+            _ => {
+                let contexts: Vec<_> = gpus.iter().map(|gpu| &gpu.context).collect();
+                let made = Collective::group(&contexts).map_err(|error| gpus[0].failed(error))?;
+                made.into_iter().map(Some).collect()
+            }
+        };
+        gpus.iter()
+            .zip(collectives)
+            .map(|(gpu, collective)| Self::new(gpu.clone(), options, collective))
+            .collect()
+    }
+
+    fn new(gpu: Arc<Gpu>, options: Options, collective: Option<Collective>) -> Result<Self, BackendError> {
         let failed = |error| gpu.failed(error);
         Ok(Self {
             stream: gpu.context.stream().map_err(failed)?,
@@ -106,6 +126,7 @@ impl HipBackend {
             tokens: Scratch::default(),
             graphs: Graphs::new(options.eager),
             deterministic: options.deterministic,
+            collective,
             gpu,
         })
     }
@@ -116,6 +137,10 @@ impl HipBackend {
             && let Err(error) = run(self)
         {
             self.failure = Some(self.gpu.failed(error));
+            // The others must not wait for what this rank does not bring.
+            if let Some(collective) = &self.collective {
+                collective.end();
+            }
         }
     }
 
@@ -135,8 +160,32 @@ impl HipBackend {
         stream.synchronize()
     }
 
-    /// What became of the operations so far.
+    /// What became of the operations so far, which have been waited for. What other ranks did not
+    /// bring is missing in the results.
     fn outcome(&mut self) -> Result<(), BackendError> {
-        self.failure.take().map_or(Ok(()), Err)
+        if let Some(error) = self.failure.take() {
+            return Err(error);
+        }
+        let alive = self.collective.as_ref().map_or(Ok(()), Collective::check_alive);
+        alive.map_err(|error| self.gpu.failed(error))
+    }
+
+    /// In place: the sum over all ranks of so many values.
+    fn sum_over_ranks(&self, values: driver::DevicePointer, count: usize, kind: Kind) -> DriverResult<()> {
+        match &self.collective {
+            // SAFETY: the callers pass a tensor's or a scratch's own memory.
+            Some(collective) => unsafe {
+                collective.all_reduce(&self.stream, values, count, kind, self.gpu.half)
+            },
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for HipBackend {
+    fn drop(&mut self) {
+        if let Some(collective) = &self.collective {
+            collective.end();
+        }
     }
 }

@@ -133,7 +133,7 @@ impl Backend for HipBackend {
     type Routes = Routes;
 
     fn rank(&self) -> (usize, usize) {
-        (0, 1)
+        self.collective.as_ref().map_or((0, 1), |group| (group.rank, group.ranks()))
     }
 
     fn matrix(&self, parts: &[TensorData<'_>]) -> Result<Matrix, BackendError> {
@@ -373,11 +373,25 @@ impl Backend for HipBackend {
         0
     }
 
-    /// The sum over one rank.
-    fn all_reduce(&mut self, _x: &mut Tensor) {}
+    fn all_reduce(&mut self, x: &mut Tensor) {
+        self.op(|it| it.sum_over_ranks(x.pointer(), x.rows() * x.columns(), x.kind()));
+    }
 
-    fn all_gather(&mut self, _x: &Tensor, _out: &mut Tensor) {
-        panic!("a rank that is alone has all columns: nothing is gathered");
+    /// The sum of matrices with one rank's columns each: parts may differ in width.
+    fn all_gather(&mut self, x: &Tensor, out: &mut Tensor) {
+        self.op(|it| {
+            let (rank, ranks) = it.rank();
+            let (rows, columns, all) = (x.rows(), x.columns(), out.columns());
+            // As `Shard::range` cuts.
+            let (first, end) = (all * rank / ranks, all * (rank + 1) / ranks);
+            assert_eq!((end - first, x.kind()), (columns, Kind::F32), "a rank's part of the columns");
+            let to = out.output(rows, all, Kind::F32);
+            let arguments = Arguments::new().pointer(x.pointer()).pointer(to);
+            let arguments = arguments.size(columns).size(first).size(all);
+            let grid = [rows as u32, blocks(all, VALUES), 1];
+            it.launch("place_columns", "place_columns", grid, THREADS, arguments)?;
+            it.sum_over_ranks(to, rows * all, Kind::F32)
+        });
     }
 
     fn silu_mul(&mut self, gate_up: &Tensor, out: &mut Tensor) {
@@ -426,6 +440,12 @@ impl Backend for HipBackend {
 
     fn tokens(&mut self) -> Result<&[TokenId], BackendError> {
         self.chosen()
+    }
+
+    fn finish(&mut self) -> Result<(), BackendError> {
+        self.op(|it| it.stream.synchronize());
+        self.step.in_flight = false;
+        self.outcome()
     }
 
     fn run(&mut self, work: &mut dyn FnMut(&mut Self)) -> bool {

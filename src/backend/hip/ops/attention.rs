@@ -6,7 +6,7 @@ use crate::backend::hip::kernels::Arguments;
 use crate::backend::hip::step::{ListKey, Lists};
 use crate::backend::hip::tensor::{Kind, Tensor, Vector};
 use crate::backend::hip::{Cache, HipBackend};
-use crate::backend::{HeadLayout, LatentLayout, RopeStyle};
+use crate::backend::{Backend, HeadLayout, LatentLayout, RopeStyle};
 
 /// Rows of a prefill item of latent attention: all heads of one are its queries.
 const MLA_ITEM_ROWS: usize = 64;
@@ -127,9 +127,11 @@ impl HipBackend {
         let sizes = |arguments: Arguments| arguments.size(columns).size(q_dim).size(k_dim);
         let grid = [rows as u32, 1, 1];
         self.launch("joint_qk_norm", &self.half("joint_qk_sums"), grid, THREADS, sizes(begun))?;
+        self.sum_over_ranks(sums, rows * 2, Kind::F32)?;
+        let ranks = self.rank().1;
         let scaling = Arguments::new().pointer(qkv.pointer()).pointer(sums);
         let scaling = sizes(scaling.pointer(q_norm.pointer()).pointer(k_norm.pointer()));
-        let scaling = scaling.float(q_dim as f32).float(k_dim as f32).float(eps);
+        let scaling = scaling.float((q_dim * ranks) as f32).float((k_dim * ranks) as f32).float(eps);
         self.launch("joint_qk_norm", &self.half("joint_qk_scale"), grid, THREADS, scaling)
     }
 
