@@ -264,7 +264,8 @@ ENTRY(hipMalloc, void** pointer, size_t bytes)
   arena_used += rounded + PAGE;
   mprotect(start, rounded, PROT_READ | PROT_WRITE);
   memset(start, harness::POISON, rounded);
-  mprotect(start, rounded, PROT_NONE);
+  // Another rank's thread may be at work.
+  if (!Open::depth) mprotect(start, rounded, PROT_NONE);
   *pointer = start + slack;
   allocations[(u64)*pointer] = {bytes, current};
   harness::memory_added(*pointer, bytes);
@@ -275,12 +276,15 @@ ENTRY(hipFree, void* pointer)
   if (!pointer) return Success;
   auto found = allocations.find((u64)pointer);
   NEED(found != allocations.end(), InvalidValue, "not an allocation");
-  // As the real one: waits for everything.
-  run_until([] {
+  // As the real one: waits for all that its device has to do.
+  int device = found->second.device;
+  run_until([=] {
     for (Stream* stream : streams)
-      if (!stream->queue.empty()) return false;
+      if (stream->device == device && !stream->queue.empty()) return false;
     return true;
   });
+  // Other ranks' threads may have been at work meanwhile.
+  found = allocations.find((u64)pointer);
   devices[found->second.device].used -= found->second.bytes;
   char* start = (char*)((u64)pointer / PAGE * PAGE);
   size_t rounded = (found->second.bytes + PAGE - 1) / PAGE * PAGE;
