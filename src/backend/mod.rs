@@ -412,8 +412,10 @@ pub trait Backend: Send + 'static {
     fn silu_mul(&mut self, gate_up: &Self::Tensor, out: &mut Self::Tensor);
     /// `out[i] = x[outputs[i]]` for that range of the batch's outputs.
     fn gather_outputs(&mut self, x: &Self::Tensor, range: std::ops::Range<usize>, out: &mut Self::Tensor);
-    /// The tensor's current rows on the host, row-major; waits for all work before it. Fails where
-    /// any operation since the last one failed.
+    /// Makes it `rows` rows of these values, row-major, rounded to the tensor's type.
+    fn write(&mut self, x: &mut Self::Tensor, rows: usize, values: &[f32]);
+    /// The tensor's current rows on the host in f32, row-major; waits for all work before it. Fails
+    /// where any operation since the last one failed.
     fn read<'a>(&'a mut self, x: &'a Self::Tensor) -> Result<&'a [f32], BackendError>;
 }
 

@@ -24,7 +24,7 @@ pub mod step;
 pub mod tensor;
 
 use super::BackendError;
-use device::{DeviceMemory, Pinned, Stream};
+use device::{DeviceMemory, Stream};
 use driver::Result as DriverResult;
 use gpu::Gpu;
 pub use held::{Cache, Experts, Heads, Routes};
@@ -38,7 +38,7 @@ pub struct HipBackend {
     step: Step,
     /// Of the step under way.
     failure: Option<BackendError>,
-    results: Pinned,
+    results: ops::Results,
     /// Queries in f16, partial results of attention: made as large as a step needs.
     queries: Scratch,
     partials: Scratch,
@@ -68,7 +68,7 @@ impl HipBackend {
             stream: gpu.context.stream().map_err(failed)?,
             step: Step::new(&gpu).map_err(failed)?,
             failure: None,
-            results: gpu.context.pinned(4).map_err(failed)?,
+            results: ops::Results::new(&gpu).map_err(failed)?,
             queries: Scratch::default(),
             partials: Scratch::default(),
             stats: Scratch::default(),

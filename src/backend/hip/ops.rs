@@ -2,6 +2,9 @@
 //! kernels' own files state; sizes are checked where a kernel would trust them.
 
 mod moe;
+mod transfer;
+
+pub use transfer::Results;
 
 use super::device::Grid;
 use super::driver::{DevicePointer, DriverError, Result as DriverResult};
@@ -574,22 +577,15 @@ impl Backend for HipBackend {
         });
     }
 
+    fn write(&mut self, x: &mut Tensor, rows: usize, values: &[f32]) {
+        self.op(|it| it.upload(x, rows, values));
+    }
+
     fn read<'a>(&'a mut self, x: &'a Tensor) -> Result<&'a [f32], BackendError> {
-        self.op(|it| {
-            assert_eq!(x.kind(), Kind::F32, "results are read in f32");
-            let bytes = x.current_bytes();
-            if it.results.as_slice().len() < bytes {
-                it.results = it.gpu.context.pinned(bytes.next_power_of_two())?;
-            }
-            // SAFETY: waited for at once.
-            unsafe { it.stream.download(x.memory(), 0..bytes, &mut it.results)? };
-            it.stream.synchronize()?;
-            it.step.in_flight = false;
-            Ok(())
-        });
+        self.op(|it| it.download(x));
         match self.failure.take() {
             Some(error) => Err(error),
-            None => Ok(self.results.floats(x.rows() * x.columns())),
+            None => Ok(self.results.values(x)),
         }
     }
 }
