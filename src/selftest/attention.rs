@@ -24,17 +24,19 @@ const LAYERS: usize = 2;
 const LAYER: usize = 1;
 
 impl Attention {
-    /// Rotates a step's rows, and writes k and v.
+    /// Rotates a step's rows, and writes k and v. `heads` of q, which the cache does not depend on.
     fn write<B: Backend>(
         &self,
         side: &mut Side<'_, B>,
+        heads: usize,
         norms: &(B::Vector, B::Vector),
         frequencies: &B::Vector,
         batch: &Batch,
         size: impl Fn(usize) -> f32,
         kv: &mut B::KvCache,
     ) -> Result<B::Tensor, BackendError> {
-        let (rows, columns) = (batch.slots.len(), self.heads.qkv_dim());
+        let heads = HeadLayout { heads, ..self.heads };
+        let (rows, columns) = (batch.slots.len(), heads.qkv_dim());
         side.backend.begin(batch);
         let mut angles = side.backend.tensor_f32(rows, self.rotary_dim)?;
         side.backend.rope_angles(frequencies, 1.0, &mut angles);
@@ -44,7 +46,7 @@ impl Attention {
         }
         let mut qkv = side.activations_of(rows, columns, values)?;
         let norms = self.norms.then_some((&norms.0, &norms.1, 1e-6));
-        side.backend.rope_kv_write(&mut qkv, self.heads, norms, &angles, self.style, kv, LAYER);
+        side.backend.rope_kv_write(&mut qkv, heads, norms, &angles, self.style, kv, LAYER);
         Ok(qkv)
     }
 }
@@ -63,9 +65,9 @@ impl Case for Attention {
         let filled = paged.filled();
         // What no sequence sees any more stands out.
         let size = |row: usize| if filled[row] { 1.0 } else { 12.0 };
-        self.write(side, &norms, &frequencies, &paged.fill(), size, &mut kv)?;
+        self.write(side, kv_heads, &norms, &frequencies, &paged.fill(), size, &mut kv)?;
         let step = paged.step();
-        let qkv = self.write(side, &norms, &frequencies, &step, |_| 1.0, &mut kv)?;
+        let qkv = self.write(side, self.heads.heads, &norms, &frequencies, &step, |_| 1.0, &mut kv)?;
         let mut out = side.backend.tensor(step.slots.len(), self.heads.q_dim())?;
         // Scores have a deviation of 2: a few positions matter much, all some.
         let scale = 2.0 / (head_dim as f32).sqrt();

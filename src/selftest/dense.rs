@@ -20,7 +20,7 @@ impl Case for Embed {
     fn run<B: Backend>(&self, side: &mut Side<'_, B>) -> Result<Vec<Output>, BackendError> {
         let Self { rows, columns, first, held, dtype } = *self;
         let table = weights(&mut side.rng, dtype, held, columns);
-        let table = side.matrix(&[table])?;
+        let table = side.matrix(&[table], |_| false)?;
         // Some are other ranks'.
         let low = first.saturating_sub(3);
         let mut tokens: Vec<u32> = (0..rows).map(|_| (low + side.rng.below(held + 6)) as u32).collect();

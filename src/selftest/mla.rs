@@ -26,7 +26,7 @@ impl Case for HeadLinear {
     fn run<B: Backend>(&self, side: &mut Side<'_, B>) -> Result<Vec<Output>, BackendError> {
         let Self { rows, heads, k, x_stride, n, out_stride, to_latent } = *self;
         let stored: Vec<_> = (0..heads).map(|_| weights(&mut side.rng, Dtype::BF16, n, k)).collect();
-        let matrices = stored.iter().map(|matrix| side.matrix(std::slice::from_ref(matrix)));
+        let matrices = stored.iter().map(|matrix| side.matrix(std::slice::from_ref(matrix), |_| true));
         let w = side.backend.heads(matrices.collect::<Result<_, _>>()?)?;
         let (x, mut out) = match to_latent {
             true => {

@@ -38,7 +38,7 @@ impl Case for Linear {
         let parts: Vec<_> =
             self.parts.iter().map(|(dtype, n)| weights(&mut side.rng, *dtype, *n, k)).collect();
         let n: usize = self.parts.iter().map(|(_, n)| n).sum();
-        let w = side.matrix(&parts)?;
+        let w = side.matrix(&parts, |dtype| m > exact_rows(dtype))?;
         let bias = side.rng.normals(n, 1.0);
         let bias = if self.bias { Some(side.vector(&bias)?) } else { None };
         let x = side.activations(m, k, 1.0)?;
@@ -48,19 +48,26 @@ impl Case for Linear {
         };
         side.backend.linear(&w, bias.as_ref(), &x, &mut out);
         let largest = parts.iter().map(size).fold(0.0, f32::max);
-        let rounded = parts.iter().any(|part| part.dtype.block().0 > 1);
-        let tolerance = of_product(side, k, largest, rounded);
+        let tolerance = of_product(k, largest);
         let unit = if self.to_f32 { F32_UNIT } else { side.half_unit() };
         Ok(vec![side.output("out", &out, n, Tolerance::new(unit, tolerance))?])
     }
 }
 
-/// What a sum of k products of normal values and weights of some size may be off by: the sum's own
-/// roundings, and those of `rounded` weights to the type of activations.
-pub fn of_product<B: Backend>(side: &Side<'_, B>, k: usize, weight: f32, rounded: bool) -> f32 {
-    let terms = (k as f32).sqrt();
-    let of_weights = if rounded { 3.0 * side.half_unit() } else { 0.0 };
-    weight * terms * (5.0 * F32_UNIT * terms.max(2.0) + of_weights) + F32_UNIT
+/// What two f32 sums of k products of normal values with weights of some size may differ by. A sum of
+/// n of them has a deviation of `weight sqrt(n)`, and each addition rounds that by up to a unit: k
+/// roundings that are independent of each other add up to less than `weight k` units.
+pub fn of_product(k: usize, weight: f32) -> f32 {
+    5.0 * F32_UNIT * weight * k as f32 + F32_UNIT
+}
+
+/// Most rows that are multiplied with codes as they are, scales being applied afterwards; with more,
+/// weights are rounded to the type of activations first.
+fn exact_rows(dtype: Dtype) -> usize {
+    match dtype {
+        Dtype::Q8_0 | Dtype::F8Block => 4,
+        _ => 2,
+    }
 }
 
 /// At most 16 rows.

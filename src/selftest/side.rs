@@ -142,18 +142,20 @@ impl<B: Backend> Side<'_, B> {
         self.vector(&values)
     }
 
-    /// A served matrix. The CPU gets what the device's stands for: dequantised, or rounded to the
-    /// device's type where that is how it is served.
-    pub fn matrix(&self, parts: &[TensorData<'_>]) -> Result<B::Matrix, BackendError> {
+    /// A served matrix. The CPU gets what the device computes with: weights dequantised, and rounded
+    /// to the device's type where they are served in it, or where the kernel `rounds` them: to
+    /// multiply fragments.
+    pub fn matrix(
+        &self,
+        parts: &[TensorData<'_>],
+        rounds: impl Fn(Dtype) -> bool,
+    ) -> Result<B::Matrix, BackendError> {
         if !self.exact {
             return self.backend.matrix(parts);
         }
         let widen = |part: &TensorData<'_>| {
             let mut values = part.to_f32().map_err(|error| BackendError::Unsupported(error.to_string()))?;
-            if !matches!(
-                part.dtype,
-                Dtype::Q8_0 | Dtype::Q4_0 | Dtype::Q4_1 | Dtype::Q4K | Dtype::Q6K | Dtype::F8Block
-            ) {
+            if part.dtype.block().0 == 1 || rounds(part.dtype) {
                 values = self.rounded(values);
             }
             let data = values.into_iter().flat_map(f32::to_le_bytes).collect::<Vec<_>>();
@@ -193,9 +195,8 @@ pub const F16_UNIT: f32 = 1.0 / 2048.0;
 pub const F32_UNIT: f32 = 1.0 / (1 << 24) as f32;
 
 /// How far a device's value may be from the CPU's, which is in f32 throughout:
-/// `relative * |value| + absolute`. Relative is the last rounding, absolute what the sum's terms
-/// bring: of K terms of size s with relative errors e, independent of each other, the sum's error
-/// has a deviation of `e s sqrt(K)` times less than one; five deviations are allowed.
+/// `relative * |value| + absolute`. Relative is the last rounding, absolute what the terms of a sum
+/// bring, see [`super::products::of_product`].
 #[derive(Clone, Copy, Debug)]
 pub struct Tolerance {
     /// Of the value.

@@ -61,8 +61,9 @@ fn block(rng: &mut Rng, dtype: Dtype, to: &mut Vec<u8>) {
     assert_eq!(to.len() - start, dtype.block().1, "bytes of a block of {dtype:?}");
 }
 
-/// The root of the mean of squares.
-pub fn size(tensor: &TensorData<'_>) -> f32 {
-    let values = tensor.to_f32().unwrap_or_default();
-    (values.iter().map(|value| value * value).sum::<f32>() / values.len().max(1) as f32).sqrt()
+/// The largest row's: the root of the mean of squares.
+pub fn size(matrix: &TensorData<'_>) -> f32 {
+    let (values, columns) = (matrix.to_f32().unwrap_or_default(), matrix.shape[1]);
+    let of_row = |row: &[f32]| (row.iter().map(|value| value * value).sum::<f32>() / columns as f32).sqrt();
+    values.chunks_exact(columns).map(of_row).fold(0.0, f32::max)
 }
