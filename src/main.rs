@@ -1,5 +1,6 @@
 //! The command line. Parts are wired together here, in [`serve`] and in [`inspect`], nowhere else.
 
+mod check;
 mod device;
 mod devices;
 mod inspect;
@@ -37,6 +38,8 @@ enum Command {
     Inspect(InspectArgs),
     /// Say what this program could run on, and why not on the rest.
     Devices,
+    /// Compare every GPU kernel with the CPU on random inputs.
+    Selftest(check::SelftestArgs),
 }
 
 #[derive(Args)]
@@ -131,6 +134,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve::run(*args),
         Command::Pull { model } => pull(&model),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Selftest(args) => check::run(&args),
         Command::Devices => {
             devices::run();
             Ok(())

@@ -31,6 +31,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     ("model", &["backend", "checkpoint", "protocol::TokenId"]),
     ("backend", &["checkpoint", "protocol"]),
+    ("selftest", &["backend", "checkpoint"]),
 ];
 
 /// (module, words that must not stand in it, why).
@@ -40,6 +41,7 @@ const MUST_NOT_NAME: &[(&str, &[&str], &str)] = &[
     ("engine", &["tokenizers", "minijinja", "axum"], "the engine sees token ids only"),
     ("model", &["tokio", "axum"], "a model is a forward pass"),
     ("backend", &["tokio", "axum"], "a backend knows tensors only"),
+    ("selftest", &["tokio", "axum"], "a self-test runs kernels only"),
     ("text", &["axum", "tokio"], "only the gateway knows HTTP"),
     ("checkpoint", &["axum", "tokio"], "only the gateway knows HTTP"),
 ];

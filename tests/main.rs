@@ -4,6 +4,7 @@ mod api;
 mod checkpoint;
 mod imports;
 mod inspect;
+mod kernels;
 mod models;
 mod sim;
 mod support;

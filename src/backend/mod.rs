@@ -470,8 +470,10 @@ pub trait Backend: Send + 'static {
 
     /// Waits for all work of a step that nothing was read of. Fails as [`Backend::read`].
     fn finish(&mut self) -> Result<(), BackendError>;
-    /// The tensor's current rows on the host, row-major; waits for all work before it. Fails where
-    /// any operation since the last one failed.
+    /// Makes it `rows` rows of these values, row-major, rounded to the tensor's type.
+    fn write(&mut self, x: &mut Self::Tensor, rows: usize, values: &[f32]);
+    /// The tensor's current rows on the host in f32, row-major; waits for all work before it. Fails
+    /// where any operation since the last one failed.
     fn read<'a>(&'a mut self, x: &'a Self::Tensor) -> Result<&'a [f32], BackendError>;
 }
 

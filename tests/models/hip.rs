@@ -4,32 +4,14 @@
 //! as far away as activations in 16 bits lead.
 
 use super::{check, check_tokens, golden, request};
-use crate::support::{golden_dir, server::Server};
+use crate::support::{golden_dir, hip::library, server::Server};
 use serde_json::{Value, json};
 use std::process::Command;
-use std::sync::OnceLock;
 
 /// How far a rounding of activations to f16 moves the log-probabilities of these small random
 /// models; one of bf16 four times as far.
 const F16_TOLERANCE: f64 = 0.1;
 const BF16_TOLERANCE: f64 = 0.4;
-
-/// The test library's path; None, said aloud, where there is no compiler for it.
-fn library() -> Option<&'static str> {
-    static LIBRARY: OnceLock<Option<String>> = OnceLock::new();
-    let built = LIBRARY.get_or_init(|| {
-        let root = env!("CARGO_MANIFEST_DIR");
-        if Command::new("clang++-19").arg("--version").output().is_err() {
-            eprintln!("SKIPPED: the HIP backend's tests need clang++-19");
-            return None;
-        }
-        let output = Command::new(format!("{root}/scripts/hip_host.sh")).output().expect("a shell");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let folder = String::from_utf8(output.stdout).expect("a path");
-        Some(format!("{}/libamdhip64.so", folder.trim()))
-    });
-    built.as_deref()
-}
 
 /// A server on the test library's first device.
 fn serve(name: &str, options: &[&str], environment: &[(&str, &str)]) -> Option<Server> {

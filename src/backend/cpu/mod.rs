@@ -346,6 +346,11 @@ impl Backend for CpuBackend {
         elementwise::gather_rows(x, &self.batch.outputs[range], out);
     }
 
+    fn write(&mut self, x: &mut Tensor, rows: usize, values: &[f32]) {
+        let columns = x.columns();
+        x.set_rows(rows, columns).copy_from_slice(values);
+    }
+
     fn read<'a>(&'a mut self, x: &'a Tensor) -> Result<&'a [f32], BackendError> {
         Ok(x.values())
     }

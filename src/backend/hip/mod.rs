@@ -27,7 +27,7 @@ pub mod tensor;
 
 use super::BackendError;
 use collective::Collective;
-use device::{DeviceMemory, Pinned, Stream};
+use device::{DeviceMemory, Stream};
 use driver::Result as DriverResult;
 use gpu::Gpu;
 use graphs::Graphs;
@@ -43,7 +43,7 @@ pub struct HipBackend {
     step: Step,
     /// Of the step under way.
     failure: Option<BackendError>,
-    results: Pinned,
+    results: ops::Results,
     /// Queries in f16, partial results of attention: made as large as a step needs.
     queries: Scratch,
     partials: Scratch,
@@ -111,13 +111,18 @@ impl HipBackend {
             .collect()
     }
 
+    /// One opened device by itself.
+    pub fn alone(gpu: Arc<Gpu>, options: Options) -> Result<Self, BackendError> {
+        Self::new(gpu, options, None)
+    }
+
     fn new(gpu: Arc<Gpu>, options: Options, collective: Option<Collective>) -> Result<Self, BackendError> {
         let failed = |error| gpu.failed(error);
         Ok(Self {
             stream: gpu.context.stream().map_err(failed)?,
             step: Step::new(&gpu, options).map_err(failed)?,
             failure: None,
-            results: gpu.context.pinned(4).map_err(failed)?,
+            results: ops::Results::new(&gpu).map_err(failed)?,
             queries: Scratch::default(),
             partials: Scratch::default(),
             stats: Scratch::default(),
@@ -142,22 +147,6 @@ impl HipBackend {
                 collective.end();
             }
         }
-    }
-
-    /// Copies results to the host and waits for all work before.
-    fn fetch(
-        gpu: &Gpu,
-        stream: &Stream,
-        from: &DeviceMemory,
-        bytes: usize,
-        results: &mut Pinned,
-    ) -> DriverResult<()> {
-        if results.as_slice().len() < bytes {
-            *results = gpu.context.pinned(bytes.next_power_of_two())?;
-        }
-        // SAFETY: waited for at once.
-        unsafe { stream.download(from, 0..bytes, results)? };
-        stream.synchronize()
     }
 
     /// What became of the operations so far, which have been waited for. What other ranks did not

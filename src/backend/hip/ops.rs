@@ -4,6 +4,9 @@
 mod attention;
 mod moe;
 mod sample;
+mod transfer;
+
+pub use transfer::Results;
 
 use super::device::Grid;
 use super::driver::{DevicePointer, DriverError, Result as DriverResult};
@@ -419,15 +422,14 @@ impl Backend for HipBackend {
         });
     }
 
+    fn write(&mut self, x: &mut Tensor, rows: usize, values: &[f32]) {
+        self.op(|it| it.upload(x, rows, values));
+    }
+
     fn read<'a>(&'a mut self, x: &'a Tensor) -> Result<&'a [f32], BackendError> {
-        self.op(|it| {
-            assert_eq!(x.kind(), Kind::F32, "results are read in f32");
-            let Self { gpu, stream, results, .. } = it;
-            Self::fetch(gpu, stream, x.memory(), x.current_bytes(), results)
-        });
-        self.step.in_flight = false;
+        self.op(|it| it.download(x));
         self.outcome()?;
-        Ok(self.results.floats(x.rows() * x.columns()))
+        Ok(self.results.values(x))
     }
 
     fn samples(&self, vocab: usize) -> bool {

@@ -54,10 +54,13 @@ impl HipBackend {
         let count = self.step.outputs_len();
         self.op(|it| {
             let Self { gpu, stream, results, tokens, .. } = it;
-            Self::fetch(gpu, stream, tokens.memory(gpu, count * 4)?, count * 4, results)
+            let pinned = results.room(gpu, count * 4)?;
+            // SAFETY: waited for at once.
+            unsafe { stream.download(tokens.memory(gpu, count * 4)?, 0..count * 4, pinned)? };
+            stream.synchronize()
         });
         self.step.in_flight = false;
         self.outcome()?;
-        Ok(self.results.words(count))
+        Ok(self.results.tokens(count))
     }
 }
