@@ -12,6 +12,7 @@
 //!
 //! Absent so far: several devices for one model, graphs, the vendor's BLAS.
 
+pub mod ceiling;
 pub mod device;
 pub mod discover;
 pub mod driver;
