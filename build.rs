@@ -20,8 +20,17 @@ const NVIDIA: &str = "sm_80";
 const CLANG_MIN: u32 = 19;
 
 const COMMON: [&str; 5] = ["-O3", "-std=c++17", "-Wall", "-Werror", "-Ikernels"];
-const FOR_AMD: [&str; 6] =
-    ["-x", "hip", "--cuda-device-only", "--no-gpu-bundle-output", "-nogpuinc", "-nogpulib"];
+/// Version 4 of the object format, which every ROCm since 4.1 loads: later compilers' own default is 6,
+/// which those before 6.3 call invalid.
+const FOR_AMD: [&str; 7] = [
+    "-x",
+    "hip",
+    "--cuda-device-only",
+    "--no-gpu-bundle-output",
+    "-nogpuinc",
+    "-nogpulib",
+    "-mcode-object-version=4",
+];
 const FOR_NVIDIA: [&str; 10] = [
     "-x",
     "cuda",

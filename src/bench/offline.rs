@@ -22,13 +22,14 @@ use novastack::backend::KV_BLOCK_TOKENS;
 use novastack::backend::ceiling::ProbeSize;
 use novastack::backend::cpu::CpuBackend;
 use novastack::backend::hip::HipBackend;
+use novastack::backend::hip::discover::discover;
 use novastack::backend::hip::gpu::{Gpu, Half};
 use novastack::checkpoint::Checkpoint;
 use novastack::checkpoint::resolve::{Places, resolve, resolve_description};
 use novastack::clock::Clock;
 use novastack::engine::handle::EngineHandle;
 use novastack::engine::worker::{self, EngineConfig};
-use novastack::model::ModelConfig;
+use novastack::model::{ModelConfig, inventory};
 use serde::Serialize;
 use std::path::Path;
 
@@ -130,7 +131,7 @@ pub fn run(mut args: OfflineArgs) -> Result<bool, String> {
     args.load.max_context.get_or_insert(most(&args.input).saturating_add(args.output));
     let device = args.load.device.decided(args.load.tensor_parallel as usize);
     let copy_rate = copy_rate(&device, &args)?;
-    let (name, loaded) = load(&args)?;
+    let (name, loaded) = load(&args, &device)?;
     let dummy = args.load.load_format == LoadFormat::Dummy;
     let mut report = Report {
         model: name.clone(),
@@ -193,12 +194,38 @@ fn copy_rate(device: &DeviceChoice, args: &OfflineArgs) -> Result<f64, String> {
     })
 }
 
+/// An error where weights in 16 bits are more than the devices' free memory: minutes earlier than
+/// loading would find it.
+fn check_memory(device: &DeviceChoice, checkpoint: &Checkpoint) -> Result<(), String> {
+    let shape = ModelConfig::from_json(&checkpoint.config).map_err(|error| error.to_string())?;
+    let needed = 2 * inventory::counts(&shape).total as usize;
+    let free: usize = match device {
+        DeviceChoice::Gpus(vendor, numbers) => {
+            let library =
+                discover().into_iter().find(|found| found.vendor == *vendor).map(|found| found.library);
+            let Some(Ok(library)) = library else { return Ok(()) };
+            let found = |number: &usize| library.devices.get(*number)?.as_ref().ok();
+            numbers.iter().filter_map(found).map(|device| device.info.free_bytes).sum()
+        }
+        DeviceChoice::Auto | DeviceChoice::Cpu => load::free_memory_bytes(),
+    };
+    match needed < free {
+        true => Ok(()),
+        false => Err(format!(
+            "out of memory: the weights take {} GB, {} GB are free on {device}",
+            number(needed as f64 / 1e9),
+            number(free as f64 / 1e9)
+        )),
+    }
+}
+
 /// The model's name, and the model.
-fn load(args: &OfflineArgs) -> Result<(String, Loaded), String> {
+fn load(args: &OfflineArgs, device: &DeviceChoice) -> Result<(String, Loaded), String> {
     let dummy = args.load.load_format == LoadFormat::Dummy;
     if let Some(config) = configs::find(&args.model).filter(|_| dummy) {
         let config = serde_json::from_str(config).map_err(|error| error.to_string())?;
         let checkpoint = Checkpoint { config, ..Checkpoint::default() };
+        check_memory(device, &checkpoint)?;
         let loaded = load::load_opened(&args.load, &args.model, Path::new(&args.model), checkpoint)?;
         return Ok((args.model.clone(), loaded));
     }

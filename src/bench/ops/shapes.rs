@@ -64,7 +64,7 @@ pub const QUICK: Shapes = Shapes {
     rows: &[1, 4, 8, 64],
     plain_rows: &[8],
     hidden: 256,
-    intermediate: 256,
+    intermediate: 512,
     vocab: 64,
     heads: HeadLayout { heads: 4, kv_heads: 2, head_dim: 64 },
     decode: &[(1, 33), (8, 300)],
