@@ -3,6 +3,8 @@
 //! is built without GPU kernels, and `novastack devices` says so.
 //!
 //! A kernel is compiled again when its source, a header, the compiler or the flags have changed.
+//!
+//! Release builds also carry the commit that they were made from, for reports of measurements.
 
 use std::collections::hash_map::DefaultHasher;
 use std::fmt::Write;
@@ -18,8 +20,17 @@ const NVIDIA: &str = "sm_80";
 const CLANG_MIN: u32 = 19;
 
 const COMMON: [&str; 5] = ["-O3", "-std=c++17", "-Wall", "-Werror", "-Ikernels"];
-const FOR_AMD: [&str; 6] =
-    ["-x", "hip", "--cuda-device-only", "--no-gpu-bundle-output", "-nogpuinc", "-nogpulib"];
+/// Version 4 of the object format, which every ROCm since 4.1 loads: later compilers' own default is 6,
+/// which those before 6.3 call invalid.
+const FOR_AMD: [&str; 7] = [
+    "-x",
+    "hip",
+    "--cuda-device-only",
+    "--no-gpu-bundle-output",
+    "-nogpuinc",
+    "-nogpulib",
+    "-mcode-object-version=4",
+];
 const FOR_NVIDIA: [&str; 10] = [
     "-x",
     "cuda",
@@ -36,6 +47,8 @@ const FOR_NVIDIA: [&str; 10] = [
 fn main() {
     println!("cargo:rerun-if-changed=kernels");
     println!("cargo:rerun-if-env-changed=NOVASTACK_CLANG");
+    println!("cargo:rerun-if-env-changed=NOVASTACK_COMMIT");
+    println!("cargo:rustc-env=NOVASTACK_COMMIT={}", commit());
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let (compiler, objects) = match find_clang() {
         Ok(clang) => (Ok(clang.version.clone()), compile_all(&clang, &out)),
@@ -56,6 +69,29 @@ fn main() {
     }
     text += "];\n";
     std::fs::write(out.join("objects.rs"), text).expect("OUT_DIR can be written");
+}
+
+/// NOVASTACK_COMMIT; else, in release builds, what git says: `0123456789ab`, with `-dirty` where files
+/// differ from it. Other builds do not ask: a commit would compile everything again.
+fn commit() -> String {
+    if let Ok(set) = std::env::var("NOVASTACK_COMMIT") {
+        return set;
+    }
+    if std::env::var("PROFILE").is_ok_and(|profile| profile != "release") {
+        return "development build".into();
+    }
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git").args(arguments).output().ok()?;
+        let text = String::from_utf8(output.stdout).ok()?.trim().to_owned();
+        (output.status.success() && !text.is_empty()).then_some(text)
+    };
+    println!("cargo:rerun-if-changed=src");
+    if let Some(log) = git(&["rev-parse", "--git-path", "logs/HEAD"]).filter(|path| Path::new(path).exists())
+    {
+        println!("cargo:rerun-if-changed={log}");
+    }
+    git(&["describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"])
+        .unwrap_or_else(|| "unknown".into())
 }
 
 struct Clang {

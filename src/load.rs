@@ -13,6 +13,7 @@ use novastack::engine::executor::{DeviceExecutor, Executor, Rank};
 use novastack::engine::plan::{PlannedSeq, SampleSpec, SeqId, StepPlan};
 use novastack::model::{self, Loader, ModelConfig, Weights};
 use novastack::protocol::SamplingParams;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -77,6 +78,12 @@ impl LoadArgs {
     pub fn step_rows(&self) -> usize {
         self.step_tokens.max(self.max_running) as usize
     }
+
+    /// CPU threads.
+    pub fn threads_or_all(&self) -> usize {
+        let all = || std::thread::available_parallelism().map_or(1, |n| n.get());
+        self.threads.map_or_else(all, usize::from)
+    }
 }
 
 fn parse_fraction(text: &str) -> Result<f64, String> {
@@ -94,6 +101,27 @@ pub struct Loaded {
     /// Longest sequence that fits, in tokens.
     pub max_context: usize,
     pub kv_blocks: usize,
+    pub bytes: ModelBytes,
+}
+
+/// What a loaded model takes, on all ranks together.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ModelBytes {
+    /// Experts' matrices.
+    pub experts: usize,
+    /// The embedding's.
+    pub embedding: usize,
+    /// All others.
+    pub others: usize,
+    /// A token's keys and values.
+    pub kv_token: usize,
+}
+
+impl ModelBytes {
+    /// All matrices.
+    pub fn weights(&self) -> usize {
+        self.experts + self.embedding + self.others
+    }
 }
 
 /// Loads a model onto its device and runs a first step.
@@ -104,20 +132,30 @@ pub fn load(args: &LoadArgs, name: &str, resolved: &Resolved) -> Result<Loaded, 
         false => Checkpoint::open(&resolved.path),
     }
     .map_err(|error| error.to_string())?;
+    load_opened(args, name, &resolved.path, checkpoint)
+}
+
+/// Loads an opened checkpoint; dummy weights need its config alone. `path` is for messages.
+pub fn load_opened(
+    args: &LoadArgs,
+    name: &str,
+    path: &Path,
+    checkpoint: Checkpoint,
+) -> Result<Loaded, String> {
     let shape = ModelConfig::from_json(&checkpoint.config).map_err(|error| error.to_string())?;
-    let weights = if dummy {
+    let weights = if args.load_format == LoadFormat::Dummy {
         Weights::Dummy { seed: args.dummy_seed }
     } else {
         Weights::Checkpoint(&checkpoint, shape.quantization.as_ref())
     };
 
-    let threads = match args.threads {
-        Some(threads) => threads as usize,
-        None => std::thread::available_parallelism().map_or(1, |n| n.get()),
-    };
-    let opened = Opened { args, name, resolved, checkpoint: &checkpoint, shape: &shape, weights, threads };
+    let threads = args.threads_or_all();
+    let opened = Opened { args, name, path, checkpoint: &checkpoint, shape: &shape, weights, threads };
     let ranks = args.tensor_parallel.map(usize::from);
-    let (max_context, kv_blocks, mut executor) = match args.device.decided(ranks.unwrap_or(1)) {
+    let Started { max_context, kv_blocks, bytes, mut executor } = match args
+        .device
+        .decided(ranks.unwrap_or(1))
+    {
         DeviceChoice::Gpus(vendor, numbers) => {
             if ranks.is_some_and(|ranks| ranks != numbers.len()) {
                 return Err(format!(
@@ -155,48 +193,58 @@ pub fn load(args: &LoadArgs, name: &str, resolved: &Resolved) -> Result<Loaded, 
         }
     };
     warm_up(&mut *executor)?;
-    Ok(Loaded { checkpoint, shape, executor, max_context, kv_blocks })
+    Ok(Loaded { checkpoint, shape, executor, max_context, kv_blocks, bytes })
 }
 
 /// A checkpoint and what is to become of it.
 struct Opened<'a> {
     args: &'a LoadArgs,
     name: &'a str,
-    resolved: &'a Resolved,
+    path: &'a Path,
     checkpoint: &'a Checkpoint,
     shape: &'a ModelConfig,
     weights: Weights<'a>,
     threads: usize,
 }
 
+/// Its ranks at work.
+struct Started {
+    max_context: usize,
+    kv_blocks: usize,
+    bytes: ModelBytes,
+    executor: Box<dyn Executor>,
+}
+
 impl Opened<'_> {
     /// Loads the weights onto the ranks' backends, then allocates KV caches in what `kv_memory`
-    /// says is left: (longest context, blocks, the ranks at work).
+    /// says is left.
     fn start<B: Backend + Sync>(
         self,
         backends: Vec<B>,
         kv_memory: impl FnOnce() -> Result<usize, String>,
-    ) -> Result<(usize, usize, Box<dyn Executor>), String> {
-        let Self { args, name, resolved, checkpoint, shape, weights, threads } = self;
+    ) -> Result<Started, String> {
+        let Self { args, name, path, checkpoint, shape, weights, threads } = self;
         let started = Instant::now();
         let step_rows = args.step_rows();
         let ranks = backends.len();
         let bar = progress_bar(name);
         let mut models = Vec::with_capacity(ranks);
+        let mut bytes = ModelBytes::default();
         for backend in &backends {
             let loader = Loader::new(backend, shape, weights);
             let model = model::load(&loader, step_rows, threads, &|_, total| {
                 bar.set_length((total * ranks) as u64);
                 bar.inc(1);
             });
-            models.push(model.map_err(|error| format!("{}: {error}", resolved.path.display()))?);
-            log_weights(name, backend.rank().0, &loader);
+            models.push(model.map_err(|error| format!("{}: {error}", path.display()))?);
+            log_weights(name, backend.rank().0, &loader, &mut bytes);
         }
         bar.finish_and_clear();
         checkpoint.release_pages();
 
         let spec = models[0].kv_spec();
         let block_bytes = spec.block_bytes() * ranks;
+        bytes.kv_token = spec.token_bytes() * ranks;
         let wanted = args.max_context.map_or(shape.max_context, |n| (n as usize).min(shape.max_context));
         if args.max_context.is_some_and(|n| n as usize > wanted) {
             tracing::warn!(
@@ -235,21 +283,28 @@ impl Opened<'_> {
             family = ?shape.family,
             ranks,
             kv_mb = (kv_blocks * block_bytes) >> 20,
-            kv_bytes_per_token = spec.token_bytes() * ranks,
+            kv_bytes_per_token = bytes.kv_token,
             kv_blocks,
             max_context,
             threads,
             seconds = started.elapsed().as_secs_f32(),
             "loaded"
         );
-        Ok((max_context, kv_blocks, Box::new(DeviceExecutor::spawn(group, kv_blocks))))
+        let executor = Box::new(DeviceExecutor::spawn(group, kv_blocks));
+        Ok(Started { max_context, kv_blocks, bytes, executor })
     }
 }
 
-/// What each matrix became, and the memory it takes.
-fn log_weights<B: Backend>(name: &str, rank: usize, loader: &Loader<'_, B>) {
+/// What each matrix became, and the memory it takes, which is added to `sum`.
+fn log_weights<B: Backend>(name: &str, rank: usize, loader: &Loader<'_, B>, sum: &mut ModelBytes) {
     let ledger = loader.ledger();
     for (kind, total) in &ledger {
+        let of_its_kind = match &kind.names {
+            names if names.contains(".experts.") => &mut sum.experts,
+            names if names.contains("embed_tokens") => &mut sum.embedding,
+            _ => &mut sum.others,
+        };
+        *of_its_kind += total.bytes;
         tracing::info!(
             model = name,
             rank,

@@ -1,12 +1,15 @@
 //! The command line. Parts are wired together here, in [`serve`] and in [`inspect`], nowhere else.
 
+mod bench;
 mod check;
 mod device;
 mod devices;
+mod goldens;
 mod inspect;
 mod load;
 mod serve;
 
+use bench::BenchCommand;
 use clap::{Args, Parser, Subcommand};
 use load::LoadArgs;
 use novastack::checkpoint::resolve::{Places, resolve};
@@ -17,9 +20,12 @@ use std::time::Duration;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// With the commit that build.rs found.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("NOVASTACK_COMMIT"), ")");
+
 /// Serves open-weight language models over the OpenAI API: one program, one endpoint.
 #[derive(Parser)]
-#[command(version, arg_required_else_help = true)]
+#[command(version = VERSION, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -40,6 +46,11 @@ enum Command {
     Devices,
     /// Compare every GPU kernel with the CPU on random inputs.
     Selftest(check::SelftestArgs),
+    /// Serve tiny checkpoints on a device and compare their answers with transformers'.
+    Goldens(goldens::GoldensArgs),
+    /// Measure the engine and its operations on this machine.
+    #[command(subcommand)]
+    Bench(BenchCommand),
 }
 
 #[derive(Args)]
@@ -131,22 +142,28 @@ fn main() -> ExitCode {
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
     let result = match cli.command {
-        Command::Serve(args) => serve::run(*args),
-        Command::Pull { model } => pull(&model),
-        Command::Inspect(args) => inspect::run(&args),
-        Command::Selftest(args) => check::run(&args),
+        Command::Serve(args) => done(serve::run(*args)),
+        Command::Pull { model } => done(pull(&model)),
+        Command::Inspect(args) => done(inspect::run(&args)),
+        Command::Selftest(args) => done(check::run(&args)),
         Command::Devices => {
             devices::run();
-            Ok(())
+            Ok(ExitCode::SUCCESS)
         }
+        Command::Goldens(args) => goldens::run(&args),
+        Command::Bench(command) => bench::run(command),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(message) => {
             eprintln!("novastack: {message}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn done(result: Result<(), String>) -> Result<ExitCode, String> {
+    result.map(|()| ExitCode::SUCCESS)
 }
 
 fn pull(model: &str) -> Result<(), String> {

@@ -154,7 +154,7 @@ fn cors(origins: &[String]) -> Cors {
 }
 
 fn load(args: &ServeArgs, name: &str, resolved: &Resolved) -> Result<LocalModel, String> {
-    let Loaded { checkpoint, shape, executor, max_context, kv_blocks } =
+    let Loaded { checkpoint, shape, executor, max_context, kv_blocks, .. } =
         load::load(&args.load, name, resolved)?;
     let tokenizer = match &checkpoint.tokenizer {
         Some(_) => {

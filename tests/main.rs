@@ -1,6 +1,7 @@
 //! One integration binary: everything that is tested from outside.
 
 mod api;
+mod bench;
 mod checkpoint;
 mod imports;
 mod inspect;

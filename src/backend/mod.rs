@@ -14,6 +14,7 @@
 //! [`Backend::tensor_f32`]. A [`Backend::Tensor`] is allocated for a
 //! maximal number of rows; each operation sets its output's current row count from its inputs.
 
+pub mod ceiling;
 pub mod cpu;
 pub mod hip;
 

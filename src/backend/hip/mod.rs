@@ -12,6 +12,7 @@
 //!
 //! Absent so far: the vendor's BLAS.
 
+pub mod ceiling;
 pub mod collective;
 pub mod device;
 pub mod discover;

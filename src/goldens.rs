@@ -1,0 +1,203 @@
+//! `novastack goldens`: tiny checkpoints served on a device, asked over HTTP as any caller would,
+//! against what transformers made of them (tests/goldens, scripts/goldens.py). For machines that
+//! have a GPU and neither Rust nor Python; the tests do the same and more.
+
+use crate::device::DeviceChoice;
+use clap::Args;
+use novastack::checkpoint::Checkpoint;
+use novastack::model::ModelConfig;
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::Duration;
+
+/// Of probability between a token and the next best, in nats, from which greedy decoding is held to
+/// the golden's token: nearer ones change places by rounding.
+const CERTAIN: f64 = 0.05;
+/// How far activations in 16 bits lead from transformers' f32 in log-probabilities, at the most.
+const F16_TOLERANCE: f64 = 0.1;
+const BF16_TOLERANCE: f64 = 0.4;
+/// Longer than a kernel's emulation takes.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
+
+#[derive(Args)]
+pub struct GoldensArgs {
+    /// Folders with a checkpoint and a golden.json.
+    #[arg(required = true, value_name = "FOLDER")]
+    folders: Vec<PathBuf>,
+    /// As for serve.
+    #[arg(long, default_value = "auto", value_parser = DeviceChoice::parse)]
+    device: DeviceChoice,
+}
+
+/// Fails where an answer differs.
+pub fn run(args: &GoldensArgs) -> Result<ExitCode, String> {
+    let device = args.device.decided(1);
+    println!("| golden | on | cases | result |\n| --- | --- | --- | --- |");
+    let mut good = true;
+    for folder in &args.folders {
+        let name = folder.file_name().unwrap_or_default().to_string_lossy();
+        let (cases, result) = match check(folder, &device) {
+            Ok(cases) => (cases.to_string(), "equal".to_owned()),
+            Err(reason) => {
+                (String::new(), format!("FAILED: {}", reason.replace('\n', " ").replace('|', "/")))
+            }
+        };
+        good &= !cases.is_empty();
+        println!("| {name} | {device} | {cases} | {result} |");
+    }
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// How many cases were equal.
+fn check(folder: &Path, device: &DeviceChoice) -> Result<usize, String> {
+    let file = folder.join("golden.json");
+    let text = std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+    let golden: Value =
+        serde_json::from_str(&text).map_err(|error| format!("{}: {error}", file.display()))?;
+    let checkpoint = Checkpoint::open_config(folder).map_err(|error| error.to_string())?;
+    let shape = ModelConfig::from_json(&checkpoint.config).map_err(|error| error.to_string())?;
+    let tolerance = match device {
+        DeviceChoice::Cpu => golden["logprob_tolerance"].as_f64().ok_or("no logprob_tolerance")?,
+        _ if shape.full_precision => F16_TOLERANCE,
+        _ => BF16_TOLERANCE,
+    };
+    let cases = golden["cases"].as_array().filter(|cases| !cases.is_empty()).ok_or("no cases")?;
+    let server = Server::start(folder, device)?;
+    for (index, case) in cases.iter().enumerate() {
+        let answer = server.ask(case).map_err(|reason| format!("case {index}: {reason}"))?;
+        compare(case, &answer, tolerance).map_err(|reason| format!("case {index}: {reason}"))?;
+    }
+    Ok(cases.len())
+}
+
+fn compare(case: &Value, answer: &Value, tolerance: f64) -> Result<(), String> {
+    let choice = &answer["choices"][0];
+    let (wanted, found) = (numbers(&case["tokens"])?, numbers(&choice["token_ids"])?);
+    let margins = numbers(&case["margins"])?;
+    let certain = margins.iter().position(|margin| *margin < CERTAIN).unwrap_or(wanted.len());
+    if certain == 0 || found.len() != wanted.len() {
+        return Err(format!("{} tokens for {}, {certain} certain", found.len(), wanted.len()));
+    }
+    if let Some(at) = (0..certain).find(|&at| found[at] != wanted[at]) {
+        return Err(format!(
+            "token {at} is {}, not {}, which is better by {:.2} nats",
+            found[at], wanted[at], margins[at]
+        ));
+    }
+    let all = match &case["first_logprobs"] {
+        Value::Null => numbers_of_pairs(&case["first_top"])?,
+        all => numbers(all)?.into_iter().enumerate().map(|(id, value)| (id as f64, value)).collect(),
+    };
+    let lowest = all.iter().map(|(_, value)| *value).fold(f64::INFINITY, f64::min);
+    let top = choice["logprobs"]["top_logprobs"][0].as_object().ok_or("the answer has no logprobs")?;
+    for (token, logprob) in top {
+        let id: f64 = token.strip_prefix("token_id:").and_then(|id| id.parse().ok()).ok_or("no token id")?;
+        let wanted = all.iter().find(|(known, _)| *known == id).map_or(lowest, |(_, value)| *value);
+        let found = logprob.as_f64().ok_or("a log-probability is no number")?;
+        if (found - wanted).abs() > tolerance || found.is_nan() {
+            return Err(format!("log-probability of token {id}: {found:.3}, not {wanted:.3} +- {tolerance}"));
+        }
+    }
+    Ok(())
+}
+
+fn numbers(value: &Value) -> Result<Vec<f64>, String> {
+    let list = value.as_array().ok_or("a list is missing")?;
+    list.iter().map(|value| value.as_f64().ok_or_else(|| "a list of numbers is expected".into())).collect()
+}
+
+fn numbers_of_pairs(value: &Value) -> Result<Vec<(f64, f64)>, String> {
+    let list = value.as_array().ok_or("first_top is missing")?;
+    list.iter().map(|pair| Ok((numbers(pair)?[0], numbers(pair)?[1]))).collect()
+}
+
+/// This program serving a folder; ended when dropped.
+struct Server {
+    child: Child,
+    url: String,
+    agent: ureq::Agent,
+}
+
+impl Server {
+    fn start(folder: &Path, device: &DeviceChoice) -> Result<Self, String> {
+        let program = std::env::current_exe().map_err(|error| error.to_string())?;
+        let mut child = Command::new(program)
+            .args([
+                "serve",
+                "--port",
+                "0",
+                "--step-tokens",
+                "32",
+                "--kv-cache-memory",
+                "64M",
+                "--max-context",
+                "256",
+            ])
+            .arg("--device")
+            .arg(device.to_string())
+            .arg("--model")
+            .arg(format!("golden={}", folder.display()))
+            .env_remove("NOVASTACK_API_KEYS")
+            .env("NOVASTACK_LOG", "error")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| error.to_string())?;
+        let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
+            return Err("the server's output is not there".into());
+        };
+        let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
+        let url = lines.find_map(|line| {
+            line.split_whitespace().find(|word| word.starts_with("http://")).map(str::to_owned)
+        });
+        let agent = ureq::Agent::config_builder()
+            .timeout_global(Some(ANSWER_TIMEOUT))
+            .http_status_as_error(false)
+            .build()
+            .into();
+        match url {
+            Some(url) => {
+                // So that it never waits for a reader.
+                std::thread::spawn(move || lines.for_each(drop));
+                std::thread::spawn(move || {
+                    BufReader::new(stderr).lines().map_while(Result::ok).for_each(drop)
+                });
+                Ok(Self { child, url, agent })
+            }
+            None => {
+                let _ = child.wait();
+                let log: Vec<String> = BufReader::new(stderr).lines().map_while(Result::ok).collect();
+                Err(format!("novastack serve ended: {}", log.join(" ")))
+            }
+        }
+    }
+
+    fn ask(&self, case: &Value) -> Result<Value, String> {
+        let body = json!({
+            "model": "golden", "prompt": case["prompt"], "max_tokens": case["tokens"].as_array().map(Vec::len),
+            "temperature": 0, "ignore_eos": true, "return_token_ids": true, "logprobs": 20,
+            "return_tokens_as_token_ids": true,
+        });
+        let answer = self
+            .agent
+            .post(format!("{}/v1/completions", self.url))
+            .content_type("application/json")
+            .send(body.to_string());
+        let mut answer = answer.map_err(|error| error.to_string())?;
+        let text = answer.body_mut().read_to_string().map_err(|error| error.to_string())?;
+        match answer.status().as_u16() {
+            200 => serde_json::from_str(&text).map_err(|error| error.to_string()),
+            status => Err(format!("status {status}: {text}")),
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
