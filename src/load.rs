@@ -51,6 +51,9 @@ pub struct LoadArgs {
     /// The CPU always keeps to this.
     #[arg(long)]
     pub deterministic: bool,
+    /// On GPUs: our own kernels for large products too, not rocBLAS, hipBLASLt or cuBLASLt.
+    #[arg(long)]
+    pub no_vendor_blas: bool,
     /// Ranks that share each model: weights, heads and experts are split over them. On the CPU a
     /// rank is a thread or more of --threads; of GPUs each one in --device is a rank.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024), value_name = "RANKS")]
@@ -170,6 +173,7 @@ pub fn load_opened(
                 rows_max: args.step_rows(),
                 eager: args.enforce_eager,
                 deterministic: args.deterministic,
+                vendor_blas: !args.no_vendor_blas,
             };
             if args.deterministic && numbers.len() > 2 {
                 return Err("--deterministic takes one or two GPUs: the order in which RCCL adds up more ranks depends on the batch".into());

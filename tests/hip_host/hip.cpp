@@ -12,7 +12,9 @@
 //   device is lost.
 //
 // Environment: NOVASTACK_HIP_HOST_ARCH (gfx90a), _DEVICES (1), _MEMORY (bytes, 1 GiB), _SEED,
-// _FAULT = malloc:N | launch:N | sync:N: the N-th call fails (launch, sync: and loses the device).
+// _FAULT = malloc:N | launch:N | sync:N | blas:N: the N-th call fails (launch, sync: and loses the device);
+// hang:N: the N-th sync never comes back.
+#include "driver.h"
 #include "harness.h"
 #include "notes.h"
 
@@ -30,24 +32,32 @@
 #include <string>
 #include <sys/mman.h>
 #include <thread>
+#include <unistd.h>
 #include <vector>
 
-typedef unsigned int u32;
-typedef unsigned long long u64;
+std::recursive_mutex big_lock;
+std::vector<Device> devices;
+thread_local int current = 0;
+std::set<Stream*> streams;
+bool waiting_for_ranks = false;
 
-enum Error {
-  Success = 0, InvalidValue = 1, OutOfMemory = 2, InvalidConfiguration = 9, NoDevice = 100, InvalidDevice = 101,
-  InvalidImage = 200, NoBinaryForGpu = 209, InvalidHandle = 400, NotFound = 500, NotReady = 600, LaunchFailure = 719,
-  StreamCaptureUnsupported = 900, StreamCaptureUnmatched = 903,
-};
+Error report(Error error, const char* call, const std::string& why) {
+  fprintf(stderr, "hip_host: %s: %s\n", call, why.c_str());
+  return error;
+}
+
+void enqueue(Stream* stream, std::function<bool()> run) {
+  if (stream->capture) stream->capture->operations.push_back({std::move(run)});
+  else stream->queue.push_back({std::move(run)});
+}
+
+Error lost() { return devices.empty() ? NoDevice : devices[current].lost ? LaunchFailure : Success; }
 
 namespace {
 
 constexpr size_t ARENA_BYTES = (size_t)64 << 30;
 constexpr size_t PAGE = 4096;
 constexpr size_t LDS_BYTES_MAX = 64 << 10;
-
-std::recursive_mutex big_lock;
 
 const char* setting(const char* name, const char* otherwise) {
   std::string full = std::string("NOVASTACK_HIP_HOST_") + name;
@@ -56,19 +66,6 @@ const char* setting(const char* name, const char* otherwise) {
 }
 std::mt19937_64 chance(strtoull(setting("SEED", "1"), nullptr, 10));
 
-struct Operation {
-  // False: not yet (an event that was not recorded).
-  std::function<bool()> run;
-};
-struct Graph {
-  std::vector<Operation> operations;
-};
-struct Stream {
-  int device;
-  std::deque<Operation> queue;
-  // Where operations go while capturing.
-  std::unique_ptr<Graph> capture;
-};
 struct Event {
   u64 recorded = 0, reached = 0;
 };
@@ -86,35 +83,13 @@ struct Allocation {
   size_t bytes;
   int device;
 };
-struct Device {
-  size_t memory, used = 0;
-  bool lost = false;
-};
-
-std::vector<Device> devices;
-thread_local int current = 0;
 char* arena = nullptr;
 size_t arena_used = 0;
 std::map<u64, Allocation> allocations;
 std::map<u64, size_t> pinned;
-std::set<Stream*> streams;
 std::map<std::pair<Module*, std::string>, std::unique_ptr<Function>> functions;
 
 u32 architecture_wave() { return !strncmp(setting("ARCH", "gfx90a"), "gfx9", 4) ? 64 : 32; }
-
-// Counts calls of a kind down to the one that is to fail.
-bool fault(const char* kind) {
-  static std::map<std::string, u64> calls;
-  std::string wanted = setting("FAULT", "");
-  size_t colon = wanted.find(':');
-  if (colon == std::string::npos || wanted.substr(0, colon) != kind) return false;
-  return ++calls[kind] == strtoull(wanted.c_str() + colon + 1, nullptr, 10);
-}
-
-Error report(Error error, const char* call, const std::string& why) {
-  fprintf(stderr, "hip_host: %s: %s\n", call, why.c_str());
-  return error;
-}
 
 // Device memory can be touched while one of these lives; the pages between allocations never.
 struct Open {
@@ -134,26 +109,12 @@ struct Open {
 };
 int Open::depth = 0;
 
-bool on_device(const void* p, size_t bytes) {
-  auto after = allocations.upper_bound((u64)p);
-  if (after == allocations.begin()) return false;
-  auto& [start, allocation] = *std::prev(after);
-  return (u64)p + bytes <= start + allocation.bytes;
-}
 bool is_pinned(const void* p, size_t bytes) {
   auto after = pinned.upper_bound((u64)p);
   if (after == pinned.begin()) return false;
   auto& [start, size] = *std::prev(after);
   return (u64)p + bytes <= start + size;
 }
-
-void enqueue(Stream* stream, std::function<bool()> run) {
-  if (stream->capture) stream->capture->operations.push_back({std::move(run)});
-  else stream->queue.push_back({std::move(run)});
-}
-
-// A rank that waits for others, whose threads have yet to bring their part.
-bool waiting_for_ranks = false;
 
 // Runs operations of all streams, in a random order that their events allow, until `done`.
 Error run_until(const std::function<bool()>& done) {
@@ -183,17 +144,22 @@ Error run_until(const std::function<bool()>& done) {
   return Success;
 }
 
-Error lost() { return devices.empty() ? NoDevice : devices[current].lost ? LaunchFailure : Success; }
-
 }  // namespace
 
-#define ENTRY(name, ...)              \
-  extern "C" int name(__VA_ARGS__) {  \
-    std::lock_guard guard(big_lock);
-#define NEED(condition, error, why) \
-  if (!(condition)) return report(error, __func__, why)
-#define ALIVE() \
-  if (Error error = lost()) return error
+bool on_device(const void* p, size_t bytes) {
+  auto after = allocations.upper_bound((u64)p);
+  if (after == allocations.begin()) return false;
+  auto& [start, allocation] = *std::prev(after);
+  return (u64)p + bytes <= start + allocation.bytes;
+}
+// Counts calls of a kind down to the one that is to fail.
+bool fault(const char* kind) {
+  static std::map<std::string, u64> calls;
+  std::string wanted = setting("FAULT", "");
+  size_t colon = wanted.find(':');
+  if (colon == std::string::npos || wanted.substr(0, colon) != kind) return false;
+  return ++calls[kind] == strtoull(wanted.c_str() + colon + 1, nullptr, 10);
+}
 
 ENTRY(hipInit, u32)
   if (arena) return Success;
@@ -318,6 +284,10 @@ ENTRY(hipStreamSynchronize, Stream* stream)
   NEED(streams.count(stream), InvalidHandle, "not a stream");
   NEED(!stream->capture, StreamCaptureUnsupported, "the stream is being captured");
   if (fault("sync")) devices[stream->device].lost = true;
+  if (fault("hang")) {
+    big_lock.unlock();
+    for (;;) pause();
+  }
   ALIVE();
   Error error = run_until([&] { return stream->queue.empty(); });
   return error ? error : lost();
@@ -464,107 +434,5 @@ ENTRY(hipGraphExecDestroy, Graph* instance)
 }
 ENTRY(hipGraphDestroy, Graph* graph)
   delete graph;
-  return Success;
-}
-
-// librccl.so: what src/backend/hip/collective.rs uses of it. A collective is an operation of its
-// stream that waits until all ranks have come to theirs.
-
-namespace {
-
-struct Sum {
-  std::vector<void*> values;
-  size_t count;
-  int type;
-  size_t arrived = 0;
-  bool done = false;
-};
-struct Ranks {
-  std::vector<std::unique_ptr<Sum>> sums;  // in the order of the calls
-  bool aborted = false;
-  size_t size;
-};
-struct Communicator {
-  std::shared_ptr<Ranks> ranks;
-  size_t rank, next = 0;
-  bool destroyed = false;
-};
-
-enum Type { F16 = 6, F32 = 7, BF16 = 9 };
-size_t type_bytes(int type) { return type == F32 ? 4 : 2; }
-float load(const void* values, size_t at, int type) {
-  if (type == F32) return ((const float*)values)[at];
-  if (type == F16) return (float)((const _Float16*)values)[at];
-  u32 bits = (u32)((const unsigned short*)values)[at] << 16;
-  float value;
-  memcpy(&value, &bits, 4);
-  return value;
-}
-void store(void* values, size_t at, int type, float value) {
-  if (type == F32) ((float*)values)[at] = value;
-  else if (type == F16) ((_Float16*)values)[at] = (_Float16)value;
-  else {
-    u32 bits;
-    memcpy(&bits, &value, 4);
-    ((unsigned short*)values)[at] = (unsigned short)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-  }
-}
-void add_up(Sum& sum) {
-  for (size_t at = 0; at < sum.count; at++) {
-    float total = 0;
-    for (void* values : sum.values) total += load(values, at, sum.type);
-    for (void* values : sum.values) store(values, at, sum.type, total);
-  }
-  sum.done = true;
-}
-
-}  // namespace
-
-ENTRY(ncclCommInitAll, Communicator** made, int count, const int* numbers)
-  NEED(count > 0 && !devices.empty(), InvalidValue, "no devices");
-  auto ranks = std::make_shared<Ranks>();
-  ranks->size = count;
-  for (int rank = 0; rank < count; rank++) {
-    NEED(numbers[rank] >= 0 && numbers[rank] < (int)devices.size(), InvalidDevice, "no such device");
-    made[rank] = new Communicator{ranks, (size_t)rank};
-  }
-  return Success;
-}
-ENTRY(ncclCommDestroy, Communicator* communicator)
-  delete communicator;
-  return Success;
-}
-ENTRY(ncclCommAbort, Communicator* communicator)
-  communicator->ranks->aborted = true;
-  delete communicator;
-  return Success;
-}
-extern "C" const char* ncclGetErrorString(int) { return "an error of the test library"; }
-ENTRY(ncclAllReduce, const void* from, void* to, size_t count, int type, int operation, Communicator* communicator, Stream* stream)
-  ALIVE();
-  NEED(from == to && operation == 0, InvalidValue, "sums in place alone are known here");
-  NEED(type == F16 || type == F32 || type == BF16, InvalidValue, "an unknown type");
-  NEED(streams.count(stream), InvalidHandle, "not a stream");
-  NEED(on_device(to, count * type_bytes(type)), InvalidValue, "outside of device memory");
-  auto ranks = communicator->ranks;
-  size_t rank = communicator->rank;
-  // The place among the rank's collectives is taken when it runs: a graph runs more than once.
-  Sum* mine = nullptr;
-  enqueue(stream, [=]() mutable {
-    if (ranks->aborted) return true;
-    if (!mine) {
-      size_t at = communicator->next++;
-      if (at == ranks->sums.size()) ranks->sums.emplace_back(new Sum{std::vector<void*>(ranks->size), count, type});
-      mine = ranks->sums[at].get();
-      if (mine->count != count || mine->type != type) {
-        report(InvalidValue, "ncclAllReduce", "ranks bring different sizes or types");
-        abort();
-      }
-      mine->values[rank] = to;
-      if (++mine->arrived == ranks->size) add_up(*mine);
-    }
-    if (!mine->done) waiting_for_ranks = true;
-    return mine->done;
-  });
   return Success;
 }

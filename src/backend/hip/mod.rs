@@ -7,11 +7,11 @@
 //! went wrong ends there, with the first cause.
 //!
 //! Reading order: [`driver`] (the library), [`device`] (memory, streams, launches), [`kernels`]
-//! (what build.rs compiled), [`gpu`], [`collective`] (several devices as one model's ranks), [`tensor`], [`matrix`], [`held`], [`step`] (a step's metadata),
+//! (what build.rs compiled), [`gpu`], [`collective`] (several devices as one model's ranks),
+//! [`blas`] (the vendor's products), [`tensor`], [`matrix`], [`held`], [`step`] (a step's metadata),
 //! [`ops`] (how kernels are called), [`graphs`] (what was recorded for decodes), [`discover`].
-//!
-//! Absent so far: the vendor's BLAS.
 
+pub mod blas;
 pub mod ceiling;
 pub mod collective;
 pub mod device;
@@ -27,13 +27,14 @@ pub mod step;
 pub mod tensor;
 
 use super::BackendError;
+use blas::Blas;
 use collective::Collective;
 use device::{DeviceMemory, Stream};
 use driver::Result as DriverResult;
 use gpu::Gpu;
 use graphs::Graphs;
 pub use held::{Cache, Experts, Heads, Routes};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use step::Step;
 use tensor::Kind;
 
@@ -57,6 +58,8 @@ pub struct HipBackend {
     deterministic: bool,
     /// The other devices of the model, if there are.
     collective: Option<Collective>,
+    /// The vendor's library for large products. The backend is shared while weights are loaded.
+    blas: Option<Mutex<Blas>>,
 }
 
 /// How a device is used.
@@ -68,6 +71,8 @@ pub struct Options {
     pub eager: bool,
     /// A row's bits depend on its sequence alone: one shape of every product, one way of attention.
     pub deterministic: bool,
+    /// Large products are the vendor's library's where there is one; not when deterministic.
+    pub vendor_blas: bool,
 }
 
 /// Memory that lives from call to call and grows.
@@ -119,8 +124,26 @@ impl HipBackend {
 
     fn new(gpu: Arc<Gpu>, options: Options, collective: Option<Collective>) -> Result<Self, BackendError> {
         let failed = |error| gpu.failed(error);
+        let stream = gpu.context.stream().map_err(failed)?;
+        let blas = match options.vendor_blas && !options.deterministic {
+            true => match Blas::open(&gpu.context, &stream, gpu.half) {
+                Ok(blas) => {
+                    tracing::info!(
+                        device = gpu.id,
+                        library = blas.path(),
+                        "large products by the vendor's BLAS"
+                    );
+                    Some(Mutex::new(blas))
+                }
+                Err(reason) => {
+                    tracing::info!(device = gpu.id, %reason, "no vendor's BLAS");
+                    None
+                }
+            },
+            false => None,
+        };
         Ok(Self {
-            stream: gpu.context.stream().map_err(failed)?,
+            stream,
             step: Step::new(&gpu, options).map_err(failed)?,
             failure: None,
             results: ops::Results::new(&gpu).map_err(failed)?,
@@ -133,6 +156,7 @@ impl HipBackend {
             graphs: Graphs::new(options.eager),
             deterministic: options.deterministic,
             collective,
+            blas,
             gpu,
         })
     }

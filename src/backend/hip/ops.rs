@@ -8,10 +8,11 @@ mod transfer;
 
 pub use transfer::Results;
 
+use super::blas::{Operands, Shape};
 use super::device::Grid;
 use super::driver::{DevicePointer, DriverError, Result as DriverResult};
 use super::kernels::Arguments;
-use super::matrix::{Matrix, Part};
+use super::matrix::{Format, Matrix, Part};
 use super::tensor::{Kind, Tensor, Vector};
 use super::{Cache, Experts, Heads, HipBackend, Routes};
 use crate::backend::{
@@ -28,6 +29,8 @@ const VALUES: usize = 2048;
 /// Of rope_angles and of moe_route.
 const ANGLE_THREADS: u32 = 64;
 const ROUTE_THREADS: u32 = 64;
+/// Rows from which on a product is large enough for the vendor's BLAS.
+const BLAS_ROWS: usize = 64;
 /// Most rows that the kernels for few rows take.
 const FEW_ROWS: usize = 16;
 
@@ -68,6 +71,9 @@ impl HipBackend {
         stride: usize,
     ) -> DriverResult<()> {
         let rows = x.rows();
+        if rows >= BLAS_ROWS && bias == 0 && self.by_blas(part, columns, x, out, out_kind, stride)? {
+            return Ok(());
+        }
         let suffix = part.format.suffix();
         let to = if out_kind == Kind::F32 { "_to_f32" } else { "" };
         let entry = |form: &str, shape: &str| format!("{form}{suffix}_{}{to}_{shape}", self.gpu.half.name());
@@ -93,6 +99,26 @@ impl HipBackend {
         let arguments =
             arguments.pointer(bias).pointer(out).size(rows).size(part.rows).size(columns).size(stride);
         self.launch(file, &name, grid, THREADS, arguments)
+    }
+
+    /// The same by the vendor's library; false where it does not take it.
+    fn by_blas(
+        &self,
+        part: &Part,
+        columns: usize,
+        x: &Tensor,
+        out: DevicePointer,
+        out_kind: Kind,
+        stride: usize,
+    ) -> DriverResult<bool> {
+        let (Some(blas), Format::Half, [weights]) = (&self.blas, part.format, part.arrays.as_slice()) else {
+            return Ok(false);
+        };
+        let shape = Shape { m: x.rows(), n: part.rows, k: columns, stride, to_f32: out_kind == Kind::F32 };
+        let operands = Operands { w: weights.pointer(), x: x.pointer(), out };
+        let mut blas = blas.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // SAFETY: as for `launch`; `linear` has checked the shapes.
+        unsafe { blas.product(&self.stream, shape, operands) }
     }
 }
 
