@@ -34,7 +34,7 @@ for source in kernels/*.hip; do
   for wave in 32 64; do
     object=$out/$(basename "$source" .hip).$wave.o
     if stale "$object" "$source"; then
-      commands+=("$clang ${flags[*]} ${kernel_flags[*]} -DWAVE=$wave -c $source -o $object.new && mv $object.new $object")
+      commands+=("$clang ${flags[*]} ${kernel_flags[*]} -DWAVE=$wave -DLDS_SECTION=lds_$(basename "$source" .hip)_$wave -c $source -o $object.new && mv $object.new $object")
     fi
   done
 done

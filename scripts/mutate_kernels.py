@@ -138,7 +138,7 @@ class Built:
         objects = {path.name: path for path in self.folder.glob("*.o")}
         for user in users_of(mutant.file):
             to = work / f"{user}.{wave}.o"
-            command = [CLANG, *FLAGS, *(CHECKED if self.checked else []), f"-I{sources}", f"-I{ROOT}/tests/hip_host", f"-DWAVE={wave}",
+            command = [CLANG, *FLAGS, *(CHECKED if self.checked else []), f"-I{sources}", f"-I{ROOT}/tests/hip_host", f"-DWAVE={wave}", f"-DLDS_SECTION=lds_{user}_{wave}",
                        "-c", str(sources / f"{user}.hip"), "-o", str(to)]
             if subprocess.run(command, stderr=subprocess.DEVNULL).returncode:
                 return None

@@ -157,7 +157,8 @@ pub fn sort(runner: &mut Runner) -> Result<(), BackendError> {
     let mut rng = runner.shapes();
     let rows = [1, 2, 3, 40 + rng.below(30), 200 + rng.below(150), if runner.large { 4000 } else { 500 }];
     for rows in rows {
-        for (experts, top_k) in [(8, 2), (rng.pick(&[33, 60, 128, 300, 512]), 4)] {
+        let many = if rows < 10 || runner.large { 512 } else { rng.pick(&[33, 60, 128]) };
+        for (experts, top_k) in [(8, 2), (many, 4)] {
             let routing = Routing { experts, top_k, ..SOFTMAX };
             let logits = rng.pick(&[Logits::Apart, Logits::Skewed]);
             let local = local(&mut rng, experts);

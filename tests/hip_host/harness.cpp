@@ -16,9 +16,6 @@ asm(".globl harness_switch\n"
     " mov %rsp,(%rdi)\n mov %rsi,%rsp\n"
     " pop %r15\n pop %r14\n pop %r13\n pop %r12\n pop %rbx\n pop %rbp\n ret\n");
 
-// The bounds of the section that LDS arrays are in.
-extern char __start_lds[] __attribute__((weak)), __stop_lds[] __attribute__((weak));
-
 namespace harness {
 
 Now now;
@@ -108,7 +105,7 @@ void checks_barrier();
 
 void run_block(std::mt19937_64& random, u32 number) {
   const u32 wave = run.kernel->wave, waves = run.threads / wave;
-  if (__start_lds) memset(__start_lds, POISON, __stop_lds - __start_lds);
+  if (run.kernel->lds) memset(run.kernel->lds, POISON, run.kernel->lds_end - run.kernel->lds);
   checks_begin_block(number);
   for (u32 t = 0; t < run.threads; t++) prepare(run.fibers[t], run.stacks + t * STACK_BYTES);
   std::vector<u32> order(waves);
@@ -204,7 +201,7 @@ void checks_begin_launch() { launch_number++; }
 void checks_begin_block(u32 number) {
   block_number = number;
   epoch += 2;
-  if (__start_lds) lds.assign(__stop_lds - __start_lds, LdsCell{});
+  lds.assign(run.kernel->lds_end - run.kernel->lds, LdsCell{});
 }
 void checks_barrier() { epoch++; }
 
@@ -216,7 +213,7 @@ void fault(const char* what, u64 address, size_t bytes) {
 
 void access_lds(u64 at, size_t bytes, bool write) {
   unsigned char wave = now.tid / run.kernel->wave;
-  for (size_t i = at - (u64)__start_lds, end = i + bytes; i < end; i++) {
+  for (size_t i = at - (u64)run.kernel->lds, end = i + bytes; i < end; i++) {
     LdsCell& cell = lds[i];
     bool written_now = cell.write_epoch == epoch, read_now = cell.read_epoch == epoch;
     if (!write && cell.write_epoch == 0) fault("LDS is read that was never written", at, bytes);
@@ -241,7 +238,7 @@ void access(const void* pointer, size_t bytes, bool write) {
   if (!run.kernel || within(pointer, run.args, run.kernel->arg_bytes) || within(pointer, &now, sizeof now) || within(pointer, &run, sizeof run)) return;
   u64 at = (u64)pointer, stack = (u64)(run.stacks + now.tid * STACK_BYTES);
   if (at >= stack && at + bytes <= stack + STACK_BYTES) return;
-  if (__start_lds && at >= (u64)__start_lds && at + bytes <= (u64)__stop_lds) return access_lds(at, bytes, write);
+  if (run.kernel->lds && at >= (u64)run.kernel->lds && at + bytes <= (u64)run.kernel->lds_end) return access_lds(at, bytes, write);
   auto after = memories.upper_bound(at);
   if (after != memories.begin()) {
     auto& [start, memory] = *std::prev(after);

@@ -43,6 +43,8 @@ struct Kernel {
   size_t arg_bytes;
   void (*call)(void (*kernel)(), const char* args);
   void (*kernel)();
+  // The LDS arrays of its file.
+  char *lds, *lds_end;
   Kernel* next;
 };
 extern Kernel* kernels;
@@ -75,9 +77,9 @@ struct Arguments {
 struct Registered {
   Kernel kernel;
   template <class... A>
-  Registered(const char* name, u32 wave, u32 threads, void (*function)(A...))
+  Registered(const char* name, u32 wave, u32 threads, void (*function)(A...), char* lds, char* lds_end)
       : kernel{name, wave, threads, Arguments<A...>::offset(sizeof...(A)), Arguments<A...>::call,
-               (void (*)())function, kernels} {
+               (void (*)())function, lds, lds_end, kernels} {
     kernels = &kernel;
   }
 };

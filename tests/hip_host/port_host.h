@@ -6,11 +6,19 @@
 
 #define METHOD inline __attribute__((always_inline))
 #define DEV static METHOD
-// In a section of its own, so that the harness can poison it between blocks.
-#define LDS static __attribute__((aligned(16), section("lds")))
+// In a section of its own for each file and wave size (LDS_SECTION), so that the harness can poison it
+// between blocks; the linker says where it starts and stops.
+#define JOINED(a, b) a##b
+#define JOIN(a, b) JOINED(a, b)
+#define QUOTED(a) #a
+#define QUOTE(a) QUOTED(a)
+#define LDS static __attribute__((aligned(16), section(QUOTE(LDS_SECTION))))
+#define LDS_START JOIN(__start_, LDS_SECTION)
+#define LDS_STOP JOIN(__stop_, LDS_SECTION)
+extern "C" char LDS_START[] __attribute__((weak)), LDS_STOP[] __attribute__((weak));
 #define KERNEL(name, threads, waves, ...)                                   \
   static void name(__VA_ARGS__);                                            \
-  static const harness::Registered name##_registered(#name, WAVE, threads, name); \
+  static const harness::Registered name##_registered(#name, WAVE, threads, name, LDS_START, LDS_STOP); \
   static void name(__VA_ARGS__)
 
 DEV u32 tid() { return harness::now.tid; }
