@@ -29,6 +29,9 @@ pub struct GoldensArgs {
     /// As for serve.
     #[arg(long, default_value = "auto", value_parser = DeviceChoice::parse)]
     device: DeviceChoice,
+    /// Only so many cases of each.
+    #[arg(long, default_value_t = usize::MAX, hide_default_value = true, value_name = "N")]
+    cases: usize,
 }
 
 /// Fails where an answer differs.
@@ -38,7 +41,7 @@ pub fn run(args: &GoldensArgs) -> Result<ExitCode, String> {
     let mut good = true;
     for folder in &args.folders {
         let name = folder.file_name().unwrap_or_default().to_string_lossy();
-        let (cases, result) = match check(folder, &device) {
+        let (cases, result) = match check(folder, &device, args.cases) {
             Ok(cases) => (cases.to_string(), "equal".to_owned()),
             Err(reason) => {
                 (String::new(), format!("FAILED: {}", reason.replace('\n', " ").replace('|', "/")))
@@ -50,8 +53,8 @@ pub fn run(args: &GoldensArgs) -> Result<ExitCode, String> {
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// How many cases were equal.
-fn check(folder: &Path, device: &DeviceChoice) -> Result<usize, String> {
+/// How many cases were equal, of at most so many.
+fn check(folder: &Path, device: &DeviceChoice, most: usize) -> Result<usize, String> {
     let file = folder.join("golden.json");
     let text = std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
     let golden: Value =
@@ -64,6 +67,7 @@ fn check(folder: &Path, device: &DeviceChoice) -> Result<usize, String> {
         _ => BF16_TOLERANCE,
     };
     let cases = golden["cases"].as_array().filter(|cases| !cases.is_empty()).ok_or("no cases")?;
+    let cases = &cases[..cases.len().min(most.max(1))];
     let server = Server::start(folder, device)?;
     for (index, case) in cases.iter().enumerate() {
         let answer = server.ask(case).map_err(|reason| format!("case {index}: {reason}"))?;
