@@ -3,7 +3,8 @@
 //! The modules, in the order in which a request meets them: [`gateway`] speaks HTTP and turns
 //! wire types into [`protocol`] requests; [`text`] renders the chat template and tokenizes;
 //! [`engine`] schedules and executes steps; [`model`] is the forward pass, written once over
-//! the [`backend`] trait; [`checkpoint`] is where weights come from. [`clock`] is the time.
+//! the [`backend`] trait; [`checkpoint`] is where weights come from. [`selftest`]
+//! holds GPUs against the CPU. [`clock`] is the time.
 //!
 //! Who may import whom is written in `tests/imports.rs`, which enforces it.
 
@@ -16,5 +17,6 @@ pub mod text;
 pub mod engine;
 pub mod model;
 pub mod backend;
+pub mod selftest;
 pub mod checkpoint;
 pub mod clock;

@@ -4,8 +4,8 @@ use crate::device::DeviceChoice;
 use crate::parse_bytes;
 use clap::{Args, ValueEnum};
 use novastack::backend::cpu::CpuBackend;
-use novastack::backend::hip::HipBackend;
 use novastack::backend::hip::gpu::{Gpu, Half};
+use novastack::backend::hip::{HipBackend, Options};
 use novastack::backend::{Backend, KV_BLOCK_TOKENS};
 use novastack::checkpoint::Checkpoint;
 use novastack::checkpoint::resolve::Resolved;
@@ -44,10 +44,17 @@ pub struct LoadArgs {
     /// Of a GPU's memory, how much weights and KV cache may take together.
     #[arg(long, default_value_t = 0.9, value_parser = parse_fraction, value_name = "FRACTION")]
     pub gpu_memory_utilization: f64,
+    /// On GPUs: launch every kernel by itself, do not replay recorded decode steps.
+    #[arg(long)]
+    pub enforce_eager: bool,
+    /// On GPUs: what a sequence gets does not depend on what else is computed, bit by bit; slower.
+    /// The CPU always keeps to this.
+    #[arg(long)]
+    pub deterministic: bool,
     /// Ranks that share each model: weights, heads and experts are split over them. On the CPU a
-    /// rank is a thread or more of --threads.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024), value_name = "RANKS")]
-    pub tensor_parallel: u16,
+    /// rank is a thread or more of --threads; of GPUs each one in --device is a rank.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024), value_name = "RANKS")]
+    pub tensor_parallel: Option<u16>,
     /// CPU threads per model [default: all cores].
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
@@ -144,33 +151,47 @@ pub fn load_opened(
 
     let threads = args.threads_or_all();
     let opened = Opened { args, name, path, checkpoint: &checkpoint, shape: &shape, weights, threads };
-    let Started { max_context, kv_blocks, bytes, mut executor } =
-        match args.device.decided(args.tensor_parallel as usize) {
-            DeviceChoice::Gpus(vendor, numbers) => {
-                let [number] = numbers.as_slice() else {
-                    return Err("several GPUs for one model are not supported yet".into());
-                };
-                if args.tensor_parallel > 1 {
-                    return Err(
-                    "--tensor-parallel needs --device cpu: several GPUs for one model are not supported yet"
-                        .into(),
-                );
-                }
-                // Activations of checkpoints in bf16 may be beyond f16's range.
-                let half = if shape.full_precision { Half::F16 } else { Half::Bf16 };
-                let gpu = Gpu::open(vendor, *number, half).map_err(|error| error.to_string())?;
-                let backend = HipBackend::new(gpu.clone()).map_err(|error| error.to_string())?;
-                opened.start(vec![backend], || {
+    let ranks = args.tensor_parallel.map(usize::from);
+    let Started { max_context, kv_blocks, bytes, mut executor } = match args
+        .device
+        .decided(ranks.unwrap_or(1))
+    {
+        DeviceChoice::Gpus(vendor, numbers) => {
+            if ranks.is_some_and(|ranks| ranks != numbers.len()) {
+                return Err(format!(
+                    "--tensor-parallel {} with {} GPUs: each is a rank; leave it out or name as many",
+                    ranks.unwrap_or(1),
+                    numbers.len()
+                ));
+            }
+            // Activations of checkpoints in bf16 may be beyond f16's range.
+            let half = if shape.full_precision { Half::F16 } else { Half::Bf16 };
+            let options = Options {
+                rows_max: args.step_rows(),
+                eager: args.enforce_eager,
+                deterministic: args.deterministic,
+            };
+            if args.deterministic && numbers.len() > 2 {
+                return Err("--deterministic takes one or two GPUs: the order in which RCCL adds up more ranks depends on the batch".into());
+            }
+            let gpus = numbers.iter().map(|number| Gpu::open(vendor, *number, half));
+            let gpus = gpus.collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())?;
+            let backends = HipBackend::group(&gpus, options).map_err(|error| error.to_string())?;
+            opened.start(backends, || {
+                let left = gpus.iter().map(|gpu| {
                     let (free, total) = gpu.context.memory().map_err(|error| error.to_string())?;
                     let kept = total as f64 * (1.0 - args.gpu_memory_utilization);
                     Ok(free.saturating_sub(kept as usize))
-                })?
-            }
-            DeviceChoice::Auto | DeviceChoice::Cpu => {
-                let backends = CpuBackend::group(args.tensor_parallel as usize, threads);
-                opened.start(backends, || Ok(free_memory_bytes() / 4))?
-            }
-        };
+                });
+                let least = left.collect::<Result<Vec<_>, String>>()?.into_iter().min().unwrap_or(0);
+                Ok(least * gpus.len())
+            })?
+        }
+        DeviceChoice::Auto | DeviceChoice::Cpu => {
+            let backends = CpuBackend::group(ranks.unwrap_or(1), threads);
+            opened.start(backends, || Ok(free_memory_bytes() / 4))?
+        }
+    };
     warm_up(&mut *executor)?;
     Ok(Loaded { checkpoint, shape, executor, max_context, kv_blocks, bytes })
 }

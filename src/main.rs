@@ -1,6 +1,7 @@
 //! The command line. Parts are wired together here, in [`serve`] and in [`inspect`], nowhere else.
 
 mod bench;
+mod check;
 mod device;
 mod devices;
 mod goldens;
@@ -43,6 +44,8 @@ enum Command {
     Inspect(InspectArgs),
     /// Say what this program could run on, and why not on the rest.
     Devices,
+    /// Compare every GPU kernel with the CPU on random inputs.
+    Selftest(check::SelftestArgs),
     /// Serve tiny checkpoints on a device and compare their answers with transformers'.
     Goldens(goldens::GoldensArgs),
     /// Measure the engine and its operations on this machine.
@@ -142,6 +145,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => done(serve::run(*args)),
         Command::Pull { model } => done(pull(&model)),
         Command::Inspect(args) => done(inspect::run(&args)),
+        Command::Selftest(args) => done(check::run(&args)),
         Command::Devices => {
             devices::run();
             Ok(ExitCode::SUCCESS)

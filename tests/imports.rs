@@ -35,6 +35,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("bench", &["device", "load", "parse_bytes"]),
     ("bench::ops", &["bench", "device", "load"]),
     ("goldens", &["device"]),
+    ("selftest", &["backend", "checkpoint"]),
 ];
 
 /// (module, words that must not stand in it, why).
@@ -44,6 +45,7 @@ const MUST_NOT_NAME: &[(&str, &[&str], &str)] = &[
     ("engine", &["tokenizers", "minijinja", "axum"], "the engine sees token ids only"),
     ("model", &["tokio", "axum"], "a model is a forward pass"),
     ("backend", &["tokio", "axum"], "a backend knows tensors only"),
+    ("selftest", &["tokio", "axum"], "a self-test runs kernels only"),
     ("text", &["axum", "tokio"], "only the gateway knows HTTP"),
     ("bench", &["axum", "gateway"], "a benchmark measures the engine without HTTP"),
     ("bench::ops", &["tokio", "engine", "model"], "operations are measured on a backend alone"),

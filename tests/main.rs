@@ -5,6 +5,7 @@ mod bench;
 mod checkpoint;
 mod imports;
 mod inspect;
+mod kernels;
 mod models;
 mod sim;
 mod support;

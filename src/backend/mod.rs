@@ -207,7 +207,7 @@ pub struct SeqSpan {
 }
 
 /// What a step computes: all rows of all its sequences, prefill chunks and decodes alike.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Batch {
     /// Input token of each row.
     pub tokens: Vec<TokenId>,
@@ -221,7 +221,46 @@ pub struct Batch {
     pub block_tables: Vec<u32>,
     /// Rows whose logits are wanted, in any order.
     pub outputs: Vec<u32>,
+    /// How the token after each of these rows is chosen; empty where the backend does not choose.
+    pub choices: Vec<Choice>,
 }
+
+/// How a token is chosen from a row's logits: they are adjusted, then ranked after temperature,
+/// top_k, top_p and min_p, then drawn from by the inverse CDF over the kept tokens in order of
+/// their ids. The default is the first largest logit.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Choice {
+    /// Uniform in [0, 1).
+    pub draw: f64,
+    /// 1 / temperature; 0: the first largest logit.
+    pub scale: f32,
+    /// 0 keeps all.
+    pub top_k: u32,
+    /// 1 keeps all.
+    pub top_p: f32,
+    /// 0 keeps all.
+    pub min_p: f32,
+    /// Repetition, frequency and presence penalty.
+    pub penalties: [f32; 3],
+    /// What they and biases apply to; no token twice.
+    pub adjusted: Vec<Adjusted>,
+}
+
+/// A token whose logit is adjusted.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Adjusted {
+    /// Which.
+    pub token: TokenId,
+    /// Occurrences in the output.
+    pub count: u32,
+    /// Whether it is in the prompt or the output.
+    pub seen: bool,
+    /// Added first; -infinity is a ban.
+    pub bias: f32,
+}
+
+/// Stands for the token of a row whose logits cannot be chosen from.
+pub const BROKEN: TokenId = TokenId::MAX;
 
 /// The operations a model is written in. Shapes are `[rows, columns]`, row-major.
 pub trait Backend: Send + 'static {
@@ -406,15 +445,36 @@ pub trait Backend: Send + 'static {
 
     /// x = the sum of all ranks' x, in the order of ranks. A collective.
     fn all_reduce(&mut self, x: &mut Self::Tensor);
-    /// out = all ranks' columns side by side, in the order of ranks. A collective.
+    /// out = all ranks' columns side by side, in the order of ranks; parts are as even as whole
+    /// columns allow. A collective.
     fn all_gather(&mut self, x: &Self::Tensor, out: &mut Self::Tensor);
 
     /// `gate_up` rows are gate then up: out = silu(gate) * up.
     fn silu_mul(&mut self, gate_up: &Self::Tensor, out: &mut Self::Tensor);
     /// `out[i] = x[outputs[i]]` for that range of the batch's outputs.
     fn gather_outputs(&mut self, x: &Self::Tensor, range: std::ops::Range<usize>, out: &mut Self::Tensor);
-    /// The tensor's current rows on the host, row-major; waits for all work before it. Fails where
-    /// any operation since the last one failed.
+    /// Whether [`Backend::sample`] takes rows of so many logits. Where it does not, tokens are
+    /// chosen on the host.
+    fn samples(&self, vocab: usize) -> bool;
+    /// Chooses the tokens after that range of the batch's outputs from their logits, which it
+    /// may change where a choice adjusts them.
+    fn sample(&mut self, logits: &mut Self::Tensor, range: std::ops::Range<usize>);
+    /// The tokens chosen in this step, in the order of its outputs; [`BROKEN`] where logits are NaN,
+    /// +infinity or all -infinity. Waits for all work before it and fails as [`Backend::read`].
+    fn tokens(&mut self) -> Result<&[TokenId], BackendError>;
+    /// Does the `work` of a step, which is the same operations for every batch of the same form and
+    /// waits for nothing. A backend may record it and replay it for later batches; whether it did.
+    /// After a replay, tensors are the device's alone: they are not to be read.
+    fn run(&mut self, work: &mut dyn FnMut(&mut Self)) -> bool
+    where
+        Self: Sized;
+
+    /// Waits for all work of a step that nothing was read of. Fails as [`Backend::read`].
+    fn finish(&mut self) -> Result<(), BackendError>;
+    /// Makes it `rows` rows of these values, row-major, rounded to the tensor's type.
+    fn write(&mut self, x: &mut Self::Tensor, rows: usize, values: &[f32]);
+    /// The tensor's current rows on the host in f32, row-major; waits for all work before it. Fails
+    /// where any operation since the last one failed.
     fn read<'a>(&'a mut self, x: &'a Self::Tensor) -> Result<&'a [f32], BackendError>;
 }
 

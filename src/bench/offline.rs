@@ -21,9 +21,9 @@ use novastack::backend::BackendError;
 use novastack::backend::KV_BLOCK_TOKENS;
 use novastack::backend::ceiling::ProbeSize;
 use novastack::backend::cpu::CpuBackend;
-use novastack::backend::hip::HipBackend;
 use novastack::backend::hip::discover::discover;
 use novastack::backend::hip::gpu::{Gpu, Half};
+use novastack::backend::hip::{HipBackend, Options};
 use novastack::checkpoint::Checkpoint;
 use novastack::checkpoint::resolve::{Places, resolve, resolve_description};
 use novastack::clock::Clock;
@@ -129,7 +129,7 @@ pub fn run(mut args: OfflineArgs) -> Result<bool, String> {
     let most = |list: &[u32]| list.iter().copied().max().unwrap_or(1);
     args.load.max_running = args.load.max_running.max(most(&args.batch));
     args.load.max_context.get_or_insert(most(&args.input).saturating_add(args.output));
-    let device = args.load.device.decided(args.load.tensor_parallel as usize);
+    let device = args.load.device.decided(args.load.tensor_parallel.map_or(1, usize::from));
     let copy_rate = copy_rate(&device, &args)?;
     let (name, loaded) = load(&args, &device)?;
     let dummy = args.load.load_format == LoadFormat::Dummy;
@@ -182,7 +182,7 @@ fn copy_rate(device: &DeviceChoice, args: &OfflineArgs) -> Result<f64, String> {
             let mut sum = 0.0;
             for &number in numbers {
                 let gpu = Gpu::open(*vendor, number, Half::Bf16).map_err(failed)?;
-                let mut backend = HipBackend::new(gpu).map_err(failed)?;
+                let mut backend = HipBackend::alone(gpu, Options::default()).map_err(failed)?;
                 sum += Ceilings::measure(&mut backend, size, 0.1).map_err(failed)?.copy();
             }
             sum

@@ -19,8 +19,8 @@ use clap::Args;
 use novastack::backend::BackendError;
 use novastack::backend::ceiling::Ceiling;
 use novastack::backend::cpu::CpuBackend;
-use novastack::backend::hip::HipBackend;
 use novastack::backend::hip::gpu::{Gpu, Half};
+use novastack::backend::hip::{HipBackend, Options};
 use serde::Serialize;
 use shapes::Shapes;
 
@@ -117,7 +117,7 @@ pub fn run(args: &OpsArgs) -> Result<bool, String> {
                 return Err(format!("--device {device}: bench ops measures one device at a time"));
             };
             let gpu = Gpu::open(*vendor, *number, Half::Bf16).map_err(failed)?;
-            run_on(args, &device, HipBackend::new(gpu).map_err(failed)?, usize::MAX)
+            run_on(args, &device, HipBackend::alone(gpu, Options::default()).map_err(failed)?, usize::MAX)
         }
         DeviceChoice::Auto | DeviceChoice::Cpu => {
             let cores = || std::thread::available_parallelism().map_or(1, |n| n.get());

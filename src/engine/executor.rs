@@ -9,9 +9,9 @@
 use super::kv::BLOCK_TOKENS;
 use super::plan::{StepOutput, StepPlan};
 use super::sampler::{SampleError, Sampler};
-use crate::backend::{Backend, Batch, KV_BLOCK_TOKENS, SeqSpan};
+use crate::backend::{BROKEN, Backend, Batch, Choice, KV_BLOCK_TOKENS, SeqSpan};
 use crate::model::{LOGIT_ROWS_MAX, Model};
-use crate::protocol::TokenLogprob;
+use crate::protocol::{TokenId, TokenLogprob};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
@@ -160,71 +160,160 @@ struct Device<B: Backend> {
     sampler: Sampler,
 }
 
-/// A row whose logits are wanted, and what for.
-enum Want {
-    /// Choose the next token of this sequence of the plan.
-    Sample(usize),
-    /// Score this target of this sequence of the plan.
-    Score(usize, usize),
-}
-
 impl<B: Backend> Device<B> {
     /// Logits that are not finite are the end of their sequence, not of the step. All ranks
     /// compute the logits; only one that `answers` looks at them.
     fn step(&mut self, plan: &StepPlan, answers: bool) -> StepResult {
         let mut batch = batch(plan, self.kv_blocks)?;
-        let mut wants: Vec<(u32, Want)> = Vec::new();
-        for (index, (seq, span)) in plan.seqs.iter().zip(&batch.seqs).enumerate() {
-            let row = span.row as u32;
-            wants.extend((0..seq.prompt_targets.len()).map(|i| (row + i as u32, Want::Score(index, i))));
-            if seq.sample.is_some() {
-                wants.push((row + span.rows as u32 - 1, Want::Sample(index)));
-            }
-        }
-        batch.outputs = wants.iter().map(|(row, _)| *row).collect();
-        let Rank { backend, model, kv } = &mut self.rank;
-        let expert_bytes_before = backend.expert_bytes_read();
-        backend.begin(&batch);
-        model.forward(backend, kv);
-        let expert_bytes = backend.expert_bytes_read() - expert_bytes_before;
-        let mut output = StepOutput { expert_bytes, ..StepOutput::default() };
-        let mut scored: Vec<Vec<TokenLogprob>> = vec![Vec::new(); plan.seqs.len()];
+        let wants = wants(plan, &batch);
+        batch.outputs = wants.iter().map(|want| want.row).collect();
+        let Self { rank: Rank { backend, model, kv }, sampler, .. } = self;
         let vocab = model.vocab();
-        for (chunk, wants) in wants.chunks(LOGIT_ROWS_MAX).enumerate() {
-            let first = chunk * LOGIT_ROWS_MAX;
-            let logits = model.logits(backend, first..first + wants.len());
-            if !answers {
-                continue;
-            }
-            let logits = backend.read(logits).map_err(|error| ExecutorError(error.to_string()))?;
-            for ((_, want), logits) in wants.iter().zip(logits.chunks_exact(vocab)) {
-                let (Want::Sample(index) | Want::Score(index, _)) = *want;
-                let seq = &plan.seqs[index];
-                if output.broken.contains(&seq.seq) {
+        // What the device chooses by itself; the host has to see the logits for the rest.
+        let choices = wants.iter().map(|want| want.choice(plan, vocab).filter(|_| backend.samples(vocab)));
+        let choices: Vec<Option<Choice>> = choices.collect();
+        let on_device = choices.iter().any(Option::is_some);
+        if on_device {
+            batch.choices = choices.iter().map(|choice| choice.clone().unwrap_or_default()).collect();
+        }
+        let chunks = (0..wants.len()).step_by(LOGIT_ROWS_MAX);
+        let chunks = chunks.map(|first| first..wants.len().min(first + LOGIT_ROWS_MAX));
+        let expert_bytes_before = backend.expert_bytes_read();
+        let mut found = Found::new(plan);
+        let mut replayed = false;
+        backend.begin(&batch);
+        if choices.iter().all(Option::is_some) {
+            replayed = backend.run(&mut |backend| {
+                model.forward(backend, kv);
+                for chunk in chunks.clone() {
+                    let logits = model.logits(backend, chunk.clone());
+                    if answers {
+                        backend.sample(logits, chunk);
+                    }
+                }
+            });
+        } else {
+            model.forward(backend, kv);
+            for chunk in chunks {
+                let logits = model.logits(backend, chunk.clone());
+                if !answers {
                     continue;
                 }
-                let token = match (want, &seq.sample) {
-                    (Want::Sample(_), Some(spec)) => self.sampler.sample(logits, &seq.params, spec),
-                    (Want::Sample(_), None) => continue,
-                    (Want::Score(_, i), _) => {
-                        let top = seq.params.prompt_logprobs.unwrap_or(0);
-                        self.sampler.score(logits, seq.prompt_targets[*i], top)
+                if on_device {
+                    backend.sample(logits, chunk.clone());
+                }
+                let logits = backend.read(logits).map_err(|error| ExecutorError(error.to_string()))?;
+                for (output, logits) in chunk.zip(logits.chunks_exact(vocab)) {
+                    if choices[output].is_none() {
+                        found.look(&wants[output], logits, sampler)?;
                     }
-                };
-                match (token, want) {
-                    (Ok(token), Want::Sample(_)) => output.sampled.push((seq.seq, token)),
-                    (Ok(token), Want::Score(..)) => scored[index].push(token),
-                    (Err(SampleError::NotFinite), _) => output.broken.push(seq.seq),
-                    (Err(error), _) => return Err(error.into()),
                 }
             }
         }
-        for (seq, scored) in plan.seqs.iter().zip(scored) {
-            if !seq.prompt_targets.is_empty() && !output.broken.contains(&seq.seq) {
+        if on_device && answers {
+            let tokens = backend.tokens().map_err(|error| ExecutorError(error.to_string()))?;
+            let chosen = wants.iter().zip(&choices).zip(tokens).filter(|((_, choice), _)| choice.is_some());
+            chosen.for_each(|((want, _), token)| found.take(want, *token));
+        }
+        if !answers {
+            backend.finish().map_err(|error| ExecutorError(error.to_string()))?;
+        }
+        let expert_bytes = backend.expert_bytes_read() - expert_bytes_before;
+        Ok(StepOutput { expert_bytes, replayed, ..found.output() })
+    }
+}
+
+/// A row whose logits are wanted: to choose the next token of a sequence of the plan, or to score
+/// its target of that index.
+struct Want {
+    row: u32,
+    seq: usize,
+    target: Option<usize>,
+}
+
+impl Want {
+    /// As an order to a device; None where the logits themselves are needed.
+    fn choice(&self, plan: &StepPlan, vocab: usize) -> Option<Choice> {
+        let seq = &plan.seqs[self.seq];
+        match (self.target, &seq.sample) {
+            (None, Some(spec)) => Sampler::choice(vocab, &seq.params, spec),
+            _ => None,
+        }
+    }
+}
+
+fn wants(plan: &StepPlan, batch: &Batch) -> Vec<Want> {
+    let mut wants = Vec::new();
+    for (index, (seq, span)) in plan.seqs.iter().zip(&batch.seqs).enumerate() {
+        let row = span.row as u32;
+        let scored = 0..seq.prompt_targets.len();
+        wants.extend(scored.map(|i| Want { row: row + i as u32, seq: index, target: Some(i) }));
+        if seq.sample.is_some() {
+            wants.push(Want { row: row + span.rows as u32 - 1, seq: index, target: None });
+        }
+    }
+    wants
+}
+
+/// What came of a step, by the plan's sequences.
+struct Found<'a> {
+    plan: &'a StepPlan,
+    broken: Vec<bool>,
+    sampled: Vec<Option<TokenLogprob>>,
+    scored: Vec<Vec<TokenLogprob>>,
+}
+
+impl<'a> Found<'a> {
+    fn new(plan: &'a StepPlan) -> Self {
+        let count = plan.seqs.len();
+        Self { plan, broken: vec![false; count], sampled: vec![None; count], scored: vec![Vec::new(); count] }
+    }
+
+    /// On the host.
+    fn look(&mut self, want: &Want, logits: &[f32], sampler: &mut Sampler) -> Result<(), ExecutorError> {
+        let seq = &self.plan.seqs[want.seq];
+        if self.broken[want.seq] {
+            return Ok(());
+        }
+        let token = match (want.target, &seq.sample) {
+            (Some(target), _) => {
+                let top = seq.params.prompt_logprobs.unwrap_or(0);
+                sampler.score(logits, seq.prompt_targets[target], top)
+            }
+            (None, Some(spec)) => sampler.sample(logits, &seq.params, spec),
+            (None, None) => return Ok(()),
+        };
+        match (token, want.target) {
+            (Ok(token), Some(_)) => self.scored[want.seq].push(token),
+            (Ok(token), None) => self.sampled[want.seq] = Some(token),
+            (Err(SampleError::NotFinite), _) => self.broken[want.seq] = true,
+            (Err(error), _) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    /// What a device chose.
+    fn take(&mut self, want: &Want, token: TokenId) {
+        match token {
+            BROKEN => self.broken[want.seq] = true,
+            _ => self.sampled[want.seq] = Some(TokenLogprob { token, logprob: 0.0, top: Vec::new() }),
+        }
+    }
+
+    fn output(self) -> StepOutput {
+        let mut output = StepOutput::default();
+        let found = self.broken.into_iter().zip(self.sampled).zip(self.scored);
+        for (seq, ((broken, sampled), scored)) in self.plan.seqs.iter().zip(found) {
+            if broken {
+                output.broken.push(seq.seq);
+                continue;
+            }
+            output.sampled.extend(sampled.map(|token| (seq.seq, token)));
+            if !seq.prompt_targets.is_empty() {
                 output.prompt_logprobs.push((seq.seq, scored));
             }
         }
-        Ok(output)
+        output
     }
 }
 
@@ -290,8 +379,8 @@ mod tests {
             &mut self,
             _: &mut CpuBackend,
             _: std::ops::Range<usize>,
-        ) -> &<CpuBackend as Backend>::Tensor {
-            &self.x
+        ) -> &mut <CpuBackend as Backend>::Tensor {
+            &mut self.x
         }
     }
 

@@ -82,6 +82,8 @@ pub struct EngineStats {
     pub useful_positions: u64,
     /// Bytes of experts' weights that steps read, on the first rank.
     pub expert_bytes: u64,
+    /// Steps that a GPU replayed as a graph.
+    pub replayed_steps: u64,
 }
 
 /// What the engine thread is told. Cancellation is not among it: it must not wait for room in a

@@ -65,4 +65,6 @@ pub struct StepOutput {
     pub prompt_logprobs: Vec<(SeqId, Vec<TokenLogprob>)>,
     /// Bytes of experts' weights that the step read, on the first rank.
     pub expert_bytes: u64,
+    /// Whether the device replayed what it had recorded of an earlier step.
+    pub replayed: bool,
 }

@@ -17,8 +17,10 @@
 mod math;
 
 use super::plan::SampleSpec;
+use crate::backend::{Adjusted, Choice};
 use crate::protocol::{SamplingParams, TokenId, TokenLogprob};
 use math::{Candidate, argmax, exp, largest, sum_exp};
+use std::collections::BTreeMap;
 
 /// The model's output cannot be sampled from.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -91,6 +93,42 @@ impl Sampler {
             Some(top) => Ok(self.report(logits, raw_best.logit, token, top as usize)),
             None => Ok(TokenLogprob { token, logprob: 0.0, top: Vec::new() }),
         }
+    }
+
+    /// The same as a backend's order, for one that chooses tokens itself; None where more than a
+    /// token is asked for, or where every token could be banned, which only [`Sampler::sample`] minds.
+    pub fn choice(vocab: usize, params: &SamplingParams, spec: &SampleSpec) -> Option<Choice> {
+        let banned: &[TokenId] =
+            if spec.output_index < params.min_tokens { &params.stop_tokens } else { &[] };
+        if params.logprobs.is_some() || banned.len() + params.logit_bias.len() >= vocab {
+            return None;
+        }
+        let mut tokens: BTreeMap<TokenId, Adjusted> = BTreeMap::new();
+        let mut adjust = |token, change: &dyn Fn(&mut Adjusted)| {
+            change(tokens.entry(token).or_insert(Adjusted { token, count: 0, seen: false, bias: 0.0 }));
+        };
+        for (token, bias) in &params.logit_bias {
+            adjust(*token, &|it| it.bias += bias);
+        }
+        for token in banned {
+            adjust(*token, &|it| it.bias = f32::NEG_INFINITY);
+        }
+        for token in spec.prompt.iter() {
+            adjust(*token, &|it| it.seen = true);
+        }
+        for token in &spec.output {
+            adjust(*token, &|it| (it.seen, it.count) = (true, it.count + 1));
+        }
+        let greedy = params.temperature == 0.0;
+        Some(Choice {
+            draw: uniform(params.seed, spec.choice, spec.output_index),
+            scale: if greedy { 0.0 } else { 1.0 / params.temperature.max(TEMPERATURE_MIN) },
+            top_k: params.top_k,
+            top_p: params.top_p,
+            min_p: params.min_p,
+            penalties: [params.repetition_penalty, params.frequency_penalty, params.presence_penalty],
+            adjusted: tokens.into_values().collect(),
+        })
     }
 
     /// The log-probability of a given token under a row of raw logits, and the `top` best ones.

@@ -248,6 +248,7 @@ impl Worker {
             attended_positions: counters.positions.attended,
             useful_positions: counters.positions.useful,
             expert_bytes: counters.expert_bytes,
+            replayed_steps: counters.replayed_steps,
         }));
     }
 

@@ -218,7 +218,7 @@ const GAUGES: [Stat; 6] = [
     ("batch_sequences", "Sequences of the last step", |s| s.last_batch_seqs as u64),
 ];
 
-const COUNTERS: [Stat; 9] = [
+const COUNTERS: [Stat; 10] = [
     ("steps", "Steps executed", |s| s.steps),
     ("step_rows", "Rows computed", |s| s.step_rows),
     ("prefill_tokens", "Prompt tokens computed", |s| s.prefill_tokens),
@@ -232,6 +232,7 @@ const COUNTERS: [Stat; 9] = [
         "Bytes of experts' weights that steps read, on the first rank; not counted on GPUs",
         |s| s.expert_bytes,
     ),
+    ("replayed_steps", "Steps that a GPU replayed as a graph", |s| s.replayed_steps),
 ];
 
 impl Collector for Engines {

@@ -421,6 +421,13 @@ async fn health(State(app): State<Arc<App>>) -> Response {
         ModelState::Ready(model) if model.engine.failure().is_some() => "stopped",
         ModelState::Ready(_) => "ready",
     };
+    let reason = |state: &ModelState| match state {
+        ModelState::Failed(reason) => Some(reason.to_string()),
+        ModelState::Ready(model) => model.engine.failure().map(|reason| reason.to_string()),
+        ModelState::Loading => None,
+    };
+    let failures: serde_json::Map<String, Value> =
+        models.iter().filter_map(|(name, state)| Some((name.to_string(), reason(state)?.into()))).collect();
     let states: Vec<(&str, &str)> = models.iter().map(|(name, s)| (name.as_str(), state(s))).collect();
     let draining = *app.phase.borrow() != Phase::Running;
     let worst = ["stopped", "failed", "loading"].into_iter().find(|w| states.iter().any(|(_, s)| s == w));
@@ -428,7 +435,11 @@ async fn health(State(app): State<Arc<App>>) -> Response {
     let code = if status == "ready" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let models: serde_json::Map<String, Value> =
         states.into_iter().map(|(name, state)| (name.to_owned(), state.into())).collect();
-    (code, Json(json!({ "status": status, "models": models }))).into_response()
+    let mut answer = json!({ "status": status, "models": models });
+    if !failures.is_empty() {
+        answer["failures"] = failures.into();
+    }
+    (code, Json(answer)).into_response()
 }
 
 async fn scrape(State(app): State<Arc<App>>) -> Response {

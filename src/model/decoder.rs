@@ -230,16 +230,16 @@ impl<B: Backend, L: Layer<B>> Model<B> for Decoder<B, L> {
         step.norm(&self.final_norm);
     }
 
-    fn logits(&mut self, backend: &mut B, outputs: Range<usize>) -> &B::Tensor {
+    fn logits(&mut self, backend: &mut B, outputs: Range<usize>) -> &mut B::Tensor {
         let Self { stream: s, .. } = self;
         backend.gather_outputs(&s.normed, outputs, &mut s.last);
         let head = self.head.as_ref().unwrap_or(&self.embedding);
         backend.linear(head, None, &s.last, &mut s.part);
         if self.ranks == 1 {
-            return &s.part;
+            return &mut s.part;
         }
         backend.all_gather(&s.part, &mut s.logits);
-        &s.logits
+        &mut s.logits
     }
 }
 

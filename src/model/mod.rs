@@ -44,7 +44,7 @@ pub trait Model<B: Backend>: Send {
     fn forward(&mut self, backend: &mut B, kv: &mut B::KvCache);
     /// Logits of that range of the step's outputs, after [`Model::forward`]: `[outputs, vocab]`;
     /// at most [`LOGIT_ROWS_MAX`] at a time.
-    fn logits(&mut self, backend: &mut B, outputs: std::ops::Range<usize>) -> &B::Tensor;
+    fn logits(&mut self, backend: &mut B, outputs: std::ops::Range<usize>) -> &mut B::Tensor;
 }
 
 /// Rows of logits that are held at once. Bounds their memory: 64 rows of a vocabulary of

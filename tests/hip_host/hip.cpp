@@ -17,6 +17,7 @@
 #include "notes.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <deque>
@@ -28,6 +29,7 @@
 #include <set>
 #include <string>
 #include <sys/mman.h>
+#include <thread>
 #include <vector>
 
 typedef unsigned int u32;
@@ -150,10 +152,15 @@ void enqueue(Stream* stream, std::function<bool()> run) {
   else stream->queue.push_back({std::move(run)});
 }
 
+// A rank that waits for others, whose threads have yet to bring their part.
+bool waiting_for_ranks = false;
+
 // Runs operations of all streams, in a random order that their events allow, until `done`.
 Error run_until(const std::function<bool()>& done) {
   Open open;
+  unsigned waits = 0;
   while (!done()) {
+    waiting_for_ranks = false;
     std::vector<Stream*> ready;
     for (Stream* stream : streams)
       if (!stream->queue.empty()) ready.push_back(stream);
@@ -165,7 +172,13 @@ Error run_until(const std::function<bool()>& done) {
       moved = true;
       break;
     }
-    if (!moved) return report(NotReady, "a wait", "nothing can run: an event is waited for that nobody records");
+    if (moved) {
+      waits = 0;
+    } else if (waiting_for_ranks && ++waits < 600000) {
+      big_lock.unlock();
+      std::this_thread::sleep_for(std::chrono::microseconds(100));
+      big_lock.lock();
+    } else return report(NotReady, "a wait", "nothing can run: an event is waited for that nobody records");
   }
   return Success;
 }
@@ -251,7 +264,8 @@ ENTRY(hipMalloc, void** pointer, size_t bytes)
   arena_used += rounded + PAGE;
   mprotect(start, rounded, PROT_READ | PROT_WRITE);
   memset(start, harness::POISON, rounded);
-  mprotect(start, rounded, PROT_NONE);
+  // Another rank's thread may be at work.
+  if (!Open::depth) mprotect(start, rounded, PROT_NONE);
   *pointer = start + slack;
   allocations[(u64)*pointer] = {bytes, current};
   harness::memory_added(*pointer, bytes);
@@ -262,12 +276,15 @@ ENTRY(hipFree, void* pointer)
   if (!pointer) return Success;
   auto found = allocations.find((u64)pointer);
   NEED(found != allocations.end(), InvalidValue, "not an allocation");
-  // As the real one: waits for everything.
-  run_until([] {
+  // As the real one: waits for all that its device has to do.
+  int device = found->second.device;
+  run_until([=] {
     for (Stream* stream : streams)
-      if (!stream->queue.empty()) return false;
+      if (stream->device == device && !stream->queue.empty()) return false;
     return true;
   });
+  // Other ranks' threads may have been at work meanwhile.
+  found = allocations.find((u64)pointer);
   devices[found->second.device].used -= found->second.bytes;
   char* start = (char*)((u64)pointer / PAGE * PAGE);
   size_t rounded = (found->second.bytes + PAGE - 1) / PAGE * PAGE;
@@ -447,5 +464,107 @@ ENTRY(hipGraphExecDestroy, Graph* instance)
 }
 ENTRY(hipGraphDestroy, Graph* graph)
   delete graph;
+  return Success;
+}
+
+// librccl.so: what src/backend/hip/collective.rs uses of it. A collective is an operation of its
+// stream that waits until all ranks have come to theirs.
+
+namespace {
+
+struct Sum {
+  std::vector<void*> values;
+  size_t count;
+  int type;
+  size_t arrived = 0;
+  bool done = false;
+};
+struct Ranks {
+  std::vector<std::unique_ptr<Sum>> sums;  // in the order of the calls
+  bool aborted = false;
+  size_t size;
+};
+struct Communicator {
+  std::shared_ptr<Ranks> ranks;
+  size_t rank, next = 0;
+  bool destroyed = false;
+};
+
+enum Type { F16 = 6, F32 = 7, BF16 = 9 };
+size_t type_bytes(int type) { return type == F32 ? 4 : 2; }
+float load(const void* values, size_t at, int type) {
+  if (type == F32) return ((const float*)values)[at];
+  if (type == F16) return (float)((const _Float16*)values)[at];
+  u32 bits = (u32)((const unsigned short*)values)[at] << 16;
+  float value;
+  memcpy(&value, &bits, 4);
+  return value;
+}
+void store(void* values, size_t at, int type, float value) {
+  if (type == F32) ((float*)values)[at] = value;
+  else if (type == F16) ((_Float16*)values)[at] = (_Float16)value;
+  else {
+    u32 bits;
+    memcpy(&bits, &value, 4);
+    ((unsigned short*)values)[at] = (unsigned short)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+  }
+}
+void add_up(Sum& sum) {
+  for (size_t at = 0; at < sum.count; at++) {
+    float total = 0;
+    for (void* values : sum.values) total += load(values, at, sum.type);
+    for (void* values : sum.values) store(values, at, sum.type, total);
+  }
+  sum.done = true;
+}
+
+}  // namespace
+
+ENTRY(ncclCommInitAll, Communicator** made, int count, const int* numbers)
+  NEED(count > 0 && !devices.empty(), InvalidValue, "no devices");
+  auto ranks = std::make_shared<Ranks>();
+  ranks->size = count;
+  for (int rank = 0; rank < count; rank++) {
+    NEED(numbers[rank] >= 0 && numbers[rank] < (int)devices.size(), InvalidDevice, "no such device");
+    made[rank] = new Communicator{ranks, (size_t)rank};
+  }
+  return Success;
+}
+ENTRY(ncclCommDestroy, Communicator* communicator)
+  delete communicator;
+  return Success;
+}
+ENTRY(ncclCommAbort, Communicator* communicator)
+  communicator->ranks->aborted = true;
+  delete communicator;
+  return Success;
+}
+extern "C" const char* ncclGetErrorString(int) { return "an error of the test library"; }
+ENTRY(ncclAllReduce, const void* from, void* to, size_t count, int type, int operation, Communicator* communicator, Stream* stream)
+  ALIVE();
+  NEED(from == to && operation == 0, InvalidValue, "sums in place alone are known here");
+  NEED(type == F16 || type == F32 || type == BF16, InvalidValue, "an unknown type");
+  NEED(streams.count(stream), InvalidHandle, "not a stream");
+  NEED(on_device(to, count * type_bytes(type)), InvalidValue, "outside of device memory");
+  auto ranks = communicator->ranks;
+  size_t rank = communicator->rank;
+  // The place among the rank's collectives is taken when it runs: a graph runs more than once.
+  Sum* mine = nullptr;
+  enqueue(stream, [=]() mutable {
+    if (ranks->aborted) return true;
+    if (!mine) {
+      size_t at = communicator->next++;
+      if (at == ranks->sums.size()) ranks->sums.emplace_back(new Sum{std::vector<void*>(ranks->size), count, type});
+      mine = ranks->sums[at].get();
+      if (mine->count != count || mine->type != type) {
+        report(InvalidValue, "ncclAllReduce", "ranks bring different sizes or types");
+        abort();
+      }
+      mine->values[rank] = to;
+      if (++mine->arrived == ranks->size) add_up(*mine);
+    }
+    if (!mine->done) waiting_for_ranks = true;
+    return mine->done;
+  });
   return Success;
 }

@@ -3,43 +3,59 @@
 //! their notes say. Greedy tokens are transformers', as on the CPU backend; log-probabilities lie
 //! as far away as activations in 16 bits lead.
 
-use super::{ask_all, golden};
-use crate::support::{golden_dir, server::Server};
-use serde_json::json;
+use super::{check, check_tokens, golden, request};
+use crate::support::{golden_dir, hip::library, server::Server};
+use serde_json::{Value, json};
 use std::process::Command;
-use std::sync::OnceLock;
 
 /// How far a rounding of activations to f16 moves the log-probabilities of these small random
 /// models; one of bf16 four times as far.
 const F16_TOLERANCE: f64 = 0.1;
 const BF16_TOLERANCE: f64 = 0.4;
 
-/// The test library's path; None, said aloud, where there is no compiler for it.
-fn library() -> Option<&'static str> {
-    static LIBRARY: OnceLock<Option<String>> = OnceLock::new();
-    let built = LIBRARY.get_or_init(|| {
-        let root = env!("CARGO_MANIFEST_DIR");
-        if Command::new("clang++-19").arg("--version").output().is_err() {
-            eprintln!("SKIPPED: the HIP backend's tests need clang++-19");
-            return None;
-        }
-        let output = Command::new(format!("{root}/scripts/hip_host.sh")).output().expect("a shell");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let folder = String::from_utf8(output.stdout).expect("a path");
-        Some(format!("{}/libamdhip64.so", folder.trim()))
-    });
-    built.as_deref()
+/// A server on the test library's first device.
+fn serve(name: &str, options: &[&str], environment: &[(&str, &str)]) -> Option<Server> {
+    let source = format!("tiny={}", golden_dir(name).display());
+    let options = [&["--model", &source, "--step-tokens", "32", "--device", "hip:0"], options].concat();
+    let environment = [&[("NOVASTACK_HIP_LIBRARY", library()?)], environment].concat();
+    Some(Server::try_start_with(&options, &environment).unwrap_or_else(|log| panic!("{name}: {log}")))
 }
 
+/// All at once, then one by one: with log-probabilities, for which the host sees the logits, and
+/// without, where the device chooses the tokens and decodes are replayed.
 async fn on_the_test_library(name: &str, tolerance: f64, environment: &[(&str, &str)]) {
-    let Some(library) = library() else { return };
+    let Some(server) = serve(name, &[], environment) else { return };
     let mut golden = golden(&format!("{name}/golden.json"));
     golden["logprob_tolerance"] = json!(tolerance);
-    let source = format!("tiny={}", golden_dir(name).display());
-    let options = ["--model", &source, "--step-tokens", "32", "--device", "hip:0"];
-    let environment = [&[("NOVASTACK_HIP_LIBRARY", library)], environment].concat();
-    let server = Server::try_start_with(&options, &environment).unwrap_or_else(|log| panic!("{name}: {log}"));
-    ask_all(name, &golden, &server).await;
+    let bodies: Vec<Value> = golden["cases"].as_array().expect("cases").iter().map(request).collect();
+    for (index, (status, answer)) in all_at_once(&server, &bodies).await.iter().enumerate() {
+        check(name, &golden, index, *status, answer);
+    }
+    let without = |mut body: Value| {
+        body.as_object_mut().expect("an object").remove("logprobs");
+        body
+    };
+    let bodies: Vec<Value> = bodies.into_iter().map(without).collect();
+    for (index, (status, answer)) in all_at_once(&server, &bodies).await.iter().enumerate() {
+        check_tokens(name, &golden, index, *status, answer);
+    }
+    for (index, body) in bodies.iter().enumerate().take(3) {
+        let (status, answer) = server.post("/v1/completions", body).await;
+        check_tokens(name, &golden, index, status, &answer);
+    }
+    assert!(replayed_steps(&server).await > 20, "{name}: decodes are replayed");
+}
+
+async fn all_at_once(server: &Server, bodies: &[Value]) -> Vec<(u16, Value)> {
+    let answers = bodies.iter().map(|body| server.post("/v1/completions", body));
+    futures_util::future::join_all(answers).await
+}
+
+async fn replayed_steps(server: &Server) -> u64 {
+    let (_, metrics) = server.get("/metrics").await;
+    let line = metrics.lines().find(|line| line.starts_with("novastack_replayed_steps_total"));
+    let count = line.and_then(|line| line.rsplit(' ').next()).and_then(|count| count.parse().ok());
+    count.expect("a counter")
 }
 
 #[tokio::test]
@@ -77,6 +93,48 @@ async fn deepseek_v2_lite() {
 #[tokio::test]
 async fn deepseek_v3() {
     on_the_test_library("deepseek-v3", F16_TOLERANCE, &[]).await;
+}
+
+/// Replayed or not, a draw is the same.
+#[tokio::test]
+async fn draws_are_those_of_launches_one_by_one() {
+    let mut answers = Vec::new();
+    for options in [&[][..], &["--enforce-eager"]] {
+        let Some(server) = serve("llama", options, &[]) else { return };
+        let body = json!({
+            "model": "tiny", "prompt": [5, 6, 7, 8], "max_tokens": 24, "n": 3, "temperature": 0.9, "top_p": 0.9,
+            "top_k": 60, "seed": 11, "frequency_penalty": 0.5, "repetition_penalty": 1.2, "ignore_eos": true,
+            "logit_bias": {"9": -100, "12": 3}, "return_token_ids": true,
+        });
+        let (status, answer) = server.post("/v1/completions", &body).await;
+        assert_eq!(status, 200, "{answer}");
+        let choices = answer["choices"].as_array().expect("choices").clone();
+        answers.push(choices.iter().map(|choice| choice["token_ids"].clone()).collect::<Vec<_>>());
+        assert_eq!(replayed_steps(&server).await > 0, options.is_empty());
+    }
+    assert_eq!(answers[0], answers[1]);
+    assert_ne!(answers[0][0], answers[0][1], "choices differ");
+}
+
+/// The same bits alone and among others, whatever the chunks of the prompt.
+#[tokio::test]
+async fn deterministic() {
+    for name in ["llama", "qwen3-moe", "deepseek-v2-lite"] {
+        let Some(server) = serve(name, &["--deterministic"], &[]) else { return };
+        let golden = golden(&format!("{name}/golden.json"));
+        let short = |mut body: Value| {
+            body["max_tokens"] = json!(6);
+            body
+        };
+        let cases = golden["cases"].as_array().expect("cases").iter().take(6);
+        let bodies: Vec<Value> = cases.map(request).map(short).collect();
+        let together = all_at_once(&server, &bodies).await;
+        for (body, (_, among)) in bodies.iter().zip(together) {
+            let (status, alone) = server.post("/v1/completions", body).await;
+            assert_eq!(status, 200, "{alone}");
+            assert_eq!(alone["choices"], among["choices"], "{name}");
+        }
+    }
 }
 
 fn refused(environment: &[(&str, &str)], options: &[&str]) -> String {

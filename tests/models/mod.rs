@@ -31,8 +31,8 @@ fn request(case: &Value) -> Value {
 }
 
 /// Greedy tokens equal transformers' wherever its margin is at least 0.05 nats (everywhere, in f32
-/// goldens); the first step's log-probabilities within the golden's tolerance.
-fn check(name: &str, golden: &Value, index: usize, status: u16, answer: &Value) {
+/// goldens).
+fn check_tokens(name: &str, golden: &Value, index: usize, status: u16, answer: &Value) {
     let case = &golden["cases"][index];
     let at = format!("{name}, case {index}");
     assert_eq!(status, 200, "{at}: {answer}");
@@ -43,7 +43,13 @@ fn check(name: &str, golden: &Value, index: usize, status: u16, answer: &Value) 
     let certain = margins.iter().position(|m| m.as_f64().unwrap_or(0.0) < 0.05).unwrap_or(expected.len());
     assert!(certain > 0, "{at}: the golden says something");
     assert_eq!(found[..certain], expected[..certain], "{at}: greedy tokens");
+}
 
+/// The tokens, and the first step's log-probabilities within the golden's tolerance.
+fn check(name: &str, golden: &Value, index: usize, status: u16, answer: &Value) {
+    check_tokens(name, golden, index, status, answer);
+    let (case, at) = (&golden["cases"][index], format!("{name}, case {index}"));
+    let choice = &answer["choices"][0];
     let tolerance = golden["logprob_tolerance"].as_f64().expect("a tolerance");
     let top = choice["logprobs"]["top_logprobs"][0].as_object().expect("top_logprobs");
     assert_eq!(top.len(), 20, "{at}: as many as asked for");

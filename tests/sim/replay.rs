@@ -103,6 +103,7 @@ pub fn replay(trace: &[Arrival], config: SchedulerConfig, step: Duration) -> Rep
         let token = TokenLogprob { token: 1, logprob: 0.0, top: Vec::new() };
         let output = StepOutput {
             expert_bytes: 0,
+            replayed: false,
             broken: Vec::new(),
             sampled: sampled.map(|s| (s.seq, token.clone())).collect(),
             prompt_logprobs: Vec::new(),

@@ -1,6 +1,7 @@
 //! What several test areas share.
 
 pub mod gguf_writer;
+pub mod hip;
 pub mod server;
 
 use std::path::PathBuf;

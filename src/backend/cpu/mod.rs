@@ -347,7 +347,34 @@ impl Backend for CpuBackend {
         elementwise::gather_rows(x, &self.batch.outputs[range], out);
     }
 
+    fn write(&mut self, x: &mut Tensor, rows: usize, values: &[f32]) {
+        let columns = x.columns();
+        x.set_rows(rows, columns).copy_from_slice(values);
+    }
+
     fn read<'a>(&'a mut self, x: &'a Tensor) -> Result<&'a [f32], BackendError> {
         Ok(x.values())
+    }
+
+    /// Tokens are chosen from what [`Backend::read`] gives: the logits are on the host.
+    fn samples(&self, _vocab: usize) -> bool {
+        false
+    }
+
+    fn sample(&mut self, _logits: &mut Tensor, _range: Range<usize>) {
+        panic!("the CPU backend leaves sampling to its caller");
+    }
+
+    fn tokens(&mut self) -> Result<&[TokenId], BackendError> {
+        panic!("the CPU backend leaves sampling to its caller");
+    }
+
+    fn finish(&mut self) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    fn run(&mut self, work: &mut dyn FnMut(&mut Self)) -> bool {
+        work(self);
+        false
     }
 }

@@ -42,6 +42,11 @@ impl Context {
         &self.driver
     }
 
+    /// The device's number.
+    pub fn number(&self) -> usize {
+        self.device
+    }
+
     /// Calls of this thread go to this device from now on.
     pub fn make_current(&self) -> Result<()> {
         // SAFETY: the device exists, the context is its own.
@@ -171,6 +176,13 @@ impl Pinned {
         unsafe { std::slice::from_raw_parts(self.pointer.cast(), count) }
     }
 
+    /// Its first values as u32, once copies to it are done.
+    pub fn words(&self, count: usize) -> &[u32] {
+        assert!(count * 4 <= self.bytes, "values within their memory");
+        // SAFETY: initialised, owned, aligned to a page.
+        unsafe { std::slice::from_raw_parts(self.pointer.cast(), count) }
+    }
+
     /// Its bytes, once copies to it are done.
     pub fn as_slice(&self) -> &[u8] {
         // SAFETY: initialised, owned.
@@ -247,6 +259,10 @@ impl Stream {
     /// The device.
     pub fn context(&self) -> &Context {
         &self.context
+    }
+
+    pub(super) fn handle(&self) -> Handle {
+        self.handle
     }
 
     /// Waits for all work enqueued so far.
@@ -388,19 +404,23 @@ impl Stream {
         driver.check("launch", status)
     }
 
-    /// Records what `work` enqueues, without running it.
-    pub fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<Graph> {
+    /// What is enqueued from now on is recorded and does not run.
+    pub fn begin_capture(&self) -> Result<()> {
         self.context.make_current()?;
         let driver = &self.context.driver;
         // SAFETY: the stream is alive. 2: relaxed mode, other threads' calls do not disturb.
-        driver.check("capture", unsafe { (driver.entries.capture_begin)(self.handle, 2) })?;
-        let worked = work();
+        driver.check("capture", unsafe { (driver.entries.capture_begin)(self.handle, 2) })
+    }
+
+    /// What was recorded, ready to run.
+    pub fn end_capture(&self) -> Result<Graph> {
+        self.context.make_current()?;
+        let driver = &self.context.driver;
         let mut graph = std::ptr::null_mut();
-        // SAFETY: the capture was begun.
+        // SAFETY: writes a handle.
         let status = unsafe { (driver.entries.capture_end)(self.handle, &mut graph) };
-        let ended = driver.check("end of capture", status);
         let mut instance = std::ptr::null_mut();
-        let made = worked.and(ended).and_then(|()| {
+        let made = driver.check("end of capture", status).and_then(|()| {
             // SAFETY: writes a handle; no log is asked for.
             let status = unsafe {
                 match driver.special {
@@ -499,6 +519,8 @@ pub struct Graph {
 
 // SAFETY: see Context.
 unsafe impl Send for Graph {}
+// SAFETY: a shared reference only serves to launch it, on a stream.
+unsafe impl Sync for Graph {}
 
 impl Drop for Graph {
     fn drop(&mut self) {

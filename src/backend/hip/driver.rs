@@ -154,9 +154,36 @@ pub(super) enum Special {
     },
 }
 
+/// The library that an environment variable names, or else the first of `names` that the system
+/// finds; and what it was opened as. `remedy` is what to do where there is none.
+pub(super) fn open_library(variable: &str, names: &[&str], remedy: &str) -> Result<(Library, String)> {
+    let set = std::env::var_os(variable).filter(|path| !path.is_empty()).map(PathBuf::from);
+    let candidates = match &set {
+        Some(path) => vec![path.display().to_string()],
+        None => names.iter().map(|name| name.to_string()).collect(),
+    };
+    let mut missing = None;
+    for path in candidates {
+        // SAFETY: the libraries' initialisers are those of a driver; the user chose it.
+        match unsafe { Library::new(&path) } {
+            Ok(library) => return Ok((library, path)),
+            Err(error) => missing = missing.or(Some((path, error))),
+        }
+    }
+    let (path, error) = missing.expect("there was a candidate");
+    Err(DriverError::Library(match set {
+        // The loader's own words are the error's source.
+        Some(_) => match std::error::Error::source(&error) {
+            Some(why) => format!("{variable}={path} cannot be opened: {why}"),
+            None => format!("{variable}={path} cannot be opened: {error}"),
+        },
+        None => format!("{path} not found: {remedy}"),
+    }))
+}
+
 /// # Safety
 /// The symbol is a function of type `T`.
-unsafe fn symbol<T: Copy>(library: &Library, name: &str, path: &str) -> Result<T> {
+pub(super) unsafe fn symbol<T: Copy>(library: &Library, name: &str, path: &str) -> Result<T> {
     // SAFETY: the caller's promise.
     let found = unsafe { library.get::<T>(name.as_bytes()) };
     found.map(|symbol| *symbol).map_err(|_| DriverError::Library(format!("{path} has no {name}: too old?")))
@@ -177,28 +204,8 @@ impl Driver {
     /// the system finds, and starts it.
     pub fn open(vendor: Vendor) -> Result<Arc<Self>> {
         let (variable, names, remedy) = vendor.library();
-        let set = std::env::var_os(variable).filter(|path| !path.is_empty()).map(PathBuf::from);
-        let candidates = match &set {
-            Some(path) => vec![path.display().to_string()],
-            None => names.iter().map(|name| name.to_string()).collect(),
-        };
-        let mut missing = None;
-        for path in candidates {
-            // SAFETY: the libraries' initialisers are those of a driver; the user chose it.
-            match unsafe { Library::new(&path) } {
-                Ok(library) => return Self::start(vendor, library, path).map(Arc::new),
-                Err(error) => missing = missing.or(Some((path, error))),
-            }
-        }
-        let (path, error) = missing.expect("there was a candidate");
-        Err(DriverError::Library(match set {
-            // The loader's own words are the error's source.
-            Some(_) => match std::error::Error::source(&error) {
-                Some(why) => format!("{variable}={path} cannot be opened: {why}"),
-                None => format!("{variable}={path} cannot be opened: {error}"),
-            },
-            None => format!("{path} not found: {remedy}"),
-        }))
+        let (library, path) = open_library(variable, names, remedy)?;
+        Self::start(vendor, library, path).map(Arc::new)
     }
 
     fn start(vendor: Vendor, library: Library, path: String) -> Result<Self> {

@@ -35,6 +35,14 @@ impl Half {
         };
         values.flat_map(bits).collect()
     }
+
+    /// A value of it.
+    pub fn value(self, bytes: [u8; 2]) -> f32 {
+        match self {
+            Half::Bf16 => half::bf16::from_le_bytes(bytes).to_f32(),
+            Half::F16 => half::f16::from_le_bytes(bytes).to_f32(),
+        }
+    }
 }
 
 /// An opened device.

@@ -171,12 +171,14 @@ impl Routes {
         })
     }
 
-    /// For a step's rows and this rank's experts: tiles fit the pairs that an expert has on average.
-    pub(super) fn begin(&mut self, rows: usize, experts: usize) {
+    /// For a step's rows and this rank's experts: tiles fit the pairs that an expert has on average,
+    /// or are always the same.
+    pub(super) fn begin(&mut self, rows: usize, experts: usize, deterministic: bool) {
         assert!(rows <= self.max_rows && experts <= EXPERTS_MAX, "rows and experts of the routes");
         self.rows = rows;
         let average = self.pairs() / experts.max(1);
         self.tile_rows = match (rows, average) {
+            _ if deterministic => 64,
             (1, _) => 1,
             (2, _) => 2,
             (_, ..8) => 16,

@@ -26,6 +26,18 @@ pub fn architectures() -> Vec<&'static str> {
     names
 }
 
+/// The names of all entry points, sorted: PTX, which is text, says them.
+pub fn entry_points() -> Vec<&'static str> {
+    let texts = OBJECTS.iter().filter(|object| object.architecture.starts_with("sm_"));
+    let names = texts.flat_map(|object| {
+        let text = std::str::from_utf8(object.image).unwrap_or_default();
+        text.split(".entry ").skip(1).filter_map(|rest| rest.split('(').next())
+    });
+    let mut names: Vec<&str> = names.map(str::trim).collect();
+    names.sort_unstable();
+    names
+}
+
 /// Which embedded architecture runs on a device of that one, or why none does.
 pub fn architecture_for(vendor: Vendor, device: &str) -> std::result::Result<&'static str, String> {
     let built = architectures();
@@ -65,6 +77,12 @@ impl Kernels {
     pub fn new(context: &Context, architecture: &'static str) -> Self {
         let (modules, functions) = (Mutex::default(), Mutex::default());
         Self { context: context.clone(), architecture, modules, functions }
+    }
+
+    /// The names of those that were wanted so far, that is launched.
+    pub fn used(&self) -> Vec<String> {
+        let functions = self.functions.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        functions.keys().cloned().collect()
     }
 
     /// An entry point of kernels/`file`.hip.

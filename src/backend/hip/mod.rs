@@ -7,16 +7,18 @@
 //! went wrong ends there, with the first cause.
 //!
 //! Reading order: [`driver`] (the library), [`device`] (memory, streams, launches), [`kernels`]
-//! (what build.rs compiled), [`gpu`], [`tensor`], [`matrix`], [`held`], [`step`] (a step's metadata),
-//! [`ops`] (how kernels are called), [`discover`].
+//! (what build.rs compiled), [`gpu`], [`collective`] (several devices as one model's ranks), [`tensor`], [`matrix`], [`held`], [`step`] (a step's metadata),
+//! [`ops`] (how kernels are called), [`graphs`] (what was recorded for decodes), [`discover`].
 //!
-//! Absent so far: several devices for one model, graphs, the vendor's BLAS.
+//! Absent so far: the vendor's BLAS.
 
 pub mod ceiling;
+pub mod collective;
 pub mod device;
 pub mod discover;
 pub mod driver;
 pub mod gpu;
+pub mod graphs;
 pub mod kernels;
 pub mod held;
 pub mod matrix;
@@ -25,12 +27,15 @@ pub mod step;
 pub mod tensor;
 
 use super::BackendError;
-use device::{DeviceMemory, Pinned, Stream};
+use collective::Collective;
+use device::{DeviceMemory, Stream};
 use driver::Result as DriverResult;
 use gpu::Gpu;
+use graphs::Graphs;
 pub use held::{Cache, Experts, Heads, Routes};
 use std::sync::Arc;
 use step::Step;
+use tensor::Kind;
 
 /// One GPU.
 pub struct HipBackend {
@@ -39,12 +44,30 @@ pub struct HipBackend {
     step: Step,
     /// Of the step under way.
     failure: Option<BackendError>,
-    results: Pinned,
+    results: ops::Results,
     /// Queries in f16, partial results of attention: made as large as a step needs.
     queries: Scratch,
     partials: Scratch,
     stats: Scratch,
     sums: Scratch,
+    /// The largest logits of a row's slices; the tokens chosen.
+    best: Scratch,
+    tokens: Scratch,
+    graphs: Graphs,
+    deterministic: bool,
+    /// The other devices of the model, if there are.
+    collective: Option<Collective>,
+}
+
+/// How a device is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// The largest step.
+    pub rows_max: usize,
+    /// Launch every kernel of every step, replay nothing.
+    pub eager: bool,
+    /// A row's bits depend on its sequence alone: one shape of every product, one way of attention.
+    pub deterministic: bool,
 }
 
 /// Memory that lives from call to call and grows.
@@ -53,27 +76,63 @@ pub struct Scratch(Option<DeviceMemory>);
 
 impl Scratch {
     /// At least so many bytes; what was there is lost when it grows.
+    fn memory(&mut self, gpu: &Gpu, bytes: usize) -> DriverResult<&DeviceMemory> {
+        let memory = match self.0.take() {
+            Some(memory) if memory.bytes() >= bytes => memory,
+            _ => gpu.context.allocate(bytes.next_power_of_two())?,
+        };
+        Ok(self.0.insert(memory))
+    }
+
+    /// Where those bytes are.
     fn get(&mut self, gpu: &Gpu, bytes: usize) -> DriverResult<driver::DevicePointer> {
-        if self.0.as_ref().is_none_or(|memory| memory.bytes() < bytes) {
-            self.0 = Some(gpu.context.allocate(bytes.next_power_of_two())?);
-        }
-        Ok(self.0.as_ref().map_or(0, DeviceMemory::pointer))
+        self.memory(gpu, bytes).map(DeviceMemory::pointer)
+    }
+
+    /// 0 before the first use.
+    fn pointer(&self) -> driver::DevicePointer {
+        self.0.as_ref().map_or(0, DeviceMemory::pointer)
     }
 }
 
 impl HipBackend {
-    /// For an opened device.
-    pub fn new(gpu: Arc<Gpu>) -> Result<Self, BackendError> {
+    /// The ranks of a group of opened devices, one vendor's, in their order.
+    pub fn group(gpus: &[Arc<Gpu>], options: Options) -> Result<Vec<Self>, BackendError> {
+        let collectives: Vec<Option<Collective>> = match gpus {
+            [_] => vec![None],
+            _ => {
+                let contexts: Vec<_> = gpus.iter().map(|gpu| &gpu.context).collect();
+                let made = Collective::group(&contexts).map_err(|error| gpus[0].failed(error))?;
+                made.into_iter().map(Some).collect()
+            }
+        };
+        gpus.iter()
+            .zip(collectives)
+            .map(|(gpu, collective)| Self::new(gpu.clone(), options, collective))
+            .collect()
+    }
+
+    /// One opened device by itself.
+    pub fn alone(gpu: Arc<Gpu>, options: Options) -> Result<Self, BackendError> {
+        Self::new(gpu, options, None)
+    }
+
+    fn new(gpu: Arc<Gpu>, options: Options, collective: Option<Collective>) -> Result<Self, BackendError> {
         let failed = |error| gpu.failed(error);
         Ok(Self {
             stream: gpu.context.stream().map_err(failed)?,
-            step: Step::new(&gpu).map_err(failed)?,
+            step: Step::new(&gpu, options).map_err(failed)?,
             failure: None,
-            results: gpu.context.pinned(4).map_err(failed)?,
+            results: ops::Results::new(&gpu).map_err(failed)?,
             queries: Scratch::default(),
             partials: Scratch::default(),
             stats: Scratch::default(),
             sums: Scratch::default(),
+            best: Scratch::default(),
+            tokens: Scratch::default(),
+            graphs: Graphs::new(options.eager),
+            deterministic: options.deterministic,
+            collective,
             gpu,
         })
     }
@@ -84,6 +143,39 @@ impl HipBackend {
             && let Err(error) = run(self)
         {
             self.failure = Some(self.gpu.failed(error));
+            // The others must not wait for what this rank does not bring.
+            if let Some(collective) = &self.collective {
+                collective.end();
+            }
+        }
+    }
+
+    /// What became of the operations so far, which have been waited for. What other ranks did not
+    /// bring is missing in the results.
+    fn outcome(&mut self) -> Result<(), BackendError> {
+        if let Some(error) = self.failure.take() {
+            return Err(error);
+        }
+        let alive = self.collective.as_ref().map_or(Ok(()), Collective::check_alive);
+        alive.map_err(|error| self.gpu.failed(error))
+    }
+
+    /// In place: the sum over all ranks of so many values.
+    fn sum_over_ranks(&self, values: driver::DevicePointer, count: usize, kind: Kind) -> DriverResult<()> {
+        match &self.collective {
+            // SAFETY: the callers pass a tensor's or a scratch's own memory.
+            Some(collective) => unsafe {
+                collective.all_reduce(&self.stream, values, count, kind, self.gpu.half)
+            },
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for HipBackend {
+    fn drop(&mut self) {
+        if let Some(collective) = &self.collective {
+            collective.end();
         }
     }
 }

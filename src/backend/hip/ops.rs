@@ -1,13 +1,17 @@
 //! The operations of [`Backend`] as launches. Grids and the order of arguments are those that the
 //! kernels' own files state; sizes are checked where a kernel would trust them.
 
+mod attention;
 mod moe;
+mod sample;
+mod transfer;
+
+pub use transfer::Results;
 
 use super::device::Grid;
 use super::driver::{DevicePointer, DriverError, Result as DriverResult};
 use super::kernels::Arguments;
 use super::matrix::{Matrix, Part};
-use super::step::{ListKey, Lists};
 use super::tensor::{Kind, Tensor, Vector};
 use super::{Cache, Experts, Heads, HipBackend, Routes};
 use crate::backend::{
@@ -24,8 +28,6 @@ const VALUES: usize = 2048;
 /// Of rope_angles and of moe_route.
 const ANGLE_THREADS: u32 = 64;
 const ROUTE_THREADS: u32 = 64;
-/// Rows of a prefill item of latent attention: all heads of one are its queries.
-const MLA_ITEM_ROWS: usize = 64;
 /// Most rows that the kernels for few rows take.
 const FEW_ROWS: usize = 16;
 
@@ -69,7 +71,7 @@ impl HipBackend {
         let suffix = part.format.suffix();
         let to = if out_kind == Kind::F32 { "_to_f32" } else { "" };
         let entry = |form: &str, shape: &str| format!("{form}{suffix}_{}{to}_{shape}", self.gpu.half.name());
-        let (file, name, grid) = if rows <= FEW_ROWS {
+        let (file, name, grid) = if rows <= FEW_ROWS && !self.deterministic {
             let lanes = part.format.lanes_max();
             let (most, per_block) = match rows {
                 1 => (1, 16),
@@ -80,7 +82,10 @@ impl HipBackend {
             let grid = [blocks(part.rows, per_block), 1, 1];
             (part.format.gemv_file(), entry("gemv", &format!("m{most}")), grid)
         } else {
-            let (tile_rows, tile_columns) = tile(rows, part.rows, self.gpu.compute_units);
+            let (tile_rows, tile_columns) = match self.deterministic {
+                true => (64, 64),
+                false => tile(rows, part.rows, self.gpu.compute_units),
+            };
             let grid = [blocks(part.rows, tile_columns), blocks(rows, tile_rows), 1];
             (part.format.gemm_file(), entry("gemm", &format!("{tile_rows}x{tile_columns}")), grid)
         };
@@ -88,23 +93,6 @@ impl HipBackend {
         let arguments =
             arguments.pointer(bias).pointer(out).size(rows).size(part.rows).size(columns).size(stride);
         self.launch(file, &name, grid, THREADS, arguments)
-    }
-
-    /// Work lists of a layer, and memory for their partial results.
-    fn lists(&mut self, key: ListKey) -> DriverResult<Lists> {
-        let Self { gpu, stream, step, .. } = self;
-        step.lists(gpu, stream, key)
-    }
-
-    /// (partial results, their statistics) for `partials` rows of `heads` times `dim`.
-    fn partials(
-        &mut self,
-        partials: usize,
-        heads: usize,
-        dim: usize,
-    ) -> DriverResult<(DevicePointer, DevicePointer)> {
-        let values = self.partials.get(&self.gpu, partials * heads * dim * 4)?;
-        Ok((values, self.stats.get(&self.gpu, partials * heads * 8)?))
     }
 }
 
@@ -134,13 +122,6 @@ fn tile(rows: usize, columns: usize, compute_units: usize) -> (usize, usize) {
     }
 }
 
-fn style_name(style: RopeStyle) -> &'static str {
-    match style {
-        RopeStyle::Half => "half",
-        RopeStyle::Interleaved => "interleaved",
-    }
-}
-
 fn pointer_or_null(vector: Option<&Vector>) -> DevicePointer {
     vector.map_or(0, Vector::pointer)
 }
@@ -155,7 +136,7 @@ impl Backend for HipBackend {
     type Routes = Routes;
 
     fn rank(&self) -> (usize, usize) {
-        (0, 1)
+        self.collective.as_ref().map_or((0, 1), |group| (group.rank, group.ranks()))
     }
 
     fn matrix(&self, parts: &[TensorData<'_>]) -> Result<Matrix, BackendError> {
@@ -288,33 +269,7 @@ impl Backend for HipBackend {
         kv: &mut Cache,
         layer: usize,
     ) {
-        self.op(|it| {
-            let HeadLayout { heads, kv_heads, head_dim } = heads;
-            let rows = qkv.rows();
-            let queries = it.queries.get(&it.gpu, rows * heads * head_dim * 2)?;
-            let (keys, values) = kv.layer(layer);
-            let (q_norm, k_norm, eps) =
-                norms.map_or((None, None, 0.0), |(q, k, eps)| (Some(q), Some(k), eps));
-            let arguments = Arguments::new()
-                .pointer(qkv.pointer())
-                .pointer(pointer_or_null(q_norm))
-                .pointer(pointer_or_null(k_norm))
-                .pointer(angles.pointer())
-                .pointer(it.step.slots())
-                .pointer(queries)
-                .pointer(keys)
-                .pointer(values)
-                .size(heads)
-                .size(kv_heads)
-                .size(head_dim)
-                .size(angles.columns())
-                .size(usize::from(style == RopeStyle::Interleaved))
-                .float(eps);
-            // Heads of 64 and less take as many lanes.
-            let padded = head_dim.next_power_of_two().max(64);
-            let grid = [rows as u32, blocks(heads + 2 * kv_heads, VALUES / padded), 1];
-            it.launch("rope_kv_write", &it.half("rope_kv_write"), grid, THREADS, arguments)
-        });
+        self.op(|it| it.write_keys(qkv, heads, norms, angles, style, kv, layer));
     }
 
     fn attention(
@@ -327,60 +282,7 @@ impl Backend for HipBackend {
         layer: usize,
         out: &mut Tensor,
     ) {
-        self.op(|it| {
-            let HeadLayout { heads, kv_heads, head_dim } = heads;
-            check(heads / kv_heads <= 16, "more than 16 query heads for a kv head")?;
-            let tile = if head_dim <= 128 { 128 } else { 64 };
-            let lists = it.lists(ListKey { window, item_rows: (tile / (heads / kv_heads)).max(1) })?;
-            let (partials, stats) = it.partials(lists.partials, heads, head_dim)?;
-            let queries = it.queries.get(&it.gpu, qkv.rows() * heads * head_dim * 2)?;
-            let (keys, values) = kv.layer(layer);
-            let to = out.output(qkv.rows(), heads * head_dim, Kind::Half);
-            let begun = || Arguments::new().pointer(queries).pointer(keys).pointer(values);
-            let prefill = begun()
-                .pointer(lists.prefill.1)
-                .pointer(lists.prefill_count)
-                .pointer(it.step.tables())
-                .pointer(to)
-                .size(heads)
-                .size(kv_heads)
-                .size(window.unwrap_or(0))
-                .float(scale);
-            let name = format!("{}_{head_dim}", it.half("attention_prefill"));
-            it.launch(
-                "attention_prefill",
-                &name,
-                [lists.prefill.0 as u32, kv_heads as u32, 1],
-                THREADS,
-                prefill,
-            )?;
-            let decode = begun()
-                .pointer(lists.decode.1)
-                .pointer(it.step.tables())
-                .pointer(to)
-                .pointer(partials)
-                .pointer(stats)
-                .size(heads)
-                .size(kv_heads)
-                .float(scale);
-            let name = format!("{}_{head_dim}", it.half("attention_decode"));
-            it.launch(
-                "attention_decode",
-                &name,
-                [lists.decode.0 as u32, kv_heads as u32, 1],
-                THREADS,
-                decode,
-            )?;
-            let reduce = Arguments::new()
-                .pointer(lists.reduce.1)
-                .pointer(partials)
-                .pointer(stats)
-                .pointer(to)
-                .size(heads)
-                .size(head_dim);
-            let grid = [lists.reduce.0 as u32, blocks(heads * head_dim, VALUES), 1];
-            it.launch("attention_reduce", &it.half("attention_reduce"), grid, THREADS, reduce)
-        });
+        self.op(|it| it.attend(qkv, heads, scale, window, kv, layer, out));
     }
 
     fn joint_qk_norm(
@@ -391,19 +293,7 @@ impl Backend for HipBackend {
         k_norm: &Vector,
         eps: f32,
     ) {
-        self.op(|it| {
-            let (rows, columns) = (qkv.rows(), qkv.columns());
-            let (q_dim, k_dim) = (heads.q_dim(), heads.kv_heads * heads.head_dim);
-            let sums = it.sums.get(&it.gpu, rows * 8)?;
-            let begun = Arguments::new().pointer(qkv.pointer()).pointer(sums);
-            let sizes = |arguments: Arguments| arguments.size(columns).size(q_dim).size(k_dim);
-            let grid = [rows as u32, 1, 1];
-            it.launch("joint_qk_norm", &it.half("joint_qk_sums"), grid, THREADS, sizes(begun))?;
-            let scaling = Arguments::new().pointer(qkv.pointer()).pointer(sums);
-            let scaling = sizes(scaling.pointer(q_norm.pointer()).pointer(k_norm.pointer()));
-            let scaling = scaling.float(q_dim as f32).float(k_dim as f32).float(eps);
-            it.launch("joint_qk_norm", &it.half("joint_qk_scale"), grid, THREADS, scaling)
-        });
+        self.op(|it| it.norm_jointly(qkv, heads, q_norm, k_norm, eps));
     }
 
     fn mla_rope_kv_write(
@@ -419,25 +309,7 @@ impl Backend for HipBackend {
         layer: usize,
         query: &mut Tensor,
     ) {
-        self.op(|it| {
-            let LatentLayout { heads, rank, nope_dim, rope_dim, .. } = layout;
-            let to = query.output(q.rows(), heads * layout.entry_dim(), Kind::F16);
-            let arguments = Arguments::new()
-                .pointer(q.pointer())
-                .pointer(latent.pointer())
-                .pointer(norm.pointer())
-                .pointer(angles.pointer())
-                .pointer(it.step.slots())
-                .pointer(kv.layer(layer).0)
-                .pointer(to)
-                .size(heads)
-                .size(nope_dim)
-                .size(rope_dim)
-                .size(rank)
-                .float(eps);
-            let name = format!("{}_{}", it.half("mla_kv_write"), style_name(style));
-            it.launch("mla_kv_write", &name, [q.rows() as u32, 1, 1], THREADS, arguments)
-        });
+        self.op(|it| it.write_latents(q, latent, layout, norm, eps, angles, style, kv, layer, query));
     }
 
     fn head_linear(&mut self, w: &Heads, x: &Tensor, out: &mut Tensor) {
@@ -447,7 +319,7 @@ impl Backend for HipBackend {
             let to = out.output(rows, columns, kind);
             let name = |kind| if kind == Kind::F16 { "f16" } else { half };
             let (tile_rows, tile_columns, shape) =
-                if rows <= 16 { (16, 32, "few") } else { (64, 128, "many") };
+                if rows <= 16 && !it.deterministic { (16, 32, "few") } else { (64, 128, "many") };
             let arguments = Arguments::new()
                 .pointer(x.pointer())
                 .pointer(w.values.pointer())
@@ -473,46 +345,7 @@ impl Backend for HipBackend {
         layer: usize,
         out: &mut Tensor,
     ) {
-        self.op(|it| {
-            let LatentLayout { heads, rank, rope_dim, .. } = layout;
-            check(rank.is_multiple_of(16) && rank <= 512 && rope_dim <= 64, "a latent of that shape")?;
-            let key = ListKey { window: None, item_rows: MLA_ITEM_ROWS };
-            let lists = it.lists(key)?;
-            let (partials, stats) = it.partials(lists.partials, heads, rank)?;
-            let to = out.output(query.rows(), heads * rank, Kind::F16);
-            let cache = kv.layer(layer).0;
-            let (shape, most) = match (rank, rope_dim) {
-                (512, 64) => ("512_64", 32),
-                (..=128, _) => ("to_128", 16),
-                _ => ("to_512", 16),
-            };
-            let begun = |items| {
-                let begun = Arguments::new().pointer(query.pointer()).pointer(cache).pointer(items);
-                begun.pointer(it.step.tables()).pointer(to)
-            };
-            let sizes = |arguments: Arguments| arguments.size(heads).size(rank).size(rope_dim).float(scale);
-            let (items, list) = lists.prefill;
-            let grid = [blocks(MLA_ITEM_ROWS * heads, most), items as u32, 1];
-            it.launch(
-                "mla_prefill",
-                &format!("mla_prefill_{shape}_{most}"),
-                grid,
-                THREADS,
-                sizes(begun(list)),
-            )?;
-
-            let (items, list) = lists.decode;
-            let queries = if heads > 16 { most } else { 16 };
-            let grid = [blocks(heads, queries), items as u32, 1];
-            let decode = sizes(begun(list).pointer(partials).pointer(stats));
-            it.launch("mla_decode", &format!("mla_decode_{shape}_{queries}"), grid, THREADS, decode)?;
-            if lists.partials == 0 {
-                return Ok(());
-            }
-            let reduce = Arguments::new().pointer(list).pointer(partials).pointer(stats).pointer(to);
-            let grid = [blocks(heads * rank, 4 * THREADS as usize), items as u32, 1];
-            it.launch("mla_reduce", "mla_reduce", grid, THREADS, reduce.size(heads).size(rank))
-        });
+        self.op(|it| it.attend_latents(query, layout, scale, kv, layer, out));
     }
 
     fn moe_route(
@@ -543,11 +376,25 @@ impl Backend for HipBackend {
         0
     }
 
-    /// The sum over one rank.
-    fn all_reduce(&mut self, _x: &mut Tensor) {}
+    fn all_reduce(&mut self, x: &mut Tensor) {
+        self.op(|it| it.sum_over_ranks(x.pointer(), x.rows() * x.columns(), x.kind()));
+    }
 
-    fn all_gather(&mut self, _x: &Tensor, _out: &mut Tensor) {
-        panic!("a rank that is alone has all columns: nothing is gathered");
+    /// The sum of matrices with one rank's columns each: parts may differ in width.
+    fn all_gather(&mut self, x: &Tensor, out: &mut Tensor) {
+        self.op(|it| {
+            let (rank, ranks) = it.rank();
+            let (rows, columns, all) = (x.rows(), x.columns(), out.columns());
+            // As `Shard::range` cuts.
+            let (first, end) = (all * rank / ranks, all * (rank + 1) / ranks);
+            assert_eq!((end - first, x.kind()), (columns, Kind::F32), "a rank's part of the columns");
+            let to = out.output(rows, all, Kind::F32);
+            let arguments = Arguments::new().pointer(x.pointer()).pointer(to);
+            let arguments = arguments.size(columns).size(first).size(all);
+            let grid = [rows as u32, blocks(all, VALUES), 1];
+            it.launch("place_columns", "place_columns", grid, THREADS, arguments)?;
+            it.sum_over_ranks(to, rows * all, Kind::F32)
+        });
     }
 
     fn silu_mul(&mut self, gate_up: &Tensor, out: &mut Tensor) {
@@ -563,33 +410,47 @@ impl Backend for HipBackend {
     fn gather_outputs(&mut self, x: &Tensor, range: Range<usize>, out: &mut Tensor) {
         self.op(|it| {
             let units = x.columns() * x.kind().bytes() / 16;
-            let to = out.output(range.len(), x.columns(), x.kind());
+            let rows = it.step.output_rows(range.clone());
+            let to = out.output(rows, x.columns(), x.kind());
             let arguments = Arguments::new()
                 .pointer(x.pointer())
                 .pointer(it.step.outputs(range.start))
                 .pointer(to)
                 .size(units);
-            let grid = [range.len() as u32, blocks(units, 2 * THREADS as usize), 1];
+            let grid = [rows as u32, blocks(units, 2 * THREADS as usize), 1];
             it.launch("gather_rows", "gather_rows", grid, THREADS, arguments)
         });
     }
 
+    fn write(&mut self, x: &mut Tensor, rows: usize, values: &[f32]) {
+        self.op(|it| it.upload(x, rows, values));
+    }
+
     fn read<'a>(&'a mut self, x: &'a Tensor) -> Result<&'a [f32], BackendError> {
-        self.op(|it| {
-            assert_eq!(x.kind(), Kind::F32, "results are read in f32");
-            let bytes = x.current_bytes();
-            if it.results.as_slice().len() < bytes {
-                it.results = it.gpu.context.pinned(bytes.next_power_of_two())?;
-            }
-            // SAFETY: waited for at once.
-            unsafe { it.stream.download(x.memory(), 0..bytes, &mut it.results)? };
-            it.stream.synchronize()?;
-            it.step.in_flight = false;
-            Ok(())
-        });
-        match self.failure.take() {
-            Some(error) => Err(error),
-            None => Ok(self.results.floats(x.rows() * x.columns())),
-        }
+        self.op(|it| it.download(x));
+        self.outcome()?;
+        Ok(self.results.values(x))
+    }
+
+    fn samples(&self, vocab: usize) -> bool {
+        Self::samples(vocab)
+    }
+
+    fn sample(&mut self, logits: &mut Tensor, range: Range<usize>) {
+        self.op(|it| it.choose(logits, range));
+    }
+
+    fn tokens(&mut self) -> Result<&[TokenId], BackendError> {
+        self.chosen()
+    }
+
+    fn finish(&mut self) -> Result<(), BackendError> {
+        self.op(|it| it.stream.synchronize());
+        self.step.in_flight = false;
+        self.outcome()
+    }
+
+    fn run(&mut self, work: &mut dyn FnMut(&mut Self)) -> bool {
+        self.run_or_replay(work)
     }
 }

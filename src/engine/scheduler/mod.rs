@@ -76,6 +76,8 @@ pub struct Counters {
     pub sampled_tokens: u64,
     /// Bytes of experts' weights read.
     pub expert_bytes: u64,
+    /// Steps that a device replayed.
+    pub replayed_steps: u64,
     /// Sequences preempted.
     pub preemptions: u64,
     /// KV positions in all steps.
@@ -209,6 +211,7 @@ impl Scheduler {
     /// Takes in what the planned step produced. Events are in order per choice.
     pub fn apply(&mut self, output: StepOutput) -> Vec<(RequestId, TokenEvent)> {
         self.counters.expert_bytes += output.expert_bytes;
+        self.counters.replayed_steps += u64::from(output.replayed);
         let mut events = Vec::new();
         let mut broken: Vec<RequestId> = Vec::new();
         let mut sampled = output.sampled.into_iter();

@@ -21,7 +21,7 @@ impl HipBackend {
         let Routing { experts, top_k, groups, .. } = *routing;
         let rows = logits.rows();
         assert_eq!((logits.columns(), logits.kind()), (experts, Kind::F32), "router logits");
-        routes.begin(rows, local.len());
+        routes.begin(rows, local.len(), self.deterministic);
         let flags = [
             (routing.scoring == Scoring::Sigmoid, 1),
             (groups.is_some_and(|groups| groups.score == GroupScore::BestTwo), 2),

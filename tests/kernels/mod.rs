@@ -1,0 +1,92 @@
+//! Every GPU kernel against the CPU backend, by `novastack selftest` on the test library: the
+//! kernels' source on the CPU (tests/hip_host). Which tests would notice a kernel's mistake is
+//! what scripts/mutate_kernels.py finds out.
+
+use crate::support::hip::{checked_library, library};
+use std::process::{Command, Output};
+
+fn selftest(library: &str, architecture: &str, options: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_novastack"))
+        .args(["selftest", "--device", "hip:0"])
+        .args(options)
+        .env("NOVASTACK_HIP_LIBRARY", library)
+        .env("NOVASTACK_HIP_HOST_ARCH", architecture)
+        // Another order of blocks, waves and streams for each seed.
+        .env("NOVASTACK_HIP_HOST_SEED", options.get(1).copied().unwrap_or("1"))
+        .output()
+        .expect("the program")
+}
+
+/// The report of a run in which all agreed.
+fn agrees(library: Option<&str>, architecture: &str, options: &[&str]) -> Option<String> {
+    let output = selftest(library?, architecture, options);
+    let (report, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{architecture} {options:?}:\n{report}\n{errors}");
+    Some(report.into_owned())
+}
+
+/// Kernels that no operation launches: argmax, sample and penalties (the sampler is on the CPU),
+/// block_copy, and shapes and tiles that the backend does not choose.
+fn may_stay(name: &str) -> bool {
+    ["argmax", "block_copy", "penalties", "sample"].iter().any(|kernel| name.starts_with(kernel))
+        || ["_192_128", "_32x128", "_m4"].iter().any(|shape| name.ends_with(shape))
+}
+
+#[test]
+fn waves_of_64() {
+    let Some(report) = agrees(library(), "gfx90a", &["--seed", "1"]) else { return };
+    let (_, missing) = report.split_once("never launched: ").expect("a list");
+    let missing: Vec<&str> = missing.split_whitespace().filter(|name| !may_stay(name)).collect();
+    assert!(missing.is_empty(), "without a case: {missing:?}");
+}
+
+#[test]
+fn waves_of_64_with_another_seed() {
+    agrees(library(), "gfx90a", &["--seed", "2"]);
+}
+
+#[test]
+fn waves_of_64_with_a_third_seed() {
+    agrees(library(), "gfx90a", &["--seed", "3"]);
+}
+
+/// And the other matrix instruction.
+#[test]
+fn waves_of_32() {
+    agrees(library(), "gfx1100", &["--seed", "4"]);
+}
+
+/// No access outside of memory, no race, nothing read that was not written.
+#[test]
+fn every_access_is_looked_at() {
+    let only = "embed,add_rms_norm,silu_mul,gather_rows,rope_angles,joint_qk_norm,gemv";
+    agrees(checked_library(), "gfx90a", &["--seed", "5", "--only", only]);
+}
+
+/// A GPU that computes something else: the test library with a kernel's result changed has no
+/// place here, so the report's words are held against a device that fails.
+#[test]
+fn a_device_that_fails_ends_the_run() {
+    let Some(library) = library() else { return };
+    let run = |environment: &[(&str, &str)], options: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_novastack"))
+            .arg("selftest")
+            .args(options)
+            .env("NOVASTACK_HIP_LIBRARY", library)
+            .envs(environment.iter().copied())
+            .output()
+            .expect("the program");
+        assert_eq!(output.status.code().is_none_or(|code| code == 0), false);
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let lost = run(&[("NOVASTACK_HIP_HOST_FAULT", "launch:40")], &["--device", "hip:0"]);
+    assert!(lost.contains("hip:0: launch") && lost.contains("unspecified launch failure"), "{lost}");
+    let nowhere = run(&[], &["--device", "hip:7"]);
+    assert!(nowhere.contains("hip:7") && nowhere.contains("no such device"), "{nowhere}");
+    let unknown = run(&[], &["--device", "hip:0", "--only", "gemn"]);
+    assert!(unknown.contains("--only gemn") && unknown.contains("gemm"), "{unknown}");
+    let cpu = run(&[], &["--device", "cpu"]);
+    assert!(cpu.contains("compares a GPU with the CPU"), "{cpu}");
+    let none = run(&[("NOVASTACK_HIP_HOST_DEVICES", "0"), ("NOVASTACK_CUDA_LIBRARY", "/nowhere")], &[]);
+    assert!(none.contains("no GPU was found"), "{none}");
+}
