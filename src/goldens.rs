@@ -29,6 +29,9 @@ pub struct GoldensArgs {
     /// As for serve.
     #[arg(long, default_value = "auto", value_parser = DeviceChoice::parse)]
     device: DeviceChoice,
+    /// Only so many cases of each.
+    #[arg(long, default_value_t = usize::MAX, hide_default_value = true, value_name = "N")]
+    cases: usize,
 }
 
 /// Fails where an answer differs.
@@ -38,7 +41,7 @@ pub fn run(args: &GoldensArgs) -> Result<ExitCode, String> {
     let mut good = true;
     for folder in &args.folders {
         let name = folder.file_name().unwrap_or_default().to_string_lossy();
-        let (cases, result) = match check(folder, &device) {
+        let (cases, result) = match check(folder, &device, args.cases) {
             Ok(cases) => (cases.to_string(), "equal".to_owned()),
             Err(reason) => {
                 (String::new(), format!("FAILED: {}", reason.replace('\n', " ").replace('|', "/")))
@@ -50,8 +53,8 @@ pub fn run(args: &GoldensArgs) -> Result<ExitCode, String> {
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// How many cases were equal.
-fn check(folder: &Path, device: &DeviceChoice) -> Result<usize, String> {
+/// How many cases were equal, of at most so many.
+fn check(folder: &Path, device: &DeviceChoice, most: usize) -> Result<usize, String> {
     let file = folder.join("golden.json");
     let text = std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
     let golden: Value =
@@ -64,15 +67,23 @@ fn check(folder: &Path, device: &DeviceChoice) -> Result<usize, String> {
         _ => BF16_TOLERANCE,
     };
     let cases = golden["cases"].as_array().filter(|cases| !cases.is_empty()).ok_or("no cases")?;
+    let cases = &cases[..cases.len().min(most.max(1))];
     let server = Server::start(folder, device)?;
     for (index, case) in cases.iter().enumerate() {
-        let answer = server.ask(case).map_err(|reason| format!("case {index}: {reason}"))?;
-        compare(case, &answer, tolerance).map_err(|reason| format!("case {index}: {reason}"))?;
+        // Without log-probabilities tokens may be chosen on the device.
+        for logprobs in [true, false] {
+            let answer = server.ask(case, logprobs).map_err(|reason| format!("case {index}: {reason}"))?;
+            compare_tokens(case, &answer).map_err(|reason| format!("case {index}: {reason}"))?;
+            if logprobs {
+                compare_logprobs(case, &answer, tolerance)
+                    .map_err(|reason| format!("case {index}: {reason}"))?;
+            }
+        }
     }
     Ok(cases.len())
 }
 
-fn compare(case: &Value, answer: &Value, tolerance: f64) -> Result<(), String> {
+fn compare_tokens(case: &Value, answer: &Value) -> Result<(), String> {
     let choice = &answer["choices"][0];
     let (wanted, found) = (numbers(&case["tokens"])?, numbers(&choice["token_ids"])?);
     let margins = numbers(&case["margins"])?;
@@ -86,6 +97,11 @@ fn compare(case: &Value, answer: &Value, tolerance: f64) -> Result<(), String> {
             found[at], wanted[at], margins[at]
         ));
     }
+    Ok(())
+}
+
+fn compare_logprobs(case: &Value, answer: &Value, tolerance: f64) -> Result<(), String> {
+    let choice = &answer["choices"][0];
     let all = match &case["first_logprobs"] {
         Value::Null => numbers_of_pairs(&case["first_top"])?,
         all => numbers(all)?.into_iter().enumerate().map(|(id, value)| (id as f64, value)).collect(),
@@ -175,12 +191,15 @@ impl Server {
         }
     }
 
-    fn ask(&self, case: &Value) -> Result<Value, String> {
-        let body = json!({
+    fn ask(&self, case: &Value, logprobs: bool) -> Result<Value, String> {
+        let mut body = json!({
             "model": "golden", "prompt": case["prompt"], "max_tokens": case["tokens"].as_array().map(Vec::len),
-            "temperature": 0, "ignore_eos": true, "return_token_ids": true, "logprobs": 20,
+            "temperature": 0, "ignore_eos": true, "return_token_ids": true,
             "return_tokens_as_token_ids": true,
         });
+        if logprobs {
+            body["logprobs"] = 20.into();
+        }
         let answer = self
             .agent
             .post(format!("{}/v1/completions", self.url))

@@ -31,6 +31,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     ("model", &["backend", "checkpoint", "protocol::TokenId"]),
     ("backend", &["checkpoint", "protocol"]),
+    // Of the program's own modules: benchmarks go around the gateway.
+    ("bench", &["device", "load", "parse_bytes"]),
+    ("bench::ops", &["bench", "device", "load"]),
+    ("goldens", &["device"]),
     ("selftest", &["backend", "checkpoint"]),
 ];
 
@@ -43,6 +47,8 @@ const MUST_NOT_NAME: &[(&str, &[&str], &str)] = &[
     ("backend", &["tokio", "axum"], "a backend knows tensors only"),
     ("selftest", &["tokio", "axum"], "a self-test runs kernels only"),
     ("text", &["axum", "tokio"], "only the gateway knows HTTP"),
+    ("bench", &["axum", "gateway"], "a benchmark measures the engine without HTTP"),
+    ("bench::ops", &["tokio", "engine", "model"], "operations are measured on a backend alone"),
     ("checkpoint", &["axum", "tokio"], "only the gateway knows HTTP"),
 ];
 

@@ -172,7 +172,7 @@ impl Ceiling for HipBackend {
             it.step.in_flight = false;
             Ok(())
         });
-        self.failure.take().map_or(Ok(()), Err)
+        self.outcome()
     }
 
     fn activation_bytes(&self) -> usize {
