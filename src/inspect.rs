@@ -20,6 +20,7 @@ use novastack::model::config::Attention;
 use novastack::model::inventory::{self, Counts, Format, Kind, TensorSpec};
 use novastack::model::{ConfigError, ModelConfig};
 use serde::Serialize;
+use std::path::Path;
 
 /// Everything that is printed.
 #[derive(Serialize)]
@@ -169,6 +170,25 @@ fn report(args: &InspectArgs) -> Result<Report, String> {
         cpu,
         assumptions: memory::Assumptions::default(),
     })
+}
+
+/// For an error: what is missing, and what would fit, where memory ran out on `devices` GPUs that may
+/// use `usable` bytes each.
+pub fn shortage(
+    checkpoint: &Checkpoint,
+    config: &ModelConfig,
+    path: &Path,
+    devices: usize,
+    usable: u64,
+) -> String {
+    let tensors: Vec<TensorSpec> = inventory::tensors(config).collect();
+    let sizes = inventory::tensor_parallel_sizes(config, memory::DEVICES_MAX);
+    let formats = Stored::find(checkpoint, config, path, &tensors, None).formats();
+    // As it is stored first; what is stored in f32 is served in 16 bits.
+    let as_stored = formats.iter().position(|format| format.as_stored).unwrap_or(0);
+    let bf16 = formats.iter().position(|format| format.name == format_name(Format::Bf16));
+    let first = if config.full_precision { bf16.unwrap_or(as_stored) } else { as_stored };
+    memory::Model { config, tensors: &tensors, sizes: &sizes }.shortage(&formats[first..], devices, usable)
 }
 
 fn attention(config: &ModelConfig) -> AttentionReport {

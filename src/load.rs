@@ -4,18 +4,19 @@ use crate::device::DeviceChoice;
 use crate::parse_bytes;
 use clap::{Args, ValueEnum};
 use novastack::backend::cpu::CpuBackend;
+use novastack::backend::hip::driver::Vendor;
 use novastack::backend::hip::gpu::{Gpu, Half};
 use novastack::backend::hip::{HipBackend, Options};
-use novastack::backend::{Backend, KV_BLOCK_TOKENS};
+use novastack::backend::{Backend, BackendError, KV_BLOCK_TOKENS};
 use novastack::checkpoint::Checkpoint;
 use novastack::checkpoint::resolve::Resolved;
-use novastack::engine::executor::{DeviceExecutor, Executor, Rank};
+use novastack::engine::executor::{DeviceExecutor, Executor, Patience, Rank};
 use novastack::engine::plan::{PlannedSeq, SampleSpec, SeqId, StepPlan};
-use novastack::model::{self, Loader, ModelConfig, Weights};
+use novastack::model::{self, LoadError, Loader, ModelConfig, Weights};
 use novastack::protocol::SamplingParams;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Free memory where the system does not tell.
 const ASSUMED_FREE_BYTES: usize = 4 << 30;
@@ -54,6 +55,9 @@ pub struct LoadArgs {
     /// On GPUs: our own kernels for large products too, not rocBLAS, hipBLASLt or cuBLASLt.
     #[arg(long)]
     pub no_vendor_blas: bool,
+    /// On GPUs: seconds after which a step is given up and the model stops: the device hangs.
+    #[arg(long, default_value = "300", value_parser = crate::parse_seconds, value_name = "SECONDS")]
+    pub step_timeout: Duration,
     /// Ranks that share each model: weights, heads and experts are split over them. On the CPU a
     /// rank is a thread or more of --threads; of GPUs each one in --device is a rank.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024), value_name = "RANKS")]
@@ -155,47 +159,21 @@ pub fn load_opened(
     let threads = args.threads_or_all();
     let opened = Opened { args, name, path, checkpoint: &checkpoint, shape: &shape, weights, threads };
     let ranks = args.tensor_parallel.map(usize::from);
-    let Started { max_context, kv_blocks, bytes, mut executor } = match args
-        .device
-        .decided(ranks.unwrap_or(1))
-    {
-        DeviceChoice::Gpus(vendor, numbers) => {
-            if ranks.is_some_and(|ranks| ranks != numbers.len()) {
-                return Err(format!(
-                    "--tensor-parallel {} with {} GPUs: each is a rank; leave it out or name as many",
-                    ranks.unwrap_or(1),
-                    numbers.len()
-                ));
-            }
-            // Activations of checkpoints in bf16 may be beyond f16's range.
-            let half = if shape.full_precision { Half::F16 } else { Half::Bf16 };
-            let options = Options {
-                rows_max: args.step_rows(),
-                eager: args.enforce_eager,
-                deterministic: args.deterministic,
-                vendor_blas: !args.no_vendor_blas,
-            };
-            if args.deterministic && numbers.len() > 2 {
-                return Err("--deterministic takes one or two GPUs: the order in which RCCL adds up more ranks depends on the batch".into());
-            }
-            let gpus = numbers.iter().map(|number| Gpu::open(vendor, *number, half));
-            let gpus = gpus.collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())?;
-            let backends = HipBackend::group(&gpus, options).map_err(|error| error.to_string())?;
-            opened.start(backends, || {
-                let left = gpus.iter().map(|gpu| {
-                    let (free, total) = gpu.context.memory().map_err(|error| error.to_string())?;
-                    let kept = total as f64 * (1.0 - args.gpu_memory_utilization);
-                    Ok(free.saturating_sub(kept as usize))
-                });
-                let least = left.collect::<Result<Vec<_>, String>>()?.into_iter().min().unwrap_or(0);
-                Ok(least * gpus.len())
-            })?
+    let started = match args.device.decided(ranks.unwrap_or(1)) {
+        DeviceChoice::Gpus(_, numbers) if ranks.is_some_and(|ranks| ranks != numbers.len()) => {
+            return Err(format!(
+                "--tensor-parallel {} with {} GPUs: each is a rank; leave it out or name as many",
+                ranks.unwrap_or(1),
+                numbers.len()
+            ));
         }
+        DeviceChoice::Gpus(vendor, numbers) => opened.on_gpus(vendor, &numbers),
         DeviceChoice::Auto | DeviceChoice::Cpu => {
             let backends = CpuBackend::group(ranks.unwrap_or(1), threads);
-            opened.start(backends, || Ok(free_memory_bytes() / 4))?
+            opened.start(backends, None, || Ok(free_memory_bytes() / 4)).map_err(|error| error.text)
         }
     };
+    let Started { max_context, kv_blocks, bytes, mut executor } = started?;
     warm_up(&mut *executor)?;
     Ok(Loaded { checkpoint, shape, executor, max_context, kv_blocks, bytes })
 }
@@ -219,14 +197,77 @@ struct Started {
     executor: Box<dyn Executor>,
 }
 
+/// Why a model could not be started.
+struct StartError {
+    text: String,
+    out_of_memory: bool,
+}
+
+impl From<String> for StartError {
+    fn from(text: String) -> Self {
+        Self { text, out_of_memory: false }
+    }
+}
+
+impl From<BackendError> for StartError {
+    fn from(error: BackendError) -> Self {
+        let out_of_memory = matches!(error, BackendError::OutOfMemory { .. });
+        Self { text: error.to_string(), out_of_memory }
+    }
+}
+
 impl Opened<'_> {
+    /// One rank on each of these devices.
+    fn on_gpus(self, vendor: Vendor, numbers: &[usize]) -> Result<Started, String> {
+        let args = self.args;
+        if args.deterministic && numbers.len() > 2 {
+            return Err("--deterministic takes one or two GPUs: the order in which RCCL adds up more ranks \
+                        depends on the batch"
+                .into());
+        }
+        // Activations of checkpoints in bf16 may be beyond f16's range.
+        let half = if self.shape.full_precision { Half::F16 } else { Half::Bf16 };
+        let options = Options {
+            rows_max: args.step_rows(),
+            eager: args.enforce_eager,
+            deterministic: args.deterministic,
+            vendor_blas: !args.no_vendor_blas,
+        };
+        let gpus = numbers.iter().map(|number| Gpu::open(vendor, *number, half));
+        let gpus = gpus.collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())?;
+        let memory = |gpu: &Arc<Gpu>| gpu.context.memory().map_err(|error| error.to_string());
+        let left = |(free, total): (usize, usize)| {
+            free.saturating_sub((total as f64 * (1.0 - args.gpu_memory_utilization)) as usize)
+        };
+        let least = || {
+            let left = gpus.iter().map(|gpu| memory(gpu).map(left));
+            Ok::<_, String>(left.collect::<Result<Vec<_>, _>>()?.into_iter().min().unwrap_or(0))
+        };
+        let usable = least()? as u64;
+        let (checkpoint, shape, path) = (self.checkpoint, self.shape, self.path);
+        let explained = |error: StartError| match error.out_of_memory {
+            true => {
+                let shortage = crate::inspect::shortage(checkpoint, shape, path, gpus.len(), usable);
+                format!("{}; {shortage}", error.text)
+            }
+            false => error.text,
+        };
+        let patience = Patience {
+            device: DeviceChoice::Gpus(vendor, numbers.to_vec()).to_string(),
+            limit: args.step_timeout,
+        };
+        let backends = HipBackend::group(&gpus, options).map_err(|error| explained(error.into()))?;
+        self.start(backends, Some(patience), || Ok(least()? * gpus.len())).map_err(explained)
+    }
+
     /// Loads the weights onto the ranks' backends, then allocates KV caches in what `kv_memory`
     /// says is left.
     fn start<B: Backend + Sync>(
         self,
         backends: Vec<B>,
+        patience: Option<Patience>,
         kv_memory: impl FnOnce() -> Result<usize, String>,
-    ) -> Result<Started, String> {
+    ) -> Result<Started, StartError> {
         let Self { args, name, path, checkpoint, shape, weights, threads } = self;
         let started = Instant::now();
         let step_rows = args.step_rows();
@@ -240,7 +281,10 @@ impl Opened<'_> {
                 bar.set_length((total * ranks) as u64);
                 bar.inc(1);
             });
-            models.push(model.map_err(|error| format!("{}: {error}", path.display()))?);
+            models.push(model.map_err(|error| StartError {
+                text: format!("{}: {error}", path.display()),
+                out_of_memory: matches!(error, LoadError::Backend(BackendError::OutOfMemory { .. })),
+            })?);
             log_weights(name, backend.rank().0, &loader, &mut bytes);
         }
         bar.finish_and_clear();
@@ -265,9 +309,10 @@ impl Opened<'_> {
         let kv_blocks = kv_bytes / block_bytes;
         let max_context = wanted.min(kv_blocks * KV_BLOCK_TOKENS);
         if max_context < 2 {
-            return Err(format!(
+            let text = format!(
                 "the KV cache of {kv_bytes} bytes holds no block: one takes {block_bytes} bytes (--kv-cache-memory)"
-            ));
+            );
+            return Err(StartError { text, out_of_memory: args.kv_cache_memory.is_none() });
         }
         if max_context < wanted {
             tracing::warn!(
@@ -279,7 +324,7 @@ impl Opened<'_> {
         }
         let mut group = Vec::with_capacity(ranks);
         for (backend, model) in backends.into_iter().zip(models) {
-            let kv = backend.kv_cache(&spec, kv_blocks).map_err(|error| error.to_string())?;
+            let kv = backend.kv_cache(&spec, kv_blocks)?;
             group.push(Rank { backend, model, kv });
         }
         tracing::info!(
@@ -294,7 +339,7 @@ impl Opened<'_> {
             seconds = started.elapsed().as_secs_f32(),
             "loaded"
         );
-        let executor = Box::new(DeviceExecutor::spawn(group, kv_blocks));
+        let executor = Box::new(DeviceExecutor::spawn(group, kv_blocks, patience));
         Ok(Started { max_context, kv_blocks, bytes, executor })
     }
 }

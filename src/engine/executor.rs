@@ -13,9 +13,10 @@ use crate::backend::{BROKEN, Backend, Batch, Choice, KV_BLOCK_TOKENS, SeqSpan};
 use crate::model::{LOGIT_ROWS_MAX, Model};
 use crate::protocol::{TokenId, TokenLogprob};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// A launched step.
 #[derive(Debug)]
@@ -59,6 +60,15 @@ pub struct Rank<B: Backend> {
     pub kv: B::KvCache,
 }
 
+/// How long a step may take before its device is taken to hang.
+#[derive(Clone, Debug)]
+pub struct Patience {
+    /// For the error: `hip:0`.
+    pub device: String,
+    /// Of a step.
+    pub limit: Duration,
+}
+
 /// A model on a group of ranks, each on a thread of its own.
 pub struct DeviceExecutor {
     /// To each rank. One plan in flight and none waiting: at most one step is launched.
@@ -68,11 +78,14 @@ pub struct DeviceExecutor {
     failure: Failure,
     threads: Vec<JoinHandle<()>>,
     steps: u64,
+    patience: Option<Patience>,
+    /// Its threads may never return.
+    hangs: bool,
 }
 
 impl DeviceExecutor {
     /// Takes the ranks of a group, each with a KV cache of `kv_blocks` blocks, to new threads.
-    pub fn spawn<B: Backend>(ranks: Vec<Rank<B>>, kv_blocks: usize) -> Self {
+    pub fn spawn<B: Backend>(ranks: Vec<Rank<B>>, kv_blocks: usize, patience: Option<Patience>) -> Self {
         let (outbox, results) = sync_channel::<StepResult>(1);
         let mut outbox = Some(outbox);
         let failure = Failure::default();
@@ -90,7 +103,7 @@ impl DeviceExecutor {
             plans.push(sender);
             threads.push(thread);
         }
-        Self { plans, results, failure, threads, steps: 0 }
+        Self { plans, results, failure, threads, steps: 0, patience, hangs: false }
     }
 
     /// Why a rank does not answer.
@@ -133,13 +146,28 @@ impl Executor for DeviceExecutor {
     }
 
     fn collect(&mut self, _ticket: Ticket) -> StepResult {
-        self.results.recv().unwrap_or_else(|_| Err(self.ended()))
+        let Some(Patience { device, limit }) = &self.patience else {
+            return self.results.recv().unwrap_or_else(|_| Err(self.ended()));
+        };
+        match self.results.recv_timeout(*limit) {
+            Ok(result) => result,
+            Err(RecvTimeoutError::Disconnected) => Err(self.ended()),
+            Err(RecvTimeoutError::Timeout) => {
+                self.hangs = true;
+                let seconds = limit.as_secs_f64();
+                let cause = format!("{device} has not finished a step within {seconds} s (--step-timeout)");
+                Err(self.failure.get_or_init(|| ExecutorError(cause)).clone())
+            }
+        }
     }
 }
 
 impl Drop for DeviceExecutor {
     fn drop(&mut self) {
         self.plans.clear();
+        if self.hangs {
+            return;
+        }
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
@@ -391,7 +419,7 @@ mod tests {
             let kv = backend.kv_cache(&model.kv_spec(), 1).expect("a cache");
             Rank { backend, model: Box::new(model) as Box<dyn Model<_>>, kv }
         });
-        let mut executor = DeviceExecutor::spawn(ranks.collect(), 1);
+        let mut executor = DeviceExecutor::spawn(ranks.collect(), 1, None);
         let seq = PlannedSeq {
             seq: SeqId(0),
             tokens: vec![0],

@@ -124,6 +124,36 @@ impl Model<'_> {
         super::Given { devices, memory_bytes: device.bytes, fits }
     }
 
+    /// After memory ran out: how much is missing for the weights as `formats` begin with them, on
+    /// `devices` that have `usable` bytes each, and what would fit.
+    pub fn shortage(&self, formats: &[StoredFormat], devices: usize, usable: u64) -> String {
+        let gb = |bytes: u64| format!("{:.2} GB", bytes as f64 / 1e9);
+        let Some(stored) = formats.first() else { return String::new() };
+        // One block of KV cache, and activations, must fit beside them.
+        let beside = (inventory::kv_spec(self.config, devices).block_bytes() as u64).max(usable / 20);
+        let needs = |format: &StoredFormat, devices| format.rank_bytes(self.tensors, devices) + beside;
+        let fits = |format: &StoredFormat, devices| needs(format, devices) <= usable;
+        let mut text = format!(
+            "its weights take {} on each of {devices}, which may use {}",
+            gb(stored.rank_bytes(self.tensors, devices)),
+            gb(usable)
+        );
+        if let Some(missing) = needs(stored, devices).checked_sub(usable) {
+            text += &format!(": about {} too little", gb(missing));
+        }
+        let group = self.sizes.iter().find(|size| **size > devices && fits(stored, **size));
+        let smaller = formats[1..].iter().find(|format| fits(format, devices));
+        let ways = [
+            group.map(|size| format!("{size} such devices")),
+            smaller.map(|format| format!("the same model in {}", format.name)),
+        ];
+        let ways: Vec<String> = ways.into_iter().flatten().collect();
+        match ways.is_empty() {
+            true => text + "; no group of such devices and no smaller format would fit",
+            false => text + "; what would fit: " + &ways.join(", or "),
+        }
+    }
+
     fn fit(&self, format: &StoredFormat, device: Device, devices: usize) -> Fit {
         let weights = format.rank_bytes(self.tensors, devices);
         let token = inventory::kv_spec(self.config, devices).token_bytes() as u64;
