@@ -56,7 +56,7 @@ DEV void moe_gemm(const T* __restrict__ x, const R& weights, const u32* __restri
   });
 }
 
-// At most M <= 4 pairs a tile: each expert's weights are read once if it has no more.
+// At most M <= 2 pairs a tile: each expert's weights are read once if it has no more.
 // Grid: (ceil(n / BLOCK_ROWS), tiles_max).
 template <u32 M, class T, class R>
 DEV void moe_gemv_lanes(const T* __restrict__ x, const R& weights, const u32* __restrict__ pair_rows,
@@ -79,7 +79,6 @@ DEV void moe_gemv_fragments(const T* __restrict__ x, const R& weights, const u32
 
 // MOE_GEMM(T, name, WEIGHTS, parameters...): entry points over the reader WEIGHTS, an expression of the parameters
 // and k: name_ROWSxCOLUMNS for a prefill, name_mM for a decode, where a tile has at most ROWS or M pairs.
-// MOE_GEMM_4 is for readers with 4 octets in a chunk and has no m4, as in gemv.h.
 #define MOE_TILED(T, S, name, WEIGHTS, ...)                                                                        \
   KERNEL(name##_##S, GEMM_THREADS, 2, const T* x, __VA_ARGS__, const u32* pair_rows, const u32x4* tiles, T* out, \
          u32 n, u32 k) {                                                                                           \
@@ -95,13 +94,10 @@ DEV void moe_gemv_fragments(const T* __restrict__ x, const R& weights, const u32
          u32 n, u32 k) {                                                                                           \
     moe_gemv_fragments<T>(x, WEIGHTS, pair_rows, tiles, out, n, k);                                                \
   }
-#define MOE_GEMM_4(T, name, WEIGHTS, ...)           \
+#define MOE_GEMM(T, name, WEIGHTS, ...)             \
   MOE_TILED(T, 128x128, name, WEIGHTS, __VA_ARGS__) \
   MOE_TILED(T, 64x64, name, WEIGHTS, __VA_ARGS__)   \
   MOE_TILED(T, 32x128, name, WEIGHTS, __VA_ARGS__)  \
   MOE_LANES(T, 1, name, WEIGHTS, __VA_ARGS__)       \
   MOE_LANES(T, 2, name, WEIGHTS, __VA_ARGS__)       \
   MOE_FRAGMENTS(T, name, WEIGHTS, __VA_ARGS__)
-#define MOE_GEMM(T, name, WEIGHTS, ...)        \
-  MOE_GEMM_4(T, name, WEIGHTS, __VA_ARGS__)    \
-  MOE_LANES(T, 4, name, WEIGHTS, __VA_ARGS__)

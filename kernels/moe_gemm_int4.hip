@@ -9,6 +9,6 @@
 #include "moe_gemm.h"
 
 #define MOE_GEMM_INT4(T) \
-  MOE_GEMM_4(T, moe_gemm_int4_##T, Int4Weights(codes, scales, k, group), const u8* codes, const u32* scales, u32 group)
+  MOE_GEMM(T, moe_gemm_int4_##T, Int4Weights(codes, scales, k, group), const u8* codes, const u32* scales, u32 group)
 MOE_GEMM_INT4(bf16)
 MOE_GEMM_INT4(f16)

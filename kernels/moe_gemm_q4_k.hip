@@ -7,6 +7,6 @@
 #include "moe_gemm.h"
 
 #define MOE_GEMM_Q4_K(T) \
-  MOE_GEMM_4(T, moe_gemm_q4_k_##T, Q4_KWeights(blocks, k), const u8* blocks)
+  MOE_GEMM(T, moe_gemm_q4_k_##T, Q4_KWeights(blocks, k), const u8* blocks)
 MOE_GEMM_Q4_K(bf16)
 MOE_GEMM_Q4_K(f16)

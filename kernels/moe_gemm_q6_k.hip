@@ -8,7 +8,7 @@
 #include "moe_gemm.h"
 
 #define MOE_GEMM_Q6_K(T)                                               \
-  MOE_GEMM_4(T, moe_gemm_q6_k_##T, Q6_KWeights(low, high, scales, d, k), \
+  MOE_GEMM(T, moe_gemm_q6_k_##T, Q6_KWeights(low, high, scales, d, k), \
              const u8* low, const u8* high, const u8* scales, const f16* d)
 MOE_GEMM_Q6_K(bf16)
 MOE_GEMM_Q6_K(f16)

@@ -25,11 +25,13 @@ fn agrees(library: Option<&str>, architecture: &str, options: &[&str]) -> Option
     Some(report.into_owned())
 }
 
-/// Kernels that no operation launches: argmax, sample and penalties (the sampler is on the CPU),
-/// block_copy, and shapes and tiles that the backend does not choose.
+/// Kernels that no case launches: those that choose tokens, which have tests of their own; place_columns,
+/// which several ranks need; block_copy and shapes and tiles that the backend does not choose; ceilings.
 fn may_stay(name: &str) -> bool {
-    ["argmax", "block_copy", "penalties", "sample"].iter().any(|kernel| name.starts_with(kernel))
-        || ["_192_128", "_32x128", "_m4"].iter().any(|shape| name.ends_with(shape))
+    let others = ["argmax", "block_copy", "ceiling", "penalties", "place_columns", "sample"];
+    others.iter().any(|kernel| name.starts_with(kernel))
+        || name.ends_with("_192_128")
+        || name.starts_with("moe_gemm") && (name.ends_with("_32x128") || name.ends_with("_m4"))
 }
 
 #[test]
@@ -59,12 +61,9 @@ fn waves_of_32() {
 /// No access outside of memory, no race, nothing read that was not written.
 #[test]
 fn every_access_is_looked_at() {
-    let only = "embed,add_rms_norm,silu_mul,gather_rows,rope_angles,joint_qk_norm,gemv";
-    agrees(checked_library(), "gfx90a", &["--seed", "5", "--only", only]);
+    agrees(checked_library(), "gfx90a", &["--seed", "5"]);
 }
 
-/// A GPU that computes something else: the test library with a kernel's result changed has no
-/// place here, so the report's words are held against a device that fails.
 #[test]
 fn a_device_that_fails_ends_the_run() {
     let Some(library) = library() else { return };
@@ -76,7 +75,7 @@ fn a_device_that_fails_ends_the_run() {
             .envs(environment.iter().copied())
             .output()
             .expect("the program");
-        assert_eq!(output.status.code().is_none_or(|code| code == 0), false);
+        assert_eq!(output.status.code(), Some(1), "{options:?}");
         String::from_utf8_lossy(&output.stderr).into_owned()
     };
     let lost = run(&[("NOVASTACK_HIP_HOST_FAULT", "launch:40")], &["--device", "hip:0"]);

@@ -137,6 +137,103 @@ async fn deterministic() {
     }
 }
 
+/// The first cases with few tokens each, all at once.
+async fn few_tokens(name: &str, server: &Server, cases: usize) {
+    let golden = golden(&format!("{name}/golden.json"));
+    let short = |case: &Value| {
+        let mut body = request(case);
+        body["max_tokens"] = json!(8);
+        body.as_object_mut().expect("an object").remove("logprobs");
+        body
+    };
+    let all = golden["cases"].as_array().expect("cases");
+    let bodies: Vec<Value> = all.iter().take(cases).map(short).collect();
+    for (case, (status, answer)) in all.iter().zip(all_at_once(server, &bodies).await) {
+        assert_eq!(status, 200, "{name}: {answer}");
+        let margins = case["margins"].as_array().expect("margins").iter().take(8);
+        let sure = margins.take_while(|margin| margin.as_f64().unwrap_or(0.0) >= 0.05).count();
+        let found = answer["choices"][0]["token_ids"].as_array().expect("ids");
+        assert_eq!(found[..sure], case["tokens"].as_array().expect("ids")[..sure], "{name}");
+    }
+}
+
+/// Ranks on devices of their own: the test library adds their parts up as RCCL does.
+#[tokio::test]
+async fn two_devices_share_a_model() {
+    let Some(library) = library() else { return };
+    let environment = [("NOVASTACK_RCCL_LIBRARY", library), ("NOVASTACK_HIP_HOST_DEVICES", "3")];
+    for name in ["llama", "minimax-m2", "deepseek-v2-lite"] {
+        let Some(server) = serve(name, &["--device", "hip:2,0"], &environment) else { return };
+        few_tokens(name, &server, 6).await;
+        assert!(replayed_steps(&server).await > 0, "{name}: decodes are replayed");
+    }
+}
+
+/// One rank's device is lost in the middle of a step: the other does not wait for ever.
+#[tokio::test]
+async fn a_lost_rank_ends_its_group() {
+    let Some(library) = library() else { return };
+    let environment = [
+        ("NOVASTACK_RCCL_LIBRARY", library),
+        ("NOVASTACK_HIP_HOST_DEVICES", "2"),
+        ("NOVASTACK_HIP_HOST_FAULT", "launch:300"),
+    ];
+    let Some(server) = serve("llama", &["--device", "hip:0,1"], &environment) else { return };
+    let body = json!({"model": "tiny", "prompt": [1, 2, 3], "max_tokens": 64, "ignore_eos": true});
+    let (status, answer) = server.post("/v1/completions", &body).await;
+    assert!(status >= 500 && answer.to_string().contains("launch"), "{status} {answer}");
+    let (status, health) = server.get("/health").await;
+    assert!(status == 503 && health.contains("hip:"), "{health}");
+}
+
+/// Prompts long enough for the vendor's products, by either library; and they are really asked for.
+#[tokio::test]
+async fn large_products_by_the_vendors_libraries() {
+    let Some(library) = library() else { return };
+    let options = ["--step-tokens", "128"];
+    let lt = ("NOVASTACK_HIPBLASLT_LIBRARY", library);
+    let rocblas = [("NOVASTACK_HIPBLASLT_LIBRARY", "/nowhere"), ("NOVASTACK_ROCBLAS_LIBRARY", library)];
+    let none = [lt, ("NOVASTACK_HIP_HOST_BLAS", "none")];
+    for environment in [&[lt][..], &rocblas, &none] {
+        let Some(server) = serve("llama", &options, environment) else { return };
+        few_tokens("llama", &server, 6).await;
+    }
+    for (environment, call) in [(&[lt][..], "matmul"), (&rocblas, "gemm")] {
+        let environment = [environment, &[("NOVASTACK_HIP_HOST_FAULT", "blas:2")]].concat();
+        let Some(server) = serve("llama", &options, &environment) else { return };
+        let body = json!({"model": "tiny", "prompt": vec![7; 100], "max_tokens": 2});
+        let (status, answer) = server.post("/v1/completions", &body).await;
+        assert!(status >= 500 && answer.to_string().contains(call), "{status} {answer}");
+    }
+}
+
+/// One model's device does not come back; the other model goes on.
+#[tokio::test]
+async fn a_device_that_hangs_ends_its_model_alone() {
+    let source = format!("other={}", golden_dir("llama").display());
+    let options = ["--model", &source, "--step-timeout", "3"];
+    let Some(server) = serve("llama", &options, &[("NOVASTACK_HIP_HOST_FAULT", "hang:400")]) else { return };
+    let ask = async |model: &str| {
+        let body = json!({"model": model, "prompt": [1, 2, 3], "max_tokens": 200, "ignore_eos": true});
+        server.post("/v1/completions", &body).await
+    };
+    let mut hung = None;
+    for _ in 0..4 {
+        let (status, answer) = ask("tiny").await;
+        if status != 200 {
+            hung = Some(answer.to_string());
+            break;
+        }
+    }
+    let hung = hung.expect("a step that never ends");
+    assert!(hung.contains("hip:0 has not finished a step within 3 s"), "{hung}");
+    let (status, health) = server.get("/health").await;
+    let health: Value = serde_json::from_str(&health).expect("JSON");
+    assert_eq!((status, &health["models"]), (503, &json!({"tiny": "stopped", "other": "ready"})));
+    assert!(health["failures"]["tiny"].as_str().is_some_and(|why| why.contains("hip:0")), "{health}");
+    assert_eq!(ask("other").await.0, 200);
+}
+
 fn refused(environment: &[(&str, &str)], options: &[&str]) -> String {
     let source = format!("tiny={}", golden_dir("llama").display());
     let options = [&["--model", &source], options].concat();
@@ -155,6 +252,11 @@ fn what_is_missing_is_named() {
     assert!(log.contains("gfx1030") && log.contains("gfx90a"), "{log}");
     let log = refused(&[library, ("NOVASTACK_HIP_HOST_MEMORY", "100000")], &["--device", "hip:0"]);
     assert!(log.contains("out of memory") && log.contains("hip:0"), "{log}");
+    assert!(log.contains("GB too little; what would fit: 8 such devices"), "{log}");
+    let log = refused(&[library, ("NOVASTACK_HIP_HOST_DEVICES", "2")], &["--device", "hip:0,1"]);
+    assert!(log.contains("librccl.so not found") && log.contains("NOVASTACK_RCCL_LIBRARY"), "{log}");
+    let log = refused(&[library], &["--device", "hip:0", "--tensor-parallel", "2"]);
+    assert!(log.contains("--tensor-parallel 2 with 1 GPUs"), "{log}");
     for log in [log, refused(&[], &["--device", "gpu"])] {
         assert!(!log.contains("panicked"), "{log}");
     }

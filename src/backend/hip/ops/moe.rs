@@ -83,8 +83,9 @@ impl HipBackend {
         let Some(part) = &w.part else { return Ok(()) };
         assert_eq!((x.columns(), x.kind()), (w.columns, Kind::Half), "an expert's input");
         let (shape, per_block) = match routes.tile_rows {
-            few @ ..=4 => (format!("m{few}"), 16),
+            few @ ..=2 => (format!("m{few}"), 16),
             16 => ("m16".into(), 32),
+            32 => ("32x128".into(), 128),
             rows @ 64 => (format!("{rows}x64"), 64),
             rows => (format!("{rows}x128"), 128),
         };
