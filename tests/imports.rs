@@ -35,7 +35,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("bench", &["device", "load", "parse_bytes"]),
     ("bench::ops", &["bench", "device", "load"]),
     ("goldens", &["device"]),
-    ("selftest", &["backend", "checkpoint"]),
+    ("selftest", &["backend", "checkpoint", "engine::plan", "engine::sampler", "protocol"]),
 ];
 
 /// (module, words that must not stand in it, why).

@@ -34,7 +34,7 @@ impl Case for Embed {
 }
 
 /// A step of rows that belong to no sequence.
-fn of_rows(tokens: &[u32]) -> Batch {
+pub fn of_rows(tokens: &[u32]) -> Batch {
     Batch {
         tokens: tokens.to_vec(),
         positions: (0..tokens.len() as u32).collect(),

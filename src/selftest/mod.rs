@@ -19,6 +19,7 @@ mod mla;
 mod moe;
 mod paged;
 mod products;
+mod sampling;
 mod side;
 mod weights;
 
@@ -158,6 +159,9 @@ const GROUPS: &[Group] = &[
     ("moe_gemm_q4_k", moe::gemm::<3>),
     ("moe_gemm_q6_k", moe::gemm::<4>),
     ("moe_gemm_fp8", moe::gemm::<5>),
+    ("argmax", sampling::argmax),
+    ("penalties", sampling::penalties),
+    ("sample", sampling::sample),
 ];
 
 /// A case: its fields are its shape.
