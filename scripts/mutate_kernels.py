@@ -59,8 +59,7 @@ def balanced(text, start, opening, closing):
 
 # Arrays of accumulators, fragments and their columns.
 ARRAYS = r"\b(?:acc|sums|s|o|a|b|q|k|v|p|x_tile|w_tile|entries|latents|weights|factors?|results|partial|top|tops|sum)"
-INDEX_CALLS = {"acc_row": "acc_col", "acc_col": "acc_row", "acc_slot": None, "slot_col": None, "octet_row": None, "octet_k": None}
-
+INDEX_CALLS = {"acc_row": "acc_col", "acc_col": "acc_row", "slot_col": None, "octet_row": None, "octet_k": None}
 
 def changes(line):
     """(kind, changed line) of every mutant of a line of code."""
@@ -85,7 +84,8 @@ def changes(line):
             end = balanced(code, at, "[", "]")
             inside = code[at + 1:end] if end > 0 else ""
             declares = re.match(r"\s*(Acc|Fragment<|float|u32|Softmax|Pair<|f32x2|Eight<|decltype)", code) and not re.search(r"[^=<>!]=[^=]", code[:at])
-            if end > 0 and inside and not declares:
+            # Of an accumulator's columns the ports of the host have one: there is no other index.
+            if end > 0 and inside not in ("", "c") and not inside.startswith("acc_slot") and not declares:
                 yield "subscript", code[:at + 1] + "(" + inside + ") ^ 1" + code[end:] + comment
             at = end + 1
             if code[at:at + 3] == ".v[":

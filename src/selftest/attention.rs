@@ -29,8 +29,7 @@ impl Attention {
         &self,
         side: &mut Side<'_, B>,
         heads: usize,
-        norms: &(B::Vector, B::Vector),
-        frequencies: &B::Vector,
+        [q_norm, k_norm, frequencies]: &[B::Vector; 3],
         batch: &Batch,
         size: impl Fn(usize) -> f32,
         kv: &mut B::KvCache,
@@ -45,7 +44,7 @@ impl Attention {
             values.iter_mut().for_each(|value| *value *= size(row));
         }
         let mut qkv = side.activations_of(rows, columns, values)?;
-        let norms = self.norms.then_some((&norms.0, &norms.1, 1e-6));
+        let norms = self.norms.then_some((q_norm, k_norm, 1e-6));
         side.backend.rope_kv_write(&mut qkv, heads, norms, &angles, self.style, kv, LAYER);
         Ok(qkv)
     }
@@ -58,16 +57,15 @@ impl Case for Attention {
         let layout = KvLayout::Heads { kv_heads, head_dim };
         let spec = KvSpec { layers: LAYERS, layout, dtype: side.backend.kv_dtype(false) };
         let mut kv = side.backend.kv_cache(&spec, paged.blocks)?;
-        let norms = (side.norm_weight(head_dim)?, side.norm_weight(head_dim)?);
         let pairs = self.rotary_dim / 2;
         let frequencies: Vec<f32> = (0..pairs).map(|i| 1e4f32.powf(-(i as f32) / pairs as f32)).collect();
-        let frequencies = side.vector(&frequencies)?;
+        let vectors = [side.norm_weight(head_dim)?, side.norm_weight(head_dim)?, side.vector(&frequencies)?];
         let filled = paged.filled();
         // What no sequence sees any more stands out.
         let size = |row: usize| if filled[row] { 1.0 } else { 12.0 };
-        self.write(side, kv_heads, &norms, &frequencies, &paged.fill(), size, &mut kv)?;
+        self.write(side, kv_heads, &vectors, &paged.fill(), size, &mut kv)?;
         let step = paged.step();
-        let qkv = self.write(side, self.heads.heads, &norms, &frequencies, &step, |_| 1.0, &mut kv)?;
+        let qkv = self.write(side, self.heads.heads, &vectors, &step, |_| 1.0, &mut kv)?;
         let mut out = side.backend.tensor(step.slots.len(), self.heads.q_dim())?;
         // Scores have a deviation of 2: a few positions matter much, all some.
         let scale = 2.0 / (head_dim as f32).sqrt();
