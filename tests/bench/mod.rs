@@ -136,3 +136,27 @@ fn goldens_are_compared_over_http() {
     let output = novastack(&["goldens", "--device", "cpu", &good]);
     assert!(output.status.success());
 }
+
+/// The ceilings' own kernels check their results; then products and attention through the driver.
+#[test]
+fn a_gpu_is_measured_through_its_driver() {
+    let Some(library) = crate::support::hip::library() else { return };
+    for architecture in ["gfx90a", "gfx1100"] {
+        for only in ["linear BF16 256 -> 512", "attention decode"] {
+            let output = Command::new(env!("CARGO_BIN_EXE_novastack"))
+                .args(["bench", "ops", "--device", "hip:0", "--quick", "--json", "--only", only])
+                .envs([("NOVASTACK_HIP_LIBRARY", library), ("NOVASTACK_HIP_HOST_ARCH", architecture)])
+                .output()
+                .expect("the program runs");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+            let names: Vec<&str> = ["copy_bytes_per_s", "operations_per_s"]
+                .iter()
+                .flat_map(|rates| report["ceilings"][*rates].as_array().expect("rates"))
+                .filter_map(|rate| rate[0].as_str())
+                .collect();
+            assert_eq!(names, ["driver's copy", "kernel's copy", "bf16", "f16"]);
+            assert!(!report["rows"].as_array().expect("rows").is_empty(), "{report}");
+        }
+    }
+}

@@ -61,10 +61,16 @@ fn format_name(dtype: Dtype) -> &'static str {
 }
 
 impl Job {
-    /// Operation and shape.
+    /// Operation and shape, and of attention the step.
     pub fn name(&self, shapes: &Shapes) -> String {
         let (operation, shape) = self.names(shapes);
-        format!("{operation} {shape}")
+        match self {
+            Job::Decode { sequences, context } | Job::LatentDecode { sequences, context } => {
+                format!("{operation} {shape}, {sequences} @ {context}")
+            }
+            Job::Prefill { rows, context } => format!("{operation} {shape}, {rows} @ {context}"),
+            _ => format!("{operation} {shape}"),
+        }
     }
 
     fn names(&self, shapes: &Shapes) -> (&'static str, String) {
