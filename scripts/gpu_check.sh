@@ -77,7 +77,10 @@ check() {
   fi
   printf ' %s (%d s)\n' "$result" $((SECONDS - start)) >&2
   summary+="| $name | $result | $((SECONDS - start)) |"$'\n'
-  { printf '\n## %s\n\n' "$name"; cat "$out/.stdout"; } >>"$body"
+  # What is no Markdown table is shown as it is.
+  local fence=
+  grep -q '^|' "$out/.stdout" || fence='```'$'\n'
+  { printf '\n## %s\n\n%s' "$name" "$fence"; cat "$out/.stdout"; printf '%s' "$fence"; } >>"$body"
 }
 
 large=() ops=() models=(qwen3-0.6b qwen3-8b qwen3-30b-a3b deepseek-v2-lite)
