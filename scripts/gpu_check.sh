@@ -79,7 +79,7 @@ check() {
   summary+="| $name | $result | $((SECONDS - start)) |"$'\n'
   # What is no Markdown table is shown as it is.
   local fence=
-  grep -q '^|' "$out/.stdout" || fence='```'$'\n'
+  [ ! -s "$out/.stdout" ] || grep -q '^|' "$out/.stdout" || fence='```'$'\n'
   { printf '\n## %s\n\n%s' "$name" "$fence"; cat "$out/.stdout"; printf '%s' "$fence"; } >>"$body"
 }
 
