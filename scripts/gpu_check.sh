@@ -77,14 +77,17 @@ check() {
   fi
   printf ' %s (%d s)\n' "$result" $((SECONDS - start)) >&2
   summary+="| $name | $result | $((SECONDS - start)) |"$'\n'
-  { printf '\n## %s\n\n' "$name"; cat "$out/.stdout"; } >>"$body"
+  # What is no Markdown table is shown as it is.
+  local fence=
+  [ ! -s "$out/.stdout" ] || grep -q '^|' "$out/.stdout" || fence='```'$'\n'
+  { printf '\n## %s\n\n%s' "$name" "$fence"; cat "$out/.stdout"; printf '%s' "$fence"; } >>"$body"
 }
 
 large=() ops=() models=(qwen3-0.6b qwen3-8b qwen3-30b-a3b deepseek-v2-lite)
 sizes=(--batch 1,8,32,64 --input 128,1024 --output 64 --step-tokens 2048)
 if [ -n "$quick" ]; then
   ops=(--quick)
-  models=("$goldens/qwen3" "$goldens/deepseek-v2-lite")
+  models=("$goldens/qwen3" "$goldens/qwen3-moe")
   sizes=(--batch 1,2 --input 20 --output 4 --step-tokens 32 --copy-memory 64K)
 else
   large=(--large)
