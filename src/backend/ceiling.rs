@@ -21,6 +21,9 @@ pub struct ProbeSize {
     pub products: usize,
 }
 
+/// A probe with its name and what it does in one run.
+pub type Named<P> = (&'static str, Work, P);
+
 /// A backend whose device can be measured.
 pub trait Ceiling: Backend {
     /// A load with its memory.
@@ -30,7 +33,7 @@ pub trait Ceiling: Backend {
     ///
     /// # Errors
     /// Where their memory cannot be had.
-    fn probes(&mut self, size: ProbeSize) -> Result<Vec<(&'static str, Work, Self::Probe)>, BackendError>;
+    fn probes(&mut self, size: ProbeSize) -> Result<Vec<Named<Self::Probe>>, BackendError>;
     /// Enqueues a probe's work.
     fn enqueue(&mut self, probe: &mut Self::Probe);
     /// Whether the last run, which has been waited for, did what it should; why not.

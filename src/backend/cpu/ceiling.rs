@@ -3,7 +3,7 @@
 use super::CpuBackend;
 use super::simd::{Kernel, LANES, Simd};
 use crate::backend::BackendError;
-use crate::backend::ceiling::{Ceiling, ProbeSize, Work};
+use crate::backend::ceiling::{Ceiling, Named, ProbeSize, Work};
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -42,7 +42,7 @@ impl Kernel for MultiplyAdds {
 impl Ceiling for CpuBackend {
     type Probe = Probe;
 
-    fn probes(&mut self, size: ProbeSize) -> Result<Vec<(&'static str, Work, Probe)>, BackendError> {
+    fn probes(&mut self, size: ProbeSize) -> Result<Vec<Named<Probe>>, BackendError> {
         let values = (size.copy_bytes / 8).next_multiple_of(PIECE);
         let (from, to) = ((0..values as u64).collect(), vec![0; values]);
         let operations = self.pool.threads() * size.products * CHAINS * LANES * 2;

@@ -7,7 +7,7 @@ use super::driver::{DriverError, Result as DriverResult};
 use super::gpu::Half;
 use super::kernels::Arguments;
 use crate::backend::BackendError;
-use crate::backend::ceiling::{Ceiling, ProbeSize, Work};
+use crate::backend::ceiling::{Ceiling, Named, ProbeSize, Work};
 
 /// Work-items of a block; units of 16 bytes that it copies.
 const THREADS: usize = 256;
@@ -119,7 +119,7 @@ impl HipBackend {
 impl Ceiling for HipBackend {
     type Probe = Probe;
 
-    fn probes(&mut self, size: ProbeSize) -> Result<Vec<(&'static str, Work, Probe)>, BackendError> {
+    fn probes(&mut self, size: ProbeSize) -> Result<Vec<Named<Probe>>, BackendError> {
         let bytes = size.copy_bytes.next_multiple_of(CHECKED);
         let copied = Work::Copy((2 * bytes) as f64);
         let mut probes = Vec::new();
