@@ -6,7 +6,7 @@
 // layer l lies at l * layer_units + b * block_units. A cache with keys and values apart, or one
 // that has all layers of a block together (layers 1), is described in the same terms.
 // Grid: (count, layers, block_units / UNITS rounded up). Bytes moved per unit: 32. Bound: memory.
-// CPU reference: none, its cache shares only full blocks; the test compares with a plain copy.
+// CPU reference: copy_blocks in src/backend/cpu/kv.rs.
 #include "port.h"
 
 static constexpr u32 THREADS = 256;

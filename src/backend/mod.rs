@@ -310,6 +310,9 @@ pub trait Backend: Send + 'static {
     /// Room for the pairs of `max_rows` rows with `top_k` experts each.
     fn routes(&self, max_rows: usize, top_k: usize) -> Result<Self::Routes, BackendError>;
 
+    /// Copies KV blocks in all layers, for pairs of a source and a target; no block is in two pairs.
+    fn copy_blocks(&mut self, kv: &mut Self::KvCache, pairs: &[(u32, u32)]);
+
     /// Begins a step: what follows is about the rows and sequences of this batch.
     fn begin(&mut self, batch: &Batch);
     /// `out[r] = table[token of row r - first]`; zeros where the table, a shard of the vocabulary

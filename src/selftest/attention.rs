@@ -17,6 +17,8 @@ struct Attention {
     rotary_dim: usize,
     style: RopeStyle,
     norms: bool,
+    /// Whether the blocks are copied before the step.
+    moved: bool,
 }
 
 /// Layers of the cache; the first one is another's.
@@ -56,7 +58,7 @@ impl Case for Attention {
         let paged = Paged::new(&mut side.rng, &self.seqs);
         let layout = KvLayout::Heads { kv_heads, head_dim };
         let spec = KvSpec { layers: LAYERS, layout, dtype: side.backend.kv_dtype(false) };
-        let mut kv = side.backend.kv_cache(&spec, paged.blocks)?;
+        let mut kv = side.backend.kv_cache(&spec, paged.blocks * if self.moved { 2 } else { 1 })?;
         let pairs = self.rotary_dim / 2;
         let frequencies: Vec<f32> = (0..pairs).map(|i| 1e4f32.powf(-(i as f32) / pairs as f32)).collect();
         let vectors = [side.norm_weight(head_dim)?, side.norm_weight(head_dim)?, side.vector(&frequencies)?];
@@ -64,7 +66,12 @@ impl Case for Attention {
         // What no sequence sees any more stands out.
         let size = |row: usize| if filled[row] { 1.0 } else { 12.0 };
         self.write(side, kv_heads, &vectors, &paged.fill(), size, &mut kv)?;
-        let step = paged.step();
+        let mut step = paged.step();
+        if self.moved {
+            let (pairs, moved) = paged.moved();
+            side.backend.copy_blocks(&mut kv, &pairs);
+            step = moved.step();
+        }
         let qkv = self.write(side, self.heads.heads, &vectors, &step, |_| 1.0, &mut kv)?;
         let mut out = side.backend.tensor(step.slots.len(), self.heads.q_dim())?;
         // Scores have a deviation of 2: a few positions matter much, all some.
@@ -87,7 +94,7 @@ fn grouped(rng: &mut Rng, head_dim: usize) -> HeadLayout {
 fn attention(rng: &mut Rng, heads: HeadLayout, seqs: Vec<Seq>, window: Option<usize>) -> Attention {
     let style = rng.pick(&[RopeStyle::Half, RopeStyle::Interleaved]);
     let rotary_dim = rng.pick(&[heads.head_dim, heads.head_dim / 2]);
-    Attention { heads, seqs, window, rotary_dim, style, norms: rng.coin() }
+    Attention { heads, seqs, window, rotary_dim, style, norms: rng.coin(), moved: false }
 }
 
 fn window(rng: &mut Rng) -> Option<usize> {
@@ -110,7 +117,15 @@ pub fn rope_kv_write(runner: &mut Runner) -> Result<(), BackendError> {
                 Seq { context: 1 + rng.below(20), rows: 1 },
                 Seq { context: 3 + rng.below(16), rows: 3 },
             ];
-            runner.check(&Attention { heads, seqs, window: None, rotary_dim, style, norms: rng.coin() })?;
+            runner.check(&Attention {
+                heads,
+                seqs,
+                window: None,
+                rotary_dim,
+                style,
+                norms: rng.coin(),
+                moved: false,
+            })?;
         }
     }
     // More heads than a block takes, of few values.
@@ -199,6 +214,18 @@ pub fn prefill(runner: &mut Runner) -> Result<(), BackendError> {
         ];
         let case = attention(&mut rng, heads, seqs, None);
         runner.check(&case)?;
+    }
+    Ok(())
+}
+
+/// Blocks of all layers, of several sizes.
+pub fn block_copy(runner: &mut Runner) -> Result<(), BackendError> {
+    let mut rng = runner.shapes();
+    for head_dim in [16, 80, 256] {
+        let heads = grouped(&mut rng, head_dim);
+        let seqs = vec![Seq { context: 20 + rng.below(60), rows: 1 }, Seq { context: 9, rows: 3 }];
+        let case = attention(&mut rng, heads, seqs, None);
+        runner.check(&Attention { moved: true, ..case })?;
     }
     Ok(())
 }

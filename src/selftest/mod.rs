@@ -145,6 +145,7 @@ const GROUPS: &[Group] = &[
     ("attention_decode", attention::decode),
     ("attention_reduce", attention::reduce),
     ("attention_prefill", attention::prefill),
+    ("block_copy", attention::block_copy),
     ("head_linear", mla::head_linear),
     ("mla_kv_write", mla::kv_write),
     ("mla_decode", mla::decode),

@@ -63,6 +63,14 @@ impl Paged {
         seqs.collect()
     }
 
+    /// Every block with a copy past all of them, and the sequences over the copies.
+    pub fn moved(&self) -> (Vec<(u32, u32)>, Self) {
+        let blocks = self.blocks as u32;
+        let pairs = (0..blocks).map(|block| (block, block + blocks)).collect();
+        let tables = self.tables.iter().map(|block| block.saturating_add(blocks)).collect();
+        (pairs, Self { blocks: self.blocks, seqs: self.seqs.clone(), tables })
+    }
+
     /// The step itself.
     pub fn step(&self) -> Batch {
         let mut batch =

@@ -47,6 +47,11 @@ impl KvCache {
         &self.spec
     }
 
+    /// See [`crate::backend::Backend::copy_blocks`].
+    pub fn copy_blocks(&mut self, pairs: &[(u32, u32)]) {
+        copy_blocks(self.data.as_mut_slice(), &self.spec, self.blocks, pairs);
+    }
+
     /// One layer's blocks, for reading.
     pub fn layer<E: Element>(&self, layer: usize) -> Layer<'_, E> {
         let place = self.place::<E>(layer);
@@ -67,6 +72,17 @@ impl KvCache {
             blocks: self.blocks,
             kv_heads: self.kv_heads,
             head_dim: self.head_dim,
+        }
+    }
+}
+
+/// In a cache whose layers follow each other, and in each its blocks.
+pub fn copy_blocks(data: &mut [u8], spec: &KvSpec, blocks: usize, pairs: &[(u32, u32)]) {
+    let bytes = spec.block_bytes() / spec.layers;
+    for layer in 0..spec.layers {
+        for &(source, target) in pairs {
+            let at = |block: u32| (layer * blocks + block as usize) * bytes;
+            data.copy_within(at(source)..at(source) + bytes, at(target));
         }
     }
 }

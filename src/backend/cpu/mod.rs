@@ -184,6 +184,13 @@ impl Backend for CpuBackend {
         Routes::new(max_rows, top_k)
     }
 
+    fn copy_blocks(&mut self, kv: &mut Cache, pairs: &[(u32, u32)]) {
+        match kv {
+            Cache::Heads(kv) => kv.copy_blocks(pairs),
+            Cache::Latent(kv) => kv.copy_blocks(pairs),
+        }
+    }
+
     fn begin(&mut self, batch: &Batch) {
         self.batch.clone_from(batch);
     }

@@ -26,6 +26,7 @@ unsafe impl Sync for Buffer {}
 
 /// A plain number: every bit pattern is a value.
 pub trait Plain: Copy + Send + Sync + 'static {}
+impl Plain for u8 {}
 impl Plain for f32 {}
 impl Plain for u16 {}
 

@@ -14,6 +14,9 @@ pub struct Cache {
     second: DeviceMemory,
     /// Bytes of a layer in each.
     layer_bytes: u64,
+    layers: usize,
+    /// Of a layer.
+    block_bytes: usize,
 }
 
 impl Cache {
@@ -32,7 +35,14 @@ impl Cache {
             unsafe { stream.fill(memory, 0) }.map_err(|error| gpu.failed(error))?;
         }
         stream.synchronize().map_err(|error| gpu.failed(error))?;
-        Ok(Self { first, second, layer_bytes: layer_bytes as u64 })
+        let (layers, block_bytes) = (spec.layers, KV_BLOCK_TOKENS * values * 2);
+        Ok(Self { first, second, layer_bytes: layer_bytes as u64, layers, block_bytes })
+    }
+
+    /// (all of what there is, layers, bytes of a layer, bytes of a block in one).
+    pub fn parts(&self) -> (Vec<DevicePointer>, usize, u64, usize) {
+        let parts = [&self.first, &self.second].into_iter().filter(|memory| memory.bytes() > 0);
+        (parts.map(DeviceMemory::pointer).collect(), self.layers, self.layer_bytes, self.block_bytes)
     }
 
     /// Keys (or latents) and values of a layer.

@@ -54,6 +54,8 @@ pub struct HipBackend {
     /// The largest logits of a row's slices; the tokens chosen.
     best: Scratch,
     tokens: Scratch,
+    /// KV blocks to copy.
+    pairs: Scratch,
     graphs: Graphs,
     deterministic: bool,
     /// The other devices of the model, if there are.
@@ -153,6 +155,7 @@ impl HipBackend {
             sums: Scratch::default(),
             best: Scratch::default(),
             tokens: Scratch::default(),
+            pairs: Scratch::default(),
             graphs: Graphs::new(options.eager),
             deterministic: options.deterministic,
             collective,

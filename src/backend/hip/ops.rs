@@ -213,6 +213,10 @@ impl Backend for HipBackend {
         Routes::new(&self.gpu, max_rows, top_k)
     }
 
+    fn copy_blocks(&mut self, kv: &mut Cache, pairs: &[(u32, u32)]) {
+        self.op(|it| it.copy_cache_blocks(kv, pairs));
+    }
+
     fn begin(&mut self, batch: &Batch) {
         self.op(|it| it.step.begin(&it.gpu, &it.stream, batch));
     }

@@ -26,6 +26,11 @@ pub struct LatentCache {
 }
 
 impl LatentCache {
+    /// See [`crate::backend::Backend::copy_blocks`].
+    pub fn copy_blocks(&mut self, pairs: &[(u32, u32)]) {
+        crate::backend::cpu::kv::copy_blocks(self.data.as_mut_slice(), &self.spec, self.blocks, pairs);
+    }
+
     /// A zeroed cache. Out of memory and sizes that the kernels do not handle are errors.
     pub fn new(spec: &KvSpec, blocks: usize) -> Result<Self, BackendError> {
         let KvLayout::Latent { rank, rope_dim } = spec.layout else {

@@ -1,10 +1,12 @@
 //! Tensors to the host and back.
 
-use crate::backend::hip::HipBackend;
+use super::{THREADS, blocks};
 use crate::backend::hip::device::Pinned;
 use crate::backend::hip::driver::Result as DriverResult;
 use crate::backend::hip::gpu::{Gpu, Half};
+use crate::backend::hip::kernels::Arguments;
 use crate::backend::hip::tensor::{Kind, Tensor};
+use crate::backend::hip::{Cache, HipBackend};
 use crate::protocol::TokenId;
 
 /// Where tensors pass on their way to the host.
@@ -78,6 +80,29 @@ impl HipBackend {
         pinned.bytes_mut()[..rounded.len()].copy_from_slice(&rounded);
         // SAFETY: waited for at once.
         unsafe { self.stream.upload(pinned, 0..rounded.len(), x.memory(), 0)? };
+        self.stream.synchronize()
+    }
+
+    /// See [`Backend::copy_blocks`](crate::backend::Backend::copy_blocks).
+    pub(super) fn copy_cache_blocks(&mut self, kv: &mut Cache, pairs: &[(u32, u32)]) -> DriverResult<()> {
+        // Values of 16 bytes that a block of the kernel takes.
+        const UNITS: usize = 1024;
+        let words = pairs.iter().flat_map(|(source, target)| [*source, *target]);
+        let bytes: Vec<u8> = words.flat_map(u32::to_le_bytes).collect();
+        let Self { gpu, stream, results, pairs: list, .. } = self;
+        let pinned = results.room(gpu, bytes.len())?;
+        pinned.bytes_mut()[..bytes.len()].copy_from_slice(&bytes);
+        let list = list.memory(gpu, bytes.len())?;
+        // SAFETY: waited for below.
+        unsafe { stream.upload(pinned, 0..bytes.len(), list, 0)? };
+        let list = list.pointer();
+        let (parts, layers, layer_bytes, block_bytes) = kv.parts();
+        for part in parts {
+            let arguments = Arguments::new().pointer(list).pointer(part).pointer(part);
+            let arguments = arguments.size(block_bytes / 16).size(layer_bytes as usize / 16);
+            let grid = [pairs.len() as u32, layers as u32, blocks(block_bytes / 16, UNITS)];
+            self.launch("block_copy", "block_copy", grid, THREADS, arguments)?;
+        }
         self.stream.synchronize()
     }
 }
