@@ -103,7 +103,7 @@ impl Case for Choose {
 
 fn cases(runner: &mut Runner, kind: Kind) -> Result<(), BackendError> {
     let mut rng = runner.shapes();
-    for vocab in [8, 320, 4096, 4100, 4 * (1500 + rng.below(2000)), 20_000] {
+    for vocab in [16, 320, 4096, 4100, 4 * (1500 + rng.below(2000)), 20_000] {
         runner.check(&Choose { rows: 4 + rng.below(5), vocab, spread: rng.pick(&[0.1, 1.0, 4.0]), kind })?;
     }
     if runner.large {

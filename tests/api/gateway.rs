@@ -90,7 +90,12 @@ async fn health_while_loading_and_after_the_engine_has_stopped() {
     registry.set_ready(fragile());
     assert_eq!(health().await, (200, json!({"status": "ready", "models": {"m": "ready"}})));
     assert_eq!(complete().await, (500, json!("engine_error"), false));
-    assert_eq!(health().await, (503, json!({"status": "stopped", "models": {"m": "stopped"}})));
+    let (status, stopped) = health().await;
+    assert_eq!(
+        (status, &stopped["status"], &stopped["models"]),
+        (503, &json!("stopped"), &json!({"m": "stopped"}))
+    );
+    assert!(stopped["failures"]["m"].as_str().is_some_and(|why| !why.is_empty()), "{stopped}");
     assert_eq!(complete().await, (503, json!("engine_stopped"), false));
     registry.set_failed("m", "no such file".into());
     assert_eq!(health().await.0, 503);

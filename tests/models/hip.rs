@@ -176,7 +176,7 @@ async fn a_lost_rank_ends_its_group() {
     let environment = [
         ("NOVASTACK_RCCL_LIBRARY", library),
         ("NOVASTACK_HIP_HOST_DEVICES", "2"),
-        ("NOVASTACK_HIP_HOST_FAULT", "launch:300"),
+        ("NOVASTACK_HIP_HOST_FAULT", "launch:100"),
     ];
     let Some(server) = serve("llama", &["--device", "hip:0,1"], &environment) else { return };
     let body = json!({"model": "tiny", "prompt": [1, 2, 3], "max_tokens": 64, "ignore_eos": true});
@@ -267,7 +267,7 @@ fn what_is_missing_is_named() {
 async fn a_lost_device_is_reported_and_not_the_end_of_the_program() {
     let Some(library) = library() else { return };
     let source = format!("tiny={}", golden_dir("llama").display());
-    let environment = [("NOVASTACK_HIP_LIBRARY", library), ("NOVASTACK_HIP_HOST_FAULT", "launch:200")];
+    let environment = [("NOVASTACK_HIP_LIBRARY", library), ("NOVASTACK_HIP_HOST_FAULT", "launch:50")];
     let server = Server::try_start_with(&["--model", &source, "--device", "hip:0"], &environment)
         .unwrap_or_else(|log| panic!("{log}"));
     let body = json!({"model": "tiny", "prompt": [1, 2, 3], "max_tokens": 64, "ignore_eos": true});
