@@ -13,12 +13,18 @@ use std::process::Command;
 const F16_TOLERANCE: f64 = 0.1;
 const BF16_TOLERANCE: f64 = 0.4;
 
-/// A server on the test library's first device.
+/// A server on the test library, on its first device unless the options say otherwise.
 fn serve(name: &str, options: &[&str], environment: &[(&str, &str)]) -> Option<Server> {
     let source = format!("tiny={}", golden_dir(name).display());
-    let options = [&["--model", &source, "--step-tokens", "32", "--device", "hip:0"], options].concat();
+    let mut all = vec!["--model", &source];
+    for default in [["--step-tokens", "32"], ["--device", "hip:0"]] {
+        if !options.contains(&default[0]) {
+            all.extend(default);
+        }
+    }
+    all.extend(options);
     let environment = [&[("NOVASTACK_HIP_LIBRARY", library()?)], environment].concat();
-    Some(Server::try_start_with(&options, &environment).unwrap_or_else(|log| panic!("{name}: {log}")))
+    Some(Server::try_start_with(&all, &environment).unwrap_or_else(|log| panic!("{name}: {log}")))
 }
 
 /// All at once, then one by one: with log-probabilities, for which the host sees the logits, and
