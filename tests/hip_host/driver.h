@@ -37,11 +37,11 @@ struct Device {
 
 
 // Held by every entry.
-extern std::recursive_mutex big_lock;
-extern std::vector<Device> devices;
+extern std::recursive_mutex& big_lock;
+extern std::vector<Device>& devices;
 // Of the calling thread.
 extern thread_local int current;
-extern std::set<Stream*> streams;
+extern std::set<Stream*>& streams;
 // A rank waits for others, whose threads have yet to bring their part.
 extern bool waiting_for_ranks;
 

@@ -192,7 +192,7 @@ struct Memory {
   // Launch and block of the last write, for each two bytes; launch in the high half.
   std::vector<u64> written;
 };
-std::map<u64, Memory> memories;
+std::map<u64, Memory>& memories = *new std::map<u64, Memory>;
 std::vector<LdsCell> lds;
 u32 epoch = 1;
 u64 launch_number = 0, block_number = 0;

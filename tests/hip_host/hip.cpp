@@ -35,10 +35,11 @@
 #include <unistd.h>
 #include <vector>
 
-std::recursive_mutex big_lock;
-std::vector<Device> devices;
+// Never destroyed: a thread may still free memory while the program leaves.
+std::recursive_mutex& big_lock = *new std::recursive_mutex;
+std::vector<Device>& devices = *new std::vector<Device>;
 thread_local int current = 0;
-std::set<Stream*> streams;
+std::set<Stream*>& streams = *new std::set<Stream*>;
 bool waiting_for_ranks = false;
 
 Error report(Error error, const char* call, const std::string& why) {
@@ -85,9 +86,9 @@ struct Allocation {
 };
 char* arena = nullptr;
 size_t arena_used = 0;
-std::map<u64, Allocation> allocations;
-std::map<u64, size_t> pinned;
-std::map<std::pair<Module*, std::string>, std::unique_ptr<Function>> functions;
+std::map<u64, Allocation>& allocations = *new std::map<u64, Allocation>;
+std::map<u64, size_t>& pinned = *new std::map<u64, size_t>;
+auto& functions = *new std::map<std::pair<Module*, std::string>, std::unique_ptr<Function>>;
 
 u32 architecture_wave() { return !strncmp(setting("ARCH", "gfx90a"), "gfx9", 4) ? 64 : 32; }
 
