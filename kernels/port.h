@@ -167,15 +167,5 @@ DEV float block_sum(float v, float* scratch) {
   for (u32 i = 0; i < THREADS / 32; i++) sum += scratch[i];
   return sum;
 }
-template <u32 THREADS>
-DEV float block_max(float v, float* scratch) {
-  v = wave_max(v, 32);
-  if (tid() % 32 == 0) scratch[tid() / 32] = v;
-  barrier();
-  float best = scratch[0];
-  for (u32 i = 1; i < THREADS / 32; i++) best = maximum(best, scratch[i]);
-  return best;
-}
-
 DEV float fast_exp(float x) { return fast_exp2(x * 1.4426950408889634f); }
 DEV float sigmoid(float x) { return 1.0f / (1.0f + fast_exp(-x)); }

@@ -34,7 +34,7 @@ USERS = {
     "moe_gemm.h": ["moe_gemm"],
     "order.h": ["moe_route"],
     "sample.h": ["sample"],
-    "port.h": ["add_rms_norm", "joint_qk_norm", "mla_kv_write"],
+    "port.h": ["add_rms_norm", "joint_qk_norm", "mla_kv_write", "gemm"],
     "weights.h": ["gemm_q8_0", "gemm_q6_k", "gemv_int4", "gemv_q6_k"],
 }
 # Kernels that the self-test does not launch.
