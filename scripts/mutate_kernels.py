@@ -33,7 +33,7 @@ USERS = {
     "mla.h": ["mla_decode", "mla_prefill", "mla_reduce"],
     "moe_gemm.h": ["moe_gemm"],
     "order.h": ["moe_route"],
-    "port.h": ["add_rms_norm", "joint_qk_norm", "mla_kv_write"],
+    "port.h": ["add_rms_norm", "gemm"],
     "weights.h": ["gemm_q8_0", "gemm_q6_k", "gemv_int4", "gemv_q6_k"],
 }
 # Kernels that the self-test does not launch.
