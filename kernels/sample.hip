@@ -98,7 +98,7 @@ DEV bool digit_of(const Part& part, float z, float logit, u32 id, u32& digit) {
 }
 
 DEV void histogram(Shared& shared, const Row& row, const Part& part) {
-  barrier();
+  // Each work-item has read its own of the last time.
   shared.counts[tid()] = 0;
   shared.masses[tid()] = 0;
   barrier();

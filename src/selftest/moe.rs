@@ -233,12 +233,13 @@ pub fn gemm<const FORMAT: usize>(runner: &mut Runner) -> Result<(), BackendError
     let mut rng = runner.shapes();
     let dtypes = FORMATS[FORMAT];
     let unit = dtypes.iter().copied().map(unit).max().unwrap_or(8);
-    // Tiles hold 1, 2, 16, 64 or 128 pairs by what an expert has on average.
+    // Tiles hold 1, 2, 16, 32, 64 or 128 pairs by what an expert has on average.
     let shapes = [
         (1, 8, 3, Logits::Apart),
         (2, 6, 2, Logits::Apart),
         (3, 6, 2, Logits::Skewed),
         (15 + rng.below(10), 8, 2, Logits::Skewed),
+        (40 + rng.below(20), 8, 2, Logits::Skewed),
         (40 + rng.below(30), 6, 2, Logits::Apart),
         (50, 4, 2, Logits::Skewed),
         (130 + rng.below(20), 4, 2, Logits::Skewed),
