@@ -59,7 +59,7 @@ fi
 
 failures=0
 summary=
-# check NAME COMMAND...: its stdout goes to the report. What does not fit into memory is skipped.
+# check NAME COMMAND...: its stdout goes to the report. A model that does not fit into memory is skipped.
 check() {
   local name=$1 start=$SECONDS status result
   shift
@@ -69,7 +69,7 @@ check() {
   { printf '== %s: %s\n' "$name" "$*"; cat "$out/.stderr"; } >>"$log"
   if [ $status -eq 0 ]; then
     result=passed
-  elif grep -qE 'out of memory|holds no block' "$out/.stderr"; then
+  elif [[ $name == engine,* ]] && grep -qE 'out of memory|holds no block' "$out/.stderr"; then
     result="skipped: $(grep -E 'out of memory|holds no block' "$out/.stderr" | tail -1 | sed 's/^novastack: //;s/|/\//g')"
   else
     result="FAILED, status $status: $(grep '^novastack: ' "$out/.stderr" | tail -1 | sed 's/^novastack: //;s/|/\//g')"
@@ -101,6 +101,13 @@ done
 [ "$device" = cpu ] || check "kernels against the CPU" "$binary" selftest --device "$device" "${large[@]}"
 check "goldens end to end" "$binary" goldens --device "$device" "${folders[@]}"
 check "operations" "$binary" bench ops --device "$device" "${ops[@]}"
+if [ "$device" != cpu ]; then
+  by_vendor=(bench ops --device "$device" --vendor-blas --only 'linear BF16')
+  case $("$binary" "${by_vendor[@]}" --quick 2>&1) in
+    *'there is no hipBLASLt'*) summary+='| operations, products by the vendor'"'"'s BLAS | skipped: none is installed | |'$'\n' ;;
+    *) check "operations, products by the vendor's BLAS" "$binary" "${by_vendor[@]}" "${ops[@]}" ;;
+  esac
+fi
 for model in "${models[@]}"; do
   check "engine, $(basename "$model")" \
     "$binary" bench offline --device "$device" --load-format dummy --model "$model" "${sizes[@]}"

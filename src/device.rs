@@ -42,21 +42,16 @@ impl DeviceChoice {
         }
         for found in discover() {
             let Ok(library) = found.library else { continue };
-            let runs = |(_, device): &(usize, &Result<_, _>)| {
-                matches!(device, Ok(novastack::backend::hip::discover::Device { kernels: Ok(_), .. }))
-            };
-            let numbers: Vec<usize> = library
-                .devices
-                .iter()
-                .enumerate()
-                .filter(runs)
-                .map(|(number, _)| number)
-                .take(count)
-                .collect();
+            let devices = library.devices.iter().enumerate();
+            let runs = devices.filter(|(_, device)| device.as_ref().is_ok_and(|it| it.kernels.is_ok()));
+            let numbers: Vec<usize> = runs.map(|(number, _)| number).take(count).collect();
             if numbers.len() == count {
-                return Self::Gpus(found.vendor, numbers);
+                let device = Self::Gpus(found.vendor, numbers);
+                tracing::info!(%device, "--device auto");
+                return device;
             }
         }
+        tracing::info!(wanted = count, "--device auto: the CPU, as there are not so many GPUs with kernels");
         Self::Cpu
     }
 }

@@ -56,7 +56,7 @@ pub struct LoadArgs {
     #[arg(long)]
     pub no_vendor_blas: bool,
     /// On GPUs: seconds after which a step is given up and the model stops: the device hangs.
-    #[arg(long, default_value = "300", value_parser = crate::parse_seconds, value_name = "SECONDS")]
+    #[arg(long, default_value = "300", value_parser = parse_patience, value_name = "SECONDS")]
     pub step_timeout: Duration,
     /// Ranks that share each model: weights, heads and experts are split over them. On the CPU a
     /// rank is a thread or more of --threads; of GPUs each one in --device is a rank.
@@ -97,6 +97,13 @@ fn parse_fraction(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(fraction) if fraction > 0.0 && fraction <= 1.0 => Ok(fraction),
         _ => Err("a number above 0 and up to 1 is expected".into()),
+    }
+}
+
+fn parse_patience(text: &str) -> Result<Duration, String> {
+    match crate::parse_seconds(text) {
+        Ok(limit) if limit >= Duration::from_secs(1) => Ok(limit),
+        _ => Err("a number of seconds from 1 to 86400 is expected".into()),
     }
 }
 

@@ -41,11 +41,6 @@ pub trait Ceiling: Backend {
     /// # Errors
     /// With what is wrong.
     fn check(&mut self, probe: &mut Self::Probe) -> Result<(), BackendError>;
-    /// Waits for all work enqueued so far.
-    ///
-    /// # Errors
-    /// Where any operation since the last wait failed.
-    fn synchronize(&mut self) -> Result<(), BackendError>;
     /// Bytes of an activation, in tensors made by [`Backend::tensor`].
     fn activation_bytes(&self) -> usize;
 }

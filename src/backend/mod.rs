@@ -472,7 +472,7 @@ pub trait Backend: Send + 'static {
     where
         Self: Sized;
 
-    /// Waits for all work of a step that nothing was read of. Fails as [`Backend::read`].
+    /// Waits for all work so far, where nothing of it is read. Fails as [`Backend::read`].
     fn finish(&mut self) -> Result<(), BackendError>;
     /// Makes it `rows` rows of these values, row-major, rounded to the tensor's type.
     fn write(&mut self, x: &mut Self::Tensor, rows: usize, values: &[f32]);

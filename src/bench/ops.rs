@@ -39,6 +39,9 @@ pub struct OpsArgs {
     /// Only rows whose operation and shape contain this.
     #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
     only: String,
+    /// On a GPU: large products by hipBLASLt, cuBLASLt or rocBLAS, as `serve` has them, and not by our kernels.
+    #[arg(long)]
+    vendor_blas: bool,
     /// Tiny shapes, each once: a check that all operations run. The numbers mean nothing.
     #[arg(long)]
     quick: bool,
@@ -53,6 +56,8 @@ struct Report {
     device: String,
     commit: &'static str,
     quick: bool,
+    /// The library of large products, where it is not our kernels.
+    vendor_blas: Option<String>,
     ceilings: Ceilings,
     rows: Vec<Row>,
     /// What did not fit into memory.
@@ -117,12 +122,22 @@ pub fn run(args: &OpsArgs) -> Result<bool, String> {
                 return Err(format!("--device {device}: bench ops measures one device at a time"));
             };
             let gpu = Gpu::open(*vendor, *number, Half::Bf16).map_err(failed)?;
-            run_on(args, &device, HipBackend::alone(gpu, Options::default()).map_err(failed)?, usize::MAX)
+            let options = Options { vendor_blas: args.vendor_blas, ..Options::default() };
+            let backend = HipBackend::alone(gpu, options).map_err(failed)?;
+            let blas = backend.vendor_blas();
+            if args.vendor_blas && blas.is_none() {
+                return Err(
+                    "--vendor-blas: there is no hipBLASLt, rocBLAS or cuBLASLt; the log says what was tried"
+                        .into(),
+                );
+            }
+            run_on(args, &device, backend, blas, usize::MAX)
         }
+        _ if args.vendor_blas => Err(format!("--vendor-blas needs a GPU: --device is {device}")),
         DeviceChoice::Auto | DeviceChoice::Cpu => {
             let cores = || std::thread::available_parallelism().map_or(1, |n| n.get());
             let threads = args.threads.map_or_else(cores, usize::from);
-            run_on(args, &device, CpuBackend::new(threads), crate::load::free_memory_bytes() / 2)
+            run_on(args, &device, CpuBackend::new(threads), None, crate::load::free_memory_bytes() / 2)
         }
     }
 }
@@ -132,6 +147,7 @@ fn run_on<B: Ceiling>(
     args: &OpsArgs,
     device: &DeviceChoice,
     mut backend: B,
+    vendor_blas: Option<String>,
     memory_max: usize,
 ) -> Result<bool, String> {
     let shapes = if args.quick { &shapes::QUICK } else { &shapes::FULL };
@@ -142,6 +158,7 @@ fn run_on<B: Ceiling>(
         device: described(device),
         commit: COMMIT,
         quick: args.quick,
+        vendor_blas,
         ceilings,
         rows: Vec::new(),
         skipped: Vec::new(),
@@ -208,8 +225,13 @@ impl<B: Ceiling> Bench<B> {
             let reached = if of == Bound::Memory { of_memory } else { of_products };
             Some(Target { of, share, reached, met: reached >= share })
         };
+        let by_vendor = self.report.vendor_blas.is_some();
         let target = match operation {
             "linear" | "attention decode" | "MLA decode" if rows <= SKINNY_ROWS => target(Bound::Memory, 0.8),
+            // The vendor's library has weights of 16 bits alone.
+            "linear" if rows >= LARGE_ROWS && by_vendor && shape.starts_with("BF16") => {
+                target(Bound::Products, 0.9)
+            }
             "linear" if rows >= LARGE_ROWS => target(Bound::Products, 0.5),
             "attention prefill" => target(Bound::Products, 0.5),
             _ => None,
@@ -291,8 +313,12 @@ impl Report {
             ]);
         }
         let quick = if self.quick { "\n\nTiny shapes, each once: the numbers mean nothing." } else { "" };
+        let blas = match &self.vendor_blas {
+            Some(library) => format!(" Large products of BF16 weights by {library}."),
+            None => String::new(),
+        };
         let mut text = format!(
-            "Operations on {}, commit {}.\n\nCeilings: {}.{quick}\n\n{table}",
+            "Operations on {}, commit {}.{blas}\n\nCeilings: {}.{quick}\n\n{table}",
             self.device,
             self.commit,
             self.ceilings.in_words()

@@ -26,7 +26,7 @@ pub fn seconds<B: Ceiling>(
             call(backend, turn);
             turn += 1;
         }
-        backend.synchronize()?;
+        backend.finish()?;
         Ok::<_, BackendError>(start.elapsed().as_secs_f64() / calls as f64)
     };
     sample(backend, 1)?;

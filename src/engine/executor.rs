@@ -198,11 +198,14 @@ impl<B: Backend> Device<B> {
         let Self { rank: Rank { backend, model, kv }, sampler, .. } = self;
         let vocab = model.vocab();
         // What the device chooses by itself; the host has to see the logits for the rest.
-        let choices = wants.iter().map(|want| want.choice(plan, vocab).filter(|_| backend.samples(vocab)));
-        let choices: Vec<Option<Choice>> = choices.collect();
-        let on_device = choices.iter().any(Option::is_some);
+        let choices: Vec<Option<Choice>> = match backend.samples(vocab) {
+            true => wants.iter().map(|want| want.choice(plan, vocab)).collect(),
+            false => vec![None; wants.len()],
+        };
+        let by_device: Vec<bool> = choices.iter().map(Option::is_some).collect();
+        let on_device = by_device.contains(&true);
         if on_device {
-            batch.choices = choices.iter().map(|choice| choice.clone().unwrap_or_default()).collect();
+            batch.choices = choices.into_iter().map(Option::unwrap_or_default).collect();
         }
         let chunks = (0..wants.len()).step_by(LOGIT_ROWS_MAX);
         let chunks = chunks.map(|first| first..wants.len().min(first + LOGIT_ROWS_MAX));
@@ -210,7 +213,7 @@ impl<B: Backend> Device<B> {
         let mut found = Found::new(plan);
         let mut replayed = false;
         backend.begin(&batch);
-        if choices.iter().all(Option::is_some) {
+        if !by_device.contains(&false) {
             replayed = backend.run(&mut |backend| {
                 model.forward(backend, kv);
                 for chunk in chunks.clone() {
@@ -232,7 +235,7 @@ impl<B: Backend> Device<B> {
                 }
                 let logits = backend.read(logits).map_err(|error| ExecutorError(error.to_string()))?;
                 for (output, logits) in chunk.zip(logits.chunks_exact(vocab)) {
-                    if choices[output].is_none() {
+                    if !by_device[output] {
                         found.look(&wants[output], logits, sampler)?;
                     }
                 }
@@ -240,8 +243,8 @@ impl<B: Backend> Device<B> {
         }
         if on_device && answers {
             let tokens = backend.tokens().map_err(|error| ExecutorError(error.to_string()))?;
-            let chosen = wants.iter().zip(&choices).zip(tokens).filter(|((_, choice), _)| choice.is_some());
-            chosen.for_each(|((want, _), token)| found.take(want, *token));
+            let chosen = wants.iter().zip(tokens).zip(&by_device).filter(|(_, by_device)| **by_device);
+            chosen.for_each(|((want, token), _)| found.take(want, *token));
         }
         if !answers {
             backend.finish().map_err(|error| ExecutorError(error.to_string()))?;

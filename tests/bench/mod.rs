@@ -137,6 +137,26 @@ fn goldens_are_compared_over_http() {
     assert!(output.status.success());
 }
 
+#[test]
+fn products_by_the_vendors_library() {
+    let Some(library) = crate::support::hip::library() else { return };
+    let ops = |blas: &str| {
+        Command::new(env!("CARGO_BIN_EXE_novastack"))
+            .args(["bench", "ops", "--device", "hip:0", "--quick", "--json", "--vendor-blas"])
+            .args(["--only", "linear BF16 256 -> 512"])
+            .envs([("NOVASTACK_HIP_LIBRARY", library), ("NOVASTACK_HIPBLASLT_LIBRARY", blas)])
+            .env("NOVASTACK_ROCBLAS_LIBRARY", "/nowhere")
+            .output()
+            .expect("the program runs")
+    };
+    let report: Value = serde_json::from_slice(&ops(library).stdout).expect("JSON");
+    assert_eq!(report["vendor_blas"], library);
+    let none = ops("/nowhere");
+    let text = String::from_utf8_lossy(&none.stderr).into_owned();
+    assert!(!none.status.success() && text.contains("there is no hipBLASLt, rocBLAS or cuBLASLt"), "{text}");
+    assert!(!novastack(&["bench", "ops", "--device", "cpu", "--quick", "--vendor-blas"]).status.success());
+}
+
 /// The ceilings' own kernels check their results; then products and attention through the driver.
 #[test]
 fn a_gpu_is_measured_through_its_driver() {

@@ -13,7 +13,7 @@
 //
 // Environment: NOVASTACK_HIP_HOST_ARCH (gfx90a), _DEVICES (1), _MEMORY (bytes, 1 GiB), _SEED,
 // _FAULT = malloc:N | launch:N | sync:N | blas:N: the N-th call fails (launch, sync: and loses the device);
-// hang:N: the N-th sync never comes back.
+// hang:N: the N-th sync never comes back. capture:N: the N-th recording cannot be had.
 #include "driver.h"
 #include "harness.h"
 #include "notes.h"
@@ -416,6 +416,11 @@ ENTRY(hipStreamBeginCapture, Stream* stream, int)
 ENTRY(hipStreamEndCapture, Stream* stream, Graph** graph)
   NEED(streams.count(stream) && stream->capture, StreamCaptureUnmatched, "the stream is not capturing");
   *graph = stream->capture.release();
+  if (fault("capture")) {
+    delete *graph;
+    *graph = nullptr;
+    return StreamCaptureUnsupported;
+  }
   return lost();
 }
 ENTRY(hipGraphInstantiate, Graph** instance, Graph* graph, void*, char*, size_t)

@@ -192,6 +192,23 @@ async fn a_lost_rank_ends_its_group() {
     assert!(status == 503 && health.contains("hip:"), "{health}");
 }
 
+/// Where a device cannot record, alone or among others that can, kernels are launched one by one.
+#[tokio::test]
+async fn what_cannot_be_recorded_is_launched() {
+    let Some(library) = library() else { return };
+    for device in ["hip:0", "hip:0,1"] {
+        let environment = [
+            ("NOVASTACK_RCCL_LIBRARY", library),
+            ("NOVASTACK_HIP_HOST_DEVICES", "2"),
+            ("NOVASTACK_HIP_HOST_FAULT", "capture:1"),
+        ];
+        let Some(server) = serve("llama", &["--device", device], &environment) else { return };
+        few_tokens("llama", &server, 6).await;
+        let (status, health) = server.get("/health").await;
+        assert_eq!(status, 200, "{device}: {health}");
+    }
+}
+
 /// Prompts long enough for the vendor's products, by either library; and they are really asked for.
 #[tokio::test]
 async fn large_products_by_the_vendors_libraries() {

@@ -90,11 +90,6 @@ impl Ceiling for CpuBackend {
         }
     }
 
-    /// Every operation has ended when its call returns.
-    fn synchronize(&mut self) -> Result<(), BackendError> {
-        Ok(())
-    }
-
     fn activation_bytes(&self) -> usize {
         4
     }

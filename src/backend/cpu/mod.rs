@@ -376,6 +376,7 @@ impl Backend for CpuBackend {
         panic!("the CPU backend leaves sampling to its caller");
     }
 
+    /// Every operation has ended when its call returns.
     fn finish(&mut self) -> Result<(), BackendError> {
         Ok(())
     }

@@ -166,15 +166,6 @@ impl Ceiling for HipBackend {
         }
     }
 
-    fn synchronize(&mut self) -> Result<(), BackendError> {
-        self.op(|it| {
-            it.stream.synchronize()?;
-            it.step.in_flight = false;
-            Ok(())
-        });
-        self.outcome()
-    }
-
     fn activation_bytes(&self) -> usize {
         2
     }

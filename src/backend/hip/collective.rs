@@ -11,6 +11,7 @@ use libloading::Library;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 type AllReduce =
     unsafe extern "C" fn(*const c_void, *mut c_void, usize, c_int, c_int, Handle, Handle) -> Status;
@@ -67,6 +68,8 @@ impl Entries {
 struct Group {
     entries: Entries,
     communicators: Vec<Handle>,
+    /// Of each rank: it is within a call.
+    calling: Vec<AtomicBool>,
     ended: AtomicBool,
 }
 
@@ -93,6 +96,10 @@ pub struct Collective {
     pub rank: usize,
 }
 
+/// How long communicators are kept for calls under way: these only enqueue, unless they wait for a rank
+/// that will not come, which the end of the communicators ends.
+const LAST_CALLS: Duration = Duration::from_secs(1);
+
 /// `ncclSum`.
 const SUM: c_int = 0;
 
@@ -108,7 +115,8 @@ impl Collective {
             (entries.init_all)(communicators.as_mut_ptr(), devices.len() as c_int, devices.as_ptr())
         };
         entries.check("ncclCommInitAll", status)?;
-        let group = Arc::new(Group { entries, communicators, ended: AtomicBool::new(false) });
+        let calling = devices.iter().map(|_| AtomicBool::new(false)).collect();
+        let group = Arc::new(Group { entries, communicators, calling, ended: AtomicBool::new(false) });
         Ok((0..devices.len()).map(|rank| Self { group: group.clone(), rank }).collect())
     }
 
@@ -129,8 +137,7 @@ impl Collective {
         kind: Kind,
         half: Half,
     ) -> Result<()> {
-        let Group { entries, communicators, .. } = &*self.group;
-        self.check_alive()?;
+        let Group { entries, communicators, calling, .. } = &*self.group;
         stream.context().make_current()?;
         // ncclFloat16, ncclFloat32, ncclBfloat16
         let dtype = match (kind, half) {
@@ -139,17 +146,23 @@ impl Collective {
             (Kind::Half, Half::F16) | (Kind::F16, _) => 6,
         };
         let pointer = values as *mut c_void;
-        // SAFETY: the caller's promise.
-        let status = unsafe {
+        // First said, then looked: who ends the group sees the call, or the call sees the end.
+        calling[self.rank].store(true, Ordering::SeqCst);
+        let done = self.check_alive().and_then(|()| {
             let communicator = communicators[self.rank];
-            (entries.all_reduce)(pointer, pointer, count, dtype, SUM, communicator, stream.handle())
-        };
-        entries.check("ncclAllReduce", status)
+            // SAFETY: the caller's promise.
+            let status = unsafe {
+                (entries.all_reduce)(pointer, pointer, count, dtype, SUM, communicator, stream.handle())
+            };
+            entries.check("ncclAllReduce", status)
+        });
+        calling[self.rank].store(false, Ordering::SeqCst);
+        done
     }
 
     /// Fails once a rank has ended the group.
     pub fn check_alive(&self) -> Result<()> {
-        match self.group.ended.load(Ordering::Acquire) {
+        match self.group.ended.load(Ordering::SeqCst) {
             true => Err(DriverError::Library("another device of the group has failed".into())),
             false => Ok(()),
         }
@@ -157,9 +170,14 @@ impl Collective {
 
     /// Nobody waits for anybody any more.
     pub fn end(&self) {
-        if !self.group.ended.swap(true, Ordering::AcqRel) {
+        if !self.group.ended.swap(true, Ordering::SeqCst) {
+            let start = Instant::now();
+            let calling = || self.group.calling.iter().any(|rank| rank.load(Ordering::SeqCst));
+            while calling() && start.elapsed() < LAST_CALLS {
+                std::thread::yield_now();
+            }
             for &communicator in &self.group.communicators {
-                // SAFETY: alive until here, and used no more.
+                // SAFETY: alive until here; no call begins any more.
                 unsafe { (self.group.entries.abort)(communicator) };
             }
         }

@@ -95,7 +95,9 @@ impl HipBackend {
     fn record(&mut self, work: &mut dyn FnMut(&mut Self)) -> Result<Graph, BackendError> {
         let failed = |error| self.gpu.failed(error);
         self.stream.begin_capture().map_err(failed)?;
+        self.recording = true;
         work(self);
+        self.recording = false;
         // Also after a failure: the stream must leave its capture.
         let graph = self.stream.end_capture();
         self.outcome()?;

@@ -2,8 +2,9 @@
 //! in kernels/, each with its shapes and its bound; what they compute is what the CPU backend
 //! computes, with activations in 16 bits and sums in f32.
 //!
-//! Work goes to one stream in the order of calls and is waited for in [`read`](super::Backend::read) alone. An
-//! operation that fails leaves its error for that call, and those after it do nothing: a step that
+//! Work goes to one stream in the order of calls and is waited for where results are wanted alone
+//! ([`read`](super::Backend::read), [`tokens`](super::Backend::tokens), [`finish`](super::Backend::finish)).
+//! An operation that fails leaves its error for that call, and those after it do nothing: a step that
 //! went wrong ends there, with the first cause.
 //!
 //! Reading order: [`driver`] (the library), [`device`] (memory, streams, launches), [`kernels`]
@@ -60,6 +61,10 @@ pub struct HipBackend {
     deterministic: bool,
     /// The other devices of the model, if there are.
     collective: Option<Collective>,
+    /// Between a step's begin and its end: the other ranks count on this one.
+    in_step: bool,
+    /// What is launched is recorded: a failure is none of the step's.
+    recording: bool,
     /// The vendor's library for large products. The backend is shared while weights are loaded.
     blas: Option<Mutex<Blas>>,
 }
@@ -124,6 +129,12 @@ impl HipBackend {
         Self::new(gpu, options, None)
     }
 
+    /// The vendor's library for large products, if there is one.
+    pub fn vendor_blas(&self) -> Option<String> {
+        let blas = self.blas.as_ref()?.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        Some(blas.path().to_owned())
+    }
+
     fn new(gpu: Arc<Gpu>, options: Options, collective: Option<Collective>) -> Result<Self, BackendError> {
         let failed = |error| gpu.failed(error);
         let stream = gpu.context.stream().map_err(failed)?;
@@ -159,6 +170,8 @@ impl HipBackend {
             graphs: Graphs::new(options.eager),
             deterministic: options.deterministic,
             collective,
+            in_step: false,
+            recording: false,
             blas,
             gpu,
         })
@@ -170,10 +183,16 @@ impl HipBackend {
             && let Err(error) = run(self)
         {
             self.failure = Some(self.gpu.failed(error));
-            // The others must not wait for what this rank does not bring.
-            if let Some(collective) = &self.collective {
-                collective.end();
+            if !self.recording {
+                self.leave_group();
             }
+        }
+    }
+
+    /// The others must not wait for what this rank does not bring.
+    fn leave_group(&self) {
+        if let Some(collective) = &self.collective {
+            collective.end();
         }
     }
 
@@ -183,6 +202,7 @@ impl HipBackend {
         if let Some(error) = self.failure.take() {
             return Err(error);
         }
+        self.in_step = false;
         let alive = self.collective.as_ref().map_or(Ok(()), Collective::check_alive);
         alive.map_err(|error| self.gpu.failed(error))
     }
@@ -200,9 +220,10 @@ impl HipBackend {
 }
 
 impl Drop for HipBackend {
+    /// After a panic in the middle of a step.
     fn drop(&mut self) {
-        if let Some(collective) = &self.collective {
-            collective.end();
+        if self.in_step {
+            self.leave_group();
         }
     }
 }

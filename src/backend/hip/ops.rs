@@ -218,6 +218,7 @@ impl Backend for HipBackend {
     }
 
     fn begin(&mut self, batch: &Batch) {
+        self.in_step = true;
         self.op(|it| it.step.begin(&it.gpu, &it.stream, batch));
     }
 

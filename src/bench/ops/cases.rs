@@ -114,7 +114,7 @@ impl<B: Ceiling> Bench<B> {
         };
         if let Err(error) = result {
             // What is left of the failure is not the next job's.
-            let _ = self.backend.synchronize();
+            let _ = self.backend.finish();
             self.miss(job.name(self.shapes), error);
         }
     }
@@ -238,7 +238,7 @@ impl<B: Ceiling> Bench<B> {
             for layer in 0..layers {
                 backend.rope_kv_write(&mut qkv, heads, None, &angles, RopeStyle::Half, &mut kv, layer);
             }
-            backend.synchronize()?;
+            backend.finish()?;
             Ok::<_, BackendError>(qkv)
         };
         for written in pieces(blocks) {
@@ -284,7 +284,7 @@ impl<B: Ceiling> Bench<B> {
                     &q, &latent, layout, &norm, 1e-6, &angles, style, &mut kv, layer, &mut query,
                 );
             }
-            backend.synchronize()?;
+            backend.finish()?;
             Ok::<_, BackendError>((q, query))
         };
         for written in pieces(blocks) {
@@ -347,7 +347,7 @@ impl<B: Ceiling> Bench<B> {
                     active += chosen(backend.read(&logits)?, experts, top_k).len();
                     let mut routes = backend.routes(rows, top_k)?;
                     backend.moe_route(&logits, None, &routing, 0..experts, &mut routes);
-                    backend.synchronize()?;
+                    backend.finish()?;
                     choices.push(routes);
                 }
                 let x = source.activations(backend, &writing(0..rows), hidden)?;

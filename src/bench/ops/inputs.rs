@@ -148,7 +148,7 @@ impl<B: Ceiling> Source<B> {
         backend.add_rms_norm(&mut residual, None, &self.ones, 1e-6, &mut normed);
         backend.linear(&weights, None, &normed, out);
         // Before what it read is freed.
-        backend.synchronize()
+        backend.finish()
     }
 
     /// Begins the step and makes a tensor of its rows.
