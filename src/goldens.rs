@@ -12,12 +12,22 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
-/// Of probability between a token and the next best, in nats, from which greedy decoding is held to
-/// the golden's token: nearer ones change places by rounding.
-const CERTAIN: f64 = 0.05;
-/// How far activations in 16 bits lead from transformers' f32 in log-probabilities, at the most.
-const F16_TOLERANCE: f64 = 0.1;
-const BF16_TOLERANCE: f64 = 0.4;
+/// How far from transformers' f32 an answer may be.
+struct Tolerance {
+    /// Of the first step's log-probabilities, in nats.
+    logprob: f64,
+    /// Between a token and the next best, in nats: greedy decoding is held to the golden's token up to
+    /// the first that is nearer, as those change places by rounding.
+    margin: f64,
+}
+
+/// Activations in f16.
+const F16: Tolerance = Tolerance { logprob: 0.1, margin: 0.05 };
+/// Activations in bf16: what transformers' own bf16 does on these checkpoints (scripts/goldens_bf16.py: 0.70
+/// and 0.36 at the most).
+const BF16: Tolerance = Tolerance { logprob: 0.7, margin: 0.4 };
+/// The CPU's; the distance of log-probabilities is the golden's own.
+const CPU_MARGIN: f64 = 0.05;
 /// Longer than a kernel's emulation takes.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
 
@@ -37,24 +47,24 @@ pub struct GoldensArgs {
 /// Fails where an answer differs.
 pub fn run(args: &GoldensArgs) -> Result<ExitCode, String> {
     let device = args.device.decided(1);
-    println!("| golden | on | cases | result |\n| --- | --- | --- | --- |");
+    println!("| golden | on | cases | tokens held to | result |\n| --- | --- | --- | --- | --- |");
     let mut good = true;
     for folder in &args.folders {
         let name = folder.file_name().unwrap_or_default().to_string_lossy();
-        let (cases, result) = match check(folder, &device, args.cases) {
-            Ok(cases) => (cases.to_string(), "equal".to_owned()),
+        let cells = match check(folder, &device, args.cases) {
+            Ok((cases, tokens)) => format!("{cases} | {tokens} | equal"),
             Err(reason) => {
-                (String::new(), format!("FAILED: {}", reason.replace('\n', " ").replace('|', "/")))
+                good = false;
+                format!("| | FAILED: {}", reason.replace('\n', " ").replace('|', "/"))
             }
         };
-        good &= !cases.is_empty();
-        println!("| {name} | {device} | {cases} | {result} |");
+        println!("| {name} | {device} | {cells} |");
     }
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// How many cases were equal, of at most so many.
-fn check(folder: &Path, device: &DeviceChoice, most: usize) -> Result<usize, String> {
+/// How many cases were equal, of at most so many, and how many tokens they were held to.
+fn check(folder: &Path, device: &DeviceChoice, most: usize) -> Result<(usize, usize), String> {
     let file = folder.join("golden.json");
     let text = std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
     let golden: Value =
@@ -62,34 +72,42 @@ fn check(folder: &Path, device: &DeviceChoice, most: usize) -> Result<usize, Str
     let checkpoint = Checkpoint::open_config(folder).map_err(|error| error.to_string())?;
     let shape = ModelConfig::from_json(&checkpoint.config).map_err(|error| error.to_string())?;
     let tolerance = match device {
-        DeviceChoice::Cpu => golden["logprob_tolerance"].as_f64().ok_or("no logprob_tolerance")?,
-        _ if shape.full_precision => F16_TOLERANCE,
-        _ => BF16_TOLERANCE,
+        DeviceChoice::Cpu => Tolerance {
+            logprob: golden["logprob_tolerance"].as_f64().ok_or("no logprob_tolerance")?,
+            margin: CPU_MARGIN,
+        },
+        _ if shape.full_precision => F16,
+        _ => BF16,
     };
     let cases = golden["cases"].as_array().filter(|cases| !cases.is_empty()).ok_or("no cases")?;
     let cases = &cases[..cases.len().min(most.max(1))];
     let server = Server::start(folder, device)?;
+    let mut held = 0;
     for (index, case) in cases.iter().enumerate() {
         // Without log-probabilities tokens may be chosen on the device.
         for logprobs in [true, false] {
             let answer = server.ask(case, logprobs).map_err(|reason| format!("case {index}: {reason}"))?;
-            compare_tokens(case, &answer).map_err(|reason| format!("case {index}: {reason}"))?;
+            let failed = |reason| format!("case {index}: {reason}");
+            held += compare_tokens(case, &answer, tolerance.margin).map_err(failed)?;
             if logprobs {
-                compare_logprobs(case, &answer, tolerance)
-                    .map_err(|reason| format!("case {index}: {reason}"))?;
+                compare_logprobs(case, &answer, tolerance.logprob).map_err(failed)?;
             }
         }
     }
-    Ok(cases.len())
+    match held {
+        0 => Err("no token is better than the next by as much as is asked for".into()),
+        _ => Ok((cases.len(), held)),
+    }
 }
 
-fn compare_tokens(case: &Value, answer: &Value) -> Result<(), String> {
+/// How many tokens had to be, and are, the golden's.
+fn compare_tokens(case: &Value, answer: &Value, margin_min: f64) -> Result<usize, String> {
     let choice = &answer["choices"][0];
     let (wanted, found) = (numbers(&case["tokens"])?, numbers(&choice["token_ids"])?);
     let margins = numbers(&case["margins"])?;
-    let certain = margins.iter().position(|margin| *margin < CERTAIN).unwrap_or(wanted.len());
-    if certain == 0 || found.len() != wanted.len() {
-        return Err(format!("{} tokens for {}, {certain} certain", found.len(), wanted.len()));
+    let certain = margins.iter().position(|margin| *margin < margin_min).unwrap_or(wanted.len());
+    if found.len() != wanted.len() {
+        return Err(format!("{} tokens for {}", found.len(), wanted.len()));
     }
     if let Some(at) = (0..certain).find(|&at| found[at] != wanted[at]) {
         return Err(format!(
@@ -97,7 +115,7 @@ fn compare_tokens(case: &Value, answer: &Value) -> Result<(), String> {
             found[at], wanted[at], margins[at]
         ));
     }
-    Ok(())
+    Ok(certain)
 }
 
 fn compare_logprobs(case: &Value, answer: &Value, tolerance: f64) -> Result<(), String> {

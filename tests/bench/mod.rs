@@ -131,7 +131,7 @@ fn goldens_are_compared_over_http() {
     let output = novastack(&["goldens", "--device", "cpu", &good, &bad, "/nowhere"]);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(!output.status.success(), "{text}");
-    assert!(text.contains("| llama | cpu | 16 | equal |"), "{text}");
+    assert!(text.contains("| llama | cpu | 16 | 768 | equal |"), "{text}");
     assert!(text.contains("FAILED: case 3: token 2 is") && text.contains("/nowhere"), "{text}");
     let output = novastack(&["goldens", "--device", "cpu", &good]);
     assert!(output.status.success());
