@@ -1,7 +1,7 @@
 //! NovaStack: a self-hosted LLM inference server and gateway in one program.
 //!
 //! The modules, in the order in which a request meets them: [`gateway`] speaks HTTP and turns
-//! wire types into [`protocol`] requests; [`text`] renders the chat template and tokenizes;
+//! wire types into [`protocol`] requests, as [`config`] says; [`text`] renders the chat template and tokenizes;
 //! [`engine`] schedules and executes steps; [`model`] is the forward pass, written once over
 //! the [`backend`] trait; [`checkpoint`] is where weights come from. [`selftest`]
 //! holds GPUs against the CPU. [`clock`] is the time.
@@ -11,6 +11,7 @@
 // Module heads are read in the source as much as in the rendered docs: they may name private items.
 #![allow(rustdoc::private_intra_doc_links)]
 
+pub mod config;
 pub mod gateway;
 pub mod protocol;
 pub mod text;

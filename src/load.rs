@@ -30,7 +30,7 @@ pub enum LoadFormat {
 }
 
 /// How a model is loaded and run; for every command that does.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct LoadArgs {
     /// Where weights come from.
     #[arg(long, value_enum, default_value = "auto")]
@@ -138,14 +138,22 @@ impl ModelBytes {
     }
 }
 
-/// Loads a model onto its device and runs a first step.
-pub fn load(args: &LoadArgs, name: &str, resolved: &Resolved) -> Result<Loaded, String> {
+/// Loads a model onto its device and runs a first step. `rope_scaling` replaces that of config.json.
+pub fn load(
+    args: &LoadArgs,
+    name: &str,
+    resolved: &Resolved,
+    rope_scaling: Option<&serde_json::Value>,
+) -> Result<Loaded, String> {
     let dummy = args.load_format == LoadFormat::Dummy;
-    let checkpoint = match dummy {
+    let mut checkpoint = match dummy {
         true => Checkpoint::open_config(&resolved.path),
         false => Checkpoint::open(&resolved.path),
     }
     .map_err(|error| error.to_string())?;
+    if let Some(scaling) = rope_scaling {
+        checkpoint.config["rope_scaling"] = scaling.clone();
+    }
     load_opened(args, name, &resolved.path, checkpoint)
 }
 

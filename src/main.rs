@@ -14,6 +14,7 @@ use clap::{Args, Parser, Subcommand};
 use load::LoadArgs;
 use novastack::checkpoint::resolve::{Places, resolve};
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -72,19 +73,22 @@ struct InspectArgs {
 struct ServeArgs {
     /// What to serve: `[name=]source`, where source is a directory in Hugging Face layout, a
     /// .gguf file, a hub id or a catalogue name. Repeat it to serve several models.
-    #[arg(long = "model", required = true, value_name = "[NAME=]SOURCE")]
+    #[arg(long = "model", required_unless_present = "config", value_name = "[NAME=]SOURCE")]
     models: Vec<String>,
+    /// What to serve and by which rules: a novastack.yaml (docs/config.md). Read again when it changes.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// The name that callers use, for the --model of the same position.
     #[arg(long, value_name = "NAME")]
     served_model_name: Vec<String>,
     #[command(flatten)]
     load: LoadArgs,
-    /// Address to listen on. Any but a loopback address needs --api-key.
-    #[arg(long, default_value = "127.0.0.1")]
-    host: IpAddr,
-    /// Port to listen on; 0 takes a free one.
-    #[arg(long, default_value_t = 8000)]
-    port: u16,
+    /// Address to listen on [default: 127.0.0.1]. Any but a loopback address needs --api-key.
+    #[arg(long)]
+    host: Option<IpAddr>,
+    /// Port to listen on [default: 8000]; 0 takes a free one.
+    #[arg(long)]
+    port: Option<u16>,
     /// A key that callers must present (`Authorization: Bearer KEY`). Repeatable.
     #[arg(
         long = "api-key",

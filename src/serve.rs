@@ -1,16 +1,27 @@
 //! `novastack serve`: listen, load, answer, drain. The port is open from the start, so that
 //! `/health` can say what is loading; a model that cannot be loaded ends the program.
+//!
+//! What is served is a [`Config`]: that of --config, with the models of the command line added. It is
+//! read again on SIGHUP and when the file changes; a new file that is wrong, or that asks for other
+//! local models, is refused and the old one stays.
 
 use crate::ServeArgs;
-use crate::load::{self, Loaded};
+use crate::device::DeviceChoice;
+use crate::load::{self, LoadArgs, Loaded};
+use arc_swap::ArcSwap;
 use novastack::checkpoint::resolve::{Places, Resolved, resolve, served_name};
 use novastack::clock::Clock;
+use novastack::config::{self, Config, Model, Target};
 use novastack::engine::worker::{self, EngineConfig};
-use novastack::gateway::{self, Cors, GenerationDefaults, LocalModel, Registry, ServerConfig};
+use novastack::gateway::{self, Cors, GenerationDefaults, LocalModel, Registry, Routing, ServerConfig};
 use novastack::text::{ChatTemplate, Tokenizer};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::net::TcpListener;
+
+/// Where neither the command line nor the configuration says.
+const PORT: u16 = 8000;
 
 /// Silence on a stream after which a comment is sent, well under the idle limits of proxies.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -22,27 +33,32 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(120);
 /// Connections at a time; more wait until one of these closes.
 const CONNECTIONS_MAX: usize = 4096;
 
+/// How often the configuration's file is looked at.
+const WATCH: Duration = Duration::from_secs(1);
+
 pub fn run(args: ServeArgs) -> Result<(), String> {
-    gateway::check_bind(args.host, !args.api_keys.is_empty(), args.allow_unauthenticated)?;
-    if args.served_model_name.len() > args.models.len() {
-        return Err("--served-model-name is given more often than --model".into());
+    let config = read_config(&args)?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
     }
+    let host = args.host.or(config.server.host).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let has_keys = !args.api_keys.is_empty() || !config.keys.is_empty();
+    gateway::check_bind(host, has_keys, args.allow_unauthenticated)?;
+    let port = args.port.or(config.server.port).unwrap_or(PORT);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(16)
         .enable_all()
         .build()
         .map_err(|error| format!("the runtime could not be started: {error}"))?;
-    runtime.block_on(listen_and_serve(args))
+    runtime.block_on(listen_and_serve(args, config, SocketAddr::new(host, port)))
 }
 
-async fn listen_and_serve(args: ServeArgs) -> Result<(), String> {
-    let address = std::net::SocketAddr::new(args.host, args.port);
+async fn listen_and_serve(args: ServeArgs, config: Config, address: SocketAddr) -> Result<(), String> {
     let listener =
         TcpListener::bind(address).await.map_err(|error| format!("cannot listen on {address}: {error}"))?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;
-    let config = ServerConfig {
-        api_keys: args.api_keys.clone(),
+    let server = ServerConfig {
         request_timeout: args.request_timeout,
         body_bytes_max: args.max_body,
         keep_alive: KEEP_ALIVE,
@@ -52,21 +68,24 @@ async fn listen_and_serve(args: ServeArgs) -> Result<(), String> {
         cors: cors(&args.cors_origins),
     };
 
-    let names = names(&args)?;
-    let registry = Arc::new(Registry::new(names.iter().cloned()));
+    let locals = locals(&config);
+    let registry = Arc::new(Registry::new(locals.iter().map(|(name, _)| name.clone())));
+    let with_key = !args.api_keys.is_empty() || !config.keys.is_empty();
+    let routing = Arc::new(ArcSwap::from_pointee(Routing::new(config, &args.api_keys)?));
+    let args = Arc::new(args);
     let (loaded, loading) = tokio::sync::oneshot::channel();
-    let with_key = !args.api_keys.is_empty();
     let loader = {
-        let registry = registry.clone();
+        let (args, registry, routing) = (args.clone(), registry.clone(), routing.clone());
         std::thread::Builder::new().name("loader".into()).spawn(move || {
-            let result = load_all(&args, &names, &registry);
+            let result = load_all(&args, &locals, &registry);
             if result.is_ok() {
-                announce(address, &names, with_key);
+                announce(address, &routing.load().names(), with_key);
             }
             let _ = loaded.send(result);
         })
     };
     loader.map_err(|error| format!("a thread could not be started: {error}"))?;
+    tokio::spawn(reload(args, routing.clone()));
 
     let mut failure = None;
     let load_failed = async {
@@ -83,12 +102,73 @@ async fn listen_and_serve(args: ServeArgs) -> Result<(), String> {
         }
     };
     let outcome =
-        gateway::serve(listener, config, registry, stop).await.map_err(|error| error.to_string())?;
+        gateway::serve(listener, server, registry, routing, stop).await.map_err(|error| error.to_string())?;
     match failure {
         Some(message) => Err(message),
         None => {
             tracing::info!(?outcome, "stopped");
             Ok(())
+        }
+    }
+}
+
+/// The file's configuration, and the command line's models with it.
+fn read_config(args: &ServeArgs) -> Result<Config, String> {
+    let mut config = match &args.config {
+        Some(path) => Config::load(path).map_err(|errors| errors.to_string())?,
+        None => Config::default(),
+    };
+    for (name, source) in names(args)?.into_iter().zip(&args.models) {
+        if config.is_name(&name) {
+            return Err(format!("--model {source}: the configuration has the name {name} already"));
+        }
+        config.models.push(Model::local(name, source.clone()));
+    }
+    if config.models.is_empty() {
+        return Err("nothing to serve: give --model, or --config with `models`".into());
+    }
+    Ok(config)
+}
+
+/// The models that this process is to serve, in order.
+fn locals(config: &Config) -> Vec<(String, config::LocalModel)> {
+    let local = |model: &Model| match &model.target {
+        Target::Local(local) => Some((model.name.clone(), local.clone())),
+        Target::Upstream { .. } => None,
+    };
+    config.models.iter().filter_map(local).collect()
+}
+
+/// Reads the configuration again when it changes and when SIGHUP asks for it. Requests under way keep
+/// what they were planned with.
+async fn reload(args: Arc<ServeArgs>, routing: Arc<ArcSwap<Routing>>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Some(path) = &args.config else { return };
+    let stamp = || std::fs::metadata(path).ok().map(|file| (file.modified().ok(), file.len()));
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+    let mut known = stamp();
+    loop {
+        let asked = tokio::select! {
+            _ = hangup.recv() => true,
+            () = tokio::time::sleep(WATCH) => false,
+        };
+        let found = stamp();
+        if !asked && (found == known || found.is_none()) {
+            continue;
+        }
+        known = found;
+        let old = routing.load();
+        let new = read_config(&args).and_then(|new| match locals(&new) == locals(old.config()) {
+            true => Routing::new(new, &args.api_keys),
+            false => Err("other local models than those that are loaded take a restart".into()),
+        });
+        match new {
+            Ok(new) => {
+                new.config().warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+                routing.store(Arc::new(new));
+                tracing::info!(file = %path.display(), "the new configuration holds");
+            }
+            Err(reason) => tracing::error!(file = %path.display(), %reason, "the old configuration stays"),
         }
     }
 }
@@ -112,7 +192,7 @@ async fn stop_signal() {
     });
 }
 
-fn announce(address: std::net::SocketAddr, names: &[String], with_key: bool) {
+fn announce(address: SocketAddr, names: &[&str], with_key: bool) {
     let key = if with_key { " -H 'Authorization: Bearer '$NOVASTACK_KEY" } else { "" };
     println!("NovaStack is ready on http://{address} with {}. Try:", names.join(", "));
     println!(
@@ -122,8 +202,11 @@ fn announce(address: std::net::SocketAddr, names: &[String], with_key: bool) {
     );
 }
 
-/// The served names, in the order of the command line.
+/// The command line's names, in its order.
 fn names(args: &ServeArgs) -> Result<Vec<String>, String> {
+    if args.served_model_name.len() > args.models.len() {
+        return Err("--served-model-name is given more often than --model".into());
+    }
     let mut names: Vec<String> = Vec::new();
     for (index, spec) in args.models.iter().enumerate() {
         let name = args.served_model_name.get(index).cloned().unwrap_or_else(|| served_name(spec));
@@ -135,12 +218,16 @@ fn names(args: &ServeArgs) -> Result<Vec<String>, String> {
     Ok(names)
 }
 
-fn load_all(args: &ServeArgs, names: &[String], registry: &Registry) -> Result<(), String> {
+fn load_all(
+    args: &ServeArgs,
+    locals: &[(String, config::LocalModel)],
+    registry: &Registry,
+) -> Result<(), String> {
     let places = Places::from_env().map_err(|error| error.to_string())?;
-    for (name, spec) in names.iter().zip(&args.models) {
-        let resolved = resolve(spec, &places).map_err(|error| error.to_string())?;
-        let model = load(args, name, &resolved).map_err(|error| format!("--model {spec}: {error}"))?;
-        registry.set_ready(model);
+    for (name, local) in locals {
+        let failed = |reason: String| format!("model {name} ({}): {reason}", local.source);
+        let resolved = resolve(&local.source, &places).map_err(|error| failed(error.to_string()))?;
+        registry.set_ready(load(args, name, local, &resolved).map_err(failed)?);
     }
     Ok(())
 }
@@ -153,9 +240,31 @@ fn cors(origins: &[String]) -> Cors {
     }
 }
 
-fn load(args: &ServeArgs, name: &str, resolved: &Resolved) -> Result<LocalModel, String> {
+/// The command line's options, with the model's own over them.
+fn load_args(args: &LoadArgs, local: &config::LocalModel) -> Result<LoadArgs, String> {
+    let mut args = args.clone();
+    if let Some(device) = &local.device {
+        args.device = DeviceChoice::parse(device).map_err(|reason| format!("device {device}: {reason}"))?;
+    }
+    if let Some(max_context) = local.max_context {
+        args.max_context = Some(u32::try_from(max_context).map_err(|_| "max_context is too large")?);
+    }
+    args.max_running = local.max_running.unwrap_or(args.max_running);
+    Ok(args)
+}
+
+fn load(
+    args: &ServeArgs,
+    name: &str,
+    local: &config::LocalModel,
+    resolved: &Resolved,
+) -> Result<LocalModel, String> {
+    let load_args = load_args(&args.load, local)?;
+    if local.replicas > 1 {
+        return Err("`replicas` of a local model are not supported yet: leave it out".into());
+    }
     let Loaded { checkpoint, shape, executor, max_context, kv_blocks, .. } =
-        load::load(&args.load, name, resolved)?;
+        load::load(&load_args, name, resolved, local.rope_scaling.as_ref())?;
     let tokenizer = match &checkpoint.tokenizer {
         Some(_) => {
             Some(Arc::new(Tokenizer::from_checkpoint(&checkpoint).map_err(|error| error.to_string())?))
@@ -167,9 +276,9 @@ fn load(args: &ServeArgs, name: &str, resolved: &Resolved) -> Result<LocalModel,
             name: name.to_string(),
             max_context,
             kv_blocks,
-            max_running: args.load.max_running as usize,
+            max_running: load_args.max_running as usize,
             max_queued: args.max_queued as usize,
-            step_token_budget: args.load.step_rows(),
+            step_token_budget: load_args.step_rows(),
             vocab: shape.vocab,
             cache_salt: 0,
         },

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("protocol", &[]),
     ("clock", &[]),
-    ("gateway", &["text", "engine::handle", "protocol", "clock"]),
+    ("gateway", &["text", "engine::handle", "protocol", "clock", "config"]),
+    ("config", &["protocol"]),
     ("text", &["protocol", "checkpoint"]),
     ("checkpoint", &["protocol"]),
     ("engine::plan", &["protocol"]),

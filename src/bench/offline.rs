@@ -236,7 +236,7 @@ fn load(args: &OfflineArgs, device: &DeviceChoice) -> Result<(String, Loaded), S
         false => resolve(&args.model, &places),
     };
     let resolved = resolved.map_err(|error| error.to_string())?;
-    let loaded = load::load(&args.load, &resolved.served_name, &resolved)
+    let loaded = load::load(&args.load, &resolved.served_name, &resolved, None)
         .map_err(|error| format!("--model {}: {error}", args.model))?;
     Ok((resolved.served_name, loaded))
 }

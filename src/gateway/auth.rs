@@ -1,18 +1,31 @@
 //! API keys. Everything needs one but [`OPEN_PATHS`]; without any keys configured everything is
 //! open. Keys live only as SHA-256 digests, which are compared in constant time.
 //!
-//! Deliberately absent: tenants and limits per key.
+//! Deliberately absent: limits per key.
 
+use crate::config;
 use axum::http::{HeaderMap, header};
 use sha2::{Digest, Sha256};
-use subtle::{Choice, ConstantTimeEq};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use subtle::ConstantTimeEq;
 
 /// What is served without a key: load balancers ask for it.
 pub const OPEN_PATHS: [&str; 1] = ["/health"];
 
+/// Whose request it is.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Tenant {
+    /// The key's name in the configuration; empty for the command line's, and without keys.
+    pub name: String,
+    /// Names that it may ask for; empty: all.
+    pub models: Vec<String>,
+}
+
 /// The accepted keys.
 pub struct Keys {
-    digests: Vec<[u8; 32]>,
+    digests: Vec<([u8; 32], Arc<Tenant>)>,
+    anybody: Arc<Tenant>,
 }
 
 /// Why a request may not pass.
@@ -25,21 +38,29 @@ pub enum AuthError {
 }
 
 impl Keys {
-    /// Keeps the keys' digests.
-    pub fn new(keys: &[String]) -> Self {
-        Self { digests: keys.iter().map(|key| Sha256::digest(key.as_bytes()).into()).collect() }
+    /// Keeps the digests of `given` keys, and those of the configuration.
+    pub fn new(given: &[String], fixed: &BTreeMap<String, config::Key>) -> Self {
+        let anybody = Arc::new(Tenant::default());
+        let given = given.iter().map(|key| (Sha256::digest(key.as_bytes()).into(), anybody.clone()));
+        let tenant =
+            |name: &String, key: &config::Key| Tenant { name: name.clone(), models: key.models.clone() };
+        let fixed = fixed.iter().map(|(name, key)| (key.sha256, Arc::new(tenant(name, key))));
+        Self { digests: given.chain(fixed).collect(), anybody: anybody.clone() }
     }
 
-    /// Whether a request with these headers may ask for this path.
-    pub fn check(&self, path: &str, headers: &HeaderMap) -> Result<(), AuthError> {
+    /// Whose request it is that has these headers and asks for this path, if it may pass.
+    pub fn check(&self, path: &str, headers: &HeaderMap) -> Result<Arc<Tenant>, AuthError> {
         if self.digests.is_empty() || OPEN_PATHS.contains(&path) {
-            return Ok(());
+            return Ok(self.anybody.clone());
         }
         let given = presented(headers).ok_or(AuthError::Missing)?;
         let digest: [u8; 32] = Sha256::digest(given).into();
         // No early exit: the time must not tell which key was nearly right.
-        let any = self.digests.iter().fold(Choice::from(0), |any, key| any | key.ct_eq(&digest));
-        if any.into() { Ok(()) } else { Err(AuthError::Wrong) }
+        let found = self
+            .digests
+            .iter()
+            .fold(None, |found, (key, tenant)| if key.ct_eq(&digest).into() { Some(tenant) } else { found });
+        found.cloned().ok_or(AuthError::Wrong)
     }
 }
 
@@ -62,7 +83,25 @@ mod tests {
         if let Some((name, value)) = header {
             headers.insert(name, value.parse().unwrap());
         }
-        Keys::new(&keys).check(path, &headers)
+        Keys::new(&keys, &BTreeMap::new()).check(path, &headers).map(|tenant| assert_eq!(tenant.name, ""))
+    }
+
+    #[test]
+    fn a_fixed_key_names_its_tenant() {
+        let key = config::Key {
+            sha256: Sha256::digest("k3").into(),
+            models: vec!["a".into()],
+            limits: None,
+            credit: None,
+        };
+        let keys = Keys::new(&["k1".into()], &BTreeMap::from([("ci".to_owned(), key)]));
+        let headers = |key: &str| {
+            HeaderMap::from_iter([(header::AUTHORIZATION, format!("Bearer {key}").parse().unwrap())])
+        };
+        let tenant = keys.check("/v1/models", &headers("k3")).unwrap();
+        assert_eq!((tenant.name.as_str(), tenant.models.as_slice()), ("ci", &["a".to_owned()][..]));
+        assert_eq!(keys.check("/v1/models", &headers("k1")).unwrap().name, "");
+        assert_eq!(keys.check("/v1/models", &headers("k2")), Err(AuthError::Wrong));
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! The only map from errors to HTTP. Callers see OpenAI's shape,
-//! `{"error": {"message", "type", "param", "code"}}`; what a caller must not see goes to the log.
+//! `{"error": {"message", "type", "param", "code"}}`, or Anthropic's where they speak it; what a caller
+//! must not see goes to the log.
 
 use super::auth::AuthError;
+use super::dialect::Dialect;
+use super::dialect::error::anthropic_error;
 use super::local::LocalError;
 use super::openai::fields::BadField;
 use crate::engine::handle::SubmitError;
@@ -10,6 +13,7 @@ use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use std::time::Duration;
 
 /// Seconds after which a full queue is worth another try.
 const RETRY_QUEUE_S: u32 = 1;
@@ -136,6 +140,42 @@ impl ApiError {
         Self { retry_after_s: None, ..Self::unavailable("model_failed", message) }.at("model")
     }
 
+    /// An upstream's failure, under its name in the configuration.
+    pub fn upstream(provider: &str, status: StatusCode, message: &str) -> Self {
+        let (kind, code) = match status {
+            StatusCode::TOO_MANY_REQUESTS => ("rate_limit_error", "upstream_busy"),
+            StatusCode::GATEWAY_TIMEOUT => ("timeout_error", "upstream_timeout"),
+            _ => ("server_error", "upstream_error"),
+        };
+        Self::new(status, kind, Some(code), format!("provider {provider}: {message}"))
+    }
+
+    /// 503: a target has failed so often that it is left out for a while.
+    pub fn resting(name: &str, rest: Duration) -> Self {
+        let message = format!("the model `{name}` has failed repeatedly and is left out for a moment");
+        Self { retry_after_s: Some(rest.as_secs() as u32), ..Self::unavailable("model_resting", message) }
+            .at("model")
+    }
+
+    /// 403: the key is not for this model.
+    pub fn not_allowed(name: &str, allowed: &[String]) -> Self {
+        let message = format!("this key is not for the model `{name}`; it is for {}", allowed.join(", "));
+        Self::new(StatusCode::FORBIDDEN, "permission_error", Some("model_not_allowed"), message).at("model")
+    }
+
+    /// 400: no rule leads anywhere.
+    pub fn no_route(message: &str) -> Self {
+        Self::invalid(StatusCode::BAD_REQUEST, Some("no_route"), message.to_owned()).at("model")
+    }
+
+    /// 400: a model of an upstream, where only our own can serve.
+    pub fn not_local(name: &str) -> Self {
+        let message = format!(
+            "the model `{name}` is served by an upstream: only chat completions and messages reach it"
+        );
+        Self::invalid(StatusCode::BAD_REQUEST, Some("model_not_local"), message).at("model")
+    }
+
     /// 503: no new requests.
     pub fn draining() -> Self {
         Self::unavailable("shutting_down", "the server is shutting down".into())
@@ -152,7 +192,17 @@ impl ApiError {
         )
     }
 
-    /// The body in OpenAI's shape; also the data of an error event in a stream.
+    /// The body in a dialect's shape; also the data of an error event in a stream.
+    pub fn in_dialect(&self, dialect: Dialect, request_id: &str) -> String {
+        match dialect {
+            Dialect::OpenAi => self.to_json(),
+            Dialect::Anthropic => {
+                anthropic_error(self.status.as_u16(), &self.message, Some(request_id)).to_string()
+            }
+        }
+    }
+
+    /// The body in OpenAI's shape.
     pub fn to_json(&self) -> String {
         let body = WireErrorBody {
             message: &self.message,
@@ -176,6 +226,8 @@ impl IntoResponse for ApiError {
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
+        // For whoever knows that the caller speaks another dialect.
+        response.extensions_mut().insert(self);
         response
     }
 }

@@ -1,22 +1,31 @@
-//! Everything that knows HTTP or JSON wire types: [`server`] routes requests past [`auth`] to the
-//! handlers in [`openai`], which convert wire types by hand to our own and back; [`local`] turns
-//! a prompt into text events of one of our engines; [`sse`] frames events; [`error`] is the only
-//! map from errors to HTTP; [`registry`] says which models there are; [`metrics`] counts.
+//! Everything that knows HTTP or JSON wire types. [`server`] leads requests past [`auth`] to the
+//! handlers: [`chat`] for conversations in either [`dialect`], [`openai`] for what only our own models
+//! answer. [`route`] says which targets a request is for, [`fallback`] tries them: [`local`] turns a
+//! prompt into text events of one of our engines, [`remote`] asks an upstream. [`sse`] frames events;
+//! [`error`] is the only map from errors to HTTP; [`registry`] says which models are loaded; [`usage`]
+//! knows costs; [`metrics`] counts.
 //!
 //! Invariants: nothing here outlives its request (dropping a response drops its token stream,
 //! which cancels it); every body, wait and queue has a bound; API keys are never kept or logged,
 //! only their digests.
 //!
-//! Deliberately absent until it works: upstream targets, routing rules, Anthropic's format.
+//! Deliberately absent until they work: limits per key, usage records.
 
 pub mod auth;
+pub mod chat;
+pub mod dialect;
 pub mod error;
+pub mod fallback;
 pub mod local;
 pub mod metrics;
 pub mod openai;
 pub mod registry;
+pub mod remote;
+pub mod route;
 pub mod server;
 pub mod sse;
+pub mod usage;
 
 pub use registry::{GenerationDefaults, LocalModel, ModelState, Registry};
+pub use route::Routing;
 pub use server::{Cors, DrainOutcome, ServerConfig, check_bind, serve};

@@ -7,14 +7,18 @@
 //! Shutdown has three phases: new requests are refused with 503 while running ones go on; after
 //! `drain_timeout` what still runs ends with an error; then connections close.
 
-use super::auth::Keys;
+use super::auth::Tenant;
+use super::chat;
+use super::dialect::Dialect;
 use super::error::ApiError;
 use super::local::{Limits, Phase, TextPool};
 use super::metrics::{self, Metrics};
-use super::openai::{chat, completions, models, tokenize};
+use super::openai::{completions, models, tokenize};
 use super::registry::{LocalModel, ModelState, Registry};
+use super::route::Routing;
 use crate::engine::handle::SubmitError;
-use axum::body::Bytes;
+use arc_swap::ArcSwap;
+use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, FromRequest, MatchedPath, Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
@@ -44,12 +48,12 @@ const OPEN_WHILE_DRAINING: [&str; 2] = ["/health", "/metrics"];
 /// Longest request id that is taken over from a caller.
 const REQUEST_ID_BYTES_MAX: usize = 128;
 const REQUEST_ID: &str = "x-request-id";
+/// Where Anthropic's dialect is spoken.
+const MESSAGES: &str = "/v1/messages";
 
 /// How to serve.
 #[derive(Clone)]
 pub struct ServerConfig {
-    /// Accepted keys; none means open to all.
-    pub api_keys: Vec<String>,
     /// From a request's head to its last byte.
     pub request_timeout: Duration,
     /// Largest request body.
@@ -104,7 +108,7 @@ pub struct App {
     pub(super) registry: Arc<Registry>,
     pub(super) metrics: Metrics,
     pub(super) text: TextPool,
-    keys: Keys,
+    routing: Arc<ArcSwap<Routing>>,
     phase: watch::Sender<Phase>,
     in_flight: watch::Sender<usize>,
 }
@@ -132,14 +136,23 @@ pub struct RequestContext {
     pub arrived: Instant,
     /// Lives as long as the request does.
     pub in_flight: InFlight,
+    /// Whose it is.
+    pub tenant: Arc<Tenant>,
     /// The served model that it names, once known; a label of metrics.
     model: Arc<OnceLock<String>>,
 }
 
+impl RequestContext {
+    /// It is about this model; only the first call counts.
+    pub fn names(&self, model: &str) {
+        let _ = self.model.set(model.to_owned());
+    }
+}
+
 impl App {
-    fn new(config: ServerConfig, registry: Arc<Registry>) -> Self {
+    fn new(config: ServerConfig, registry: Arc<Registry>, routing: Arc<ArcSwap<Routing>>) -> Self {
         Self {
-            keys: Keys::new(&config.api_keys),
+            routing,
             metrics: Metrics::new(registry.clone()),
             text: TextPool::new(),
             phase: watch::Sender::new(Phase::Running),
@@ -185,19 +198,33 @@ impl App {
         parsed.map_err(|error| ApiError::malformed_json(&error))
     }
 
-    /// The model of that name, if it can serve.
+    /// What requests are routed by now.
+    pub fn routing(&self) -> Arc<Routing> {
+        self.routing.load_full()
+    }
+
+    /// Our model of that name or alias, if it can serve.
     pub fn model(&self, name: &str, context: &RequestContext) -> Result<Arc<LocalModel>, ApiError> {
-        let Some(state) = self.registry.get(name) else {
-            let models = self.registry.snapshot();
-            let served: Vec<&str> = models.iter().map(|(name, _)| name.as_str()).collect();
-            return Err(ApiError::unknown_model(name, &served));
+        let routing = self.routing();
+        let Some(target) = routing.target(name) else {
+            return Err(ApiError::unknown_model(name, &routing.names()));
         };
-        // A request names one model, so this is set at most once.
-        let _ = context.model.set(name.to_owned());
-        match state {
-            ModelState::Loading => Err(ApiError::model_loading(name)),
-            ModelState::Failed(reason) => Err(ApiError::model_failed(name, &reason)),
-            ModelState::Ready(model) => match model.engine.failure() {
+        routing.check_allowed(name, &context.tenant)?;
+        let name = &target.model.name;
+        context.names(name);
+        match target.upstream {
+            None => self.engine(name),
+            Some(_) => Err(ApiError::not_local(name)),
+        }
+    }
+
+    /// Our model of exactly that name, if it can serve.
+    pub fn engine(&self, name: &str) -> Result<Arc<LocalModel>, ApiError> {
+        match self.registry.get(name) {
+            None => Err(ApiError::model_failed(name, "the server was started without it")),
+            Some(ModelState::Loading) => Err(ApiError::model_loading(name)),
+            Some(ModelState::Failed(reason)) => Err(ApiError::model_failed(name, &reason)),
+            Some(ModelState::Ready(model)) => match model.engine.failure() {
                 Some(reason) => Err(ApiError::from(SubmitError::Stopped(reason)).at("model")),
                 None => Ok(model),
             },
@@ -225,9 +252,10 @@ pub async fn serve(
     listener: TcpListener,
     config: ServerConfig,
     registry: Arc<Registry>,
+    routing: Arc<ArcSwap<Routing>>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<DrainOutcome> {
-    let app = Arc::new(App::new(config, registry));
+    let app = Arc::new(App::new(config, registry, routing));
     let router = router(app.clone())?;
     let (close, closed) = oneshot::channel::<()>();
     let mut connections = std::pin::pin!(connections(listener, router, &app.config, closed));
@@ -320,7 +348,8 @@ impl App {
 fn router(app: Arc<App>) -> io::Result<axum::Router> {
     let api = || {
         axum::Router::new()
-            .route("/v1/chat/completions", post(chat::create))
+            .route("/v1/chat/completions", post(chat::completions))
+            .route(MESSAGES, post(chat::messages))
             .route("/v1/completions", post(completions::create))
             .route("/v1/models", get(models::list))
             .route("/v1/models/{*id}", get(models::get))
@@ -329,6 +358,7 @@ fn router(app: Arc<App>) -> io::Result<axum::Router> {
     };
     let router = api()
         .nest("/router", api())
+        .route(&format!("/anthropic{MESSAGES}"), post(chat::messages))
         .route("/health", get(health))
         .route("/metrics", get(scrape))
         .fallback(async |request: Request| {
@@ -374,27 +404,29 @@ async fn enter(State(app): State<Arc<App>>, mut request: Request, next: Next) ->
         Some(id) if is_sane_id(id) => id.to_owned(),
         _ => uuid::Uuid::new_v4().to_string(),
     };
-    let context = RequestContext {
-        id: id.clone(),
-        arrived: Instant::now(),
-        // Before the phase is read: a request either sees the drain or is waited for.
-        in_flight: app.begin(),
-        model: Arc::new(OnceLock::new()),
-    };
-    let (arrived, model) = (context.arrived, context.model.clone());
+    // Before the phase is read: a request either sees the drain or is waited for.
+    let in_flight = app.begin();
+    let (arrived, model) = (Instant::now(), Arc::new(OnceLock::new()));
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
     let path = request.uri().path();
+    let dialect = if path.ends_with(MESSAGES) { Dialect::Anthropic } else { Dialect::OpenAi };
     let draining = *app.phase.borrow() != Phase::Running && !OPEN_WHILE_DRAINING.contains(&path);
-    let mut response = if let Err(error) = app.keys.check(path, request.headers()) {
-        ApiError::from(error).into_response()
-    } else if draining {
-        ApiError::draining().into_response()
-    } else {
-        request.extensions_mut().insert(context);
-        let answer = AssertUnwindSafe(next.run(request)).catch_unwind().await;
-        answer.unwrap_or_else(|_| ApiError::internal("a handler panicked").into_response())
+    let mut response = match app.routing.load().keys().check(path, request.headers()) {
+        Err(error) => ApiError::from(error).into_response(),
+        Ok(_) if draining => ApiError::draining().into_response(),
+        Ok(tenant) => {
+            let context = RequestContext { id: id.clone(), arrived, in_flight, tenant, model: model.clone() };
+            request.extensions_mut().insert(context);
+            let answer = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+            answer.unwrap_or_else(|_| ApiError::internal("a handler panicked").into_response())
+        }
     };
+    if dialect == Dialect::Anthropic
+        && let Some(error) = response.extensions().get::<ApiError>()
+    {
+        *response.body_mut() = Body::from(error.in_dialect(dialect, &id));
+    }
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }

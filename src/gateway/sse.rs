@@ -31,6 +31,11 @@ impl Frames {
         self.0.push_str("\n\n");
     }
 
+    /// Whole events as they are.
+    pub fn text(&mut self) -> &mut String {
+        &mut self.0
+    }
+
     /// The text so far, leaving none.
     pub fn take(&mut self) -> String {
         std::mem::take(&mut self.0)
@@ -42,6 +47,10 @@ pub trait FrameSource: Send + 'static {
     /// Adds the next frames; false when these were the last. Must lose nothing when its future
     /// is dropped before it is ready: that is how keep-alive comments get their turn.
     fn next(&mut self, frames: &mut Frames) -> impl Future<Output = Result<bool, ApiError>> + Send;
+    /// Adds the event that tells of a failure, the last one. OpenAI's shape unless said otherwise.
+    fn failed(&mut self, error: &ApiError, frames: &mut Frames) {
+        frames.data(&error.to_json());
+    }
 }
 
 /// The response: status 200, whatever comes later. An error becomes an `error` event, the last.
@@ -61,7 +70,7 @@ pub fn response<S: FrameSource>(source: S, keep_alive: Duration) -> Response {
                 }
                 Ok(Ok(false)) => return Some((ok(frames.take()), None)),
                 Ok(Err(error)) => {
-                    frames.data(&error.to_json());
+                    source.failed(&error, &mut frames);
                     return Some((ok(frames.take()), None));
                 }
             }

@@ -1,9 +1,11 @@
 //! The gateway over a fake engine: states that the whole program passes too quickly to be met.
 
 use crate::sim::fake::{Fake, VOCAB};
+use arc_swap::ArcSwap;
 use novastack::clock::Clock;
+use novastack::config::{Config, Model};
 use novastack::engine::worker::{EngineConfig, spawn};
-use novastack::gateway::{self, Cors, GenerationDefaults, LocalModel, Registry, ServerConfig};
+use novastack::gateway::{self, Cors, GenerationDefaults, LocalModel, Registry, Routing, ServerConfig};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +24,6 @@ async fn start(connections_max: usize) -> Gateway {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address").to_string();
     let config = ServerConfig {
-        api_keys: Vec::new(),
         request_timeout: Duration::from_secs(60),
         body_bytes_max: 1 << 20,
         keep_alive: Duration::from_secs(10),
@@ -33,7 +34,10 @@ async fn start(connections_max: usize) -> Gateway {
     };
     let registry = Arc::new(Registry::new(["m".to_owned()]));
     let (stop, stopped) = oneshot::channel::<()>();
-    let serve = gateway::serve(listener, config, registry.clone(), async {
+    let models = vec![Model::local("m".into(), "nowhere".into())];
+    let routing = Routing::new(Config { models, ..Config::default() }, &[]).expect("no upstreams");
+    let routing = Arc::new(ArcSwap::from_pointee(routing));
+    let serve = gateway::serve(listener, config, registry.clone(), routing, async {
         let _ = stopped.await;
     });
     Gateway { address, registry, stop, task: tokio::spawn(serve) }

@@ -3,6 +3,7 @@
 pub mod gguf_writer;
 pub mod hip;
 pub mod server;
+pub mod upstream;
 
 use std::path::PathBuf;
 

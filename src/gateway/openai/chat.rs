@@ -1,4 +1,5 @@
-//! `POST /v1/chat/completions`.
+//! `POST /v1/chat/completions` by one of our engines: what the format has beyond text, token ids and
+//! log-probabilities among it.
 
 use super::fields::{BadField, Fields};
 use super::params::{ModelView, Params, StreamOptions, TOP_LOGPROBS_MAX};
@@ -6,14 +7,13 @@ use super::wire::{ChunkUsage, Head, Usage, finish_reason, logprob, split_end};
 use super::{Collected, Encoder, EventStream};
 use crate::gateway::error::ApiError;
 use crate::gateway::local::{
-    self, Delta, Generation, GenerationRequest, LocalError, MaxTokens, TextEvent, TokenScore,
+    self, Delta, Generation, GenerationRequest, Limits, LocalError, MaxTokens, TextEvent, TokenScore,
 };
 use crate::gateway::registry::LocalModel;
 use crate::gateway::server::{App, RequestContext};
 use crate::gateway::sse::{self, Frames};
 use crate::protocol::{FinishReason, TokenId};
 use crate::text::RenderInput;
-use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Json, Response};
 use serde::Serialize;
 use serde_json::Value;
@@ -155,23 +155,39 @@ pub fn prompt_ids(
     Ok(tokenizer.encode(&text, add_special)?)
 }
 
-/// The handler.
-pub async fn create(
-    State(app): State<Arc<App>>,
-    Extension(context): Extension<RequestContext>,
-    request: Request,
-) -> Result<Response, ApiError> {
-    let mut limits = app.limits(&context);
-    let body = app.read_json(&mut limits, request).await?;
-    let fields = Fields::root(&body)?;
-    let model = app.model(fields.required_str("model", "the name of a served model")?, &context)?;
-    let ChatRequest { render, add_special, params } = ChatRequest::read(&fields, ModelView::of(&model))?;
+/// A request, submitted to an engine.
+pub struct Submitted {
+    /// On its way.
+    pub generation: Generation,
+    /// What the answer says of itself.
+    pub head: Head,
+    params: Reported,
+}
+
+/// How the caller wants the answer told.
+struct Reported {
+    choices: u32,
+    logprobs: bool,
+    prompt_ids: Option<Arc<[TokenId]>>,
+    stream: Option<StreamOptions>,
+}
+
+/// Reads a body, renders and tokenizes it, and submits it to the model's engine.
+pub async fn submit(
+    app: &App,
+    context: &RequestContext,
+    limits: &mut Limits,
+    model: &Arc<LocalModel>,
+    body: &Value,
+) -> Result<Submitted, ApiError> {
+    let fields = Fields::root(body)?;
+    let ChatRequest { render, add_special, params } = ChatRequest::read(&fields, ModelView::of(model))?;
     let encode = {
         let model = model.clone();
         move || prompt_ids(&model, &render, add_special)
     };
     let at = |e: LocalError| ApiError::from(e).at("messages");
-    let prompt: Arc<[TokenId]> = app.text.run(&mut limits, encode).await.map_err(at)?.into();
+    let prompt: Arc<[TokenId]> = app.text.run(limits, encode).await.map_err(at)?.into();
     let head = Head::new("chatcmpl", &model.name);
     let request = GenerationRequest {
         id: context.id.clone(),
@@ -186,20 +202,34 @@ pub async fn create(
     };
     let logprobs = request.sampling.logprobs.is_some();
     let metrics = app.metrics.generation(&model.name, context.arrived);
-    let mut generation = Generation::start(&model, request, limits, metrics).map_err(at)?;
-    let prompt_ids = params.return_token_ids.then_some(prompt);
-    Ok(match params.stream {
-        Some(options) => {
-            let encoder = ChatEncoder { head, choices: params.n, logprobs, prompt_ids, options };
-            let source = EventStream::new(generation, encoder, context.in_flight);
-            sse::response(source, app.config.keep_alive)
-        }
-        None => {
-            let collected = Collected::new(1, params.n as usize).run(&mut generation).await?;
-            let usage = generation.usage();
-            Json(completion(&head, &collected, &usage, logprobs, prompt_ids.as_deref())).into_response()
-        }
-    })
+    let generation = Generation::start(model, request, limits.clone(), metrics).map_err(at)?;
+    let params = Reported {
+        choices: params.n,
+        logprobs,
+        prompt_ids: params.return_token_ids.then_some(prompt),
+        stream: params.stream,
+    };
+    Ok(Submitted { generation, head, params })
+}
+
+impl Submitted {
+    /// The answer in OpenAI's format.
+    pub async fn respond(mut self, app: &App, context: RequestContext) -> Result<Response, ApiError> {
+        let Reported { choices, logprobs, prompt_ids, stream } = self.params;
+        Ok(match stream {
+            Some(options) => {
+                let encoder = ChatEncoder { head: self.head, choices, logprobs, prompt_ids, options };
+                let source = EventStream::new(self.generation, encoder, context.in_flight);
+                sse::response(source, app.config.keep_alive)
+            }
+            None => {
+                let collected = Collected::new(1, choices as usize).run(&mut self.generation).await?;
+                let usage = self.generation.usage();
+                let prompt_ids = prompt_ids.as_deref();
+                Json(completion(&self.head, &collected, &usage, logprobs, prompt_ids)).into_response()
+            }
+        })
+    }
 }
 
 #[derive(Serialize)]

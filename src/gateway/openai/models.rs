@@ -1,8 +1,10 @@
-//! `GET /v1/models` and `GET /v1/models/{id}`: the models that are loaded.
+//! `GET /v1/models` and `GET /v1/models/{id}`: the models that are loaded, those of
+//! upstreams, and the names of routes.
 
 use super::fields::BadField;
 use crate::gateway::error::ApiError;
 use crate::gateway::registry::LocalModel;
+use crate::gateway::route::{Routing, Target};
 use crate::gateway::server::{App, RequestContext};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path, State};
@@ -21,29 +23,55 @@ struct Model<'a> {
     id: &'a str,
     object: &'static str,
     created: u64,
-    owned_by: &'static str,
-    root: &'a str,
-    max_model_len: usize,
+    owned_by: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    root: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_model_len: Option<usize>,
 }
 
 impl<'a> Model<'a> {
+    /// One of ours, loaded.
     fn of(model: &'a LocalModel) -> Self {
         Self {
             id: &model.name,
             object: "model",
             created: model.created_unix_s,
             owned_by: "novastack",
-            root: &model.root,
-            max_model_len: model.engine.max_context(),
+            root: Some(&model.root),
+            max_model_len: Some(model.engine.max_context()),
         }
+    }
+
+    /// A provider's.
+    fn upstream(target: &'a Target, provider: &'a str) -> Self {
+        let model = &target.model;
+        Self { max_model_len: model.context, ..Self::route(&model.name, provider) }
+    }
+
+    /// A name that leads to models.
+    fn route(name: &'a str, owned_by: &'a str) -> Self {
+        Self { id: name, object: "model", created: 0, owned_by, root: None, max_model_len: None }
     }
 }
 
-/// All of them.
+/// All that a request may name but aliases; models that are not loaded yet are left out.
 pub async fn list(State(app): State<Arc<App>>) -> Response {
-    let models = app.registry.ready();
-    let data = models.iter().map(|model| Model::of(model)).collect();
+    let (ready, routing) = (app.registry.ready(), app.routing());
+    let names = routing.names();
+
+    let data = names.iter().filter_map(|name| entry(name, &ready, &routing)).collect();
     Json(ModelList { object: "list", data }).into_response()
+}
+
+fn entry<'a>(name: &'a str, ready: &'a [Arc<LocalModel>], routing: &'a Routing) -> Option<Model<'a>> {
+    match routing.target(name) {
+        None => Some(Model::route(name, "novastack")),
+        Some(target) => match &target.upstream {
+            Some((upstream, _)) => Some(Model::upstream(target, upstream.name())),
+            None => ready.iter().find(|model| model.name == target.model.name).map(|model| Model::of(model)),
+        },
+    }
 }
 
 /// One; its name may contain slashes.
@@ -53,6 +81,10 @@ pub async fn get(
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
     let Path(id) = id.map_err(|rejection| BadField::new("model", rejection.body_text()))?;
-    let model = app.model(&id, &context)?;
-    Ok(Json(Model::of(&model)).into_response())
+    let (ready, routing) = (app.registry.ready(), app.routing());
+    match entry(&id, &ready, &routing) {
+        Some(model) if routing.is_name(&id) => Ok(Json(model).into_response()),
+        // Which error it is depends on the model's state.
+        _ => Ok(Json(Model::of(&*app.model(&id, &context)?)).into_response()),
+    }
 }

@@ -1,0 +1,435 @@
+//! `POST /v1/chat/completions` and `POST /v1/messages`: a conversation in either dialect, answered by
+//! any target, in the caller's dialect.
+//!
+//! Where target and caller speak the same, bodies and frames pass through but for the model's name,
+//! what is not known here with them. Else requests are translated and answers are told anew from
+//! their events. An answer counts as begun with its first event, so that what fails before that can
+//! go to the next target.
+
+use super::dialect::decode::decode_whole;
+use super::dialect::encode::{AnswerHead, StreamEncoder, StreamOptions, encode_whole};
+use super::dialect::{ChatEvent, Dialect, StopReason, TokenUsage, to_anthropic, to_openai};
+use super::error::ApiError;
+use super::fallback::{self, Answered, Attempt};
+use super::local::{Generation, Limits, TextEvent};
+use super::openai::chat;
+use super::openai::fields::Fields;
+use super::remote::{Failure, Piece, RemoteAnswer, Then, Upstream};
+use super::route::{self, Asked, Target};
+use super::server::{App, InFlight, RequestContext};
+use super::sse::{self, FrameSource, Frames};
+use super::usage;
+use crate::protocol::FinishReason;
+use axum::extract::{Extension, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Json, Response};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Tokens of an answer from Anthropic's API where an OpenAI caller sets no bound: theirs is required.
+const ANTHROPIC_MAX_TOKENS: u64 = 8192;
+/// Headers of a caller that an upstream of its dialect sees.
+const PASSED_ON: [&str; 1] = ["anthropic-beta"];
+
+/// `POST /v1/chat/completions`.
+pub async fn completions(
+    State(app): State<Arc<App>>,
+    Extension(context): Extension<RequestContext>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    answer(app, context, Dialect::OpenAi, request).await
+}
+
+/// `POST /v1/messages`.
+pub async fn messages(
+    State(app): State<Arc<App>>,
+    Extension(context): Extension<RequestContext>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    answer(app, context, Dialect::Anthropic, request).await
+}
+
+async fn answer(
+    app: Arc<App>,
+    context: RequestContext,
+    dialect: Dialect,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let mut limits = app.limits(&context);
+    let (headers, path) = (request.headers().clone(), request.uri().path().to_owned());
+    let mut body = app.read_json(&mut limits, request).await?;
+    let fields = Fields::root(&body)?;
+    let name = fields.required_str("model", "the name of a served model")?.to_owned();
+    let stream = fields.flag("stream", false)?;
+    let routing = app.routing();
+    let asked = Asked { body: &body, headers: &headers, path: &path, tenant: &context.tenant };
+    let plan = routing.plan(&name, &asked)?;
+    route::strip(&mut body);
+    let chat = Chat { app, context, dialect, headers, body, stream };
+    let answered = fallback::first(&plan, &mut limits, &chat).await;
+    let answering = answered.as_ref().ok().map(|answered| &answered.target).or(plan.targets.first());
+    if let Some(target) = answering {
+        chat.context.names(&target.model.name);
+    }
+    let Answered { answer, target, attempts } = answered?;
+    let name = &target.model.name;
+    let mut response = answer.respond(&chat, &target, limits);
+    let headers = response.headers_mut();
+    let mut tell = |header: &'static str, value: String| {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            headers.insert(header, value);
+        }
+    };
+    tell("x-novastack-model", name.clone());
+    tell("x-novastack-route", plan.route);
+    tell("x-novastack-attempts", attempts.to_string());
+    Ok(response)
+}
+
+/// A conversation on its way.
+struct Chat {
+    app: Arc<App>,
+    context: RequestContext,
+    dialect: Dialect,
+    headers: HeaderMap,
+    body: Value,
+    stream: bool,
+}
+
+/// An answer that has begun.
+enum Answer {
+    /// Of one of our engines, in OpenAI's format: whole, or a stream's head.
+    Ours(Response),
+    /// Of one of our engines, by events.
+    Events(Box<LocalEvents>),
+    /// An upstream's stream and its first frame.
+    Stream(Box<RemoteAnswer>, Option<Piece>),
+    /// A whole answer in the caller's dialect, and its events.
+    Whole(Value, Vec<ChatEvent>),
+}
+
+impl Attempt for Chat {
+    type Answer = Answer;
+
+    async fn ask(&self, target: &Target, limits: &mut Limits) -> Result<Answer, Failure> {
+        match &target.upstream {
+            None => self.ask_engine(&target.model.name, limits).await.map_err(|error| {
+                let passes = error.status.is_server_error() || error.status == StatusCode::TOO_MANY_REQUESTS;
+                // Waiting is the caller's to decide; another target may be free.
+                Failure { error, then: if passes { Then::Next } else { Then::Report } }
+            }),
+            Some((upstream, upstream_name)) => {
+                self.ask_upstream(target, upstream, upstream_name, limits).await
+            }
+        }
+    }
+}
+
+impl Chat {
+    async fn ask_engine(&self, name: &str, limits: &mut Limits) -> Result<Answer, ApiError> {
+        let model = self.app.engine(name)?;
+        let translated;
+        let body = match self.dialect {
+            Dialect::OpenAi => &self.body,
+            Dialect::Anthropic => {
+                translated = to_openai(&self.body)?;
+                &translated
+            }
+        };
+        let submitted = chat::submit(&self.app, &self.context, limits, &model, body).await?;
+        match self.dialect {
+            Dialect::OpenAi => submitted.respond(&self.app, self.context.clone()).await.map(Answer::Ours),
+            Dialect::Anthropic => {
+                let mut events = LocalEvents { generation: submitted.generation, head: head(name) };
+                if self.stream {
+                    return Ok(Answer::Events(Box::new(events)));
+                }
+                let mut all = Vec::new();
+                while events.next(&mut all).await? {}
+                let whole = encode_whole(self.dialect, &events.head, &all);
+                Ok(Answer::Whole(whole, all))
+            }
+        }
+    }
+
+    async fn ask_upstream(
+        &self,
+        target: &Target,
+        upstream: &Upstream,
+        upstream_name: &str,
+        limits: &mut Limits,
+    ) -> Result<Answer, Failure> {
+        let body = self.upstream_body(upstream.dialect(), upstream_name)?;
+        let mut extra = HeaderMap::new();
+        if upstream.dialect() == self.dialect {
+            for name in PASSED_ON {
+                extra.extend(
+                    self.headers
+                        .get(name)
+                        .map(|value| (header::HeaderName::from_static(name), value.clone())),
+                );
+            }
+        }
+        let mut answer = upstream.send(body, extra, limits).await?;
+        let garbled = |error: ApiError| {
+            let then =
+                if error.status == StatusCode::GATEWAY_TIMEOUT { Then::Next } else { Then::Retry(None) };
+            Failure { error, then }
+        };
+        if self.stream {
+            let first = answer.next(limits).await.map_err(garbled)?;
+            return Ok(Answer::Stream(Box::new(answer), first));
+        }
+        let body = answer.whole(limits).await.map_err(garbled)?;
+        let events = decode_whole(upstream.dialect(), &body).map_err(|error| {
+            garbled(ApiError::upstream(upstream.name(), StatusCode::BAD_GATEWAY, &error.to_string()))
+        })?;
+        let whole = match upstream.dialect() == self.dialect {
+            true => {
+                let whole = serde_json::from_slice(&body);
+                let mut whole: Value =
+                    whole.map_err(|error| garbled(ApiError::internal(&error.to_string())))?;
+                whole["model"] = target.model.name.as_str().into();
+                whole
+            }
+            false => encode_whole(self.dialect, &head(&target.model.name), &events),
+        };
+        Ok(Answer::Whole(whole, events))
+    }
+
+    /// What an upstream of that dialect is sent.
+    fn upstream_body(&self, dialect: Dialect, upstream_name: &str) -> Result<Vec<u8>, Failure> {
+        let mut body = match (self.dialect, dialect) {
+            (Dialect::OpenAi, Dialect::Anthropic) => {
+                to_anthropic(&self.body, ANTHROPIC_MAX_TOKENS).map_err(Failure::report)?
+            }
+            (Dialect::Anthropic, Dialect::OpenAi) => to_openai(&self.body).map_err(Failure::report)?,
+            _ => self.body.clone(),
+        };
+        body["model"] = upstream_name.into();
+        if self.stream && dialect == Dialect::OpenAi {
+            // Without it nobody would know what a stream has used.
+            match body.get_mut("stream_options").and_then(Value::as_object_mut) {
+                Some(options) => options.insert("include_usage".into(), true.into()),
+                None => body
+                    .as_object_mut()
+                    .and_then(|body| body.insert("stream_options".into(), json!({ "include_usage": true }))),
+            };
+        }
+        serde_json::to_vec(&body).map_err(|error| Failure::report(ApiError::internal(&error.to_string())))
+    }
+
+    fn wants_usage(&self) -> bool {
+        self.body.pointer("/stream_options/include_usage").and_then(Value::as_bool).unwrap_or(false)
+    }
+
+    fn encoder(&self, head: AnswerHead) -> StreamEncoder {
+        StreamEncoder::new(self.dialect, head, StreamOptions { include_usage: self.wants_usage() })
+    }
+}
+
+impl Answer {
+    fn respond(self, chat: &Chat, target: &Target, limits: Limits) -> Response {
+        let keep_alive = chat.app.config.keep_alive;
+        let (id, in_flight) = (chat.context.id.clone(), chat.context.in_flight.clone());
+        match self {
+            Answer::Ours(response) => response,
+            Answer::Whole(whole, events) => with_cost(Json(whole).into_response(), target, &events),
+            Answer::Events(events) => {
+                let encoder = chat.encoder(events.head.clone());
+                sse::response(LocalStream { events, encoder, id, _in_flight: in_flight }, keep_alive)
+            }
+            Answer::Stream(answer, first) => {
+                let name = &target.model.name;
+                let out = match answer.dialect() == chat.dialect {
+                    true => Out::Same {
+                        name: name.clone(),
+                        hides_usage: chat.dialect == Dialect::OpenAi && !chat.wants_usage(),
+                    },
+                    false => Out::Anew(Box::new(chat.encoder(head(name)))),
+                };
+                let dialect = chat.dialect;
+                let source = RemoteStream { answer, first, out, dialect, limits, id, _in_flight: in_flight };
+                sse::response(source, keep_alive)
+            }
+        }
+    }
+}
+
+/// What an answer that is told anew says of itself.
+fn head(name: &str) -> AnswerHead {
+    AnswerHead {
+        id: uuid::Uuid::new_v4().simple().to_string(),
+        model: name.to_owned(),
+        created_unix_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+    }
+}
+
+/// Names what the answer cost, where the model has a price and the usage is known.
+fn with_cost(mut response: Response, target: &Target, events: &[ChatEvent]) -> Response {
+    let usage = events.iter().rev().find_map(|event| match event {
+        ChatEvent::Usage(usage) => Some(usage),
+        _ => None,
+    });
+    if let (Some(price), Some(usage)) = (&target.model.price, usage)
+        && let Ok(value) = HeaderValue::try_from(format!("{:.9}", usage::cost(price, usage)))
+    {
+        response.headers_mut().insert("x-novastack-cost", value);
+    }
+    response
+}
+
+/// An upstream's stream on its way to a caller.
+struct RemoteStream {
+    answer: Box<RemoteAnswer>,
+    first: Option<Piece>,
+    out: Out,
+    dialect: Dialect,
+    limits: Limits,
+    id: String,
+    _in_flight: InFlight,
+}
+
+/// How frames reach the caller.
+enum Out {
+    /// As they are but for the model's name.
+    Same {
+        name: String,
+        /// The caller did not ask for the chunk that has only the usage.
+        hides_usage: bool,
+    },
+    /// In the caller's dialect.
+    Anew(Box<StreamEncoder>),
+}
+
+impl FrameSource for RemoteStream {
+    async fn next(&mut self, frames: &mut Frames) -> Result<bool, ApiError> {
+        let piece = match self.first.take() {
+            Some(piece) => Some(piece),
+            None => self.answer.next(&mut self.limits).await?,
+        };
+        let Some(Piece { frame, events }) = piece else {
+            if let Out::Anew(encoder) = &mut self.out {
+                encoder.finish(frames.text());
+            }
+            return Ok(false);
+        };
+        match &mut self.out {
+            Out::Anew(encoder) => events.iter().for_each(|event| encoder.event(event, frames.text())),
+            Out::Same { name, hides_usage } => pass_on(&frame, name, *hides_usage, frames),
+        }
+        Ok(true)
+    }
+
+    fn failed(&mut self, error: &ApiError, frames: &mut Frames) {
+        fail(self.dialect, error, &self.id, frames);
+    }
+}
+
+/// An error event of the dialect.
+fn fail(dialect: Dialect, error: &ApiError, id: &str, frames: &mut Frames) {
+    if dialect == Dialect::Anthropic {
+        frames.text().push_str("event: error\n");
+    }
+    frames.data(&error.in_dialect(dialect, id));
+}
+
+/// A frame as it came, under our name for the model.
+fn pass_on(frame: &super::dialect::frames::Frame, name: &str, hides_usage: bool, frames: &mut Frames) {
+    let renamed = serde_json::from_str::<Value>(&frame.data).ok().map(|mut data| {
+        let holder = if data.get("message").is_some() { data.get_mut("message") } else { Some(&mut data) };
+        if let Some(model) = holder.and_then(|holder| holder.get_mut("model")) {
+            *model = name.into();
+        }
+        data
+    });
+    if let Some(data) = &renamed
+        && hides_usage
+        && data.get("usage").is_some_and(Value::is_object)
+        && data.get("choices").and_then(Value::as_array).is_some_and(Vec::is_empty)
+    {
+        return;
+    }
+    if let Some(event) = &frame.event {
+        frames.text().push_str("event: ");
+        frames.text().push_str(event);
+        frames.text().push('\n');
+    }
+    match renamed {
+        Some(data) => frames.json(&data),
+        // [DONE]; data of several lines is no JSON of a provider's.
+        None => frame.data.lines().for_each(|line| frames.data(line)),
+    }
+}
+
+/// An engine's answer as events of chat.
+struct LocalEvents {
+    generation: Generation,
+    head: AnswerHead,
+}
+
+impl LocalEvents {
+    /// Adds the next events; false after the last.
+    async fn next(&mut self, events: &mut Vec<ChatEvent>) -> Result<bool, ApiError> {
+        let event = self.generation.next().await?;
+        let more = event.is_some();
+        let text = |delta: &super::local::Delta| ChatEvent::Text {
+            choice: delta.choice as u32,
+            text: delta.text.clone(),
+        };
+        match event {
+            Some(TextEvent::Prompt { .. }) => {
+                events.push(ChatEvent::Start { id: None, model: None });
+                events.push(self.usage());
+            }
+            Some(TextEvent::Delta(delta)) => events.push(text(&delta)),
+            Some(TextEvent::Finished(delta, reason)) => {
+                if !delta.text.is_empty() {
+                    events.push(text(&delta));
+                }
+                let reason = match reason {
+                    FinishReason::Stop => StopReason::End,
+                    FinishReason::Length => StopReason::Length,
+                };
+                events.push(ChatEvent::Finish { choice: delta.choice as u32, reason });
+            }
+            None => events.push(self.usage()),
+        }
+        Ok(more)
+    }
+
+    fn usage(&self) -> ChatEvent {
+        let usage = self.generation.usage();
+        ChatEvent::Usage(TokenUsage {
+            input: usage.prompt_tokens as u64,
+            cached: usage.cached_tokens as u64,
+            output: usage.completion_tokens as u64,
+            ..TokenUsage::default()
+        })
+    }
+}
+
+/// An engine's answer on its way to a caller who does not speak OpenAI's dialect.
+struct LocalStream {
+    events: Box<LocalEvents>,
+    encoder: StreamEncoder,
+    id: String,
+    _in_flight: InFlight,
+}
+
+impl FrameSource for LocalStream {
+    async fn next(&mut self, frames: &mut Frames) -> Result<bool, ApiError> {
+        let mut events = Vec::new();
+        let more = self.events.next(&mut events).await?;
+        events.iter().for_each(|event| self.encoder.event(event, frames.text()));
+        if !more {
+            self.encoder.finish(frames.text());
+        }
+        Ok(more)
+    }
+
+    fn failed(&mut self, error: &ApiError, frames: &mut Frames) {
+        fail(Dialect::Anthropic, error, &self.id, frames);
+    }
+}

@@ -1,0 +1,365 @@
+//! A target that is an upstream: one provider over HTTP. What goes wrong before the first piece of an
+//! answer is a [`Failure`], which says whether another attempt makes sense; after it, an error.
+//!
+//! Invariants: the upstream's key is sent to its base URL alone (no redirects are followed) and never
+//! logged; requests at a time, time without news, and the length of whole answers are bounded;
+//! dropping an answer closes its connection and frees its place.
+
+use super::dialect::decode::{StreamDecoder, decode_error};
+use super::dialect::frames::{Frame, FrameReader};
+use super::dialect::{ChatEvent, Dialect};
+use super::error::ApiError;
+use super::local::Limits;
+use crate::config::{Format, KeySource, Provider};
+use axum::body::Bytes;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Longest whole answer. A model's longest output is well under a megabyte of text; logprobs make it more.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// Longest body of an error that is read.
+const ERROR_BYTES_MAX: usize = 64 << 10;
+/// The version of Anthropic's API that is spoken.
+const ANTHROPIC_VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
+/// Connections that are kept for the next requests to a provider.
+const IDLE_CONNECTIONS_MAX: usize = 64;
+
+/// What a failed attempt means for the request.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// For the caller, when nothing else is tried.
+    pub error: ApiError,
+    /// What may help.
+    pub then: Then,
+}
+
+/// What may help after a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// Nothing: the request itself is at fault.
+    Report,
+    /// The same target again, after as long as it asks for.
+    Retry(Option<Duration>),
+    /// Another target only.
+    Next,
+}
+
+impl Failure {
+    /// Of a request that no target would take.
+    pub fn report(error: impl Into<ApiError>) -> Self {
+        Self { error: error.into(), then: Then::Report }
+    }
+
+    fn retry(error: ApiError) -> Self {
+        Self { error, then: Then::Retry(None) }
+    }
+
+    fn next(error: ApiError) -> Self {
+        Self { error, then: Then::Next }
+    }
+}
+
+/// A provider, ready for requests.
+pub struct Upstream {
+    name: String,
+    provider: Provider,
+    url: String,
+    headers: Result<HeaderMap, String>,
+    client: reqwest::Client,
+    places: Arc<Semaphore>,
+}
+
+impl Upstream {
+    /// Reads the key. A provider whose key is missing is there all the same: its requests fail.
+    ///
+    /// # Errors
+    /// Where the system has no usable TLS roots, or a header is not one.
+    pub fn new(name: &str, provider: &Provider) -> Result<Self, String> {
+        // A second call finds it installed.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = reqwest::Client::builder()
+            .connect_timeout(provider.connect_timeout)
+            .redirect(reqwest::redirect::Policy::none())
+            .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
+            .tcp_nodelay(true)
+            .user_agent(concat!("novastack/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|error| format!("provider {name}: {error}"))?;
+        let path = match provider.format {
+            Format::OpenAi => "/chat/completions",
+            Format::Anthropic => "/v1/messages",
+        };
+        Ok(Self {
+            name: name.to_owned(),
+            url: format!("{}{path}", provider.base_url),
+            headers: headers(provider),
+            client,
+            places: Arc::new(Semaphore::new(provider.concurrency_max)),
+            provider: provider.clone(),
+        })
+    }
+
+    /// Its name in the configuration.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The format that it speaks.
+    pub fn dialect(&self) -> Dialect {
+        match self.provider.format {
+            Format::OpenAi => Dialect::OpenAi,
+            Format::Anthropic => Dialect::Anthropic,
+        }
+    }
+
+    /// Sends a request in its dialect; the answer's head is there when this returns. `extra` headers are
+    /// the caller's own that this upstream is to see.
+    pub async fn send(
+        &self,
+        body: Vec<u8>,
+        extra: HeaderMap,
+        limits: &mut Limits,
+    ) -> Result<RemoteAnswer, Failure> {
+        let headers = self.headers.as_ref().map_err(|reason| {
+            tracing::error!(provider = self.name, reason, "an upstream cannot be asked");
+            Failure::next(self.error(StatusCode::BAD_GATEWAY, "its key is not configured"))
+        })?;
+        // A full provider is no reason to wait: another target may have room.
+        let place = self.places.clone().try_acquire_owned().map_err(|_| {
+            let most = self.provider.concurrency_max;
+            let message = format!("{most} requests are under way already (max_concurrency)");
+            Failure::retry(self.error(StatusCode::TOO_MANY_REQUESTS, &message))
+        })?;
+        let sent = self.client.post(&self.url).headers(headers.clone()).headers(extra).body(body).send();
+        let timeout = self.provider.timeout;
+        let sent = limits.bound(tokio::time::timeout(timeout, sent)).await.map_err(Failure::report)?;
+        let response = sent.map_err(|_| self.silent())?.map_err(|error| self.broken(&error))?;
+        let mut answer = RemoteAnswer {
+            response,
+            frames: FrameReader::new(),
+            decoder: StreamDecoder::new(self.dialect()),
+            waiting: VecDeque::new(),
+            dialect: self.dialect(),
+            upstream: Place { name: self.name.clone(), timeout, _place: place },
+            ended: false,
+        };
+        let status = answer.response.status();
+        if status.is_success() {
+            return Ok(answer);
+        }
+        let retry_after = retry_after(answer.response.headers());
+        let body = answer.bytes(ERROR_BYTES_MAX, limits).await.unwrap_or_default();
+        Err(self.refused(status, retry_after, &body))
+    }
+
+    /// An answer with another status than 2xx.
+    fn refused(&self, status: StatusCode, retry_after: Option<Duration>, body: &[u8]) -> Failure {
+        let upstream = decode_error(self.dialect(), status.as_u16(), body);
+        tracing::warn!(provider = self.name, status = status.as_u16(), message = upstream.message, "refused");
+        let message = upstream.message;
+        match status.as_u16() {
+            400 | 413 | 422 => {
+                let mut error = self.error(status, &message);
+                error.kind = "invalid_request_error";
+                error.param = upstream.param;
+                Failure::report(error)
+            }
+            408 | 409 | 425 | 429 | 500..=599 => {
+                let status = match status.as_u16() {
+                    429 => StatusCode::TOO_MANY_REQUESTS,
+                    503 | 529 => StatusCode::SERVICE_UNAVAILABLE,
+                    408 | 504 => StatusCode::GATEWAY_TIMEOUT,
+                    _ => StatusCode::BAD_GATEWAY,
+                };
+                let mut error = self.error(status, &message);
+                error.retry_after_s = retry_after.map(|after| after.as_secs().clamp(1, 3600) as u32);
+                Failure { error, then: Then::Retry(retry_after) }
+            }
+            // Its key, its credit or its name for the model: nothing that the caller can mend.
+            other => {
+                Failure::next(self.error(StatusCode::BAD_GATEWAY, &format!("it answered {other}: {message}")))
+            }
+        }
+    }
+
+    fn silent(&self) -> Failure {
+        let seconds = self.provider.timeout.as_secs();
+        let message = format!("nothing came for {seconds} seconds");
+        // As long again is more than a caller waits.
+        Failure::next(self.error(StatusCode::GATEWAY_TIMEOUT, &message))
+    }
+
+    fn broken(&self, error: &reqwest::Error) -> Failure {
+        let what = if error.is_connect() { "it cannot be reached" } else { "the connection broke" };
+        tracing::warn!(provider = self.name, error = %chain(error), what);
+        Failure::retry(self.error(StatusCode::BAD_GATEWAY, what))
+    }
+
+    fn error(&self, status: StatusCode, message: &str) -> ApiError {
+        ApiError::upstream(&self.name, status, message)
+    }
+}
+
+/// What every request carries, the key among it.
+fn headers(provider: &Provider) -> Result<HeaderMap, String> {
+    let mut headers = HeaderMap::new();
+    for (name, value) in &provider.headers {
+        let name: HeaderName = name.parse().map_err(|_| format!("`{name}` is not a header's name"))?;
+        let value =
+            HeaderValue::from_str(value).map_err(|_| format!("the value of header {name} is not text"))?;
+        headers.insert(name, value);
+    }
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let key = match &provider.api_key {
+        KeySource::None => None,
+        KeySource::Env(name) => {
+            Some(std::env::var(name).map_err(|_| format!("the environment variable {name} is not set"))?)
+        }
+        KeySource::File(path) => {
+            let text =
+                std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+            Some(text.lines().next().unwrap_or_default().trim().to_owned())
+        }
+    };
+    let secret = |text: String| {
+        let mut value = HeaderValue::try_from(text).map_err(|_| "the key is not visible ASCII".to_owned())?;
+        value.set_sensitive(true);
+        Ok::<_, String>(value)
+    };
+    match (provider.format, key) {
+        (Format::OpenAi, Some(key)) => {
+            headers.insert(header::AUTHORIZATION, secret(format!("Bearer {key}"))?);
+        }
+        (Format::Anthropic, key) => {
+            headers.insert("anthropic-version", ANTHROPIC_VERSION);
+            if let Some(key) = key {
+                headers.insert("x-api-key", secret(key)?);
+            }
+        }
+        (Format::OpenAi, None) => {}
+    }
+    Ok(headers)
+}
+
+/// `Retry-After` in seconds; dates are not taken.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?;
+    text.trim().parse().ok().map(Duration::from_secs)
+}
+
+/// An error with what caused it.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// An answer whose head has come.
+pub struct RemoteAnswer {
+    response: reqwest::Response,
+    frames: FrameReader,
+    decoder: StreamDecoder,
+    waiting: VecDeque<Piece>,
+    dialect: Dialect,
+    upstream: Place,
+    ended: bool,
+}
+
+/// A place among a provider's requests.
+struct Place {
+    name: String,
+    timeout: Duration,
+    _place: OwnedSemaphorePermit,
+}
+
+/// A frame of a stream, and what it says.
+#[derive(Debug)]
+pub struct Piece {
+    /// As it came.
+    pub frame: Frame,
+    /// Its meaning; none for a comment-like frame.
+    pub events: Vec<ChatEvent>,
+}
+
+impl RemoteAnswer {
+    /// The dialect that it is in.
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    /// The next frame; None after the stream's proper end. Loses nothing when dropped before it is ready.
+    pub async fn next(&mut self, limits: &mut Limits) -> Result<Option<Piece>, ApiError> {
+        loop {
+            if let Some(piece) = self.waiting.pop_front() {
+                return Ok(Some(piece));
+            }
+            if self.ended {
+                return Ok(None);
+            }
+            match self.chunk(limits).await? {
+                Some(bytes) => self.frames.push(&bytes).map_err(|error| self.garbled(&error.to_string()))?,
+                None => {
+                    self.frames.finish().map_err(|error| self.garbled(&error.to_string()))?;
+                    self.ended = true;
+                }
+            }
+            while let Some(frame) = self.frames.next() {
+                let mut events = Vec::new();
+                let progress = self
+                    .decoder
+                    .frame(&frame, &mut events)
+                    .map_err(|error| self.garbled(&error.to_string()))?;
+                self.waiting.push_back(Piece { frame, events });
+                if progress.is_done() {
+                    self.ended = true;
+                    return Ok(self.waiting.pop_front());
+                }
+            }
+            if self.ended {
+                self.decoder.end().map_err(|error| self.garbled(&error.to_string()))?;
+            }
+        }
+    }
+
+    /// The whole body.
+    pub async fn whole(mut self, limits: &mut Limits) -> Result<Vec<u8>, ApiError> {
+        self.bytes(ANSWER_BYTES_MAX, limits).await
+    }
+
+    async fn bytes(&mut self, bytes_max: usize, limits: &mut Limits) -> Result<Vec<u8>, ApiError> {
+        let mut all = Vec::new();
+        while let Some(bytes) = self.chunk(limits).await? {
+            if all.len() + bytes.len() > bytes_max {
+                return Err(self.garbled(&format!("its answer is longer than {bytes_max} bytes")));
+            }
+            all.extend_from_slice(&bytes);
+        }
+        Ok(all)
+    }
+
+    async fn chunk(&mut self, limits: &mut Limits) -> Result<Option<Bytes>, ApiError> {
+        let next = tokio::time::timeout(self.upstream.timeout, self.response.chunk());
+        match limits.bound(next).await? {
+            Ok(Ok(bytes)) => Ok(bytes),
+            Ok(Err(error)) => {
+                tracing::warn!(provider = self.upstream.name, error = %chain(&error), "an answer broke off");
+                Err(self.garbled("its answer broke off"))
+            }
+            Err(_) => {
+                let message = format!("nothing came for {} seconds", self.upstream.timeout.as_secs());
+                Err(ApiError::upstream(&self.upstream.name, StatusCode::GATEWAY_TIMEOUT, &message))
+            }
+        }
+    }
+
+    fn garbled(&self, message: &str) -> ApiError {
+        ApiError::upstream(&self.upstream.name, StatusCode::BAD_GATEWAY, message)
+    }
+}

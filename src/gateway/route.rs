@@ -1,0 +1,381 @@
+//! From the name in a request to the targets that are tried, in order.
+//!
+//! A name is a model, an alias, a route, or `auto`, which asks the rules. Rules see [`Facts`]; what
+//! they choose is one model, several in order, the cheapest that can do it, or one by weight. After a
+//! choice come the rule's fallbacks, then each model's own.
+//!
+//! How a task is named where the caller names none: `vision` with images, `agent` with tools,
+//! `reasoning` where reasoning is asked for, `long_document_qa` from 32,000 tokens on, else `chat`.
+//! A prompt's tokens are estimated from its bytes ([`BYTES_PER_TOKEN`]).
+//!
+//! Deliberately absent: trying ([`super::fallback`]), limits.
+
+use super::auth::{Keys, Tenant};
+use super::error::ApiError;
+use super::fallback::Health;
+use super::remote::Upstream;
+use crate::config::{Choice, Config, Facts, Model, Target as ConfigTarget};
+use axum::http::{HeaderMap, header};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The name that asks the rules.
+pub const AUTO: &str = "auto";
+/// UTF-8 bytes of a token, rounded down: English prose is at 4 to 5, code and other languages at 2 to 4.
+const BYTES_PER_TOKEN: u64 = 4;
+/// Tokens of an image, about those of a megapixel.
+const IMAGE_TOKENS: u64 = 1000;
+/// Prompts of so many tokens are about long documents, where nothing else is said.
+const LONG_TOKENS: u64 = 32_000;
+/// Output that is expected where the caller sets no bound.
+const EXPECTED_OUTPUT_TOKENS: u64 = 500;
+/// Longest path of names that lead to each other.
+const DEPTH_MAX: usize = 16;
+
+/// A model that requests can be sent to.
+pub struct Target {
+    /// Its entry in the configuration.
+    pub model: Model,
+    /// None: this process serves it.
+    pub upstream: Option<(Arc<Upstream>, String)>,
+    /// How it has done lately.
+    pub health: Health,
+}
+
+/// Where a request goes.
+pub struct Plan {
+    /// What chose: a name, `auto:LINE`, `auto`.
+    pub route: String,
+    /// In order, each once; at least one.
+    pub targets: Vec<Arc<Target>>,
+}
+
+/// A configuration with its upstreams.
+pub struct Routing {
+    config: Config,
+    targets: HashMap<String, Arc<Target>>,
+    keys: Keys,
+}
+
+/// What routing reads of a request.
+pub struct Asked<'a> {
+    /// The body, in either dialect.
+    pub body: &'a Value,
+    /// The caller's headers.
+    pub headers: &'a HeaderMap,
+    /// The request's path.
+    pub path: &'a str,
+    /// Whose request it is.
+    pub tenant: &'a Tenant,
+}
+
+impl Routing {
+    /// Makes the upstreams of a configuration. `api_keys` are accepted beside its own.
+    ///
+    /// # Errors
+    /// Where one cannot be made.
+    pub fn new(config: Config, api_keys: &[String]) -> Result<Self, String> {
+        let upstreams = config.providers.iter();
+        let upstreams =
+            upstreams.map(|(name, provider)| Ok((name, Arc::new(Upstream::new(name, provider)?))));
+        let upstreams: BTreeMap<_, _> = upstreams.collect::<Result<_, String>>()?;
+        let target = |model: &Model| {
+            let upstream = match &model.target {
+                ConfigTarget::Local(_) => None,
+                ConfigTarget::Upstream { provider, upstream_name } => {
+                    let upstream =
+                        upstreams.get(provider).ok_or_else(|| format!("there is no provider {provider}"))?;
+                    Some((upstream.clone(), upstream_name.clone()))
+                }
+            };
+            let target = Target { model: model.clone(), upstream, health: Health::default() };
+            Ok((model.name.clone(), Arc::new(target)))
+        };
+        let targets = config.models.iter().map(target).collect::<Result<_, String>>()?;
+        Ok(Self { targets, keys: Keys::new(api_keys, &config.keys), config })
+    }
+
+    /// What it was made from.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The accepted keys.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// Refuses names that a key may not ask for.
+    pub fn check_allowed(&self, name: &str, tenant: &Tenant) -> Result<(), ApiError> {
+        let own = self.config.aliases.get(name).map_or(name, String::as_str);
+        let allowed = &tenant.models;
+        match allowed.is_empty() || allowed.iter().any(|allowed| allowed == name || allowed == own) {
+            true => Ok(()),
+            false => Err(ApiError::not_allowed(name, allowed)),
+        }
+    }
+
+    /// A model by its own name or an alias.
+    pub fn target(&self, name: &str) -> Option<&Arc<Target>> {
+        let name = self.config.aliases.get(name).map_or(name, String::as_str);
+        self.targets.get(name)
+    }
+
+    /// All names that a caller may give, aliases excluded.
+    pub fn names(&self) -> Vec<&str> {
+        let models = self.config.models.iter().map(|model| model.name.as_str());
+        let routes = self.config.named_routes.keys().map(String::as_str);
+        let auto = (!self.config.routes.is_empty()).then_some(AUTO);
+        models.chain(routes).chain(auto).collect()
+    }
+
+    /// Where a request for `name` goes.
+    ///
+    /// # Errors
+    /// The caller's: a name that is none; nothing that can do what is asked.
+    pub fn plan(&self, name: &str, asked: &Asked<'_>) -> Result<Plan, ApiError> {
+        let forced = asked.headers.get("x-forwarded-to").and_then(|value| value.to_str().ok());
+        let name = forced.filter(|forced| self.is_name(forced)).unwrap_or(name);
+        self.check_allowed(name, asked.tenant)?;
+        let name = self.config.aliases.get(name).map_or(name, String::as_str);
+        let mut request = Request { routing: self, asked, facts: None };
+        let mut names = Vec::new();
+        let mut route = name.to_owned();
+        if name == AUTO && !self.config.routes.is_empty() {
+            let rule = self.config.first_rule(request.facts(name)).ok_or_else(|| no_rule(name))?;
+            route = format!("{AUTO}:{}", rule.line);
+            request.choose(&rule.choice, &mut names, 0)?;
+            for fallback in &rule.fallback {
+                request.name(fallback, &mut names, 0)?;
+            }
+        } else {
+            request.name(name, &mut names, 0)?;
+        }
+        for chosen in names.clone() {
+            names.extend(self.config.fallbacks.get(&chosen).into_iter().flatten().cloned());
+        }
+        let mut seen = std::collections::HashSet::new();
+        let targets = names.iter().filter(|name| seen.insert(name.as_str()));
+        Ok(Plan { route, targets: targets.filter_map(|name| self.targets.get(name).cloned()).collect() })
+    }
+
+    /// Whether a caller may give this name.
+    pub fn is_name(&self, name: &str) -> bool {
+        self.targets.contains_key(name)
+            || self.config.aliases.contains_key(name)
+            || self.config.named_routes.contains_key(name)
+            || name == AUTO
+    }
+}
+
+fn no_rule(name: &str) -> ApiError {
+    ApiError::no_route(&format!(
+        "no rule of `routes` matches this request for `{name}`, and none is the default"
+    ))
+}
+
+/// A request being routed.
+struct Request<'a> {
+    routing: &'a Routing,
+    asked: &'a Asked<'a>,
+    facts: Option<Facts>,
+}
+
+impl Request<'_> {
+    /// What rules may ask about; found out once, where some rule is asked.
+    fn facts(&mut self, name: &str) -> &Facts {
+        let Self { routing, asked, facts } = self;
+        facts.get_or_insert_with(|| facts_of(name, asked, &routing.config.header_names()))
+    }
+
+    /// Adds the models that a name stands for.
+    fn name(&mut self, name: &str, names: &mut Vec<String>, depth: usize) -> Result<(), ApiError> {
+        let config = &self.routing.config;
+        let name = config.aliases.get(name).map_or(name, String::as_str);
+        if self.routing.targets.contains_key(name) {
+            names.push(name.to_owned());
+            return Ok(());
+        }
+        match config.named_routes.get(name) {
+            // The configuration has no cycles; a bound all the same.
+            Some(choice) if depth < DEPTH_MAX => self.choose(choice, names, depth + 1),
+            _ => Err(ApiError::unknown_model(name, &self.routing.names())),
+        }
+    }
+
+    fn choose(&mut self, choice: &Choice, names: &mut Vec<String>, depth: usize) -> Result<(), ApiError> {
+        match choice {
+            Choice::Model(name) => self.name(name, names, depth),
+            Choice::Chain(chain) => chain.iter().try_for_each(|name| self.name(name, names, depth)),
+            Choice::Split(arms) => {
+                let arm = self.arm(arms).to_owned();
+                self.name(&arm, names, depth)
+            }
+            Choice::Cheapest(candidates) => {
+                let mut able = self.able(candidates)?;
+                able.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+                names.extend(able.into_iter().map(|(_, name)| name));
+                Ok(())
+            }
+        }
+    }
+
+    /// (expected dollars, name) of the candidates that can do the request.
+    fn able(&mut self, candidates: &[String]) -> Result<Vec<(f64, String)>, ApiError> {
+        let routing = self.routing;
+        let all = || routing.config.models.iter().map(|model| model.name.clone()).collect();
+        let candidates: Vec<String> = if candidates.is_empty() { all() } else { candidates.to_vec() };
+        let output = output_bound(self.asked.body);
+        let facts = self.facts(AUTO).clone();
+        let can = |target: &&Arc<Target>| {
+            let Model { capabilities, context, .. } = &target.model;
+            let wanted = facts.context_length + output.unwrap_or(0);
+            (facts.images == 0 || capabilities.images)
+                && (facts.tools == 0 || capabilities.tools)
+                && context.is_none_or(|context| wanted <= context as u64)
+                && !target.health.is_open()
+        };
+        let targets = candidates.iter().filter_map(|name| routing.target(name)).filter(can);
+        let cost = |target: &Arc<Target>| {
+            let price = target.model.price.as_ref();
+            // What has no price comes last.
+            price.map_or(f64::INFINITY, |price| {
+                let output = output.unwrap_or(EXPECTED_OUTPUT_TOKENS);
+                super::usage::dollars(price, facts.context_length, 0, output)
+            })
+        };
+        let able: Vec<_> = targets.map(|target| (cost(target), target.model.name.clone())).collect();
+        match able.is_empty() {
+            true => Err(ApiError::no_route(&format!(
+                "none of {} can do this request of about {} tokens with {} images and {} tools now",
+                candidates.join(", "),
+                facts.context_length,
+                facts.images,
+                facts.tools
+            ))),
+            false => Ok(able),
+        }
+    }
+
+    /// One by weight: the same for a caller's key, without one for a conversation.
+    fn arm<'c>(&self, arms: &'c [(String, u32)]) -> &'c str {
+        let key =
+            self.asked.headers.get(header::AUTHORIZATION).or_else(|| self.asked.headers.get("x-api-key"));
+        let first = || {
+            let messages = self.asked.body.get("messages").and_then(Value::as_array);
+            messages
+                .and_then(|messages| messages.iter().find(|message| message["role"] == "user"))
+                .map(Value::to_string)
+        };
+        let digest = match key {
+            Some(key) => Sha256::digest(key.as_bytes()),
+            None => Sha256::digest(first().unwrap_or_default()),
+        };
+        let draw = u64::from_le_bytes(digest[..8].try_into().expect("a digest has 32 bytes"));
+        let total: u64 = arms.iter().map(|(_, weight)| u64::from(*weight)).sum();
+        let mut at = draw % total.max(1);
+        for (name, weight) in arms {
+            match at.checked_sub(u64::from(*weight)) {
+                None => return name,
+                Some(rest) => at = rest,
+            }
+        }
+        arms.last().map_or("", |(name, _)| name)
+    }
+}
+
+/// The bound that the caller sets to the output.
+fn output_bound(body: &Value) -> Option<u64> {
+    ["max_completion_tokens", "max_tokens"].iter().find_map(|name| body.get(name)?.as_u64())
+}
+
+/// `x-novastack-NAME`, or `metadata.NAME` of the body.
+fn named<'a>(name: &str, asked: &Asked<'a>) -> Option<std::borrow::Cow<'a, str>> {
+    if let Some(value) = asked.headers.get(format!("x-novastack-{name}")) {
+        return value.to_str().ok().map(Into::into);
+    }
+    match asked.body.get("metadata")?.get(name)? {
+        Value::String(text) => Some(text.as_str().into()),
+        Value::Number(number) => Some(number.to_string().into()),
+        _ => None,
+    }
+}
+
+fn facts_of(name: &str, asked: &Asked<'_>, header_names: &[String]) -> Facts {
+    let Asked { body, headers, path, tenant } = *asked;
+    let mut size = Size::default();
+    for part in ["messages", "system", "tools"] {
+        size.add(body.get(part).unwrap_or(&Value::Null));
+    }
+    let context_length = size.bytes.div_ceil(BYTES_PER_TOKEN) + size.images * IMAGE_TOKENS;
+    let tools = body.get("tools").and_then(Value::as_array).map_or(0, |tools| tools.len() as u64);
+    let reasons = body.get("reasoning_effort").is_some_and(|effort| !effort.is_null() && effort != "none")
+        || body.pointer("/thinking/type").is_some_and(|kind| kind == "enabled" || kind == "adaptive");
+    let inferred = || match () {
+        () if size.images > 0 => "vision",
+        () if tools > 0 => "agent",
+        () if reasons => "reasoning",
+        () if context_length >= LONG_TOKENS => "long_document_qa",
+        () => "chat",
+    };
+    let header = |name: &String| {
+        let value = headers.get(name.as_str())?.to_str().ok()?;
+        Some((name.clone(), value.to_owned()))
+    };
+    Facts {
+        context_length,
+        task: named("task", asked).map_or_else(|| inferred().to_owned(), |task| task.into_owned()),
+        budget: named("budget", asked).and_then(|budget| budget.trim().parse().ok()),
+        model: name.to_owned(),
+        path: path.to_owned(),
+        key: tenant.name.clone(),
+        headers: header_names.iter().filter_map(header).collect(),
+        images: size.images,
+        tools,
+        unix_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+    }
+}
+
+/// What a prompt is made of.
+#[derive(Default)]
+struct Size {
+    /// Of text, names and JSON structure.
+    bytes: u64,
+    images: u64,
+}
+
+impl Size {
+    fn add(&mut self, value: &Value) {
+        match value {
+            Value::Null | Value::Bool(_) | Value::Number(_) => self.bytes += 1,
+            Value::String(text) => self.bytes += text.len() as u64,
+            Value::Array(items) => items.iter().for_each(|item| self.add(item)),
+            Value::Object(map) => match map.get("type").and_then(Value::as_str) {
+                Some("image_url" | "image" | "input_image")
+                    if map.keys().any(|key| key.starts_with("image") || key == "source") =>
+                {
+                    self.images += 1;
+                }
+                _ => map.iter().for_each(|(key, value)| {
+                    self.bytes += if key == "role" || key == "type" { 1 } else { key.len() as u64 / 2 };
+                    self.add(value);
+                }),
+            },
+        }
+    }
+}
+
+/// What routing alone is to see leaves the body: nothing of it reaches an upstream.
+pub fn strip(body: &mut Value) {
+    let Some(metadata) = body.get_mut("metadata").and_then(Value::as_object_mut) else { return };
+    metadata.shift_remove("task");
+    metadata.shift_remove("budget");
+    if metadata.is_empty()
+        && let Some(body) = body.as_object_mut()
+    {
+        body.shift_remove("metadata");
+    }
+}
