@@ -2,6 +2,7 @@
 
 mod bench;
 mod check;
+mod check_config;
 mod device;
 mod devices;
 mod goldens;
@@ -43,6 +44,8 @@ enum Command {
     },
     /// Say what a model is and what it needs, without loading or downloading its weights.
     Inspect(InspectArgs),
+    /// Check configurations (novastack.yaml) and say in plain words what they do.
+    CheckConfig(check_config::CheckConfigArgs),
     /// Say what this program could run on, and why not on the rest.
     Devices,
     /// Compare every GPU kernel with the CPU on random inputs.
@@ -149,6 +152,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => done(serve::run(*args)),
         Command::Pull { model } => done(pull(&model)),
         Command::Inspect(args) => done(inspect::run(&args)),
+        Command::CheckConfig(args) => Ok(check_config::run(&args)),
         Command::Selftest(args) => done(check::run(&args)),
         Command::Devices => {
             devices::run();

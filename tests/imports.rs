@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("protocol", &[]),
     ("clock", &[]),
-    ("gateway", &["text", "engine::handle", "protocol", "clock", "config"]),
     ("config", &["protocol"]),
+    ("gateway", &["text", "engine::handle", "protocol", "config", "clock"]),
     ("text", &["protocol", "checkpoint"]),
     ("checkpoint", &["protocol"]),
     ("engine::plan", &["protocol"]),
@@ -51,6 +51,7 @@ const MUST_NOT_NAME: &[(&str, &[&str], &str)] = &[
     ("bench", &["axum", "gateway"], "a benchmark measures the engine without HTTP"),
     ("bench::ops", &["tokio", "engine", "model"], "operations are measured on a backend alone"),
     ("checkpoint", &["axum", "tokio"], "only the gateway knows HTTP"),
+    ("config", &["axum", "tokio", "reqwest"], "a configuration is read and checked, nothing acts"),
 ];
 
 /// Where `unsafe` may stand.

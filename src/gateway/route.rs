@@ -304,7 +304,7 @@ fn named<'a>(name: &str, asked: &Asked<'a>) -> Option<std::borrow::Cow<'a, str>>
     }
 }
 
-fn facts_of(name: &str, asked: &Asked<'_>, header_names: &[String]) -> Facts {
+fn facts_of(name: &str, asked: &Asked<'_>, header_names: &[&str]) -> Facts {
     let Asked { body, headers, path, tenant } = *asked;
     let mut size = Size::default();
     for part in ["messages", "system", "tools"] {
@@ -321,9 +321,9 @@ fn facts_of(name: &str, asked: &Asked<'_>, header_names: &[String]) -> Facts {
         () if context_length >= LONG_TOKENS => "long_document_qa",
         () => "chat",
     };
-    let header = |name: &String| {
-        let value = headers.get(name.as_str())?.to_str().ok()?;
-        Some((name.clone(), value.to_owned()))
+    let header = |name: &&str| {
+        let value = headers.get(*name)?.to_str().ok()?;
+        Some((name.to_string(), value.to_owned()))
     };
     Facts {
         context_length,

@@ -1,0 +1,274 @@
+//! `novastack.yaml`: what a server serves, to whom, and by which rules. [`Config::load`] reads and
+//! validates a file; what comes out holds together: every name leads somewhere, every expression
+//! compiles. It needs neither keys nor weights nor network; what is missing of those are
+//! [`Config::warnings`]. The language is described in docs/config.md.
+//!
+//! A file is read into a tree that knows its lines ([`tree`]), and from there by hand into the types
+//! below, so that every mistake is found in one run and told with its line.
+//!
+//! Deliberately absent: everything that acts. The gateway routes, limits and connects.
+
+mod expression;
+mod load;
+mod models;
+mod names;
+mod providers;
+mod read;
+mod routes;
+pub mod rule;
+mod sections;
+mod tree;
+
+pub use load::ConfigErrors;
+pub use read::Surroundings;
+pub use rule::{Choice, Expression, Facts, Rule};
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// A validated configuration. Maps keep the file's order where it counts (models, routes).
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// Where to listen and where state is kept.
+    pub server: Server,
+    /// Upstreams by name.
+    pub providers: BTreeMap<String, Provider>,
+    /// What callers may name, in the file's order.
+    pub models: Vec<Model>,
+    /// Other names for models, named routes or `auto`. Chains are resolved: values are no aliases.
+    pub aliases: BTreeMap<String, String>,
+    /// For model `auto`: the first rule that matches chooses. A rule without a condition is last.
+    pub routes: Vec<Rule>,
+    /// Choices that callers may name as the model. They may choose each other, never in a circle.
+    pub named_routes: BTreeMap<String, Choice>,
+    /// Models tried in order when a model's own attempts are used up.
+    pub fallbacks: BTreeMap<String, Vec<String>>,
+    /// For every key that has none of its own.
+    pub limits: Limits,
+    /// Keys fixed by their hash, by name.
+    pub keys: BTreeMap<String, Key>,
+    /// What is valid but will not work as it stands: a key's environment variable that is not
+    /// set... Each as `FILE:LINE: message`.
+    pub warnings: Vec<String>,
+}
+
+impl Config {
+    /// Whether something has this name already.
+    pub fn is_name(&self, name: &str) -> bool {
+        self.models.iter().any(|model| model.name == name)
+            || self.aliases.contains_key(name)
+            || self.named_routes.contains_key(name)
+    }
+
+    /// The headers that some rule asks for, in lower case, each once.
+    pub fn header_names(&self) -> Vec<&str> {
+        let conditions = self.routes.iter().filter_map(|rule| rule.condition.as_ref());
+        let mut names: Vec<&str> = conditions.flat_map(Expression::headers).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// The first rule that a request meets; None when there is no default either.
+    pub fn first_rule(&self, facts: &Facts) -> Option<&Rule> {
+        self.routes
+            .iter()
+            .find(|rule| rule.condition.as_ref().is_none_or(|condition| condition.matches(facts)))
+    }
+}
+
+/// The mapping `server`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Server {
+    /// Default: 127.0.0.1.
+    pub host: Option<IpAddr>,
+    /// Default: 8000.
+    pub port: Option<u16>,
+    /// Environment variable that holds the admin key; without it the admin API is off.
+    pub admin_key_env: Option<String>,
+    /// Where keys and usage are kept.
+    pub store: Option<Store>,
+    /// Where limits are counted.
+    pub shared_limits: SharedLimits,
+}
+
+/// `store`: a URL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Store {
+    /// `sqlite:PATH`, relative to the configuration's folder.
+    Sqlite(std::path::PathBuf),
+    /// `postgres://...`
+    Postgres(String),
+}
+
+/// `shared_limits`: `memory` or a URL.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum SharedLimits {
+    /// Of this process alone.
+    #[default]
+    Memory,
+    /// `redis://...`: shared by several gateways.
+    Redis(String),
+}
+
+/// The wire format of an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// OpenAI's chat completions: `{base_url}/chat/completions`.
+    OpenAi,
+    /// Anthropic's messages: `{base_url}/v1/messages`.
+    Anthropic,
+}
+
+/// An upstream.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Provider {
+    /// Its wire format.
+    pub format: Format,
+    /// Without a trailing slash.
+    pub base_url: String,
+    /// Where its key is.
+    pub api_key: KeySource,
+    /// Sent with every request.
+    pub headers: BTreeMap<String, String>,
+    /// From the request to the head of the answer, and between two pieces of it.
+    pub timeout: Duration,
+    /// Until the connection stands.
+    pub connect_timeout: Duration,
+    /// Requests at a time.
+    pub concurrency_max: usize,
+    /// It continues a partial assistant message, so that a broken answer can be resumed there.
+    pub continues_partial: bool,
+}
+
+/// Where an upstream's key is. Read when the server starts, never logged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeySource {
+    /// The upstream wants none.
+    None,
+    /// An environment variable.
+    Env(String),
+    /// The first line of a file.
+    File(std::path::PathBuf),
+}
+
+/// What callers may name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Model {
+    /// Its name.
+    pub name: String,
+    /// Who answers.
+    pub target: Target,
+    /// Tokens of prompt and answer together, as far as the file says; a local model's checkpoint knows better.
+    pub context: Option<usize>,
+    /// What it costs.
+    pub price: Option<Price>,
+    /// What it can do.
+    pub capabilities: Capabilities,
+    /// For all callers together.
+    pub limits: Limits,
+}
+
+impl Model {
+    /// One that this process serves, with nothing said but its source.
+    pub fn local(name: String, source: String) -> Self {
+        let local = LocalModel { source, replicas: 1, ..LocalModel::default() };
+        Self {
+            name,
+            target: Target::Local(local),
+            context: None,
+            price: None,
+            capabilities: Capabilities::default(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// Who answers for a model.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Target {
+    /// This process.
+    Local(LocalModel),
+    /// A provider.
+    Upstream {
+        /// A name in [`Config::providers`].
+        provider: String,
+        /// What the provider calls the model.
+        upstream_name: String,
+    },
+}
+
+/// A model that this process serves. Options left out are those of `novastack serve`.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[allow(missing_docs)]
+pub struct LocalModel {
+    /// As for `novastack serve --model`: a hub id, a folder, a GGUF file, a name of the catalogue.
+    pub source: String,
+    pub device: Option<String>,
+    pub max_context: Option<usize>,
+    pub max_running: Option<u32>,
+    /// As in config.json; replaces the checkpoint's own.
+    pub rope_scaling: Option<serde_json::Value>,
+    /// Engines that serve it.
+    pub replicas: usize,
+}
+
+/// Dollars per million tokens.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Price {
+    /// Prompt tokens.
+    pub input: f64,
+    /// Generated tokens.
+    pub output: f64,
+    /// Prompt tokens that the upstream had cached; default: as `input`.
+    pub cached_input: Option<f64>,
+    /// Prices from so many prompt tokens on, ascending; they hold for the whole request.
+    pub tiers: Vec<PriceTier>,
+}
+
+/// Prices of long requests.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct PriceTier {
+    /// Prompts of more tokens than this.
+    pub above_input_tokens: usize,
+    pub input: f64,
+    pub output: f64,
+    pub cached_input: Option<f64>,
+}
+
+/// What a model takes. A file that does not say leaves everything possible but images for a local
+/// model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Capabilities {
+    pub tools: bool,
+    pub images: bool,
+    pub reasoning: bool,
+}
+
+/// Bounds; None: none.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[allow(missing_docs)]
+pub struct Limits {
+    pub requests_per_minute: Option<u64>,
+    pub tokens_per_minute: Option<u64>,
+    /// Requests at a time.
+    pub concurrency: Option<u64>,
+    pub dollars_per_day: Option<f64>,
+    pub dollars_per_month: Option<f64>,
+}
+
+/// A key that is fixed in the file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Key {
+    /// SHA-256 of the key.
+    pub sha256: [u8; 32],
+    /// Names that it may ask for; empty: all.
+    pub models: Vec<String>,
+    /// Its own, over the file's.
+    pub limits: Option<Limits>,
+    /// Prepaid dollars; None: no bound.
+    pub credit: Option<f64>,
+}
