@@ -6,9 +6,10 @@
 //! their events. An answer counts as begun with its first event, so that what fails before that can
 //! go to the next target.
 
-use super::dialect::decode::decode_whole;
-use super::dialect::encode::{AnswerHead, StreamEncoder, StreamOptions, encode_whole};
-use super::dialect::{ChatEvent, Dialect, StopReason, TokenUsage, to_anthropic, to_openai};
+use super::dialect::{
+    AnswerHead, ChatEvent, Dialect, EncodeError, EncodeOptions, Frame, StopReason, StreamEncoder, TokenUsage,
+    decode_whole, encode_whole, to_anthropic, to_openai,
+};
 use super::error::ApiError;
 use super::fallback::{self, Answered, Attempt};
 use super::local::{Generation, Limits, TextEvent};
@@ -141,13 +142,13 @@ impl Chat {
         match self.dialect {
             Dialect::OpenAi => submitted.respond(&self.app, self.context.clone()).await.map(Answer::Ours),
             Dialect::Anthropic => {
-                let mut events = LocalEvents { generation: submitted.generation, head: head(name) };
+                let mut events = LocalEvents { generation: submitted.generation };
                 if self.stream {
                     return Ok(Answer::Events(Box::new(events)));
                 }
                 let mut all = Vec::new();
                 while events.next(&mut all).await? {}
-                let whole = encode_whole(self.dialect, &events.head, &all);
+                let whole = self.whole(&self.head(name), &all)?;
                 Ok(Answer::Whole(whole, all))
             }
         }
@@ -172,28 +173,23 @@ impl Chat {
             }
         }
         let mut answer = upstream.send(body, extra, limits).await?;
-        let garbled = |error: ApiError| {
-            let then =
-                if error.status == StatusCode::GATEWAY_TIMEOUT { Then::Next } else { Then::Retry(None) };
-            Failure { error, then }
-        };
         if self.stream {
-            let first = answer.next(limits).await.map_err(garbled)?;
+            let first = answer.next(limits).await?;
             return Ok(Answer::Stream(Box::new(answer), first));
         }
-        let body = answer.whole(limits).await.map_err(garbled)?;
-        let events = decode_whole(upstream.dialect(), &body).map_err(|error| {
-            garbled(ApiError::upstream(upstream.name(), StatusCode::BAD_GATEWAY, &error.to_string()))
-        })?;
+        let body = answer.whole(limits).await?;
+        let events = decode_whole(upstream.dialect(), &body).map_err(|error| answer.unread(error))?;
         let whole = match upstream.dialect() == self.dialect {
             true => {
                 let whole = serde_json::from_slice(&body);
                 let mut whole: Value =
-                    whole.map_err(|error| garbled(ApiError::internal(&error.to_string())))?;
+                    whole.map_err(|error| Failure::report(ApiError::internal(&error.to_string())))?;
                 whole["model"] = target.model.name.as_str().into();
                 whole
             }
-            false => encode_whole(self.dialect, &head(&target.model.name), &events),
+            false => self
+                .whole(&self.head(&target.model.name), &events)
+                .map_err(|error| Failure { error, then: Then::Next })?,
         };
         Ok(Answer::Whole(whole, events))
     }
@@ -224,8 +220,26 @@ impl Chat {
         self.body.pointer("/stream_options/include_usage").and_then(Value::as_bool).unwrap_or(false)
     }
 
-    fn encoder(&self, head: AnswerHead) -> StreamEncoder {
-        StreamEncoder::new(self.dialect, head, StreamOptions { include_usage: self.wants_usage() })
+    fn whole(&self, head: &AnswerHead, events: &[ChatEvent]) -> Result<Value, ApiError> {
+        encode_whole(self.dialect, head, events).map_err(|error| untellable(&error))
+    }
+
+    fn encoder(&self, name: &str) -> StreamEncoder {
+        let options = EncodeOptions { include_usage: self.wants_usage(), ..EncodeOptions::default() };
+        StreamEncoder::new(self.dialect, self.head(name), options)
+    }
+
+    /// What an answer that is told anew says of itself.
+    fn head(&self, name: &str) -> AnswerHead {
+        let prefix = match self.dialect {
+            Dialect::OpenAi => "chatcmpl-",
+            Dialect::Anthropic => "msg_",
+        };
+        AnswerHead {
+            id: format!("{prefix}{}", uuid::Uuid::new_v4().simple()),
+            model: name.to_owned(),
+            created_unix_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        }
     }
 }
 
@@ -237,7 +251,7 @@ impl Answer {
             Answer::Ours(response) => response,
             Answer::Whole(whole, events) => with_cost(Json(whole).into_response(), target, &events),
             Answer::Events(events) => {
-                let encoder = chat.encoder(events.head.clone());
+                let encoder = chat.encoder(&target.model.name);
                 sse::response(LocalStream { events, encoder, id, _in_flight: in_flight }, keep_alive)
             }
             Answer::Stream(answer, first) => {
@@ -247,7 +261,7 @@ impl Answer {
                         name: name.clone(),
                         hides_usage: chat.dialect == Dialect::OpenAi && !chat.wants_usage(),
                     },
-                    false => Out::Anew(Box::new(chat.encoder(head(name)))),
+                    false => Out::Anew(Box::new(chat.encoder(name))),
                 };
                 let dialect = chat.dialect;
                 let source = RemoteStream { answer, first, out, dialect, limits, id, _in_flight: in_flight };
@@ -257,13 +271,9 @@ impl Answer {
     }
 }
 
-/// What an answer that is told anew says of itself.
-fn head(name: &str) -> AnswerHead {
-    AnswerHead {
-        id: uuid::Uuid::new_v4().simple().to_string(),
-        model: name.to_owned(),
-        created_unix_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
-    }
+/// What came cannot be said in the caller's dialect.
+fn untellable(error: &EncodeError) -> ApiError {
+    ApiError::upstream_answer(&error.to_string())
 }
 
 /// Names what the answer cost, where the model has a price and the usage is known.
@@ -307,7 +317,7 @@ impl FrameSource for RemoteStream {
     async fn next(&mut self, frames: &mut Frames) -> Result<bool, ApiError> {
         let piece = match self.first.take() {
             Some(piece) => Some(piece),
-            None => self.answer.next(&mut self.limits).await?,
+            None => self.answer.next(&mut self.limits).await.map_err(|failure| failure.error)?,
         };
         let Some(Piece { frame, events }) = piece else {
             if let Out::Anew(encoder) = &mut self.out {
@@ -316,7 +326,7 @@ impl FrameSource for RemoteStream {
             return Ok(false);
         };
         match &mut self.out {
-            Out::Anew(encoder) => events.iter().for_each(|event| encoder.event(event, frames.text())),
+            Out::Anew(encoder) => tell(encoder, &events, frames)?,
             Out::Same { name, hides_usage } => pass_on(&frame, name, *hides_usage, frames),
         }
         Ok(true)
@@ -325,6 +335,11 @@ impl FrameSource for RemoteStream {
     fn failed(&mut self, error: &ApiError, frames: &mut Frames) {
         fail(self.dialect, error, &self.id, frames);
     }
+}
+
+fn tell(encoder: &mut StreamEncoder, events: &[ChatEvent], frames: &mut Frames) -> Result<(), ApiError> {
+    let mut events = events.iter();
+    events.try_for_each(|event| encoder.event(event, frames.text())).map_err(|error| untellable(&error))
 }
 
 /// An error event of the dialect.
@@ -336,7 +351,7 @@ fn fail(dialect: Dialect, error: &ApiError, id: &str, frames: &mut Frames) {
 }
 
 /// A frame as it came, under our name for the model.
-fn pass_on(frame: &super::dialect::frames::Frame, name: &str, hides_usage: bool, frames: &mut Frames) {
+fn pass_on(frame: &Frame, name: &str, hides_usage: bool, frames: &mut Frames) {
     let renamed = serde_json::from_str::<Value>(&frame.data).ok().map(|mut data| {
         let holder = if data.get("message").is_some() { data.get_mut("message") } else { Some(&mut data) };
         if let Some(model) = holder.and_then(|holder| holder.get_mut("model")) {
@@ -366,7 +381,6 @@ fn pass_on(frame: &super::dialect::frames::Frame, name: &str, hides_usage: bool,
 /// An engine's answer as events of chat.
 struct LocalEvents {
     generation: Generation,
-    head: AnswerHead,
 }
 
 impl LocalEvents {
@@ -422,7 +436,7 @@ impl FrameSource for LocalStream {
     async fn next(&mut self, frames: &mut Frames) -> Result<bool, ApiError> {
         let mut events = Vec::new();
         let more = self.events.next(&mut events).await?;
-        events.iter().for_each(|event| self.encoder.event(event, frames.text()));
+        tell(&mut self.encoder, &events, frames)?;
         if !more {
             self.encoder.finish(frames.text());
         }

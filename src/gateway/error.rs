@@ -3,8 +3,7 @@
 //! must not see goes to the log.
 
 use super::auth::AuthError;
-use super::dialect::Dialect;
-use super::dialect::error::anthropic_error;
+use super::dialect::{Dialect, anthropic_error};
 use super::local::LocalError;
 use super::openai::fields::BadField;
 use crate::engine::handle::SubmitError;
@@ -148,6 +147,17 @@ impl ApiError {
             _ => ("server_error", "upstream_error"),
         };
         Self::new(status, kind, Some(code), format!("provider {provider}: {message}"))
+    }
+
+    /// 502: an answer that cannot be told in the caller's dialect.
+    pub fn upstream_answer(message: &str) -> Self {
+        Self::new(StatusCode::BAD_GATEWAY, "server_error", Some("upstream_error"), message.to_owned())
+    }
+
+    /// It is the request that is wrong.
+    pub fn invalid_request(mut self) -> Self {
+        (self.kind, self.code) = ("invalid_request_error", Some("invalid_request"));
+        self
     }
 
     /// 503: a target has failed so often that it is left out for a while.

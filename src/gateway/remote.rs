@@ -5,9 +5,9 @@
 //! logged; requests at a time, time without news, and the length of whole answers are bounded;
 //! dropping an answer closes its connection and frees its place.
 
-use super::dialect::decode::{StreamDecoder, decode_error};
-use super::dialect::frames::{Frame, FrameReader};
-use super::dialect::{ChatEvent, Dialect};
+use super::dialect::{
+    ChatEvent, DecodeError, Dialect, Frame, FrameReader, Progress, StreamDecoder, UpstreamError, decode_error,
+};
 use super::error::ApiError;
 use super::local::Limits;
 use crate::config::{Format, KeySource, Provider};
@@ -20,6 +20,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Longest whole answer. A model's longest output is well under a megabyte of text; logprobs make it more.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// Longest frame of a stream.
+const FRAME_BYTES_MAX: usize = 16 << 20;
 /// Longest body of an error that is read.
 const ERROR_BYTES_MAX: usize = 64 << 10;
 /// The version of Anthropic's API that is spoken.
@@ -51,6 +53,42 @@ impl Failure {
     /// Of a request that no target would take.
     pub fn report(error: impl Into<ApiError>) -> Self {
         Self { error: error.into(), then: Then::Report }
+    }
+
+    /// An error that a provider told of.
+    fn of_upstream(provider: &str, told: UpstreamError) -> Self {
+        let error = |status, message: &str| ApiError::upstream(provider, status, message);
+        match told.status {
+            // Another model may hold more.
+            400..=499 if told.is_context_length() => {
+                let code = Some("context_length_exceeded");
+                Self::next(ApiError {
+                    code,
+                    ..error(StatusCode::BAD_REQUEST, &told.message).invalid_request()
+                })
+            }
+            status @ (400 | 413 | 422) => {
+                let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
+                let error = error(status, &told.message).invalid_request();
+                Self { error: ApiError { param: told.param, ..error }, then: Then::Report }
+            }
+            408 | 409 | 425 | 429 | 500..=599 => {
+                let status = match told.status {
+                    429 => StatusCode::TOO_MANY_REQUESTS,
+                    503 | 529 => StatusCode::SERVICE_UNAVAILABLE,
+                    408 | 504 => StatusCode::GATEWAY_TIMEOUT,
+                    _ => StatusCode::BAD_GATEWAY,
+                };
+                let retry_after_s = told.retry_after.map(|after| after.as_secs().clamp(1, 3600) as u32);
+                let error = ApiError { retry_after_s, ..error(status, &told.message) };
+                Self { error, then: Then::Retry(told.retry_after) }
+            }
+            // Its key, its credit or its name for the model: nothing that the caller can mend.
+            other => {
+                let message = format!("it answered {other}: {}", told.message);
+                Self::next(error(StatusCode::BAD_GATEWAY, &message))
+            }
+        }
     }
 
     fn retry(error: ApiError) -> Self {
@@ -139,7 +177,7 @@ impl Upstream {
         let response = sent.map_err(|_| self.silent())?.map_err(|error| self.broken(&error))?;
         let mut answer = RemoteAnswer {
             response,
-            frames: FrameReader::new(),
+            frames: FrameReader::new(FRAME_BYTES_MAX),
             decoder: StreamDecoder::new(self.dialect()),
             waiting: VecDeque::new(),
             dialect: self.dialect(),
@@ -157,32 +195,9 @@ impl Upstream {
 
     /// An answer with another status than 2xx.
     fn refused(&self, status: StatusCode, retry_after: Option<Duration>, body: &[u8]) -> Failure {
-        let upstream = decode_error(self.dialect(), status.as_u16(), body);
-        tracing::warn!(provider = self.name, status = status.as_u16(), message = upstream.message, "refused");
-        let message = upstream.message;
-        match status.as_u16() {
-            400 | 413 | 422 => {
-                let mut error = self.error(status, &message);
-                error.kind = "invalid_request_error";
-                error.param = upstream.param;
-                Failure::report(error)
-            }
-            408 | 409 | 425 | 429 | 500..=599 => {
-                let status = match status.as_u16() {
-                    429 => StatusCode::TOO_MANY_REQUESTS,
-                    503 | 529 => StatusCode::SERVICE_UNAVAILABLE,
-                    408 | 504 => StatusCode::GATEWAY_TIMEOUT,
-                    _ => StatusCode::BAD_GATEWAY,
-                };
-                let mut error = self.error(status, &message);
-                error.retry_after_s = retry_after.map(|after| after.as_secs().clamp(1, 3600) as u32);
-                Failure { error, then: Then::Retry(retry_after) }
-            }
-            // Its key, its credit or its name for the model: nothing that the caller can mend.
-            other => {
-                Failure::next(self.error(StatusCode::BAD_GATEWAY, &format!("it answered {other}: {message}")))
-            }
-        }
+        let error = decode_error(status.as_u16(), body);
+        tracing::warn!(provider = self.name, status = error.status, message = error.message, "refused");
+        Failure::of_upstream(&self.name, UpstreamError { retry_after, ..error })
     }
 
     fn silent(&self) -> Failure {
@@ -295,7 +310,7 @@ impl RemoteAnswer {
     }
 
     /// The next frame; None after the stream's proper end. Loses nothing when dropped before it is ready.
-    pub async fn next(&mut self, limits: &mut Limits) -> Result<Option<Piece>, ApiError> {
+    pub async fn next(&mut self, limits: &mut Limits) -> Result<Option<Piece>, Failure> {
         loop {
             if let Some(piece) = self.waiting.pop_front() {
                 return Ok(Some(piece));
@@ -303,58 +318,69 @@ impl RemoteAnswer {
             if self.ended {
                 return Ok(None);
             }
-            match self.chunk(limits).await? {
-                Some(bytes) => self.frames.push(&bytes).map_err(|error| self.garbled(&error.to_string()))?,
-                None => {
-                    self.frames.finish().map_err(|error| self.garbled(&error.to_string()))?;
-                    self.ended = true;
-                }
+            let bytes = self.chunk(limits).await?;
+            self.read(bytes).map_err(|error| self.unread(error))?;
+        }
+    }
+
+    /// Reads what came; None is the end of the connection.
+    fn read(&mut self, bytes: Option<Bytes>) -> Result<(), DecodeError> {
+        let at_end = bytes.is_none();
+        match bytes {
+            Some(bytes) => self.frames.push(&bytes)?,
+            None => self.frames.finish()?,
+        }
+        while let Some(frame) = self.frames.next() {
+            let mut events = Vec::new();
+            let progress = self.decoder.frame(&frame, &mut events)?;
+            self.waiting.push_back(Piece { frame, events });
+            if progress == Progress::Done {
+                self.ended = true;
+                return Ok(());
             }
-            while let Some(frame) = self.frames.next() {
-                let mut events = Vec::new();
-                let progress = self
-                    .decoder
-                    .frame(&frame, &mut events)
-                    .map_err(|error| self.garbled(&error.to_string()))?;
-                self.waiting.push_back(Piece { frame, events });
-                if progress.is_done() {
-                    self.ended = true;
-                    return Ok(self.waiting.pop_front());
-                }
-            }
-            if self.ended {
-                self.decoder.end().map_err(|error| self.garbled(&error.to_string()))?;
-            }
+        }
+        self.ended = at_end;
+        if at_end { self.decoder.end() } else { Ok(()) }
+    }
+
+    /// What a body or a piece of one that cannot be read means.
+    pub fn unread(&self, error: DecodeError) -> Failure {
+        match error {
+            DecodeError::Upstream(told) => Failure::of_upstream(&self.upstream.name, told),
+            error => Failure::retry(self.garbled(&error.to_string())),
         }
     }
 
     /// The whole body.
-    pub async fn whole(mut self, limits: &mut Limits) -> Result<Vec<u8>, ApiError> {
+    pub async fn whole(&mut self, limits: &mut Limits) -> Result<Vec<u8>, Failure> {
         self.bytes(ANSWER_BYTES_MAX, limits).await
     }
 
-    async fn bytes(&mut self, bytes_max: usize, limits: &mut Limits) -> Result<Vec<u8>, ApiError> {
+    async fn bytes(&mut self, bytes_max: usize, limits: &mut Limits) -> Result<Vec<u8>, Failure> {
         let mut all = Vec::new();
         while let Some(bytes) = self.chunk(limits).await? {
             if all.len() + bytes.len() > bytes_max {
-                return Err(self.garbled(&format!("its answer is longer than {bytes_max} bytes")));
+                return Err(Failure::next(
+                    self.garbled(&format!("its answer is longer than {bytes_max} bytes")),
+                ));
             }
             all.extend_from_slice(&bytes);
         }
         Ok(all)
     }
 
-    async fn chunk(&mut self, limits: &mut Limits) -> Result<Option<Bytes>, ApiError> {
+    async fn chunk(&mut self, limits: &mut Limits) -> Result<Option<Bytes>, Failure> {
         let next = tokio::time::timeout(self.upstream.timeout, self.response.chunk());
-        match limits.bound(next).await? {
+        match limits.bound(next).await.map_err(Failure::report)? {
             Ok(Ok(bytes)) => Ok(bytes),
             Ok(Err(error)) => {
                 tracing::warn!(provider = self.upstream.name, error = %chain(&error), "an answer broke off");
-                Err(self.garbled("its answer broke off"))
+                Err(Failure::retry(self.garbled("its answer broke off")))
             }
             Err(_) => {
                 let message = format!("nothing came for {} seconds", self.upstream.timeout.as_secs());
-                Err(ApiError::upstream(&self.upstream.name, StatusCode::GATEWAY_TIMEOUT, &message))
+                let error = ApiError::upstream(&self.upstream.name, StatusCode::GATEWAY_TIMEOUT, &message);
+                Err(Failure::next(error))
             }
         }
     }

@@ -1,0 +1,6 @@
+//! Anthropic's messages.
+
+pub(super) mod decode;
+pub(super) mod encode;
+pub mod request;
+mod thinking;

@@ -1,0 +1,5 @@
+//! OpenAI's chat completions, as OpenAI and its many kin speak them.
+
+pub(super) mod decode;
+pub(super) mod encode;
+pub mod request;
