@@ -3,8 +3,8 @@
 //!
 //! Where target and caller speak the same, bodies and frames pass through but for the model's name,
 //! what is not known here with them. Else requests are translated and answers are told anew from
-//! their events. An answer counts as begun with its first event, so that what fails before that can
-//! go to the next target.
+//! their events. An answer counts as begun with the first event that says something, so that what
+//! fails before that can go to the next target.
 
 use super::dialect::{
     AnswerHead, ChatEvent, Dialect, EncodeError, EncodeOptions, Frame, StopReason, StreamEncoder, TokenUsage,
@@ -22,16 +22,17 @@ use super::sse::{self, FrameSource, Frames};
 use super::usage;
 use crate::protocol::FinishReason;
 use axum::extract::{Extension, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Json, Response};
 use serde_json::{Value, json};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Tokens of an answer from Anthropic's API where an OpenAI caller sets no bound: theirs is required.
 const ANTHROPIC_MAX_TOKENS: u64 = 8192;
-/// Headers of a caller that an upstream of its dialect sees.
-const PASSED_ON: [&str; 1] = ["anthropic-beta"];
+/// What callers of Anthropic's API ask for beyond its version: their upstream sees it too.
+const ANTHROPIC_BETA: HeaderName = HeaderName::from_static("anthropic-beta");
 
 /// `POST /v1/chat/completions`.
 pub async fn completions(
@@ -104,8 +105,8 @@ enum Answer {
     Ours(Response),
     /// Of one of our engines, by events.
     Events(Box<LocalEvents>),
-    /// An upstream's stream and its first frame.
-    Stream(Box<RemoteAnswer>, Option<Piece>),
+    /// An upstream's stream, and its frames up to the first that says something.
+    Stream(Box<RemoteAnswer>, VecDeque<Piece>),
     /// A whole answer in the caller's dialect, and its events.
     Whole(Value, Vec<ChatEvent>),
 }
@@ -163,18 +164,20 @@ impl Chat {
     ) -> Result<Answer, Failure> {
         let body = self.upstream_body(upstream.dialect(), upstream_name)?;
         let mut extra = HeaderMap::new();
-        if upstream.dialect() == self.dialect {
-            for name in PASSED_ON {
-                extra.extend(
-                    self.headers
-                        .get(name)
-                        .map(|value| (header::HeaderName::from_static(name), value.clone())),
-                );
-            }
+        if self.dialect == Dialect::Anthropic && upstream.dialect() == Dialect::Anthropic {
+            extra.extend(self.headers.get(ANTHROPIC_BETA).map(|value| (ANTHROPIC_BETA, value.clone())));
         }
         let mut answer = upstream.send(body, extra, limits).await?;
         if self.stream {
-            let first = answer.next(limits).await?;
+            let mut first = VecDeque::new();
+            while let Some(piece) = answer.next(limits).await? {
+                let says = |event: &ChatEvent| !matches!(event, ChatEvent::Start { .. } | ChatEvent::Usage(_));
+                let begins = piece.events.iter().any(says);
+                first.push_back(piece);
+                if begins {
+                    break;
+                }
+            }
             return Ok(Answer::Stream(Box::new(answer), first));
         }
         let body = answer.whole(limits).await?;
@@ -293,7 +296,7 @@ fn with_cost(mut response: Response, target: &Target, events: &[ChatEvent]) -> R
 /// An upstream's stream on its way to a caller.
 struct RemoteStream {
     answer: Box<RemoteAnswer>,
-    first: Option<Piece>,
+    first: VecDeque<Piece>,
     out: Out,
     dialect: Dialect,
     limits: Limits,
@@ -315,7 +318,7 @@ enum Out {
 
 impl FrameSource for RemoteStream {
     async fn next(&mut self, frames: &mut Frames) -> Result<bool, ApiError> {
-        let piece = match self.first.take() {
+        let piece = match self.first.pop_front() {
             Some(piece) => Some(piece),
             None => self.answer.next(&mut self.limits).await.map_err(|failure| failure.error)?,
         };

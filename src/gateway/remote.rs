@@ -182,7 +182,7 @@ impl Upstream {
             waiting: VecDeque::new(),
             dialect: self.dialect(),
             upstream: Place { name: self.name.clone(), timeout, _place: place },
-            ended: false,
+            state: State::Open,
         };
         let status = answer.response.status();
         if status.is_success() {
@@ -284,7 +284,14 @@ pub struct RemoteAnswer {
     waiting: VecDeque<Piece>,
     dialect: Dialect,
     upstream: Place,
-    ended: bool,
+    state: State,
+}
+
+/// How far a stream has come.
+enum State {
+    Open,
+    Ended,
+    Broken(DecodeError),
 }
 
 /// A place among a provider's requests.
@@ -309,38 +316,49 @@ impl RemoteAnswer {
         self.dialect
     }
 
-    /// The next frame; None after the stream's proper end. Loses nothing when dropped before it is ready.
+    /// The next frame; None after the stream's proper end. Frames that came before a failure are
+    /// told before it. Loses nothing when dropped before it is ready.
     pub async fn next(&mut self, limits: &mut Limits) -> Result<Option<Piece>, Failure> {
         loop {
             if let Some(piece) = self.waiting.pop_front() {
                 return Ok(Some(piece));
             }
-            if self.ended {
-                return Ok(None);
+            match &self.state {
+                State::Open => {}
+                State::Ended => return Ok(None),
+                State::Broken(error) => return Err(self.unread(error.clone())),
             }
             let bytes = self.chunk(limits).await?;
-            self.read(bytes).map_err(|error| self.unread(error))?;
+            let at_end = bytes.is_none();
+            self.state = match self.read(bytes) {
+                Ok(Progress::More) if !at_end => State::Open,
+                Ok(_) => State::Ended,
+                Err(error) => State::Broken(error),
+            };
         }
     }
 
     /// Reads what came; None is the end of the connection.
-    fn read(&mut self, bytes: Option<Bytes>) -> Result<(), DecodeError> {
+    fn read(&mut self, bytes: Option<Bytes>) -> Result<Progress, DecodeError> {
         let at_end = bytes.is_none();
-        match bytes {
-            Some(bytes) => self.frames.push(&bytes)?,
-            None => self.frames.finish()?,
-        }
+        // What is whole before something that is broken counts.
+        let read = match bytes {
+            Some(bytes) => self.frames.push(&bytes),
+            None => self.frames.finish(),
+        };
         while let Some(frame) = self.frames.next() {
             let mut events = Vec::new();
             let progress = self.decoder.frame(&frame, &mut events)?;
             self.waiting.push_back(Piece { frame, events });
             if progress == Progress::Done {
-                self.ended = true;
-                return Ok(());
+                return Ok(progress);
             }
         }
-        self.ended = at_end;
-        if at_end { self.decoder.end() } else { Ok(()) }
+        read?;
+        if at_end {
+            self.decoder.end()?;
+        }
+        Ok(Progress::More)
     }
 
     /// What a body or a piece of one that cannot be read means.

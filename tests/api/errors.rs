@@ -24,7 +24,7 @@ fn check(at: &str, status: u16, body: &Value, expected: (u16, &str, Option<&str>
 #[tokio::test]
 async fn requests_that_make_no_sense() {
     let server = serve(&["--max-body", "4K"]);
-    let client = reqwest::Client::new();
+    let client = crate::support::client();
     let send = async |method: Method, path: &str, kind: Option<&str>, body: Vec<u8>| {
         let mut request = client.request(method, format!("{}{path}", server.url)).body(body);
         if let Some(kind) = kind {

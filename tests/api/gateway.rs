@@ -74,7 +74,7 @@ fn fragile() -> LocalModel {
 #[tokio::test]
 async fn health_while_loading_and_after_the_engine_has_stopped() {
     let Gateway { address, registry, stop, task } = start(8).await;
-    let client = reqwest::Client::new();
+    let client = crate::support::client();
     let health = async || {
         let answer = client.get(format!("http://{address}/health")).send().await.expect("an answer");
         (answer.status().as_u16(), answer.json::<Value>().await.expect("JSON"))

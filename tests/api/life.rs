@@ -12,7 +12,7 @@ fn long() -> Value {
 
 /// Sends the request and reads until its first event.
 async fn started(url: &str, body: &Value) -> impl futures_util::Stream<Item = String> + Unpin + use<> {
-    let response = reqwest::Client::new().post(format!("{url}/v1/completions")).json(body).send().await;
+    let response = crate::support::client().post(format!("{url}/v1/completions")).json(body).send().await;
     let response = response.expect("an answer");
     assert_eq!(response.status().as_u16(), 200);
     let mut stream = Box::pin(response.bytes_stream().map(|chunk| {
@@ -36,7 +36,7 @@ async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 #[tokio::test]
 async fn keys_are_needed_everywhere_but_for_health() {
     let server = serve(&["--api-key", "first", "--api-key", "second"]);
-    let client = reqwest::Client::new();
+    let client = crate::support::client();
     let get = async |path: &str, key: Option<&str>| {
         let mut request = client.get(format!("{}{path}", server.url));
         if let Some(key) = key {
@@ -60,7 +60,7 @@ async fn keys_are_needed_everywhere_but_for_health() {
 #[tokio::test]
 async fn request_ids_and_cors() {
     let server = serve(&["--cors-origin", "https://example.org"]);
-    let client = reqwest::Client::new();
+    let client = crate::support::client();
     let url = format!("{}/v1/models", server.url);
     let given = client.get(&url).header("x-request-id", "mine-1").send().await.expect("an answer");
     assert_eq!(given.headers()["x-request-id"], "mine-1");
@@ -97,7 +97,7 @@ async fn a_client_that_disconnects_frees_its_place() {
 async fn a_full_queue_says_when_to_come_back() {
     let server = serve(&["--max-running", "1", "--max-queued", "1"]);
     let _running = started(&server.url, &completion(json!({"max_tokens": 480, "stream": true}))).await;
-    let client = reqwest::Client::new();
+    let client = crate::support::client();
     let url = format!("{}/v1/completions", server.url);
     let many = (0..8).map(|_| client.post(&url).json(&completion(json!({"max_tokens": 400}))).send());
     let answers = futures_util::future::join_all(many).await;

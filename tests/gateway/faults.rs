@@ -9,8 +9,8 @@ use std::time::Duration;
 
 const CONFIG: &str = r#"
 providers:
-  open: { format: openai, base_url: OPENAI/v1, timeout_s: 1, max_concurrency: 100 }
-  anth: { format: anthropic, base_url: ANTHROPIC, timeout_s: 1 }
+  open: { format: openai, base_url: @OPENAI/v1, timeout_s: 1, max_concurrency: 100 }
+  anth: { format: anthropic, base_url: @ANTHROPIC, timeout_s: 1 }
   gone: { format: openai, base_url: "http://127.0.0.1:9" }
 models:
   bad: { provider: open }
@@ -143,24 +143,12 @@ async fn after_the_first_byte() {
     let begun =
         |rest: Vec<Act>| [vec![Act::Send(stream_head()), Act::Send(whole[..cut].to_vec())], rest].concat();
     let error = b"data: {\"error\":{\"message\":\"it broke\",\"code\":500}}\n\n".to_vec();
-    let first = whole.windows(2).position(|bytes| bytes == b"\n\n").expect("a frame") + 2;
     let faults = [
         ("closes", begun(vec![])),
         ("stalls", begun(vec![Act::Hang])),
         ("half a character", vec![Act::Send(stream_head()), Act::Send(whole[..o_umlaut + 1].to_vec())]),
-        (
-            "garbage",
-            [
-                vec![Act::Send(stream_head()), Act::Send(whole[..first].to_vec())],
-                vec![Act::Send(b"data: {oh\n\n".to_vec())],
-            ]
-            .concat(),
-        ),
-        (
-            "an error event",
-            [vec![Act::Send(stream_head()), Act::Send(whole[..first].to_vec())], vec![Act::Send(error)]]
-                .concat(),
-        ),
+        ("garbage", begun(vec![Act::Send(b"\n\ndata: {oh\n\n".to_vec())])),
+        ("an error event", begun(vec![Act::Send(error)])),
         ("no end", vec![Act::Send(stream_head()), Act::Send(whole[..whole.len() / 2].to_vec())]),
     ];
     for (name, acts) in faults {

@@ -22,3 +22,10 @@ pub fn demo_checkpoint() -> Option<PathBuf> {
     }
     file
 }
+
+/// An HTTP client.
+pub fn client() -> reqwest::Client {
+    // A second call finds it installed.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::new()
+}

@@ -61,7 +61,7 @@ impl Server {
                         let url = url.to_string();
                         // The threads go on reading, so that the program never blocks on its output.
                         std::thread::spawn(move || inbox.iter().for_each(drop));
-                        return Ok(Server { child, url, client: reqwest::Client::new() });
+                        return Ok(Server { child, url, client: crate::support::client() });
                     }
                 }
                 Ok(Err(line)) => log = log + &line + "\n",
