@@ -33,7 +33,11 @@ fn explain(config: &Config) -> String {
     let mut out = String::new();
     section(&mut out, "server", server(config));
     section(&mut out, "models", table(config.models.iter().map(model)));
-    section(&mut out, "aliases", table(config.aliases.iter().map(|(name, end)| [name.clone(), format!("-> {end}")])));
+    section(
+        &mut out,
+        "aliases",
+        table(config.aliases.iter().map(|(name, end)| [name.clone(), format!("-> {end}")])),
+    );
     let mut rules: Vec<String> =
         config.routes.iter().enumerate().map(|(at, it)| format!("{}. {}", at + 1, rule(it))).collect();
     if config.routes.last().is_some_and(|last| last.condition.is_some()) {
@@ -42,18 +46,23 @@ fn explain(config: &Config) -> String {
     section(&mut out, "routes of model \"auto\" (the first match wins)", rules);
     let named = config.named_routes.iter().map(|(name, it)| [name.clone(), choice(it)]);
     section(&mut out, "named routes (asked for as the model)", table(named));
-    let fallbacks = config.fallbacks.iter().map(|(name, names)| [name.clone(), format!("-> {}", names.join(", then "))]);
+    let fallbacks =
+        config.fallbacks.iter().map(|(name, names)| [name.clone(), format!("-> {}", names.join(", then "))]);
     section(&mut out, "fallbacks (when a model's own attempts are used up)", table(fallbacks));
     section(&mut out, "limits of a key that has none of its own", vec![limits(&config.limits)]);
-    section(&mut out, "keys", table(config.keys.iter().map(|(name, key)| {
-        let models = match key.models.as_slice() {
-            [] => "all models".into(),
-            names => names.join(", "),
-        };
-        let credit = key.credit.map_or(String::new(), |credit| format!("; ${credit} prepaid"));
-        let own = key.limits.map_or(String::new(), |own| format!("; {}", limits(&own)));
-        [name.clone(), format!("{models}{own}{credit}")]
-    })));
+    section(
+        &mut out,
+        "keys",
+        table(config.keys.iter().map(|(name, key)| {
+            let models = match key.models.as_slice() {
+                [] => "all models".into(),
+                names => names.join(", "),
+            };
+            let credit = key.credit.map_or(String::new(), |credit| format!("; ${credit} prepaid"));
+            let own = key.limits.map_or(String::new(), |own| format!("; {}", limits(&own)));
+            [name.clone(), format!("{models}{own}{credit}")]
+        })),
+    );
     section(&mut out, "warnings", config.warnings.clone());
     out
 }
@@ -61,7 +70,9 @@ fn explain(config: &Config) -> String {
 fn section(out: &mut String, title: &str, lines: Vec<String>) {
     if !lines.is_empty() {
         let _ = write!(out, "\n{title}\n");
-        lines.iter().for_each(|line| drop(writeln!(out, "  {line}")));
+        for line in lines {
+            let _ = writeln!(out, "  {line}");
+        }
     }
 }
 
@@ -102,7 +113,8 @@ fn model(model: &Model) -> [String; 4] {
     let target = match &model.target {
         Target::Local(local) => {
             let device = local.device.as_ref().map_or(String::new(), |device| format!(" on {device}"));
-            let replicas = if local.replicas > 1 { format!(", {} replicas", local.replicas) } else { String::new() };
+            let replicas =
+                if local.replicas > 1 { format!(", {} replicas", local.replicas) } else { String::new() };
             format!("here: {}{device}{replicas}", local.source)
         }
         Target::Upstream { provider, upstream_name } => format!("{provider}: {upstream_name}"),
@@ -121,7 +133,11 @@ fn price(price: &Price) -> String {
         let _ = write!(text, ", ${cached} cached");
     }
     for tier in &price.tiers {
-        let _ = write!(text, "; above {} tokens ${} in, ${} out", tier.above_input_tokens, tier.input, tier.output);
+        let _ = write!(
+            text,
+            "; above {} tokens ${} in, ${} out",
+            tier.above_input_tokens, tier.input, tier.output
+        );
     }
     text + " per million"
 }
@@ -150,7 +166,10 @@ fn choice(choice: &Choice) -> String {
                 let percent = (f64::from(*weight) / total * 10_000.0).round() / 100.0;
                 format!("{percent}% {name}")
             };
-            format!("{}, sticky by key or conversation", arms.iter().map(share).collect::<Vec<_>>().join(", "))
+            format!(
+                "{}, sticky by key or conversation",
+                arms.iter().map(share).collect::<Vec<_>>().join(", ")
+            )
         }
     }
 }

@@ -3,6 +3,7 @@
 mod api;
 mod bench;
 mod checkpoint;
+mod config;
 mod imports;
 mod inspect;
 mod kernels;

@@ -329,14 +329,14 @@ impl Compiler<'_> {
         match (value.kind(), value.as_str()) {
             (_, Some(text)) => Ok(Typed::Text(Text::Constant(text.into()))),
             (ValueKind::Bool, _) => Ok(Typed::Truth(Truth::Constant(value.is_true()))),
-            (ValueKind::Number, _) => {
-                f64::try_from(value.clone()).map(|number| Typed::Number(Number::Constant(number))).map_err(
-                    |_| format!("the number {} is out of range", self.quoted(expr)),
-                )
-            }
-            _ => Err("`none` is nothing to compare with: without a budget, `budget` is more than any number; a \
+            (ValueKind::Number, _) => f64::try_from(value.clone())
+                .map(|number| Typed::Number(Number::Constant(number)))
+                .map_err(|_| format!("the number {} is out of range", self.quoted(expr))),
+            _ => Err(
+                "`none` is nothing to compare with: without a budget, `budget` is more than any number; a \
                       missing header is \"\""
-                .into()),
+                    .into(),
+            ),
         }
     }
 
@@ -460,7 +460,9 @@ impl Compiler<'_> {
         }
         let items: Vec<Typed> = items.iter().map(|item| self.typed(item)).collect::<Result<_, _>>()?;
         match items.iter().find(|item| !item.is_like(&items[0])) {
-            Some(other) => Err(format!("a list holds {} and {}: one kind only", items[0].kind(), other.kind())),
+            Some(other) => {
+                Err(format!("a list holds {} and {}: one kind only", items[0].kind(), other.kind()))
+            }
             None => Ok(Typed::List(items)),
         }
     }

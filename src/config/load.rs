@@ -63,12 +63,13 @@ impl Config {
         let unreadable =
             |problem: String| ConfigErrors { lines: vec![format!("{name}: {problem}")], more: 0 };
         // Said before a huge file is read.
-        let bytes = std::fs::metadata(path).map_err(|error| unreadable(format!("cannot be read: {error}")))?.len();
+        let bytes =
+            std::fs::metadata(path).map_err(|error| unreadable(format!("cannot be read: {error}")))?.len();
         if bytes > tree::FILE_BYTES_MAX as u64 {
             return Err(unreadable(format!("is larger than {} bytes", tree::FILE_BYTES_MAX)));
         }
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| unreadable(format!("cannot be read: {error}")))?;
+        let text =
+            std::fs::read_to_string(path).map_err(|error| unreadable(format!("cannot be read: {error}")))?;
         Self::parse(&text, &name, path.parent().unwrap_or(Path::new("")))
     }
 
@@ -161,14 +162,18 @@ fn warn_of_providers(reader: &mut Reader, config: &Config, lines: &BTreeMap<&str
     for (name, provider) in &config.providers {
         let line = lines.get(name.as_str()).copied().unwrap_or(0);
         let what = format!("provider {}", in_backticks(name));
-        let uses = |model: &Model| matches!(&model.target, Target::Upstream { provider, .. } if provider == name);
+        let uses =
+            |model: &Model| matches!(&model.target, Target::Upstream { provider, .. } if provider == name);
         if !config.models.iter().any(uses) {
             reader.warn(line, format!("{what}: no model uses it"));
             continue;
         }
         match &provider.api_key {
             KeySource::Env(variable) if !(reader.surroundings.variable_is_set)(variable) => {
-                reader.warn(line, format!("{what}: the environment variable {variable} with its key is not set"));
+                reader.warn(
+                    line,
+                    format!("{what}: the environment variable {variable} with its key is not set"),
+                );
             }
             KeySource::File(path) if !(reader.surroundings.exists)(path) => {
                 let path = in_backticks(&path.to_string_lossy());

@@ -60,13 +60,18 @@ fn model(reader: &mut Reader, key: &Key, node: &Node, providers: &BTreeMap<&str,
         (Some((_, node)), None) => local(reader, &fields, node, &what).map(Target::Local),
         (None, Some((_, node))) => upstream(reader, key, &fields, node, providers, &what),
         (Some(_), Some((key, _))) => {
-            reader.error(key.line, format!("{what} has a `source` and a `provider`: it is either local or upstream"));
+            reader.error(
+                key.line,
+                format!("{what} has a `source` and a `provider`: it is either local or upstream"),
+            );
             None
         }
         (None, None) => {
             reader.error(
                 key.line,
-                format!("{what} needs a `source` (this process serves it) or a `provider` (an upstream does)"),
+                format!(
+                    "{what} needs a `source` (this process serves it) or a `provider` (an upstream does)"
+                ),
             );
             None
         }
@@ -178,7 +183,10 @@ fn capabilities(reader: &mut Reader, fields: &Fields, is_local: bool, what: &str
             _ => {
                 let (hint, name) = (suggested(name, CAPABILITIES), in_backticks(name));
                 let there_are = listed(&CAPABILITIES);
-                reader.error(node.line, format!("{what}: unknown capability {name}{hint}; there are {there_are}"));
+                reader.error(
+                    node.line,
+                    format!("{what}: unknown capability {name}{hint}; there are {there_are}"),
+                );
             }
         }
     }
@@ -201,7 +209,8 @@ fn price(reader: &mut Reader, node: &Node, what: &str) -> Option<Price> {
             }
         }
         Some(node) => {
-            reader.error(node.line, format!("`tiers` of {what} must be a list of {{ above, input, output }}"));
+            reader
+                .error(node.line, format!("`tiers` of {what} must be a list of {{ above, input, output }}"));
         }
         None => {}
     }
@@ -213,7 +222,10 @@ fn tier(reader: &mut Reader, node: &Node, what: &str) -> Option<PriceTier> {
     let fields = reader.fields(node, what, &TIER_KEYS)?;
     let above = count(reader, &fields, "above", what);
     if fields.get("above").is_none() {
-        reader.error(fields.line, format!("{what} needs `above`: the number of prompt tokens from which it holds"));
+        reader.error(
+            fields.line,
+            format!("{what} needs `above`: the number of prompt tokens from which it holds"),
+        );
     }
     let (input, output, cached_input) = token_prices(reader, &fields, what)?;
     Some(PriceTier { above_input_tokens: above?, input, output, cached_input })
@@ -231,6 +243,7 @@ fn token_prices(reader: &mut Reader, fields: &Fields, what: &str) -> Option<(f64
             None
         }
     };
-    let (input, output, cached_input) = (price("input", true), price("output", true), price("cached_input", false));
+    let (input, output, cached_input) =
+        (price("input", true), price("output", true), price("cached_input", false));
     Some((input?, output?, cached_input))
 }

@@ -51,7 +51,10 @@ const PRESETS: [Preset; 12] = [
     hosted("dashscope", "https://dashscope-intl.aliyuncs.com/compatible-mode/v1", "DASHSCOPE_API_KEY"),
     hosted("moonshot", "https://api.moonshot.ai/v1", "MOONSHOT_API_KEY"),
     hosted("minimax", "https://api.minimax.io/v1", "MINIMAX_API_KEY"),
-    Preset { format: Format::Anthropic, ..hosted("anthropic", "https://api.anthropic.com", "ANTHROPIC_API_KEY") },
+    Preset {
+        format: Format::Anthropic,
+        ..hosted("anthropic", "https://api.anthropic.com", "ANTHROPIC_API_KEY")
+    },
     hosted("openai", "https://api.openai.com/v1", "OPENAI_API_KEY"),
     hosted("openrouter", "https://openrouter.ai/api/v1", "OPENROUTER_API_KEY"),
     own("vllm", "http://127.0.0.1:8000/v1"),
@@ -99,16 +102,17 @@ fn provider(reader: &mut Reader, fields: &Fields, what: &str) -> Option<Provider
         (Some(node), _) => base_url(reader, node, what),
         (None, Some(preset)) => Some(preset.base_url.to_owned()),
         (None, None) => {
-            reader.error(fields.line, format!("{what} needs a `base_url`, such as https://api.example.org/v1"));
+            reader
+                .error(fields.line, format!("{what} needs a `base_url`, such as https://api.example.org/v1"));
             None
         }
     };
     let api_key = api_key(reader, fields, preset, what);
     let headers = headers(reader, fields, what);
     let mut seconds = |name: &str, default: Duration, range| match fields.get(name) {
-        Some(node) => {
-            reader.number(node, &format!("`{name}` of {what}"), range).map_or(default, Duration::from_secs_f64)
-        }
+        Some(node) => reader
+            .number(node, &format!("`{name}` of {what}"), range)
+            .map_or(default, Duration::from_secs_f64),
         None => default,
     };
     let timeout = seconds("timeout_s", TIMEOUT_DEFAULT, 0.001..=86_400.0);
@@ -124,7 +128,10 @@ fn provider(reader: &mut Reader, fields: &Fields, what: &str) -> Option<Provider
     let (format, base_url) = (format?, base_url?);
     let line = fields.get("base_url").map_or(fields.line, |node| node.line);
     if format == Format::Anthropic && base_url.ends_with("/v1") {
-        reader.warn(line, format!("{what}: `/v1/messages` is appended to `base_url`, which ends in /v1 already"));
+        reader.warn(
+            line,
+            format!("{what}: `/v1/messages` is appended to `base_url`, which ends in /v1 already"),
+        );
     }
     if api_key != KeySource::None && base_url.starts_with("http://") && !is_loopback(&base_url) {
         reader.warn(line, format!("{what}: its key travels unencrypted, as `base_url` begins with http://"));
@@ -147,7 +154,8 @@ fn preset(reader: &mut Reader, node: &Node, what: &str) -> Option<&'static Prese
     if found.is_none() {
         let presets = PRESETS.map(|preset| preset.name);
         let (hint, name) = (suggested(name, presets), in_backticks(name));
-        reader.error(node.line, format!("{what}: unknown preset {name}{hint}; there are {}", listed(&presets)));
+        reader
+            .error(node.line, format!("{what}: unknown preset {name}{hint}; there are {}", listed(&presets)));
     }
     found
 }
@@ -158,7 +166,10 @@ fn format(reader: &mut Reader, node: &Node, what: &str) -> Option<Format> {
         "anthropic" => Some(Format::Anthropic),
         other => {
             let (hint, other) = (suggested(other, ["openai", "anthropic"]), in_backticks(other));
-            reader.error(node.line, format!("{what}: unknown format {other}{hint}; there are openai and anthropic"));
+            reader.error(
+                node.line,
+                format!("{what}: unknown format {other}{hint}; there are openai and anthropic"),
+            );
             None
         }
     }

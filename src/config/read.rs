@@ -57,7 +57,10 @@ impl Reader<'_> {
         match node {
             Some(Node { value: Value::Mapping(entries), .. }) => entries,
             Some(node) if !node.is_null() => {
-                self.error(node.line, format!("{what} must be a mapping from names, not {}", described(node)));
+                self.error(
+                    node.line,
+                    format!("{what} must be a mapping from names, not {}", described(node)),
+                );
                 &[]
             }
             _ => &[],
@@ -75,7 +78,11 @@ impl Reader<'_> {
             let hint = suggested(&key.text, allowed.iter().copied());
             self.error(
                 key.line,
-                format!("{what}: unknown key {}{hint}; allowed: {}", in_backticks(&key.text), listed(allowed)),
+                format!(
+                    "{what}: unknown key {}{hint}; allowed: {}",
+                    in_backticks(&key.text),
+                    listed(allowed)
+                ),
             );
         }
         Some(Fields { line: node.line, entries })

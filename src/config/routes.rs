@@ -91,7 +91,10 @@ impl Routes<'_, '_, '_> {
         let text = self.reader.text(node, &in_backticks(&key.text))?;
         Expression::compile(text)
             .map_err(|message| {
-                self.reader.error(node.line, format!("{}: {message}", in_backticks(&format!("{}: {text}", key.text))));
+                self.reader.error(
+                    node.line,
+                    format!("{}: {message}", in_backticks(&format!("{}: {text}", key.text))),
+                );
             })
             .ok()
     }
@@ -102,7 +105,8 @@ impl Routes<'_, '_, '_> {
         let [(key, node)] = given[..] else {
             let number = if given.is_empty() { "none" } else { "several" };
             let keys = listed(&CHOICE_KEYS);
-            self.reader.error(fields.line, format!("{what} needs exactly one of {keys}; it has {number} of them"));
+            self.reader
+                .error(fields.line, format!("{what} needs exactly one of {keys}; it has {number} of them"));
             return None;
         };
         match key.text.as_str() {

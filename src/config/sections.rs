@@ -36,7 +36,8 @@ pub fn server(reader: &mut Reader, root: &Fields) -> Server {
         && let Some(name) = reader.variable(node, "`admin_key_env`")
     {
         if !(reader.surroundings.variable_is_set)(name) {
-            reader.warn(node.line, format!("the environment variable {name} is not set: the admin API is off"));
+            reader
+                .warn(node.line, format!("the environment variable {name} is not set: the admin API is off"));
         }
         server.admin_key_env = Some(name.to_owned());
     }
@@ -130,7 +131,8 @@ fn key_models(reader: &mut Reader, names: &Names, node: &Node, what: &str) -> Ve
     let given = reader.texts(node, &what);
     if matches!(&node.value, super::tree::Value::List(items) if items.is_empty()) {
         // An empty list would mean all of them.
-        reader.error(node.line, format!("{what} is an empty list: name models, or leave it out to allow all"));
+        reader
+            .error(node.line, format!("{what} is an empty list: name models, or leave it out to allow all"));
     }
     for (name, node) in &given {
         names.check(reader, node.line, name, &what, Wanted::Any);
@@ -142,7 +144,10 @@ fn sha256(reader: &mut Reader, fields: &Fields, what: &str) -> Option<[u8; 32]> 
     let text = match fields.get("sha256") {
         Some(node) => reader.text(node, &format!("`sha256` of {what}"))?,
         None => {
-            reader.error(fields.line, format!("{what} needs `sha256`: the key's SHA-256, 64 hexadecimal digits"));
+            reader.error(
+                fields.line,
+                format!("{what} needs `sha256`: the key's SHA-256, 64 hexadecimal digits"),
+            );
             return None;
         }
     };
@@ -151,7 +156,10 @@ fn sha256(reader: &mut Reader, fields: &Fields, what: &str) -> Option<[u8; 32]> 
     if !is_hex {
         // Perhaps the key itself: it is not repeated.
         let line = fields.get("sha256").map_or(fields.line, |node| node.line);
-        reader.error(line, format!("`sha256` of {what} must be 64 hexadecimal digits: the key's SHA-256, not the key"));
+        reader.error(
+            line,
+            format!("`sha256` of {what} must be 64 hexadecimal digits: the key's SHA-256, not the key"),
+        );
         return None;
     }
     for (at, byte) in digest.iter_mut().enumerate() {

@@ -161,7 +161,10 @@ impl<'t> Builder<'t, '_, '_> {
     }
 
     fn anchored(&mut self, id: usize, line: usize) -> Result<Value, Fatal> {
-        let node = self.anchors.get(&id).ok_or((line, "this alias (`*name`) stands inside its own anchor".into()))?;
+        let node = self
+            .anchors
+            .get(&id)
+            .ok_or((line, "this alias (`*name`) stands inside its own anchor".into()))?;
         // Counted before it is copied, so that aliases of aliases cannot fill the memory.
         self.nodes += node.count();
         match self.nodes > NODES_MAX {
