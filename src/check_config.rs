@@ -70,7 +70,9 @@ fn explain(config: &Config) -> String {
 fn section(out: &mut String, title: &str, lines: Vec<String>) {
     if !lines.is_empty() {
         let _ = write!(out, "\n{title}\n");
-        lines.iter().for_each(|line| drop(writeln!(out, "  {line}")));
+        for line in lines {
+            let _ = writeln!(out, "  {line}");
+        }
     }
 }
 

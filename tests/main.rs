@@ -3,6 +3,7 @@
 mod api;
 mod bench;
 mod checkpoint;
+mod config;
 mod gateway;
 mod imports;
 mod inspect;

@@ -171,7 +171,8 @@ impl Chat {
         if self.stream {
             let mut first = VecDeque::new();
             while let Some(piece) = answer.next(limits).await? {
-                let says = |event: &ChatEvent| !matches!(event, ChatEvent::Start { .. } | ChatEvent::Usage(_));
+                let says =
+                    |event: &ChatEvent| !matches!(event, ChatEvent::Start { .. } | ChatEvent::Usage(_));
                 let begins = piece.events.iter().any(says);
                 first.push_back(piece);
                 if begins {

@@ -239,7 +239,8 @@ async fn a_local_model_answers_messages() {
     assert_eq!(openai_answer.says(), whole.says());
     // Here what the prefix cache held is counted apart.
     let prompt = |usage: &Value| {
-        usage["input_tokens"].as_u64().expect("tokens") + usage["cache_read_input_tokens"].as_u64().unwrap_or(0)
+        usage["input_tokens"].as_u64().expect("tokens")
+            + usage["cache_read_input_tokens"].as_u64().unwrap_or(0)
     };
     assert_eq!(openai_answer.json()["usage"]["prompt_tokens"], prompt(&answer["usage"]));
     body["stream"] = true.into();

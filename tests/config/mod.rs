@@ -1,0 +1,283 @@
+//! `novastack.yaml`: the examples load and mean what they say, and mistakes are told.
+
+mod expressions;
+mod mistakes;
+mod program;
+mod random;
+
+use novastack::config::{
+    Capabilities, Choice, Config, ConfigErrors, Facts, Format, KeySource, SharedLimits, Store, Surroundings,
+    Target,
+};
+use std::path::Path;
+use std::time::Duration;
+
+const EXAMPLE: &str = include_str!("novastack.yaml");
+const ROUTES_IF: &str = include_str!("routes-if.yaml");
+const ROUTES_MATCH: &str = include_str!("routes-match.yaml");
+
+/// Where every variable is set and every file exists.
+fn parse(text: &str) -> Result<Config, ConfigErrors> {
+    let surroundings = Surroundings { variable_is_set: &|_| true, exists: &|_| true };
+    Config::parse_in(text, "f.yaml", Path::new("/etc/nova"), &surroundings)
+}
+
+/// Where nothing is set and nothing exists.
+fn parse_bare(text: &str) -> Result<Config, ConfigErrors> {
+    let surroundings = Surroundings { variable_is_set: &|_| false, exists: &|_| false };
+    Config::parse_in(text, "f.yaml", Path::new("/etc/nova"), &surroundings)
+}
+
+fn ok(text: &str) -> Config {
+    parse(text).unwrap_or_else(|errors| panic!("{errors}\n{text}"))
+}
+
+/// What the first matching rule chooses.
+fn chosen(config: &Config, facts: &Facts) -> Option<Choice> {
+    config.first_rule(facts).map(|rule| rule.choice.clone())
+}
+
+fn one(name: &str) -> Option<Choice> {
+    Some(Choice::Model(name.into()))
+}
+
+#[test]
+fn the_example_is_read() {
+    let config = ok(EXAMPLE);
+    assert_eq!(config.server.port, Some(8000));
+    assert_eq!(config.server.host, Some("127.0.0.1".parse().expect("an address")));
+    assert_eq!(config.server.store, Some(Store::Sqlite("/etc/nova/novastack.db".into())));
+    assert_eq!(config.server.shared_limits, SharedLimits::Memory);
+    assert_eq!(config.server.admin_key_env.as_deref(), Some("NOVASTACK_ADMIN_KEY"));
+
+    let moonshot = &config.providers["moonshot"];
+    assert_eq!((moonshot.format, moonshot.concurrency_max), (Format::OpenAi, 64));
+    assert_eq!(moonshot.base_url, "https://api.moonshot.ai/v1");
+    assert_eq!(moonshot.api_key, KeySource::Env("MOONSHOT_API_KEY".into()));
+    assert_eq!(config.providers["anthropic"].format, Format::Anthropic);
+    let spare = &config.providers["spare"];
+    assert_eq!((spare.timeout, spare.continues_partial), (Duration::from_secs(120), true));
+    assert_eq!((spare.headers["x-team"].as_str(), &spare.api_key), ("search", &KeySource::None));
+
+    let names: Vec<&str> = config.models.iter().map(|model| model.name.as_str()).collect();
+    assert_eq!(names, ["qwen3-235b", "deepseek-v4-pro", "kimi-2.6", "minimax-2.7", "claude-opus-4.7"]);
+    let Target::Local(local) = &config.models[0].target else { panic!("{:?}", config.models[0]) };
+    assert_eq!(local.source, "Qwen/Qwen3-235B-A22B");
+    assert_eq!(local.device.as_deref(), Some("hip:0,1,2,3,4,5,6,7"));
+    assert_eq!((local.max_context, local.replicas), (Some(131_072), 1));
+    assert_eq!(local.rope_scaling, Some(serde_json::json!({ "type": "yarn", "factor": 4 })));
+    assert_eq!(config.models[0].capabilities, Capabilities { tools: true, images: false, reasoning: true });
+    let deepseek = config.models[1].price.as_ref().expect("a price");
+    assert_eq!((deepseek.input, deepseek.output, deepseek.cached_input), (0.48, 0.48, Some(0.05)));
+    let upstream = Target::Upstream { provider: "anthropic".into(), upstream_name: "claude-opus-4-7".into() };
+    assert_eq!(config.models[4].target, upstream);
+
+    assert_eq!(config.aliases["gpt-4o"], "auto");
+    assert_eq!(config.aliases["qwen3-235b-a22b"], "qwen3-235b");
+    assert_eq!(config.fallbacks["qwen3-235b"], ["deepseek-v4-pro", "kimi-2.6"]);
+    assert_eq!(config.limits.tokens_per_minute, Some(400_000));
+    assert_eq!(config.limits.dollars_per_month, Some(50.0));
+    let ci = &config.keys["ci"];
+    assert_eq!((ci.sha256[0], ci.sha256[31], ci.credit), (0x9f, 0x08, Some(50.0)));
+    assert_eq!(ci.models, ["auto", "qwen3-235b"]);
+    assert_eq!(ci.limits.expect("limits").requests_per_minute, Some(60));
+    let cheap = ["deepseek-v4-pro", "minimax-2.7", "qwen3-235b"].map(String::from).to_vec();
+    assert_eq!(config.named_routes["cheap"], Choice::Cheapest(cheap));
+    assert_eq!(config.named_routes["long"], Choice::Chain(vec!["kimi-2.6".into(), "qwen3-235b".into()]));
+    assert_eq!(config.header_names(), ["x-forwarded-to"]);
+}
+
+#[test]
+fn the_examples_rules_choose_as_written() {
+    let config = ok(EXAMPLE);
+    let facts = Facts::default;
+    assert_eq!(config.routes.len(), 8);
+    assert_eq!(
+        config.routes[0].line,
+        EXAMPLE.lines().position(|l| l.contains("> 80000")).expect("a rule") + 1
+    );
+    assert_eq!(chosen(&config, &Facts { context_length: 80_001, ..facts() }), one("kimi-2.6"));
+    assert_eq!(chosen(&config, &Facts { context_length: 80_000, ..facts() }), one("deepseek-v4-pro"));
+    assert_eq!(chosen(&config, &Facts { task: "reasoning".into(), ..facts() }), one("qwen3-235b"));
+    let headers = vec![("x-forwarded-to".to_owned(), "claude".to_owned())];
+    assert_eq!(chosen(&config, &Facts { headers, ..facts() }), one("claude-opus-4.7"));
+    let images = ["minimax-2.7", "kimi-2.6", "claude-opus-4.7"].map(String::from).to_vec();
+    assert_eq!(chosen(&config, &Facts { images: 2, ..facts() }), Some(Choice::Cheapest(images)));
+    let split = Choice::Split(vec![("qwen3-235b".into(), 90), ("deepseek-v4-pro".into(), 10)]);
+    assert_eq!(chosen(&config, &Facts { task: "chat".into(), ..facts() }), Some(split));
+    assert_eq!(config.routes[2].fallback, ["qwen3-235b"]);
+}
+
+#[test]
+fn both_spellings_are_the_same_rules() {
+    let by_if = ok(ROUTES_IF);
+    let facts = |task: &str, context_length, budget| Facts {
+        task: task.into(),
+        context_length,
+        budget,
+        ..Facts::default()
+    };
+    assert_eq!(chosen(&by_if, &facts("long_document_qa", 100_001, None)), one("kimi-2.6"));
+    assert_eq!(by_if.routes[0].fallback, ["qwen3-235b"]);
+    assert_eq!(chosen(&by_if, &facts("reasoning", 0, Some(0.0004))), one("deepseek-v4-pro"));
+    assert_eq!(chosen(&by_if, &facts("reasoning", 0, Some(0.0005))), None);
+    assert_eq!(chosen(&by_if, &facts("reasoning", 0, None)), None, "no budget is no small budget");
+
+    let by_match = ok(ROUTES_MATCH);
+    assert_eq!(chosen(&by_match, &facts("reasoning", 0, None)), one("qwen3-235b"));
+    assert_eq!(chosen(&by_match, &facts("", 0, None)), one("deepseek-v4-pro"));
+    // Without `upstream_name`, a model is called by its own name.
+    let Target::Upstream { upstream_name, .. } = &by_match.models[0].target else { panic!("upstream") };
+    assert_eq!(upstream_name, "kimi-2.6");
+
+    let swap =
+        |text: &str| text.replace("match:", "if:").replace("model:", "use:").replace("routes:", "route:");
+    let swapped = ok(&swap(ROUTES_MATCH));
+    for (one, other) in by_match.routes.iter().zip(&swapped.routes) {
+        assert_eq!((&one.choice, one.line), (&other.choice, other.line));
+    }
+}
+
+#[test]
+fn every_preset_is_whole_and_can_be_overridden() {
+    let presets = [
+        "deepseek",
+        "qwen",
+        "dashscope",
+        "moonshot",
+        "minimax",
+        "anthropic",
+        "openai",
+        "openrouter",
+        "vllm",
+        "sglang",
+        "llama-server",
+        "novastack",
+    ];
+    for preset in presets {
+        let text =
+            format!("providers: {{ p: {{ preset: {preset} }} }}\nmodels: {{ m: {{ provider: p }} }}\n");
+        let provider = ok(&text).providers["p"].clone();
+        let is_own = ["vllm", "sglang", "llama-server", "novastack"].contains(&preset);
+        assert_eq!(provider.api_key == KeySource::None, is_own, "{preset}");
+        assert!(
+            provider.base_url.starts_with(if is_own { "http://127.0.0.1:" } else { "https://" }),
+            "{preset}"
+        );
+        let text = text.replace(
+            &format!("preset: {preset}"),
+            &format!(
+                "preset: {preset}, format: anthropic, base_url: \"https://h:8/x/\", api_key_file: k, timeout_s: 0.5"
+            ),
+        );
+        let provider = ok(&text).providers["p"].clone();
+        assert_eq!((provider.format, provider.base_url.as_str()), (Format::Anthropic, "https://h:8/x"));
+        assert_eq!(provider.api_key, KeySource::File("/etc/nova/k".into()));
+        assert_eq!(provider.timeout, Duration::from_millis(500));
+    }
+    let text = "providers: { p: { preset: openai, api_key_env: } }\nmodels: { m: { provider: p } }\n";
+    assert_eq!(ok(text).providers["p"].api_key, KeySource::None);
+}
+
+#[test]
+fn prices_keys_and_replicas() {
+    let config = ok(r#"
+providers: { up: { preset: openai } }
+models:
+  a: { provider: up, price: { input: 1, output: 2, tiers: [{ above: 200000, input: 2, output: 3.5, cached_input: 0.2 }] } }
+  b: { provider: up, capabilities: [], limits: { concurrency: 3 } }
+  c: { source: ./m.gguf, replicas: 2, max_running: 8, device: cpu }
+aliases: { short: long-name, long-name: b }
+prices:
+  short: { input: 0, output: 1e-3 }
+named_routes: { x: { split: { y: 1, a: 3 } }, y: [c, short], z: cheapest, w: { cheapest: all } }
+routes:
+  - { match: model == "p", use: short, fallback: [x, a] }
+  - default: [a, y]
+"#);
+    let price = config.models[0].price.as_ref().expect("a price");
+    assert_eq!((price.tiers[0].above_input_tokens, price.tiers[0].cached_input), (200_000, Some(0.2)));
+    assert_eq!(config.models[1].price.as_ref().expect("a price").output, 0.001);
+    assert_eq!(config.models[1].capabilities, Capabilities::default());
+    assert_eq!(config.models[1].limits.concurrency, Some(3));
+    assert_eq!(config.models[0].capabilities, Capabilities { tools: true, images: true, reasoning: true });
+    assert!(!config.models[2].capabilities.images);
+    let Target::Local(local) = &config.models[2].target else { panic!("local") };
+    assert_eq!((local.replicas, local.max_running), (2, Some(8)));
+    assert_eq!(Path::new(&local.source), Path::new("/etc/nova/./m.gguf"));
+    assert_eq!(config.aliases["short"], "b", "chains of aliases are followed");
+    assert_eq!(config.routes[0].choice, Choice::Model("b".into()), "so are those of rules");
+    assert_eq!(config.routes[0].fallback, ["x", "a"]);
+    assert_eq!(config.routes[1].choice, Choice::Chain(vec!["a".into(), "y".into()]));
+    assert_eq!(config.named_routes["y"], Choice::Chain(vec!["c".into(), "b".into()]));
+    assert_eq!(config.named_routes["z"], Choice::Cheapest(vec![]));
+    assert_eq!(config.named_routes["w"], Choice::Cheapest(vec![]));
+}
+
+#[test]
+fn anchors_and_numbers_as_names() {
+    let config =
+        ok("providers: { up: { preset: vllm, base_url: http://h/v1 } }\nmodels:\n  1.5: &m { provider: up, \
+                     context: 7 }\n  on: *m\n");
+    assert_eq!(config.models[0].name, "1.5");
+    assert_eq!((config.models[1].name.as_str(), config.models[1].context), ("on", Some(7)));
+}
+
+#[test]
+fn warnings_are_no_errors() {
+    let warnings = parse_bare(EXAMPLE).expect("valid").warnings;
+    for words in [
+        "f.yaml:5: the environment variable NOVASTACK_ADMIN_KEY is not set",
+        "provider `deepseek`: the environment variable DEEPSEEK_API_KEY",
+        "provider `spare`: no model uses it",
+    ] {
+        assert!(warnings.iter().any(|warning| warning.contains(words)), "{words}: {warnings:?}");
+    }
+    assert_eq!(ok(EXAMPLE).warnings.len(), 1, "{:?}", ok(EXAMPLE).warnings);
+
+    let text = "
+server: { port: 9000 }
+providers:
+  far: { format: openai, base_url: http://example.org/v1, api_key_file: k.txt }
+  near: { format: anthropic, base_url: http://127.0.0.1:9000/v1 }
+models:
+  a: { provider: far }
+  b: { provider: near }
+  c: { source: ./gone }
+aliases: { gpt-4o: auto }
+keys: { ci: { sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08, models: [auto] } }
+";
+    let warnings = parse_bare(text).expect("valid").warnings.join("\n");
+    for words in [
+        "f.yaml:4: provider `far`: its key travels unencrypted",
+        "f.yaml:4: provider `far`: the file `/etc/nova/k.txt` with its key does not exist",
+        "f.yaml:5: provider `near`: `/v1/messages` is appended",
+        "f.yaml:5: provider `near`: http://127.0.0.1:9000/v1 is where this server itself listens",
+        "f.yaml:9: model `c`: its source `./gone` does not exist",
+        "f.yaml:10: alias `gpt-4o` stands for `auto`, and there are no `routes`",
+        "f.yaml:11: key `ci` may ask for `auto`, and there are no `routes`",
+    ] {
+        assert!(warnings.contains(words), "{words}\n{warnings}");
+    }
+}
+
+#[test]
+fn the_documented_example_runs_as_it_stands() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/novastack.example.yaml");
+    let text = std::fs::read_to_string(&path).expect("the example");
+    // Nothing is set and nothing exists: it needs no keys and no files.
+    let config = parse_bare(&text).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(config.warnings, Vec::<String>::new());
+    assert!(
+        matches!(&config.models[0].target, Target::Local(local) if local.source == "smollm2-135m-instruct")
+    );
+    assert!(config.first_rule(&Facts::default()).is_some(), "`auto` is answered");
+
+    // So do the examples in docs/config.md.
+    let guide = include_str!("../../docs/config.md");
+    let whole: Vec<&str> =
+        guide.split("```yaml\n").skip(1).filter_map(|part| part.split("```").next()).collect();
+    let whole: Vec<&&str> = whole.iter().filter(|text| text.contains("models:")).collect();
+    assert!(!whole.is_empty());
+    whole.iter().for_each(|text| drop(ok(text)));
+}
