@@ -4,7 +4,7 @@
 //! wire types into [`protocol`] requests, as [`config`] says; [`text`] renders the chat template and tokenizes;
 //! [`engine`] schedules and executes steps; [`model`] is the forward pass, written once over
 //! the [`backend`] trait; [`checkpoint`] is where weights come from. [`selftest`]
-//! holds GPUs against the CPU. [`config`] is `novastack.yaml`. [`clock`] is the time.
+//! holds GPUs against the CPU. [`config`] is `novastack.yaml`; [`store`] keeps what outlives a process. [`clock`] is the time.
 //!
 //! Who may import whom is written in `tests/imports.rs`, which enforces it.
 
@@ -13,6 +13,7 @@
 
 pub mod config;
 pub mod gateway;
+pub mod store;
 pub mod protocol;
 pub mod text;
 pub mod engine;

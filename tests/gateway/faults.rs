@@ -164,7 +164,11 @@ async fn after_the_first_byte() {
             "{name}: {}",
             told.text
         );
-        assert!(!told.text.ends_with("[DONE]\n\n") && TEXT.starts_with(&told.says()), "{name}: {}", told.text);
+        assert!(
+            !told.text.ends_with("[DONE]\n\n") && TEXT.starts_with(&told.says()),
+            "{name}: {}",
+            told.text
+        );
         openai.once("bad", acts);
         let told = gateway.message("safe", true).await;
         let last = told.data().pop().unwrap_or_default();

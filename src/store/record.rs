@@ -1,0 +1,53 @@
+//! A usage record.
+
+/// How an attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The whole answer was sent.
+    Completed,
+    /// The caller went away; tokens are those that had come.
+    Cancelled,
+    /// The target failed, before or after its first byte.
+    Failed,
+}
+
+/// One attempt to answer a request by one target.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UsageRecord {
+    /// When the attempt began, in milliseconds since 1970.
+    pub unix_ms: u64,
+    /// The request's id; its attempts share it.
+    pub request_id: String,
+    /// Which attempt of the request, from 1.
+    pub attempt: u32,
+    /// The key's name; empty without keys.
+    pub key: String,
+    /// What chose the model: a name, `auto:LINE`.
+    pub route: String,
+    /// The model.
+    pub model: String,
+    /// Who served it; None: this process.
+    pub provider: Option<String>,
+    /// As named by the caller or inferred; empty where nobody asked.
+    pub task: String,
+    /// Tokens of the prompt, cached ones included.
+    pub input_tokens: u64,
+    /// Of those, from a cache.
+    pub cached_tokens: u64,
+    /// Generated.
+    pub output_tokens: u64,
+    /// The counts are our own: the target's were not seen.
+    pub estimated: bool,
+    /// Dollars; 0 without a price.
+    pub cost: f64,
+    /// From the attempt's begin to its end.
+    pub latency_ms: u64,
+    /// From the attempt's begin to the first text; None where there was none.
+    pub ttft_ms: Option<u64>,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// HTTP status that stands for the outcome.
+    pub status: u16,
+    /// Of the body's `metadata`, text values: (name, value).
+    pub tags: Vec<(String, String)>,
+}
