@@ -6,12 +6,13 @@
 //! their events. An answer counts as begun with the first event that says something, so that what
 //! fails before that can go to the next target.
 
+use super::account::{Account, Attempt};
 use super::dialect::{
     AnswerHead, ChatEvent, Dialect, EncodeError, EncodeOptions, Frame, StopReason, StreamEncoder, TokenUsage,
     decode_whole, encode_whole, to_anthropic, to_openai,
 };
 use super::error::ApiError;
-use super::fallback::{self, Answered, Attempt};
+use super::fallback::{self, Answered, Ask};
 use super::local::{Generation, Limits, TextEvent};
 use super::openai::chat;
 use super::openai::fields::Fields;
@@ -27,6 +28,7 @@ use axum::response::{IntoResponse, Json, Response};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Tokens of an answer from Anthropic's API where an OpenAI caller sets no bound: theirs is required.
@@ -67,8 +69,9 @@ async fn answer(
     let routing = app.routing();
     let asked = Asked { body: &body, headers: &headers, path: &path, tenant: &context.tenant };
     let plan = routing.plan(&name, &asked)?;
+    let account = app.account(&context, plan.route.clone(), &asked);
     route::strip(&mut body);
-    let chat = Chat { app, context, dialect, headers, body, stream };
+    let chat = Chat { app, context, dialect, headers, body, stream, account, attempts: AtomicU32::new(0) };
     let answered = fallback::first(&plan, &mut limits, &chat).await;
     let answering = answered.as_ref().ok().map(|answered| &answered.target).or(plan.targets.first());
     if let Some(target) = answering {
@@ -97,6 +100,8 @@ struct Chat {
     headers: HeaderMap,
     body: Value,
     stream: bool,
+    account: Account,
+    attempts: AtomicU32,
 }
 
 /// An answer that has begun.
@@ -106,30 +111,41 @@ enum Answer {
     /// Of one of our engines, by events.
     Events(Box<LocalEvents>),
     /// An upstream's stream, and its frames up to the first that says something.
-    Stream(Box<RemoteAnswer>, VecDeque<Piece>),
+    Stream(Box<RemoteAnswer>, VecDeque<Piece>, Option<Attempt>),
     /// A whole answer in the caller's dialect, and its events.
     Whole(Value, Vec<ChatEvent>),
 }
 
-impl Attempt for Chat {
+impl Ask for Chat {
     type Answer = Answer;
 
     async fn ask(&self, target: &Target, limits: &mut Limits) -> Result<Answer, Failure> {
-        match &target.upstream {
-            None => self.ask_engine(&target.model.name, limits).await.map_err(|error| {
+        let number = self.attempts.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut attempt = Some(self.account.attempt(target, number));
+        let asked = match &target.upstream {
+            None => self.ask_engine(&target.model.name, limits, &mut attempt).await.map_err(|error| {
                 let passes = error.status.is_server_error() || error.status == StatusCode::TOO_MANY_REQUESTS;
                 // Waiting is the caller's to decide; another target may be free.
                 Failure { error, then: if passes { Then::Next } else { Then::Report } }
             }),
             Some((upstream, upstream_name)) => {
-                self.ask_upstream(target, upstream, upstream_name, limits).await
+                self.ask_upstream(target, upstream, upstream_name, limits, &mut attempt).await
             }
+        };
+        if let (Err(failure), Some(attempt)) = (&asked, attempt) {
+            attempt.failed(failure.error.status.as_u16());
         }
+        asked
     }
 }
 
 impl Chat {
-    async fn ask_engine(&self, name: &str, limits: &mut Limits) -> Result<Answer, ApiError> {
+    async fn ask_engine(
+        &self,
+        name: &str,
+        limits: &mut Limits,
+        attempt: &mut Option<Attempt>,
+    ) -> Result<Answer, ApiError> {
         let model = self.app.engine(name)?;
         let translated;
         let body = match self.dialect {
@@ -139,7 +155,7 @@ impl Chat {
                 &translated
             }
         };
-        let submitted = chat::submit(&self.app, &self.context, limits, &model, body).await?;
+        let submitted = chat::submit(&self.app, &self.context, limits, &model, body, attempt).await?;
         match self.dialect {
             Dialect::OpenAi => submitted.respond(&self.app, self.context.clone()).await.map(Answer::Ours),
             Dialect::Anthropic => {
@@ -161,6 +177,7 @@ impl Chat {
         upstream: &Upstream,
         upstream_name: &str,
         limits: &mut Limits,
+        attempt: &mut Option<Attempt>,
     ) -> Result<Answer, Failure> {
         let body = self.upstream_body(upstream.dialect(), upstream_name)?;
         let mut extra = HeaderMap::new();
@@ -179,7 +196,7 @@ impl Chat {
                     break;
                 }
             }
-            return Ok(Answer::Stream(Box::new(answer), first));
+            return Ok(Answer::Stream(Box::new(answer), first, attempt.take()));
         }
         let body = answer.whole(limits).await?;
         let events = decode_whole(upstream.dialect(), &body).map_err(|error| answer.unread(error))?;
@@ -195,6 +212,10 @@ impl Chat {
                 .whole(&self.head(&target.model.name), &events)
                 .map_err(|error| Failure { error, then: Then::Next })?,
         };
+        attempt.take().into_iter().for_each(|mut attempt| {
+            attempt.events(&events);
+            attempt.completed();
+        });
         Ok(Answer::Whole(whole, events))
     }
 
@@ -258,7 +279,7 @@ impl Answer {
                 let encoder = chat.encoder(&target.model.name);
                 sse::response(LocalStream { events, encoder, id, _in_flight: in_flight }, keep_alive)
             }
-            Answer::Stream(answer, first) => {
+            Answer::Stream(answer, first, attempt) => {
                 let name = &target.model.name;
                 let out = match answer.dialect() == chat.dialect {
                     true => Out::Same {
@@ -268,7 +289,8 @@ impl Answer {
                     false => Out::Anew(Box::new(chat.encoder(name))),
                 };
                 let dialect = chat.dialect;
-                let source = RemoteStream { answer, first, out, dialect, limits, id, _in_flight: in_flight };
+                let source =
+                    RemoteStream { answer, first, attempt, out, dialect, limits, id, _in_flight: in_flight };
                 sse::response(source, keep_alive)
             }
         }
@@ -298,6 +320,7 @@ fn with_cost(mut response: Response, target: &Target, events: &[ChatEvent]) -> R
 struct RemoteStream {
     answer: Box<RemoteAnswer>,
     first: VecDeque<Piece>,
+    attempt: Option<Attempt>,
     out: Out,
     dialect: Dialect,
     limits: Limits,
@@ -327,8 +350,12 @@ impl FrameSource for RemoteStream {
             if let Out::Anew(encoder) = &mut self.out {
                 encoder.finish(frames.text());
             }
+            self.attempt.take().map(Attempt::completed);
             return Ok(false);
         };
+        if let Some(attempt) = &mut self.attempt {
+            attempt.events(&events);
+        }
         match &mut self.out {
             Out::Anew(encoder) => tell(encoder, &events, frames)?,
             Out::Same { name, hides_usage } => pass_on(&frame, name, *hides_usage, frames),
@@ -337,6 +364,9 @@ impl FrameSource for RemoteStream {
     }
 
     fn failed(&mut self, error: &ApiError, frames: &mut Frames) {
+        if let Some(attempt) = self.attempt.take() {
+            attempt.failed(error.status.as_u16());
+        }
         fail(self.dialect, error, &self.id, frames);
     }
 }

@@ -87,7 +87,7 @@ pub struct Answered<T> {
 }
 
 /// What is tried.
-pub trait Attempt: Sync {
+pub trait Ask: Sync {
     /// What comes of it.
     type Answer: Send;
     /// Asks one target. An attempt that succeeds has begun to answer.
@@ -102,10 +102,10 @@ pub trait Attempt: Sync {
 ///
 /// # Errors
 /// The last failure's, or the first that no target would help with.
-pub async fn first<A: Attempt>(
+pub async fn first<A: Ask>(
     plan: &Plan,
     limits: &mut Limits,
-    attempt: &A,
+    asks: &A,
 ) -> Result<Answered<A::Answer>, ApiError> {
     let mut attempts = 0;
     let mut last = None;
@@ -116,7 +116,7 @@ pub async fn first<A: Attempt>(
                 break;
             }
             attempts += 1;
-            let failure = match attempt.ask(target, limits).await {
+            let failure = match asks.ask(target, limits).await {
                 Ok(answer) => {
                     target.health.succeeded();
                     return Ok(Answered { answer, target: target.clone(), attempts });

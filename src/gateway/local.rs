@@ -10,6 +10,7 @@
 //!
 //! Deliberately absent: JSON.
 
+use super::account::Attempt;
 use super::metrics::{Outcome, RequestMetrics};
 use super::registry::LocalModel;
 use crate::engine::handle::{SubmitError, TokenStream};
@@ -50,6 +51,17 @@ pub enum LocalError {
     Failed(String),
     #[error("{0}")]
     Internal(String),
+}
+
+impl LocalError {
+    /// The HTTP status of a generation that ended so.
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::Timeout { .. } => 504,
+            Self::Draining => 503,
+            _ => 500,
+        }
+    }
 }
 
 fn wanted(prompt_tokens: usize, max_tokens: Option<u32>) -> String {
@@ -252,6 +264,8 @@ pub struct Generation {
     usage: Usage,
     limits: Limits,
     metrics: RequestMetrics,
+    /// Until it is over.
+    attempt: Option<Attempt>,
 }
 
 /// What turning tokens into text needs to know.
@@ -323,7 +337,22 @@ impl Generation {
             .collect();
         metrics.submitted(usage.prompt_tokens);
         let prompts = request.prompts;
-        Ok(Self { streams, choices, choices_per_prompt, prompts, text, usage, limits, metrics })
+        Ok(Self {
+            streams,
+            choices,
+            choices_per_prompt,
+            prompts,
+            text,
+            usage,
+            limits,
+            metrics,
+            attempt: None,
+        })
+    }
+
+    /// What it uses is recorded there.
+    pub fn account(&mut self, attempt: Attempt) {
+        self.attempt = Some(attempt);
     }
 
     /// Tokens so far.
@@ -343,14 +372,21 @@ impl Generation {
             match event {
                 Ok(None) => {}
                 Ok(Some(event)) => {
+                    if let Some(attempt) = &mut self.attempt {
+                        attempt.counted(&self.usage);
+                    }
                     if self.streams.iter().all(Option::is_none) {
                         self.metrics.end(Outcome::Finished);
+                        self.attempt.take().map(Attempt::completed);
                     }
                     return Ok(Some(event));
                 }
                 Err(error) => {
                     self.streams.clear();
                     self.metrics.end(Outcome::of(&error));
+                    if let Some(attempt) = self.attempt.take() {
+                        attempt.failed(error.status());
+                    }
                     return Err(error);
                 }
             }

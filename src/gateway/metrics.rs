@@ -5,6 +5,7 @@
 use super::local::LocalError;
 use super::registry::Registry;
 use crate::engine::handle::EngineStats;
+use crate::store::{Outcome as Completion, UsageRecord};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
 use prometheus_client::metrics::MetricType;
@@ -14,6 +15,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry as MetricRegistry;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 type Labels = Vec<(&'static str, String)>;
@@ -36,6 +38,63 @@ pub struct Metrics {
     registry: MetricRegistry,
     requests: Family<Labels, Counter>,
     model: ModelMetrics,
+    attempts: AttemptMetrics,
+}
+
+/// What attempts used, by model and provider; clones count together.
+#[derive(Clone, Debug)]
+pub struct AttemptMetrics {
+    attempts: Family<Labels, Counter>,
+    tokens: Family<Labels, Counter>,
+    dollars: Family<Labels, Counter<f64, AtomicU64>>,
+    first_token: Histograms,
+    whole: Histograms,
+}
+
+impl AttemptMetrics {
+    fn registered(registry: &mut MetricRegistry) -> Self {
+        let histograms = || Histograms::new_with_constructor(seconds);
+        let it = Self {
+            attempts: Family::default(),
+            tokens: Family::default(),
+            dollars: Family::default(),
+            first_token: histograms(),
+            whole: histograms(),
+        };
+        registry.register("attempts", "Attempts to answer, by target and outcome", it.attempts.clone());
+        registry.register("attempt_tokens", "Tokens that attempts used", it.tokens.clone());
+        registry.register("cost_dollars", "Dollars that attempts cost", it.dollars.clone());
+        let help = "From the attempt's begin to its first text";
+        registry.register("attempt_first_token_seconds", help, it.first_token.clone());
+        registry.register("attempt_seconds", "From the attempt's begin to its end", it.whole.clone());
+        it
+    }
+
+    /// Counts an attempt that is over.
+    pub fn count(&self, record: &UsageRecord) {
+        let provider = record.provider.as_deref().unwrap_or("local");
+        let labels = vec![("model", record.model.clone()), ("provider", provider.to_owned())];
+        let with = |name, value: &str| {
+            let mut labels = labels.clone();
+            labels.push((name, value.to_owned()));
+            labels
+        };
+        self.attempts.get_or_create(&with("outcome", record.outcome.as_str())).inc();
+        for (direction, tokens) in [
+            ("input", record.input_tokens),
+            ("cached", record.cached_tokens),
+            ("output", record.output_tokens),
+        ] {
+            self.tokens.get_or_create(&with("direction", direction)).inc_by(tokens);
+        }
+        self.dollars.get_or_create(&labels).inc_by(record.cost);
+        if let Some(ms) = record.ttft_ms {
+            self.first_token.get_or_create(&labels).observe(ms as f64 / 1e3);
+        }
+        if record.outcome == Completion::Completed {
+            self.whole.get_or_create(&labels).observe(record.latency_ms as f64 / 1e3);
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -74,8 +133,9 @@ impl Metrics {
         );
         registry.register("inter_token_latency_seconds", "Between tokens of a choice", m.inter_token.clone());
         registry.register("request_seconds", "From arrival to the last token", m.end_to_end.clone());
+        let attempts = AttemptMetrics::registered(&mut registry);
         registry.register_collector(Box::new(Engines(models)));
-        Self { registry, requests, model }
+        Self { registry, requests, model, attempts }
     }
 
     /// A request was answered; a stream counts when its head is sent.
@@ -83,6 +143,11 @@ impl Metrics {
         let labels =
             vec![("route", route.to_owned()), ("model", model.to_owned()), ("status", status.to_string())];
         self.requests.get_or_create(&labels).inc();
+    }
+
+    /// What attempts are counted by.
+    pub fn attempts(&self) -> AttemptMetrics {
+        self.attempts.clone()
     }
 
     /// Follows one generation that arrived at `arrived`.

@@ -3,14 +3,15 @@
 //! answer. [`route`] says which targets a request is for, [`fallback`] tries them: [`local`] turns a
 //! prompt into text events of one of our engines, [`remote`] asks an upstream. [`sse`] frames events;
 //! [`error`] is the only map from errors to HTTP; [`registry`] says which models are loaded; [`usage`]
-//! knows costs; [`metrics`] counts.
+//! knows costs, [`account`] records them; [`metrics`] counts.
 //!
 //! Invariants: nothing here outlives its request (dropping a response drops its token stream,
 //! which cancels it); every body, wait and queue has a bound; API keys are never kept or logged,
 //! only their digests.
 //!
-//! Deliberately absent until they work: limits per key, usage records.
+//! Deliberately absent until they work: limits per key.
 
+pub mod account;
 pub mod auth;
 pub mod chat;
 pub mod dialect;

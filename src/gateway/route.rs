@@ -293,7 +293,7 @@ fn output_bound(body: &Value) -> Option<u64> {
 }
 
 /// `x-novastack-NAME`, or `metadata.NAME` of the body.
-fn named<'a>(name: &str, asked: &Asked<'a>) -> Option<std::borrow::Cow<'a, str>> {
+pub fn named<'a>(name: &str, asked: &Asked<'a>) -> Option<std::borrow::Cow<'a, str>> {
     if let Some(value) = asked.headers.get(format!("x-novastack-{name}")) {
         return value.to_str().ok().map(Into::into);
     }
@@ -304,13 +304,23 @@ fn named<'a>(name: &str, asked: &Asked<'a>) -> Option<std::borrow::Cow<'a, str>>
     }
 }
 
-fn facts_of(name: &str, asked: &Asked<'_>, header_names: &[&str]) -> Facts {
-    let Asked { body, headers, path, tenant } = *asked;
+/// Tokens of a prompt, as far as its text tells.
+pub fn prompt_estimate(body: &Value) -> u64 {
+    size_of(body).tokens()
+}
+
+fn size_of(body: &Value) -> Size {
     let mut size = Size::default();
-    for part in ["messages", "system", "tools"] {
+    for part in ["messages", "system", "tools", "prompt"] {
         size.add(body.get(part).unwrap_or(&Value::Null));
     }
-    let context_length = size.bytes.div_ceil(BYTES_PER_TOKEN) + size.images * IMAGE_TOKENS;
+    size
+}
+
+fn facts_of(name: &str, asked: &Asked<'_>, header_names: &[&str]) -> Facts {
+    let Asked { body, headers, path, tenant } = *asked;
+    let size = size_of(body);
+    let context_length = size.tokens();
     let tools = body.get("tools").and_then(Value::as_array).map_or(0, |tools| tools.len() as u64);
     let reasons = body.get("reasoning_effort").is_some_and(|effort| !effort.is_null() && effort != "none")
         || body.pointer("/thinking/type").is_some_and(|kind| kind == "enabled" || kind == "adaptive");
@@ -348,6 +358,10 @@ struct Size {
 }
 
 impl Size {
+    fn tokens(&self) -> u64 {
+        self.bytes.div_ceil(BYTES_PER_TOKEN) + self.images * IMAGE_TOKENS
+    }
+
     fn add(&mut self, value: &Value) {
         match value {
             Value::Null | Value::Bool(_) | Value::Number(_) => self.bytes += 1,

@@ -7,6 +7,7 @@
 //! Shutdown has three phases: new requests are refused with 503 while running ones go on; after
 //! `drain_timeout` what still runs ends with an error; then connections close.
 
+use super::account::{Account, Attempt, Sink};
 use super::auth::Tenant;
 use super::chat;
 use super::dialect::Dialect;
@@ -15,7 +16,7 @@ use super::local::{Limits, Phase, TextPool};
 use super::metrics::{self, Metrics};
 use super::openai::{completions, models, tokenize};
 use super::registry::{LocalModel, ModelState, Registry};
-use super::route::Routing;
+use super::route::{self, Asked, Routing};
 use crate::engine::handle::SubmitError;
 use arc_swap::ArcSwap;
 use axum::body::{Body, Bytes};
@@ -109,6 +110,7 @@ pub struct App {
     pub(super) metrics: Metrics,
     pub(super) text: TextPool,
     routing: Arc<ArcSwap<Routing>>,
+    sink: Option<Sink>,
     phase: watch::Sender<Phase>,
     in_flight: watch::Sender<usize>,
 }
@@ -153,6 +155,7 @@ impl App {
     fn new(config: ServerConfig, registry: Arc<Registry>, routing: Arc<ArcSwap<Routing>>) -> Self {
         Self {
             routing,
+            sink: None,
             metrics: Metrics::new(registry.clone()),
             text: TextPool::new(),
             phase: watch::Sender::new(Phase::Running),
@@ -201,6 +204,27 @@ impl App {
     /// What requests are routed by now.
     pub fn routing(&self) -> Arc<Routing> {
         self.routing.load_full()
+    }
+
+    /// What attempts to answer a request are recorded under.
+    pub fn account(&self, context: &RequestContext, route: String, asked: &Asked<'_>) -> Account {
+        Account {
+            request_id: context.id.clone(),
+            key: context.tenant.name.clone(),
+            route,
+            task: route::named("task", asked).unwrap_or_default().into_owned(),
+            tags: Account::tags(asked.body),
+            input_estimate: route::prompt_estimate(asked.body),
+            metrics: self.metrics.attempts(),
+            sink: self.sink.clone(),
+        }
+    }
+
+    /// The one attempt of a request that names its model.
+    pub fn attempt(&self, context: &RequestContext, name: &str, asked: &Asked<'_>) -> Option<Attempt> {
+        let routing = self.routing();
+        let account = self.account(context, name.to_owned(), asked);
+        routing.target(name).map(|target| account.attempt(target, 1))
     }
 
     /// Our model of that name or alias, if it can serve.

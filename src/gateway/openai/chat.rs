@@ -5,6 +5,7 @@ use super::fields::{BadField, Fields};
 use super::params::{ModelView, Params, StreamOptions, TOP_LOGPROBS_MAX};
 use super::wire::{ChunkUsage, Head, Usage, finish_reason, logprob, split_end};
 use super::{Collected, Encoder, EventStream};
+use crate::gateway::account::Attempt;
 use crate::gateway::error::ApiError;
 use crate::gateway::local::{
     self, Delta, Generation, GenerationRequest, Limits, LocalError, MaxTokens, TextEvent, TokenScore,
@@ -172,13 +173,14 @@ struct Reported {
     stream: Option<StreamOptions>,
 }
 
-/// Reads a body, renders and tokenizes it, and submits it to the model's engine.
+/// Reads a body, renders and tokenizes it, and submits it to the model's engine, which takes the attempt.
 pub async fn submit(
     app: &App,
     context: &RequestContext,
     limits: &mut Limits,
     model: &Arc<LocalModel>,
     body: &Value,
+    attempt: &mut Option<Attempt>,
 ) -> Result<Submitted, ApiError> {
     let fields = Fields::root(body)?;
     let ChatRequest { render, add_special, params } = ChatRequest::read(&fields, ModelView::of(model))?;
@@ -202,7 +204,10 @@ pub async fn submit(
     };
     let logprobs = request.sampling.logprobs.is_some();
     let metrics = app.metrics.generation(&model.name, context.arrived);
-    let generation = Generation::start(model, request, limits.clone(), metrics).map_err(at)?;
+    let mut generation = Generation::start(model, request, limits.clone(), metrics).map_err(at)?;
+    if let Some(attempt) = attempt.take() {
+        generation.account(attempt);
+    }
     let params = Reported {
         choices: params.n,
         logprobs,

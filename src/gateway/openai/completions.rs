@@ -10,6 +10,7 @@ use crate::gateway::local::{
     self, Delta, Generation, GenerationRequest, LocalError, MaxTokens, TextEvent, TokenScore,
 };
 use crate::gateway::registry::LocalModel;
+use crate::gateway::route::Asked;
 use crate::gateway::server::{App, RequestContext};
 use crate::gateway::sse::{self, Frames};
 use crate::protocol::{FinishReason, TokenId};
@@ -147,9 +148,12 @@ pub async fn create(
     request: Request,
 ) -> Result<Response, ApiError> {
     let mut limits = app.limits(&context);
+    let (headers, path) = (request.headers().clone(), request.uri().path().to_owned());
     let body = app.read_json(&mut limits, request).await?;
     let fields = Fields::root(&body)?;
-    let model = app.model(fields.required_str("model", "the name of a served model")?, &context)?;
+    let name = fields.required_str("model", "the name of a served model")?;
+    let model = app.model(name, &context)?;
+    let asked = Asked { body: &body, headers: &headers, path: &path, tenant: &context.tenant };
     let CompletionRequest { prompts, echo, add_special, params } =
         CompletionRequest::read(&fields, ModelView::of(&model))?;
     let at = |e: LocalError| ApiError::from(e).at("prompt");
@@ -179,6 +183,9 @@ pub async fn create(
     };
     let metrics = app.metrics.generation(&model.name, context.arrived);
     let mut generation = Generation::start(&model, request, limits, metrics).map_err(at)?;
+    if let Some(attempt) = app.attempt(&context, name, &asked) {
+        generation.account(attempt);
+    }
     Ok(match params.stream {
         Some(options) => {
             let encoder = CompletionEncoder::new(format, options);
