@@ -8,7 +8,6 @@ use super::error::ApiError;
 use super::local::Limits;
 use super::remote::{Failure, Then};
 use super::route::{Plan, Target};
-use axum::http::StatusCode;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -133,9 +132,10 @@ pub async fn first<A: Ask>(
                 Then::Next => None,
                 Then::Retry(asked) => Some(asked.unwrap_or_else(|| backoff(turn))),
             };
-            // One that is busy is well.
-            if error.status != StatusCode::TOO_MANY_REQUESTS {
-                target.health.failed();
+            // One that is busy, or to which a prompt is too long, is well.
+            match error.status.is_server_error() {
+                true => target.health.failed(),
+                false => target.health.succeeded(),
             }
             tracing::warn!(
                 model = target.model.name,
