@@ -6,6 +6,7 @@ use super::routes::Routes;
 use super::{Config, KeySource, Model, Server, Target, models, providers, sections, tree};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::Read;
 use std::path::Path;
 use url::Url;
 
@@ -62,14 +63,11 @@ impl Config {
         let name = path.display().to_string();
         let unreadable =
             |problem: String| ConfigErrors { lines: vec![format!("{name}: {problem}")], more: 0 };
-        // Said before a huge file is read.
-        let bytes =
-            std::fs::metadata(path).map_err(|error| unreadable(format!("cannot be read: {error}")))?.len();
-        if bytes > tree::FILE_BYTES_MAX as u64 {
-            return Err(unreadable(format!("is larger than {} bytes", tree::FILE_BYTES_MAX)));
-        }
-        let text =
-            std::fs::read_to_string(path).map_err(|error| unreadable(format!("cannot be read: {error}")))?;
+        // A file that does not end is not read to its end.
+        let mut text = String::new();
+        std::fs::File::open(path)
+            .and_then(|file| file.take(tree::FILE_BYTES_MAX as u64 + 1).read_to_string(&mut text))
+            .map_err(|error| unreadable(format!("cannot be read: {error}")))?;
         Self::parse(&text, &name, path.parent().unwrap_or(Path::new("")))
     }
 

@@ -1,7 +1,7 @@
 //! `models` and `prices`.
 
 use super::names::{Names, Wanted};
-use super::read::{Fields, Reader, in_backticks, listed, suggested};
+use super::read::{Fields, Reader, in_backticks};
 use super::sections::limits;
 use super::tree::{Key, Node, Value};
 use super::{Capabilities, LocalModel, Model, Price, PriceTier, Target};
@@ -118,10 +118,9 @@ fn source(reader: &mut Reader, node: &Node, what: &str) -> Option<String> {
     let text = reader.text(node, &format!("`source` of {what}"))?;
     let relative = text.starts_with("./") || text.starts_with("../");
     let path = if relative { reader.folder.join(text) } else { Path::new(text).to_owned() };
-    if (relative || text.starts_with('/') || text.ends_with(".gguf")) && !text.contains(":") {
-        if !(reader.surroundings.exists)(&path) {
-            reader.warn(node.line, format!("{what}: its source {} does not exist", in_backticks(text)));
-        }
+    let is_path = relative || text.starts_with('/') || text.ends_with(".gguf") && !text.contains(':');
+    if is_path && !(reader.surroundings.exists)(&path) {
+        reader.warn(node.line, format!("{what}: its source {} does not exist", in_backticks(text)));
     }
     Some(path.to_string_lossy().into_owned())
 }
@@ -152,11 +151,8 @@ fn upstream(
     };
     let provider = reader.text(node, &format!("`provider` of {what}"))?;
     if !providers.contains_key(provider) {
-        let names: Vec<&str> = providers.keys().copied().collect();
-        let hint = suggested(provider, names.iter().copied());
-        let there_are = if names.is_empty() { "none".into() } else { listed(&names) };
-        let provider = in_backticks(provider);
-        reader.error(node.line, format!("{what}: {provider} is no provider{hint}; there are {there_are}"));
+        let there_are = reader.there_are(provider, &providers.keys().copied().collect::<Vec<_>>());
+        reader.error(node.line, format!("{what}: {} is no provider{there_are}", in_backticks(provider)));
         return None;
     }
     Some(Target::Upstream { provider: provider.to_owned(), upstream_name: upstream_name.to_owned() })
@@ -181,11 +177,10 @@ fn capabilities(reader: &mut Reader, fields: &Fields, is_local: bool, what: &str
             "images" => capabilities.images = true,
             "reasoning" => capabilities.reasoning = true,
             _ => {
-                let (hint, name) = (suggested(name, CAPABILITIES), in_backticks(name));
-                let there_are = listed(&CAPABILITIES);
+                let there_are = reader.there_are(name, &CAPABILITIES);
                 reader.error(
                     node.line,
-                    format!("{what}: unknown capability {name}{hint}; there are {there_are}"),
+                    format!("{what}: unknown capability {}{there_are}", in_backticks(name)),
                 );
             }
         }

@@ -1,7 +1,7 @@
 //! The names that callers, rules and keys may use: one space for models, aliases, named routes and
 //! `auto`.
 
-use super::read::{Fields, Reader, in_backticks, listed, suggested};
+use super::read::{Fields, Reader, in_backticks};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Words that mean something where names stand.
@@ -149,11 +149,9 @@ impl<'n> Names<'n> {
         'n: 'a,
     {
         let known: Vec<&str> = self.kinds.keys().copied().chain(aliases).collect();
-        let (hint, name) = (suggested(name, known.iter().copied()), in_backticks(name));
-        reader.error(
-            line,
-            format!("{what}: {name} is no model, alias or named route{hint}; there are {}", listed(&known)),
-        );
+        let there_are = reader.there_are(name, &known);
+        let name = in_backticks(name);
+        reader.error(line, format!("{what}: {name} is no model, alias or named route{there_are}"));
     }
 
     /// Every alias with what it stands for in the end.

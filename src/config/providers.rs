@@ -1,19 +1,18 @@
 //! `providers`: where upstream requests go.
 
-use super::read::{Fields, Reader, in_backticks, listed, suggested};
+use super::read::{Fields, Reader, in_backticks, listed};
 use super::tree::{Key, Node};
 use super::{Format, KeySource, Provider};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use url::{Host, Url};
 
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 10] = [
     "preset",
     "format",
     "base_url",
     "api_key_env",
     "api_key_file",
-    "api_key",
     "headers",
     "timeout_s",
     "connect_timeout_s",
@@ -152,10 +151,8 @@ fn preset(reader: &mut Reader, node: &Node, what: &str) -> Option<&'static Prese
     let name = reader.text(node, &format!("`preset` of {what}"))?;
     let found = PRESETS.iter().find(|preset| preset.name == name);
     if found.is_none() {
-        let presets = PRESETS.map(|preset| preset.name);
-        let (hint, name) = (suggested(name, presets), in_backticks(name));
-        reader
-            .error(node.line, format!("{what}: unknown preset {name}{hint}; there are {}", listed(&presets)));
+        let there_are = reader.there_are(name, &PRESETS.map(|preset| preset.name));
+        reader.error(node.line, format!("{what}: unknown preset {}{there_are}", in_backticks(name)));
     }
     found
 }
@@ -165,11 +162,8 @@ fn format(reader: &mut Reader, node: &Node, what: &str) -> Option<Format> {
         "openai" => Some(Format::OpenAi),
         "anthropic" => Some(Format::Anthropic),
         other => {
-            let (hint, other) = (suggested(other, ["openai", "anthropic"]), in_backticks(other));
-            reader.error(
-                node.line,
-                format!("{what}: unknown format {other}{hint}; there are openai and anthropic"),
-            );
+            let there_are = reader.there_are(other, &["openai", "anthropic"]);
+            reader.error(node.line, format!("{what}: unknown format {}{there_are}", in_backticks(other)));
             None
         }
     }
@@ -206,15 +200,6 @@ pub fn is_loopback(url: &str) -> bool {
 }
 
 fn api_key(reader: &mut Reader, fields: &Fields, preset: Option<&Preset>, what: &str) -> KeySource {
-    if let Some((key, _)) = fields.entry("api_key") {
-        reader.error(
-            key.line,
-            format!(
-                "{what}: keys do not stand in this file: name an environment variable with `api_key_env`, or a file \
-                 with `api_key_file`"
-            ),
-        );
-    }
     match (fields.entry("api_key_env"), fields.entry("api_key_file")) {
         (Some(_), Some((key, _))) => {
             reader.error(key.line, format!("{what}: give `api_key_env` or `api_key_file`, not both"));

@@ -10,8 +10,16 @@ const QUOTED_CHARS_MAX: usize = 80;
 /// Names that an error lists.
 const LISTED_MAX: usize = 24;
 
+/// Errors of one file whose names are looked for among the valid ones: a search takes time, and only
+/// the first errors are told.
+const SEARCHES_MAX: usize = 200;
+
 /// Of a name of a model, a provider, a key...
 const NAME_CHARS_MAX: usize = 128;
+
+/// For whoever writes a key into the file.
+const KEY_HINT: &str = ": keys do not stand in this file: name an environment variable with `api_key_env`, or a \
+    file with `api_key_file`";
 
 /// What a configuration says about its machine can only be asked there; tests answer by themselves.
 pub struct Surroundings<'a> {
@@ -52,6 +60,15 @@ impl Reader<'_> {
         self.warnings.push((line, message.into()));
     }
 
+    /// ": did you mean `x`?; there are `x`, `y`" for a name that is none of `valid`.
+    pub fn there_are(&self, name: &str, valid: &[&str]) -> String {
+        match valid {
+            [] => "; there are none".into(),
+            _ if self.errors.len() > SEARCHES_MAX => String::new(),
+            _ => format!("{}; there are {}", suggested(name, valid.iter().copied()), listed(valid)),
+        }
+    }
+
     /// The entries of a mapping whose keys are names; nothing at all is an empty mapping.
     pub fn named<'n>(&mut self, node: Option<&'n Node>, what: &str) -> &'n [(Key, Node)] {
         match node {
@@ -75,7 +92,10 @@ impl Reader<'_> {
             return None;
         };
         for (key, _) in entries.iter().filter(|(key, _)| !allowed.contains(&key.text.as_str())) {
-            let hint = suggested(&key.text, allowed.iter().copied());
+            let hint = match key.text.as_str() {
+                "api_key" => KEY_HINT.into(),
+                unknown => suggested(unknown, allowed.iter().copied()),
+            };
             self.error(
                 key.line,
                 format!(
@@ -213,7 +233,7 @@ impl<'n> Fields<'n> {
     }
 }
 
-/// A number as short as it can be written.
+/// A value as an error repeats it.
 pub fn described(node: &Node) -> String {
     match &node.value {
         _ if node.is_null() => "nothing".into(),

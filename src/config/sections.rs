@@ -103,6 +103,7 @@ pub fn limits(reader: &mut Reader, node: &Node, what: &str) -> Option<Limits> {
 
 pub fn keys(reader: &mut Reader, names: &Names, root: &Fields) -> BTreeMap<String, Key> {
     let mut keys: BTreeMap<String, Key> = BTreeMap::new();
+    let mut names_of: BTreeMap<[u8; 32], &str> = BTreeMap::new();
     for (key, node) in reader.named(root.get("keys"), "`keys`") {
         let what = format!("key {}", in_backticks(&key.text));
         reader.name(key, "`keys`");
@@ -118,7 +119,7 @@ pub fn keys(reader: &mut Reader, names: &Names, root: &Fields) -> BTreeMap<Strin
             .get("credit")
             .and_then(|node| reader.number(node, &format!("`credit` of {what}"), 0.0..=DOLLARS_MAX));
         let Some(sha256) = sha256 else { continue };
-        if let Some((other, _)) = keys.iter().find(|(_, other)| other.sha256 == sha256) {
+        if let Some(other) = names_of.insert(sha256, &key.text) {
             reader.error(key.line, format!("{what} has the same `sha256` as key {}", in_backticks(other)));
         }
         keys.insert(key.text.clone(), Key { sha256, models, limits, credit });

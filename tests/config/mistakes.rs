@@ -18,7 +18,7 @@ const SHAPE: &[Mistake] = &[
         1,
         &["unknown key `modles`: did you mean `models`?", "`providers`, `models`"],
     ),
-    ("no YAML", "server: {\nlimits: [", 3, &["is no YAML"]),
+    ("no YAML", "limits: {}\nserver: ]", 2, &["is no YAML"]),
     ("a tab", "server:\n\tport: 1", 2, &["is no YAML"]),
     (
         "a key twice",
@@ -293,9 +293,9 @@ const ROUTES: &[Mistake] = &[
     ("no list", "routes: { default: alpha }", 1, &["must be a list of rules"]),
     (
         "an unknown word",
-        "routes:\n- match: images\n  modle: alpha",
-        3,
-        &["unknown key `modle`: did you mean `model`?"],
+        "routes:\n- match: images\n  use: alpha\n  falback: beta",
+        4,
+        &["unknown key `falback`: did you mean `fallback`?"],
     ),
     ("no condition", "routes:\n- model: alpha", 2, &["needs a condition"]),
     (
