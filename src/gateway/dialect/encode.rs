@@ -127,7 +127,9 @@ pub(super) enum Part {
 }
 
 /// Joins a whole answer's events, choice by choice, in the order of their numbers.
-pub(super) fn collect(events: &[ChatEvent]) -> Result<(Vec<(u32, Collected)>, Option<TokenUsage>), EncodeError> {
+pub(super) fn collect(
+    events: &[ChatEvent],
+) -> Result<(Vec<(u32, Collected)>, Option<TokenUsage>), EncodeError> {
     let mut choices: Vec<(u32, Collected)> = Vec::new();
     let mut usage = None;
     for event in events {
@@ -160,7 +162,10 @@ impl Collected {
             (ChatEvent::Reasoning { text, .. }, _) => {
                 self.parts.push(Part::Reasoning { text: text.clone(), signature: None });
             }
-            (ChatEvent::Signature { signature, .. }, Some(Part::Reasoning { signature: none @ None, .. })) => {
+            (
+                ChatEvent::Signature { signature, .. },
+                Some(Part::Reasoning { signature: none @ None, .. }),
+            ) => {
                 *none = Some(signature.clone());
             }
             (ChatEvent::Signature { signature, .. }, _) => {

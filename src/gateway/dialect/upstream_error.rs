@@ -77,9 +77,11 @@ impl ErrorKind {
             "permission_error" | "permission_denied" => Self::Permission,
             "not_found_error" | "model_not_found" | "NotFoundError" => Self::NotFound,
             "request_too_large" => Self::TooLarge,
-            "rate_limit_error" | "rate_limit_exceeded" | "rate_limit_reached_error" | "requests" | "tokens" => {
-                Self::RateLimit
-            }
+            "rate_limit_error"
+            | "rate_limit_exceeded"
+            | "rate_limit_reached_error"
+            | "requests"
+            | "tokens" => Self::RateLimit,
             "overloaded_error" | "engine_overloaded_error" => Self::Overloaded,
             "timeout_error" => Self::Timeout,
             "api_error" | "server_error" | "InternalServerError" => Self::Server,
@@ -244,7 +246,8 @@ fn from_value(value: &Value, status: u16) -> UpstreamError {
     };
     let (kind_word, code) = (word("type"), word("code"));
     // A number as a code is a status (OpenRouter, vLLM, Gemini).
-    let code_status = code.as_ref().and_then(|code| code.parse::<u16>().ok()).filter(|c| (400..600).contains(c));
+    let code_status =
+        code.as_ref().and_then(|code| code.parse::<u16>().ok()).filter(|c| (400..600).contains(c));
     let named = [&code, &kind_word].into_iter().flatten().find_map(|word| ErrorKind::of_word(word));
     let mut error = UpstreamError::new(status, message);
     match (status, named, code_status) {
@@ -301,13 +304,31 @@ mod tests {
             (529, anthropic, Overloaded, "Overloaded", Some("overloaded_error")),
             (404, br#"{"detail":"Not Found"}"#, NotFound, "Not Found", None),
             (422, br#"{"detail":[{"msg":"no"}]}"#, InvalidRequest, r#"[{"msg":"no"}]"#, None),
-            (400, br#"{"object":"error","message":"too long","type":"BadRequestError","code":400}"#, InvalidRequest, "too long", Some("BadRequestError")),
+            (
+                400,
+                br#"{"object":"error","message":"too long","type":"BadRequestError","code":400}"#,
+                InvalidRequest,
+                "too long",
+                Some("BadRequestError"),
+            ),
             (500, br#"{"error":"CUDA out of memory"}"#, Server, "CUDA out of memory", None),
-            (502, b"<html><head><title>502 Bad Gateway</title></head>", Server, "the upstream answered with status 502 and a page of HTML: 502 Bad Gateway", None),
+            (
+                502,
+                b"<html><head><title>502 Bad Gateway</title></head>",
+                Server,
+                "the upstream answered with status 502 and a page of HTML: 502 Bad Gateway",
+                None,
+            ),
             (503, b"  ", Overloaded, "the upstream answered with status 503 and no body", None),
             (504, b"upstream request timeout", Timeout, "upstream request timeout", None),
             (500, b"[1]", Server, "the upstream answered with status 500: [1]", None),
-            (401, b"<!DOCTYPE html><title></title>", Authentication, "the upstream answered with status 401 and a page of HTML", None),
+            (
+                401,
+                b"<!DOCTYPE html><title></title>",
+                Authentication,
+                "the upstream answered with status 401 and a page of HTML",
+                None,
+            ),
         ];
         for (status, body, kind, message, code) in cases {
             let error = decode_error(status, body);

@@ -414,7 +414,8 @@ pub fn whole(text: &str) -> Result<Vec<ChatEvent>, DecodeError> {
         decoder.block_start(index as u32, block, text, &mut events)?;
         decoder.block_stop(index as u32, &mut events);
     }
-    let word = filled(&message.stop_reason).unwrap_or(if decoder.calls > 0 { "tool_use" } else { "end_turn" });
+    let word =
+        filled(&message.stop_reason).unwrap_or(if decoder.calls > 0 { "tool_use" } else { "end_turn" });
     let (sequence, details) = (filled(&message.stop_sequence), message.stop_details.as_ref());
     decoder.finish(word, sequence, details, &mut events);
     events.extend(usage);

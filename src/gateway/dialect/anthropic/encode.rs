@@ -52,7 +52,11 @@ enum BlockKind {
     Redacted,
     /// The end of a thinking block, not a block of its own unless no thinking is open.
     Signature,
-    Call { call: u32, id: String, name: String },
+    Call {
+        call: u32,
+        id: String,
+        name: String,
+    },
 }
 
 impl BlockKind {
@@ -136,7 +140,8 @@ impl AnthropicEncoder {
     /// A piece of a block of this kind: of the open one, of the last that waits, or of a new one.
     fn piece(&mut self, kind: BlockKind, text: &str, out: &mut String) -> Result<(), EncodeError> {
         let joins = |block: &Block| {
-            block.kind == kind && !matches!(kind, BlockKind::Redacted | BlockKind::Call { .. } | BlockKind::Signature)
+            block.kind == kind
+                && !matches!(kind, BlockKind::Redacted | BlockKind::Call { .. } | BlockKind::Signature)
         };
         match (self.waiting.back_mut(), &mut self.open) {
             (Some(last), _) if joins(last) => {
@@ -271,11 +276,7 @@ fn frame(event: &str, data: &Value, out: &mut String) {
 
 /// `stop_reason` and `stop_sequence`. Many servers of OpenAI's format end a message that calls
 /// tools with "stop"; a caller of this one acts on `tool_use` only.
-fn stop_reason(
-    reason: Option<&StopReason>,
-    called: bool,
-    refused: bool,
-) -> (&'static str, Option<&str>) {
+fn stop_reason(reason: Option<&StopReason>, called: bool, refused: bool) -> (&'static str, Option<&str>) {
     match reason {
         Some(StopReason::Length) => ("max_tokens", None),
         Some(StopReason::StopSequence(Some(sequence))) => ("stop_sequence", Some(sequence)),
@@ -346,7 +347,10 @@ pub fn whole(head: &AnswerHead, events: &[ChatEvent]) -> Result<Value, EncodeErr
                 let input = match input.or((choice.reason == Some(StopReason::Length)).then(|| json!({}))) {
                     Some(input) => input,
                     None => {
-                        return Err(EncodeError::BadArguments { name, beginning: beginning(arguments.as_bytes()) });
+                        return Err(EncodeError::BadArguments {
+                            name,
+                            beginning: beginning(arguments.as_bytes()),
+                        });
                     }
                 };
                 json!({"type": "tool_use", "id": id, "name": name, "input": input})

@@ -136,7 +136,10 @@ impl Chat {
                 for part in &parts {
                     let block = part.block()?;
                     if block["type"] != "text" {
-                        return Err(BadField::unsupported(part.path(), "only text may stand in a system message"));
+                        return Err(BadField::unsupported(
+                            part.path(),
+                            "only text may stand in a system message",
+                        ));
                     }
                     self.system.extend(unless_blank(block));
                 }
@@ -188,7 +191,8 @@ impl Chat {
             return Ok(());
         }
         if self.messages.is_empty() && role != "user" {
-            let reason = format!("must be user in the first message of a chat with an Anthropic model, got {role}");
+            let reason =
+                format!("must be user in the first message of a chat with an Anthropic model, got {role}");
             return Err(BadField::new(message.path("role"), reason));
         }
         self.messages.push(json!({"role": role, "content": blocks}));
@@ -202,9 +206,9 @@ impl Chat {
         let blocks = last.and_then(|message| message["content"].as_array());
         blocks.is_some_and(|blocks| {
             blocks.iter().any(|block| block["type"] == "tool_use")
-                && !blocks.first().is_some_and(|first| {
-                    first["type"] == "thinking" || first["type"] == "redacted_thinking"
-                })
+                && !blocks
+                    .first()
+                    .is_some_and(|first| first["type"] == "thinking" || first["type"] == "redacted_thinking")
         })
     }
 }
@@ -258,7 +262,8 @@ impl Part<'_> {
             "refusal" => json!({"type": "text", "text": part.required_str("refusal", "the refusal's text")?}),
             "image_url" => {
                 let image = part.object("image_url")?;
-                let image = image.ok_or_else(|| BadField::missing(part.path("image_url"), "an object with `url`"))?;
+                let image =
+                    image.ok_or_else(|| BadField::missing(part.path("image_url"), "an object with `url`"))?;
                 let url = image.required_str("url", "the image's address or data: URL")?;
                 json!({"type": "image", "source": image_source(&image.path("url"), url)?})
             }
@@ -343,7 +348,8 @@ fn assistant_blocks(message: &Fields, claude: bool) -> Result<Vec<Value>, BadFie
     for (i, call) in message.array("tool_calls")?.unwrap_or_default().iter().enumerate() {
         let call = Fields::object_at(format!("{}[{i}]", message.path("tool_calls")), call)?;
         let function = call.object("function")?;
-        let function = function.ok_or_else(|| BadField::missing(call.path("function"), "the call's name and arguments"))?;
+        let function = function
+            .ok_or_else(|| BadField::missing(call.path("function"), "the call's name and arguments"))?;
         let arguments = function.str("arguments")?.unwrap_or_default();
         let input: Value = match arguments.trim() {
             "" => json!({}),
@@ -395,7 +401,8 @@ fn push_tools(body: &Fields, out: &mut Map<String, Value>) -> Result<(), BadFiel
         if let Some(description) = function.str("description")? {
             translated.insert("description".into(), description.into());
         }
-        let mut schema = function.object("parameters")?.map(|schema| schema.map().clone()).unwrap_or_default();
+        let mut schema =
+            function.object("parameters")?.map(|schema| schema.map().clone()).unwrap_or_default();
         // A tool without parameters may leave its schema out; Anthropic's is always an object's.
         schema.entry("type").or_insert_with(|| "object".into());
         translated.insert("input_schema".into(), schema.into());

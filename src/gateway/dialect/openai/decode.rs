@@ -90,8 +90,15 @@ enum Content<'a> {
 
 #[derive(Deserialize)]
 struct ReasoningDetail {
+    text: Option<String>,
     signature: Option<String>,
     data: Option<String>,
+}
+
+impl ReasoningDetail {
+    fn text(&self) -> &str {
+        self.text.as_deref().unwrap_or_default()
+    }
 }
 
 #[derive(Deserialize)]
@@ -257,7 +264,8 @@ impl OpenAiDecoder {
         if let Some(word) = filled(&wire.finish_reason)
             && !state.finished
         {
-            let matched = [&wire.stop_reason, &wire.matched_stop].into_iter().flatten().find_map(Value::as_str);
+            let matched =
+                [&wire.stop_reason, &wire.matched_stop].into_iter().flatten().find_map(Value::as_str);
             let reason = match (word, matched) {
                 ("stop", Some(matched)) => StopReason::StopSequence(Some(matched.to_owned())),
                 _ => stop_reason(word),
@@ -291,15 +299,24 @@ impl ChoiceState {
     fn delta(&mut self, delta: &Delta, text: &str, out: &mut Vec<ChatEvent>) -> Result<(), DecodeError> {
         let choice = self.choice;
         let reasoning = filled(&delta.reasoning_content).or(filled(&delta.reasoning));
-        if let Some(text) = reasoning {
+        let details = delta.reasoning_details.as_deref().unwrap_or_default();
+        // The details repeat the reasoning of their own delta, piece by piece between signatures
+        // (OpenRouter), or are all there is (MiniMax). A signed text without reasoning beside it
+        // repeats what came before ([`super::encode`]).
+        let repeats =
+            reasoning.is_some_and(|all| details.iter().map(ReasoningDetail::text).collect::<String>() == all);
+        if let Some(text) = reasoning.filter(|_| !repeats) {
             out.push(ChatEvent::Reasoning { choice, text: text.to_owned() });
         }
-        for detail in delta.reasoning_details.iter().flatten() {
-            let full = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
-            if let Some(signature) = full(&detail.signature) {
+        for detail in details {
+            let signature = detail.signature.clone().filter(|signature| !signature.is_empty());
+            if !detail.text().is_empty() && (repeats || (reasoning.is_none() && signature.is_none())) {
+                out.push(ChatEvent::Reasoning { choice, text: detail.text().to_owned() });
+            }
+            if let Some(signature) = signature {
                 out.push(ChatEvent::Signature { choice, signature });
             }
-            if let Some(data) = full(&detail.data) {
+            if let Some(data) = detail.data.clone().filter(|data| !data.is_empty()) {
                 out.push(ChatEvent::RedactedReasoning { choice, data });
             }
         }
@@ -380,7 +397,8 @@ impl ChoiceState {
         if state.begun {
             out.push(ChatEvent::ToolArguments { choice, call, json: json.to_owned() });
         } else if state.early.len() + json.len() > NAMELESS_BYTES_MAX {
-            let reason = format!("over {NAMELESS_BYTES_MAX} bytes of a tool call's arguments came before its name");
+            let reason =
+                format!("over {NAMELESS_BYTES_MAX} bytes of a tool call's arguments came before its name");
             return Err(DecodeError::shape(reason, text));
         } else {
             state.early.push_str(json);
@@ -388,7 +406,12 @@ impl ChoiceState {
         Ok(())
     }
 
-    fn finish(&mut self, reason: StopReason, text: &str, out: &mut Vec<ChatEvent>) -> Result<(), DecodeError> {
+    fn finish(
+        &mut self,
+        reason: StopReason,
+        text: &str,
+        out: &mut Vec<ChatEvent>,
+    ) -> Result<(), DecodeError> {
         if self.calls.iter().any(|call| !call.begun) {
             return Err(DecodeError::shape("a tool call has no name", text));
         }

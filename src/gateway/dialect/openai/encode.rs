@@ -188,7 +188,8 @@ fn usage_value(usage: &TokenUsage) -> Value {
 /// A whole chat completion.
 pub fn whole(head: &AnswerHead, events: &[ChatEvent]) -> Result<Value, EncodeError> {
     let (choices, usage) = collect(events)?;
-    let choices: Vec<Value> = choices.into_iter().map(|(index, choice)| choice_value(index, choice)).collect();
+    let choices: Vec<Value> =
+        choices.into_iter().map(|(index, choice)| choice_value(index, choice)).collect();
     let mut answer = json!({
         "id": head.id,
         "object": "chat.completion",

@@ -121,7 +121,10 @@ fn blocks_of<'a>(path: &str, content: &'a Value) -> Result<Content<'a>, BadField
 }
 
 fn unsupported_block(block: &Fields, kind: &str, why: &str) -> BadField {
-    BadField::unsupported(block.path("type"), format!("`{kind}` cannot be sent to this model's upstream: {why}"))
+    BadField::unsupported(
+        block.path("type"),
+        format!("`{kind}` cannot be sent to this model's upstream: {why}"),
+    )
 }
 
 fn push_message(message: &Fields, messages: &mut Vec<Value>) -> Result<(), BadField> {
@@ -316,7 +319,9 @@ fn push_tools(body: &Fields, out: &mut Map<String, Value>) -> Result<(), BadFiel
             Some(other) => {
                 return Err(BadField::unsupported(
                     tool.path("type"),
-                    format!("`{other}` is a tool of Anthropic's own; this model's upstream takes custom tools only"),
+                    format!(
+                        "`{other}` is a tool of Anthropic's own; this model's upstream takes custom tools only"
+                    ),
                 ));
             }
         }
@@ -363,7 +368,8 @@ fn push_output(body: &Fields, out: &mut Map<String, Value>) -> Result<(), BadFie
         && thinking.required_str("type", "enabled, adaptive or disabled")? == "enabled"
     {
         let budget = thinking.integer("budget_tokens", 1, i64::MAX)?;
-        let budget = budget.ok_or_else(|| BadField::missing(thinking.path("budget_tokens"), "a number of tokens"))?;
+        let budget =
+            budget.ok_or_else(|| BadField::missing(thinking.path("budget_tokens"), "a number of tokens"))?;
         effort = Some(match budget as u64 {
             0..EFFORT_MEDIUM_TOKENS => "low",
             EFFORT_MEDIUM_TOKENS..EFFORT_HIGH_TOKENS => "medium",
