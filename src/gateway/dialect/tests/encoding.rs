@@ -257,3 +257,21 @@ fn errors_in_a_stream() {
         assert!(result.unwrap_err().to_string().contains("slow down"));
     }
 }
+
+/// Writes every transcript in both dialects, streamed and whole, for `tests/sdk/check_dialect.py`.
+#[test]
+#[ignore = "writes files for the SDKs to read; needs NOVASTACK_DIALECT_OUT"]
+fn write_for_the_sdks() {
+    let folder = std::path::PathBuf::from(std::env::var("NOVASTACK_DIALECT_OUT").unwrap());
+    for (name, dialect, bytes) in super::TRANSCRIPTS {
+        let (events, result) = super::read(*dialect, [*bytes]);
+        if result.is_err() {
+            continue;
+        }
+        for (to, ending) in [(Dialect::OpenAi, "openai"), (Dialect::Anthropic, "anthropic")] {
+            let value = encode_whole(to, &head(), &events).unwrap();
+            std::fs::write(folder.join(format!("{name}.{ending}.json")), value.to_string()).unwrap();
+            std::fs::write(folder.join(format!("{name}.{ending}.sse")), written(to, &events)).unwrap();
+        }
+    }
+}
