@@ -93,6 +93,15 @@ fn signed_thinking_in_several_blocks_survives_openais_format() {
         ChatEvent::Text { choice: 0, text: "answer".into() },
         ChatEvent::Finish { choice: 0, reason: StopReason::End },
     ];
+    let openai = written(Dialect::OpenAi, &events);
+    for detail in [
+        r#"{"type":"reasoning.text","text":"one","signature":"s1","index":0}"#,
+        r#"{"type":"reasoning.encrypted","data":"r","index":1}"#,
+        r#"{"type":"reasoning.text","text":"two","signature":"s2","index":2}"#,
+        r#"{"type":"reasoning.text","text":"","signature":"s3","index":3}"#,
+    ] {
+        assert!(openai.contains(detail), "{detail} in {openai}");
+    }
     for dialect in [Dialect::OpenAi, Dialect::Anthropic] {
         let (again, _) = read(dialect, [written(dialect, &events).as_bytes()]);
         assert_eq!(essence(&again), as_said_in(dialect, &events), "{dialect:?} streamed");
