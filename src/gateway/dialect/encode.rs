@@ -112,6 +112,7 @@ pub fn encode_whole(dialect: Dialect, head: &AnswerHead, events: &[ChatEvent]) -
 /// One choice of a whole answer: its pieces in order, each kind's neighbours joined.
 #[derive(Debug, Default)]
 pub(super) struct Collected {
+    pub choice: u32,
     pub parts: Vec<Part>,
     pub reason: Option<StopReason>,
 }
@@ -127,10 +128,8 @@ pub(super) enum Part {
 }
 
 /// Joins a whole answer's events, choice by choice, in the order of their numbers.
-pub(super) fn collect(
-    events: &[ChatEvent],
-) -> Result<(Vec<(u32, Collected)>, Option<TokenUsage>), EncodeError> {
-    let mut choices: Vec<(u32, Collected)> = Vec::new();
+pub(super) fn collect(events: &[ChatEvent]) -> Result<(Vec<Collected>, Option<TokenUsage>), EncodeError> {
+    let mut choices: Vec<Collected> = Vec::new();
     let mut usage = None;
     for event in events {
         let Some(choice) = event.choice() else {
@@ -139,13 +138,13 @@ pub(super) fn collect(
             }
             continue;
         };
-        let at = choices.iter().position(|(number, _)| *number == choice).unwrap_or_else(|| {
-            choices.push((choice, Collected::default()));
+        let at = choices.iter().position(|collected| collected.choice == choice).unwrap_or_else(|| {
+            choices.push(Collected { choice, ..Collected::default() });
             choices.len() - 1
         });
-        choices[at].1.add(event)?;
+        choices[at].add(event)?;
     }
-    choices.sort_by_key(|(number, _)| *number);
+    choices.sort_by_key(|collected| collected.choice);
     Ok((choices, usage))
 }
 

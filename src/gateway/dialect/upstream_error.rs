@@ -297,7 +297,9 @@ mod tests {
         let field = br#"{"error":{"message":"bad","type":"invalid_request_error","param":"messages[0]","code":null}}"#;
         let anthropic =
             br#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"},"request_id":"req_1"}"#;
-        let cases: Vec<(u16, &[u8], ErrorKind, &str, Option<&str>)> = vec![
+        /// Status, body; kind, message, code.
+        type Case<'a> = (u16, &'a [u8], ErrorKind, &'a str, Option<&'a str>);
+        let cases: Vec<Case> = vec![
             (429, openai, RateLimit, "Rate limit reached", Some("rate_limit_exceeded")),
             (429, quota, Billing, "You exceeded your current quota", Some("insufficient_quota")),
             (400, field, InvalidRequest, "bad", Some("invalid_request_error")),

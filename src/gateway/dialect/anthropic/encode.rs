@@ -327,8 +327,7 @@ fn message(
 /// other arguments that are no object are an error.
 pub fn whole(head: &AnswerHead, events: &[ChatEvent]) -> Result<Value, EncodeError> {
     let (choices, usage) = collect(events)?;
-    let choice = choices.into_iter().find(|(number, _)| *number == 0).map(|(_, choice)| choice);
-    let choice = choice.unwrap_or_default();
+    let choice = choices.into_iter().find(|choice| choice.choice == 0).unwrap_or_default();
     let (mut content, mut called, mut refused) = (Vec::new(), false, false);
     for part in choice.parts {
         content.push(match part {

@@ -90,8 +90,15 @@ enum Content<'a> {
 
 #[derive(Deserialize)]
 struct ReasoningDetail {
+    text: Option<String>,
     signature: Option<String>,
     data: Option<String>,
+}
+
+impl ReasoningDetail {
+    fn text(&self) -> &str {
+        self.text.as_deref().unwrap_or_default()
+    }
 }
 
 #[derive(Deserialize)]
@@ -292,15 +299,24 @@ impl ChoiceState {
     fn delta(&mut self, delta: &Delta, text: &str, out: &mut Vec<ChatEvent>) -> Result<(), DecodeError> {
         let choice = self.choice;
         let reasoning = filled(&delta.reasoning_content).or(filled(&delta.reasoning));
-        if let Some(text) = reasoning {
+        let details = delta.reasoning_details.as_deref().unwrap_or_default();
+        // The details repeat the reasoning of their own delta, piece by piece between signatures
+        // (OpenRouter), or are all there is (MiniMax). A signed text without reasoning beside it
+        // repeats what came before ([`super::encode`]).
+        let repeats =
+            reasoning.is_some_and(|all| details.iter().map(ReasoningDetail::text).collect::<String>() == all);
+        if let Some(text) = reasoning.filter(|_| !repeats) {
             out.push(ChatEvent::Reasoning { choice, text: text.to_owned() });
         }
-        for detail in delta.reasoning_details.iter().flatten() {
-            let full = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
-            if let Some(signature) = full(&detail.signature) {
+        for detail in details {
+            let signature = detail.signature.clone().filter(|signature| !signature.is_empty());
+            if !detail.text().is_empty() && (repeats || (reasoning.is_none() && signature.is_none())) {
+                out.push(ChatEvent::Reasoning { choice, text: detail.text().to_owned() });
+            }
+            if let Some(signature) = signature {
                 out.push(ChatEvent::Signature { choice, signature });
             }
-            if let Some(data) = full(&detail.data) {
+            if let Some(data) = detail.data.clone().filter(|data| !data.is_empty()) {
                 out.push(ChatEvent::RedactedReasoning { choice, data });
             }
         }

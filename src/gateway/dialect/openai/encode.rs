@@ -188,8 +188,7 @@ fn usage_value(usage: &TokenUsage) -> Value {
 /// A whole chat completion.
 pub fn whole(head: &AnswerHead, events: &[ChatEvent]) -> Result<Value, EncodeError> {
     let (choices, usage) = collect(events)?;
-    let choices: Vec<Value> =
-        choices.into_iter().map(|(index, choice)| choice_value(index, choice)).collect();
+    let choices: Vec<Value> = choices.into_iter().map(choice_value).collect();
     let mut answer = json!({
         "id": head.id,
         "object": "chat.completion",
@@ -203,7 +202,7 @@ pub fn whole(head: &AnswerHead, events: &[ChatEvent]) -> Result<Value, EncodeErr
     Ok(answer)
 }
 
-fn choice_value(index: u32, choice: Collected) -> Value {
+fn choice_value(choice: Collected) -> Value {
     let (mut content, mut refusal, mut reasoning) = (None::<String>, None::<String>, None::<String>);
     let (mut calls, mut details) = (Vec::new(), Vec::new());
     let add = |all: &mut Option<String>, text: &str| all.get_or_insert_default().push_str(text);
@@ -240,7 +239,7 @@ fn choice_value(index: u32, choice: Collected) -> Value {
     }
     let reason = choice.reason.unwrap_or(StopReason::End);
     let mut value = json!({
-        "index": index,
+        "index": choice.choice,
         "message": message,
         "logprobs": null,
         "finish_reason": finish_reason(&reason),

@@ -20,7 +20,8 @@
 //!
 //! Lost: `cache_control`, citations, the place of text behind a tool call in one message, and every
 //! field not named here. `thinking` disabled or adaptive without an effort says nothing: servers
-//! disagree on how to say it. Refused: tools that Anthropic runs, files kept there, and what else
+//! disagree on how to say it. A last message of the assistant's own stays one; whether the server goes
+//! on from it, as Anthropic does, is the server's choice. Refused: tools that Anthropic runs, files kept there, and what else
 //! would change the answer. Some servers want `max_completion_tokens`, or refuse `top_k` or
 //! `reasoning_content`: that is for the provider's settings, not for the format.
 
