@@ -35,7 +35,7 @@ USERS = {
     "order.h": ["moe_route"],
     "sample.h": ["sample"],
     "port.h": ["add_rms_norm", "joint_qk_norm", "mla_kv_write", "gemm"],
-    "weights.h": ["gemm_q8_0", "gemm_q6_k", "gemv_int4", "gemv_q6_k"],
+    "weights.h": ["gemm_q8_0", "gemm_q6_k", "gemv_int4", "gemv_q4_k", "gemv_q6_k", "gemv_fp8"],
 }
 # Kernels that the self-test does not launch.
 GROUPS = {"ceiling": None, "place_columns": None}
