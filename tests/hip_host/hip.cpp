@@ -13,7 +13,8 @@
 //
 // Environment: NOVASTACK_HIP_HOST_ARCH (gfx90a), _DEVICES (1), _MEMORY (bytes, 1 GiB), _SEED,
 // _FAULT = malloc:N | launch:N | sync:N | blas:N: the N-th call fails (launch, sync: and loses the device);
-// hang:N: the N-th sync never comes back. capture:N: the N-th recording cannot be had.
+// hang:N: the N-th sync never comes back. capture:N: the N-th recording cannot be had. function:NAME: there is no
+// such kernel.
 #include "driver.h"
 #include "harness.h"
 #include "notes.h"
@@ -370,7 +371,7 @@ ENTRY(hipModuleUnload, Module* module)
 ENTRY(hipModuleGetFunction, Function** function, Module* module, const char* name)
   ALIVE();
   auto note = module->notes.kernels.find(name);
-  if (note == module->notes.kernels.end()) return NotFound;
+  if (note == module->notes.kernels.end() || setting("FAULT", "") == std::string("function:") + name) return NotFound;
   const harness::Kernel* kernel = harness::kernels;
   while (kernel && (kernel->wave != architecture_wave() || strcmp(kernel->name, name))) kernel = kernel->next;
   NEED(kernel, NotFound, std::string(name) + " is in the object but was not built for the host");
