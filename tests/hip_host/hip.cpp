@@ -13,8 +13,8 @@
 //
 // Environment: NOVASTACK_HIP_HOST_ARCH (gfx90a), _DEVICES (1), _MEMORY (bytes, 1 GiB), _SEED,
 // _FAULT = malloc:N | launch:N | sync:N | blas:N: the N-th call fails (launch, sync: and loses the device);
-// hang:N: the N-th sync never comes back. capture:N: the N-th recording cannot be had. function:NAME: there is no
-// such kernel.
+// hang:N: the N-th sync never comes back. capture:N: the N-th recording cannot be had. KERNEL:N: the N-th launch of
+// the kernel of that name fails as launch:N does.
 #include "driver.h"
 #include "harness.h"
 #include "notes.h"
@@ -371,7 +371,7 @@ ENTRY(hipModuleUnload, Module* module)
 ENTRY(hipModuleGetFunction, Function** function, Module* module, const char* name)
   ALIVE();
   auto note = module->notes.kernels.find(name);
-  if (note == module->notes.kernels.end() || setting("FAULT", "") == std::string("function:") + name) return NotFound;
+  if (note == module->notes.kernels.end()) return NotFound;
   const harness::Kernel* kernel = harness::kernels;
   while (kernel && (kernel->wave != architecture_wave() || strcmp(kernel->name, name))) kernel = kernel->next;
   NEED(kernel, NotFound, std::string(name) + " is in the object but was not built for the host");
@@ -397,7 +397,7 @@ ENTRY(hipModuleLaunchKernel, Function* function, u32 gx, u32 gy, u32 gz, u32 bx,
   NEED(bytes == function->note.argument_bytes, InvalidValue,
        name + ": " + std::to_string(bytes) + " bytes of arguments where the object says " + std::to_string(function->note.argument_bytes));
   NEED((bytes + 7) / 8 == (function->kernel->arg_bytes + 7) / 8, InvalidValue, name + ": the host's build has other arguments");
-  if (fault("launch")) devices[stream->device].lost = true;
+  if (fault("launch") || fault(name.c_str())) devices[stream->device].lost = true;
   ALIVE();
   std::string args((const char*)extra[1], bytes);
   enqueue(stream, [=, kernel = function->kernel] {
