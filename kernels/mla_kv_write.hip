@@ -1,13 +1,14 @@
 // The rotary part of latent attention: a row's latent is normed (RMSNorm), its shared key turned by
 // its position's angles (RoPE, Su et al. 2021), both go to the row's slot of the cache; the rotary
 // part of each head's q goes, turned, behind the head's absorbed query, which head_linear.hip writes.
-// One block per row.
+// Where keys and values are expanded (mla_expand.hip), the normed latent also goes to `normed`, as the
+// cache has it, to be multiplied with kv_b. One block per row.
 //
 // q [rows, heads * (nope + rope)] T, latent [rows, rank + rope] T, norm [rank] f32, angles
 // [rows, rope] f32 (cos, then sin), slots [rows] u32 (0xffffffff: the cache stays as it is), cache
-// [blocks * 16][rank + rope] f16, query [rows, heads * (rank + rope)] f16. All of nope, rope and rank
-// multiples of 8, rank at most 2048. Pairs of dimensions: i with i + rope / 2 ("half") or 2 i with
-// 2 i + 1 ("interleaved").
+// [blocks * 16][rank + rope] f16, query [rows, heads * (rank + rope)] f16, normed [rows, rank] T or null.
+// All of nope, rope and rank multiples of 8, rank at most 2048. Pairs of dimensions: i with i + rope / 2
+// ("half") or 2 i with 2 i + 1 ("interleaved").
 //
 // What goes to f16 is clamped to its range, so that an outlier is not an infinity, whose products
 // are NaN. Bytes moved per row: 4 heads * rope + 4 (rank + rope) + the angles. Bound: memory. CPU
@@ -46,7 +47,8 @@ DEV void rotate(const T* __restrict__ from, f16* __restrict__ to, const float* _
 template <class T, bool HALF>
 DEV void mla_kv_write(const T* __restrict__ q, const T* __restrict__ latent, const float* __restrict__ norm,
                       const float* __restrict__ angles, const u32* __restrict__ slots, f16* __restrict__ cache,
-                      f16* __restrict__ query, u32 heads, u32 nope, u32 rope, u32 rank, float eps) {
+                      f16* __restrict__ query, T* __restrict__ normed, u32 heads, u32 nope, u32 rope, u32 rank,
+                      float eps) {
   LDS float scratch[THREADS / 32];
   u32 row = block_x(), entry = rank + rope, units = rope / 8, slot = slots[row], c = tid() * 8;
   latent += (u64)row * entry;
@@ -67,6 +69,11 @@ DEV void mla_kv_write(const T* __restrict__ q, const T* __restrict__ latent, con
       Eight<f16> y;
       for (u32 i = 0; i < 8; i++) y.v[i] = to_f16(x[i] * scale * norm[c + i]);
       store8(to + c, y);
+      if (normed) {
+        Eight<T> z;
+        for (u32 i = 0; i < 8; i++) z.v[i] = from_float<T>(to_float(y.v[i]));
+        store8(normed + (u64)row * rank + c, z);
+      }
     }
     // By the last work-items, which have no latents.
     u32 unit = THREADS - 1 - tid();
@@ -82,8 +89,8 @@ DEV void mla_kv_write(const T* __restrict__ q, const T* __restrict__ latent, con
 
 #define MLA_KV_WRITE(T, style, half)                                                                                  \
   KERNEL(mla_kv_write_##T##_##style, THREADS, 4, const T* q, const T* latent, const float* norm, const float* angles, \
-         const u32* slots, f16* cache, f16* query, u32 heads, u32 nope, u32 rope, u32 rank, float eps) {              \
-    mla_kv_write<T, half>(q, latent, norm, angles, slots, cache, query, heads, nope, rope, rank, eps);                \
+         const u32* slots, f16* cache, f16* query, T* normed, u32 heads, u32 nope, u32 rope, u32 rank, float eps) {   \
+    mla_kv_write<T, half>(q, latent, norm, angles, slots, cache, query, normed, heads, nope, rope, rank, eps);        \
   }
 MLA_KV_WRITE(bf16, half, true)
 MLA_KV_WRITE(bf16, interleaved, false)

@@ -1,6 +1,7 @@
 // Causal latent attention of several rows of a sequence, absorbed, over the paged latent cache: in
-// latent space as decode is, so that both agree. See mla.h for the tile; here it holds queries
-// of one row or of several of the item's [rows * heads].
+// latent space as decode is. Steps that begin their sequences may go another way, over expanded keys
+// and values (mla_expand.hip). See mla.h for the tile; here it holds queries of one row or of several
+// of the item's [rows * heads].
 //
 // query [rows, heads, entry] f16, cache [blocks][16][entry] f16 with entry = rank + rope, out
 // [rows, heads, rank] f16. items [..][4] u32: first row, rows, the first row's position, offset of

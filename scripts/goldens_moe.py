@@ -182,6 +182,25 @@ CHECKPOINTS = {
             },
         ),
     ),
+    # The head dimensions of the published models: GPUs expand latents of no other.
+    "deepseek-v2-mla128": (
+        DeepseekV2Config,
+        dict(
+            **{
+                **DEEPSEEK, "num_attention_heads": 2, "num_key_value_heads": 2, "qk_nope_head_dim": 128,
+                "qk_rope_head_dim": 64, "v_head_dim": 128,
+            },
+            q_lora_rank=None, n_routed_experts=4, n_shared_experts=1, num_experts_per_tok=2, moe_intermediate_size=32,
+            topk_method="greedy", n_group=1, topk_group=1, norm_topk_prob=False, routed_scaling_factor=1.0,
+            rope_parameters=yarn(0.707),
+        ),
+        dict(
+            lengths=[1, 5, 17, 40, 100, 200], v4=True, rope_type_key="type",
+            published=dict(scoring_func="softmax", moe_layer_freq=1, aux_loss_alpha=0.001, seq_aux=True, ep_size=1),
+            unpublished=["head_dim", "qk_head_dim"],
+            without={"yarn": dict(rope_parameters=rope()), "mscale": no_softmax_scale},
+        ),
+    ),
 }
 # What the published checkpoints call their tensors, one of a kind; L is a layer, N an expert.
 PUBLISHED = {

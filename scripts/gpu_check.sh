@@ -93,7 +93,7 @@ else
   large=(--large)
 fi
 folders=()
-for name in llama llama-bf16 qwen3 qwen3-fp8 qwen3-moe qwen3-moe-fp8 qwen2-awq deepseek-v2-lite deepseek-v3; do
+for name in llama llama-bf16 qwen3 qwen3-fp8 qwen3-moe qwen3-moe-fp8 qwen2-awq deepseek-v2-lite deepseek-v2-mla128 deepseek-v3; do
   folders+=("$goldens/$name")
 done
 [ -z "$quick" ] || folders=("$goldens/llama" "$goldens/qwen3-moe" "$goldens/deepseek-v2-lite" --cases 2)

@@ -29,16 +29,16 @@ USERS = {
     "attention.h": ["attention_decode", "attention_prefill"],
     "gemm.h": ["gemm", "gemm_q4_k"],
     "gemv.h": ["gemv", "gemv_q4_k"],
-    "kv_cache.h": ["rope_kv_write", "attention_decode", "attention_prefill"],
+    "kv_cache.h": ["rope_kv_write", "attention_decode", "attention_prefill", "mla_expand"],
     "mla.h": ["mla_decode", "mla_prefill", "mla_reduce"],
     "moe_gemm.h": ["moe_gemm"],
     "order.h": ["moe_route"],
     "sample.h": ["sample"],
     "port.h": ["add_rms_norm", "joint_qk_norm", "mla_kv_write", "gemm"],
-    "weights.h": ["gemm_q8_0", "gemm_q6_k", "gemv_int4", "gemv_q6_k"],
+    "weights.h": ["gemm_q8_0", "gemm_q6_k", "gemv_int4", "gemv_q4_k", "gemv_q6_k", "gemv_fp8"],
 }
 # Kernels that the self-test does not launch.
-GROUPS = {"ceiling": None, "place_columns": None}
+GROUPS = {"ceiling": None}
 
 Mutant = collections.namedtuple("Mutant", "id file kind line text changed")
 

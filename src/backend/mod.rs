@@ -413,6 +413,34 @@ pub trait Backend: Send + 'static {
         layer: usize,
         out: &mut Self::Tensor,
     );
+    /// Whether [`Backend::mla_attention_expanded`] takes any step of layers of this shape: their
+    /// `kv_b` is to be kept for it.
+    fn mla_expands(&self, _layout: LatentLayout) -> bool {
+        false
+    }
+    /// Latent attention over keys and values of each head, made from the latents of the step's own
+    /// rows, for steps where that is less work: whether this was one. If not, nothing is done, and
+    /// [`Backend::mla_attention`] is the way. Comes after [`Backend::mla_rope_kv_write`] of the same
+    /// layer, with what that has read and written. `kv_b` is `[heads * (nope_dim + v_dim), rank]`,
+    /// for each head K, then V; with c a row's normed latent and r its rotated key, a head's row of
+    /// out `[rows, heads * v_dim]` is `softmax(scale * q [K c, r]^T) V c` over the rows seen.
+    ///
+    /// Its results differ from the other way's by rounding, and which one a row goes depends on
+    /// what else is in the step: backends whose bits do not depend on that never take it.
+    #[allow(clippy::too_many_arguments)]
+    fn mla_attention_expanded(
+        &mut self,
+        _kv_b: &Self::Matrix,
+        _q: &Self::Tensor,
+        _query: &Self::Tensor,
+        _layout: LatentLayout,
+        _scale: f32,
+        _kv: &Self::KvCache,
+        _layer: usize,
+        _out: &mut Self::Tensor,
+    ) -> bool {
+        false
+    }
 
     /// Chooses each row's experts from its router logits `[rows, experts]`. Pairs with an expert
     /// outside `local`, those of this rank, are left out.

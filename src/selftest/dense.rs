@@ -1,4 +1,4 @@
-//! Operations on rows by themselves: embedding, norms, gating, gathering, angles.
+//! Operations on rows by themselves: embedding, norms, gating, gathering, angles, a rank's columns.
 
 use super::side::{F32_UNIT, Output, Side, Tolerance};
 use super::weights::weights;
@@ -224,4 +224,40 @@ pub fn joint_qk_norm(runner: &mut Runner) -> Result<(), BackendError> {
     }
     let heads = HeadLayout { heads: 4, kv_heads: 2, head_dim: 16 };
     runner.check(&JointQkNorm { rows: if runner.large { 3000 } else { 200 }, heads, eps: 1e-6 })
+}
+
+/// As [`Backend::all_gather`] of ranks that this device alone cannot have.
+#[derive(Debug)]
+struct PlaceColumns {
+    rows: usize,
+    columns: usize,
+    rank: usize,
+    ranks: usize,
+}
+
+pub fn place_columns(runner: &mut Runner) -> Result<(), BackendError> {
+    let mut rng = runner.shapes();
+    for ranks in [1, 2, 3, 8] {
+        for columns in [8 + rng.below(50), 2048, 2049 + rng.below(5000)] {
+            let case = PlaceColumns { rows: 1 + rng.below(5), columns, rank: rng.below(ranks), ranks };
+            let PlaceColumns { rows, columns, rank, ranks } = case;
+            let mine = columns * rank / ranks..columns * (rank + 1) / ranks;
+            let held = rng.normals(rows * mine.len(), 1.0);
+            let mut placed = vec![0.0; rows * columns];
+            for (to, from) in placed.chunks_exact_mut(columns).zip(held.chunks_exact(mine.len())) {
+                to[mine.clone()].copy_from_slice(from);
+            }
+            let gpu = runner.gpu();
+            let mut x = gpu.tensor_f32(rows, mine.len())?;
+            gpu.write(&mut x, rows, &held);
+            let mut out = gpu.tensor_f32(rows, columns)?;
+            // What was there must go.
+            gpu.write(&mut out, rows, &vec![7.0; rows * columns]);
+            gpu.place_columns(&x, rank, ranks, &mut out);
+            let output = |values| Output { what: "out", columns, values, tolerance: Tolerance::EXACT };
+            let got = output(gpu.read(&out)?.to_vec());
+            runner.compare(&case, &[output(placed)], &[got]);
+        }
+    }
+    Ok(())
 }

@@ -10,11 +10,10 @@
 //!
 //! Invariant: a case's inputs follow from the seed, the group's name and the case's place in the
 //! group alone, so that a failure is repeated by `--only` and `--seed`.
-//!
-//! Absent: attention_prefill of 192 dimensions for 128, which no operation launches.
 
 mod attention;
 mod dense;
+mod expanded;
 mod mla;
 mod moe;
 mod paged;
@@ -129,6 +128,7 @@ const GROUPS: &[Group] = &[
     ("gather_rows", dense::gather_rows),
     ("rope_angles", dense::rope_angles),
     ("joint_qk_norm", dense::joint_qk_norm),
+    ("place_columns", dense::place_columns),
     ("gemv", products::gemv::<0>),
     ("gemv_q8_0", products::gemv::<1>),
     ("gemv_int4", products::gemv::<2>),
@@ -151,6 +151,7 @@ const GROUPS: &[Group] = &[
     ("mla_decode", mla::decode),
     ("mla_reduce", mla::reduce),
     ("mla_prefill", mla::prefill),
+    ("mla_expand", expanded::expand),
     ("moe_route", moe::routing),
     ("moe_sort", moe::sort),
     ("moe_combine", moe::combine),
@@ -203,15 +204,25 @@ impl Runner {
 
     /// Runs a case on both and compares. Errors: the device's.
     fn check(&mut self, case: &impl Case) -> Result<(), BackendError> {
+        let (half, rng) = (self.half, Rng::new(self.seed, self.tally.name, self.tally.case + 1));
+        let wanted = case.run(&mut Side { backend: &mut self.cpu, rng: rng.clone(), half, exact: true })?;
+        let got = case.run(&mut Side { backend: self.gpu(), rng, half, exact: false })?;
+        self.compare(case, &wanted, &got);
+        Ok(())
+    }
+
+    /// The device, with activations in the type that is being checked.
+    fn gpu(&mut self) -> &mut HipBackend {
+        &mut self.gpus[usize::from(self.half == Half::F16)]
+    }
+
+    /// The next case's results.
+    fn compare(&mut self, case: &dyn Debug, wanted: &[Output], got: &[Output]) {
         self.tally.case += 1;
         self.tally.cases += 1;
         let (half, seed, name) = (self.half, self.seed, self.tally.name);
-        let rng = || Rng::new(seed, name, self.tally.case);
-        let wanted = case.run(&mut Side { backend: &mut self.cpu, rng: rng(), half, exact: true })?;
-        let gpu = &mut self.gpus[usize::from(half == Half::F16)];
-        let got = case.run(&mut Side { backend: gpu, rng: rng(), half, exact: false })?;
         assert_eq!(wanted.len(), got.len(), "both sides have the same results");
-        for (wanted, got) in wanted.iter().zip(&got) {
+        for (wanted, got) in wanted.iter().zip(got) {
             let found = Difference::between(wanted, got);
             self.tally.worst = self.tally.worst.max(found.worst);
             if found.wrong > 0 {
@@ -221,6 +232,5 @@ impl Runner {
                 break;
             }
         }
-        Ok(())
     }
 }

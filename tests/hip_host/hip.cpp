@@ -13,7 +13,8 @@
 //
 // Environment: NOVASTACK_HIP_HOST_ARCH (gfx90a), _DEVICES (1), _MEMORY (bytes, 1 GiB), _SEED,
 // _FAULT = malloc:N | launch:N | sync:N | blas:N: the N-th call fails (launch, sync: and loses the device);
-// hang:N: the N-th sync never comes back. capture:N: the N-th recording cannot be had.
+// hang:N: the N-th sync never comes back. capture:N: the N-th recording cannot be had. KERNEL:N: the N-th launch of
+// the kernel of that name fails as launch:N does.
 #include "driver.h"
 #include "harness.h"
 #include "notes.h"
@@ -396,7 +397,7 @@ ENTRY(hipModuleLaunchKernel, Function* function, u32 gx, u32 gy, u32 gz, u32 bx,
   NEED(bytes == function->note.argument_bytes, InvalidValue,
        name + ": " + std::to_string(bytes) + " bytes of arguments where the object says " + std::to_string(function->note.argument_bytes));
   NEED((bytes + 7) / 8 == (function->kernel->arg_bytes + 7) / 8, InvalidValue, name + ": the host's build has other arguments");
-  if (fault("launch")) devices[stream->device].lost = true;
+  if (fault("launch") || fault(name.c_str())) devices[stream->device].lost = true;
   ALIVE();
   std::string args((const char*)extra[1], bytes);
   enqueue(stream, [=, kernel = function->kernel] {

@@ -97,6 +97,44 @@ async fn deepseek_v2_lite() {
 }
 
 #[tokio::test]
+async fn deepseek_v2_over_expanded_keys() {
+    on_the_test_library("deepseek-v2-mla128", F16_TOLERANCE, &[]).await;
+}
+
+#[tokio::test]
+async fn deepseek_v2_over_expanded_keys_on_gfx1100() {
+    let environment = [("NOVASTACK_HIP_HOST_ARCH", "gfx1100")];
+    on_the_test_library("deepseek-v2-mla128", F16_TOLERANCE, &environment).await;
+}
+
+/// Prompts of several items in one step; and it is really keys and values that are attended to, in
+/// steps that begin their sequences and in no others.
+#[tokio::test]
+async fn latents_are_expanded_where_a_prompt_begins() {
+    let Some(server) = serve("deepseek-v2-mla128", &["--step-tokens", "256"], &[]) else { return };
+    few_tokens("deepseek-v2-mla128", &server, 6).await;
+    for kernel in ["mla_expand_f16", "attention_prefill_f16_192_128"] {
+        let lost_at = |launch: usize| format!("{kernel}:{launch}");
+        let ask = async |server: &Server, tokens: usize| {
+            let body =
+                json!({"model": "tiny", "prompt": vec![7; tokens], "max_tokens": 4, "ignore_eos": true});
+            server.post("/v1/completions", &body).await
+        };
+        // The step that warms up a model of two layers has the first two launches.
+        let lost = [("NOVASTACK_HIP_HOST_FAULT", &*lost_at(3))];
+        let Some(server) = serve("deepseek-v2-mla128", &[], &lost) else { return };
+        let (status, answer) = ask(&server, 1).await;
+        assert_eq!(status, 200, "{kernel} is not for a prompt of one token: {answer}");
+        let (status, answer) = ask(&server, 20).await;
+        assert!(status >= 500 && answer.to_string().contains("hip:0: launch"), "{kernel}: {status} {answer}");
+        let lost = [("NOVASTACK_HIP_HOST_FAULT", &*lost_at(1))];
+        let Some(server) = serve("deepseek-v2-mla128", &["--deterministic"], &lost) else { return };
+        let (status, answer) = ask(&server, 20).await;
+        assert_eq!(status, 200, "{kernel} is not deterministic: {answer}");
+    }
+}
+
+#[tokio::test]
 async fn deepseek_v3() {
     on_the_test_library("deepseek-v3", F16_TOLERANCE, &[]).await;
 }
@@ -168,7 +206,7 @@ async fn few_tokens(name: &str, server: &Server, cases: usize) {
 async fn two_devices_share_a_model() {
     let Some(library) = library() else { return };
     let environment = [("NOVASTACK_RCCL_LIBRARY", library), ("NOVASTACK_HIP_HOST_DEVICES", "3")];
-    for name in ["llama", "minimax-m2", "deepseek-v2-lite"] {
+    for name in ["llama", "minimax-m2", "deepseek-v2-lite", "deepseek-v2-mla128"] {
         let Some(server) = serve(name, &["--device", "hip:2,0"], &environment) else { return };
         few_tokens(name, &server, 6).await;
         assert!(replayed_steps(&server).await > 0, "{name}: decodes are replayed");

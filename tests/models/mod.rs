@@ -126,6 +126,7 @@ macro_rules! checkpoints {
 checkpoints! {
     deepseek_v2_with_groups = "deepseek-v2",
     deepseek_v2_lite = "deepseek-v2-lite",
+    deepseek_v2_with_heads_of_192_and_128 = "deepseek-v2-mla128",
     deepseek_v3 = "deepseek-v3",
     deepseek_v3_fp8 = "deepseek-v3-fp8",
     llama = "llama",

@@ -104,6 +104,7 @@ impl HipBackend {
         graph.map_err(|error| self.gpu.failed(error))
     }
 
+    /// Decodes expand no latents: `expansions` is in none of their launches.
     fn addresses(&self) -> Addresses {
         let Self { queries, partials, stats, sums, best, tokens, .. } = self;
         let [a, b, c, d, e, f] = [queries, partials, stats, sums, best, tokens].map(super::Scratch::pointer);

@@ -52,6 +52,8 @@ pub struct HipBackend {
     partials: Scratch,
     stats: Scratch,
     sums: Scratch,
+    /// Keys and values that latents are expanded to.
+    expansions: Scratch,
     /// The largest logits of a row's slices; the tokens chosen.
     best: Scratch,
     tokens: Scratch,
@@ -164,6 +166,7 @@ impl HipBackend {
             partials: Scratch::default(),
             stats: Scratch::default(),
             sums: Scratch::default(),
+            expansions: Scratch::default(),
             best: Scratch::default(),
             tokens: Scratch::default(),
             pairs: Scratch::default(),

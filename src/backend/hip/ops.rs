@@ -2,6 +2,7 @@
 //! kernels' own files state; sizes are checked where a kernel would trust them.
 
 mod attention;
+mod expanded;
 mod moe;
 mod sample;
 mod transfer;
@@ -58,20 +59,55 @@ impl HipBackend {
         format!("{name}_{}", self.gpu.half.name())
     }
 
-    /// One part's columns of a product, from column `first` of out on.
+    /// out = x W^T (+ bias), for `rows` rows of x in the type of activations.
+    fn multiply(
+        &self,
+        w: &Matrix,
+        bias: Option<&Vector>,
+        x: DevicePointer,
+        rows: usize,
+        out: DevicePointer,
+        out_kind: Kind,
+    ) -> DriverResult<()> {
+        let mut first = 0;
+        for part in &w.parts {
+            let bias = bias.map_or(0, |bias| bias.pointer() + first as u64 * 4);
+            let to = out + (first * out_kind.bytes()) as u64;
+            self.product(part, w.columns, bias, x, rows, to, out_kind, w.rows)?;
+            first += part.rows;
+        }
+        Ok(())
+    }
+
+    /// A rank's columns among all ranks', zeros elsewhere: its part of [`Backend::all_gather`].
+    pub fn place_columns(&mut self, x: &Tensor, rank: usize, ranks: usize, out: &mut Tensor) {
+        self.op(|it| {
+            let (rows, columns, all) = (x.rows(), x.columns(), out.columns());
+            // As `Shard::range` cuts.
+            let (first, end) = (all * rank / ranks, all * (rank + 1) / ranks);
+            assert_eq!((end - first, x.kind()), (columns, Kind::F32), "a rank's part of the columns");
+            let to = out.output(rows, all, Kind::F32);
+            let arguments = Arguments::new().pointer(x.pointer()).pointer(to);
+            let arguments = arguments.size(columns).size(first).size(all);
+            let grid = [rows as u32, blocks(all, VALUES), 1];
+            it.launch("place_columns", "place_columns", grid, THREADS, arguments)
+        });
+    }
+
+    /// One part's columns of a product; `out` is where its first row's are, `stride` from row to row.
     #[allow(clippy::too_many_arguments)]
     fn product(
         &self,
         part: &Part,
         columns: usize,
         bias: DevicePointer,
-        x: &Tensor,
+        x: DevicePointer,
+        rows: usize,
         out: DevicePointer,
         out_kind: Kind,
         stride: usize,
     ) -> DriverResult<()> {
-        let rows = x.rows();
-        if rows >= BLAS_ROWS && bias == 0 && self.by_blas(part, columns, x, out, out_kind, stride)? {
+        if rows >= BLAS_ROWS && bias == 0 && self.by_blas(part, columns, x, rows, out, out_kind, stride)? {
             return Ok(());
         }
         let suffix = part.format.suffix();
@@ -95,18 +131,20 @@ impl HipBackend {
             let grid = [blocks(part.rows, tile_columns), blocks(rows, tile_rows), 1];
             (part.format.gemm_file(), entry("gemm", &format!("{tile_rows}x{tile_columns}")), grid)
         };
-        let arguments = part.arguments(Arguments::new().pointer(x.pointer()));
+        let arguments = part.arguments(Arguments::new().pointer(x));
         let arguments =
             arguments.pointer(bias).pointer(out).size(rows).size(part.rows).size(columns).size(stride);
         self.launch(file, &name, grid, THREADS, arguments)
     }
 
     /// The same by the vendor's library; false where it does not take it.
+    #[allow(clippy::too_many_arguments)]
     fn by_blas(
         &self,
         part: &Part,
         columns: usize,
-        x: &Tensor,
+        x: DevicePointer,
+        rows: usize,
         out: DevicePointer,
         out_kind: Kind,
         stride: usize,
@@ -114,10 +152,10 @@ impl HipBackend {
         let (Some(blas), Format::Half, [weights]) = (&self.blas, part.format, part.arrays.as_slice()) else {
             return Ok(false);
         };
-        let shape = Shape { m: x.rows(), n: part.rows, k: columns, stride, to_f32: out_kind == Kind::F32 };
-        let operands = Operands { w: weights.pointer(), x: x.pointer(), out };
+        let shape = Shape { m: rows, n: part.rows, k: columns, stride, to_f32: out_kind == Kind::F32 };
+        let operands = Operands { w: weights.pointer(), x, out };
         let mut blas = blas.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        // SAFETY: as for `launch`; `linear` has checked the shapes.
+        // SAFETY: as for `launch`; the callers of `multiply` have checked the shapes.
         unsafe { blas.product(&self.stream, shape, operands) }
     }
 }
@@ -265,14 +303,7 @@ impl Backend for HipBackend {
             assert_eq!((x.columns(), x.kind()), (w.columns, Kind::Half), "a linear's input");
             let kind = out.kind();
             let to = out.output(x.rows(), w.rows, kind);
-            let mut first = 0;
-            for part in &w.parts {
-                let bias = bias.map_or(0, |bias| bias.pointer() + first as u64 * 4);
-                let to = to + (first * kind.bytes()) as u64;
-                it.product(part, w.columns, bias, x, to, kind, w.rows)?;
-                first += part.rows;
-            }
-            Ok(())
+            it.multiply(w, bias, x.pointer(), x.rows(), to, kind)
         });
     }
 
@@ -379,6 +410,29 @@ impl Backend for HipBackend {
         self.op(|it| it.attend_latents(query, layout, scale, kv, layer, out));
     }
 
+    fn mla_expands(&self, layout: LatentLayout) -> bool {
+        self.can_expand(layout)
+    }
+
+    fn mla_attention_expanded(
+        &mut self,
+        kv_b: &Matrix,
+        q: &Tensor,
+        query: &Tensor,
+        layout: LatentLayout,
+        scale: f32,
+        kv: &Cache,
+        layer: usize,
+        out: &mut Tensor,
+    ) -> bool {
+        let mut done = false;
+        self.op(|it| {
+            done = it.attend_expanded(kv_b, q, query, layout, scale, kv, layer, out)?;
+            Ok(())
+        });
+        done
+    }
+
     fn moe_route(
         &mut self,
         logits: &Tensor,
@@ -413,19 +467,9 @@ impl Backend for HipBackend {
 
     /// The sum of matrices with one rank's columns each: parts may differ in width.
     fn all_gather(&mut self, x: &Tensor, out: &mut Tensor) {
-        self.op(|it| {
-            let (rank, ranks) = it.rank();
-            let (rows, columns, all) = (x.rows(), x.columns(), out.columns());
-            // As `Shard::range` cuts.
-            let (first, end) = (all * rank / ranks, all * (rank + 1) / ranks);
-            assert_eq!((end - first, x.kind()), (columns, Kind::F32), "a rank's part of the columns");
-            let to = out.output(rows, all, Kind::F32);
-            let arguments = Arguments::new().pointer(x.pointer()).pointer(to);
-            let arguments = arguments.size(columns).size(first).size(all);
-            let grid = [rows as u32, blocks(all, VALUES), 1];
-            it.launch("place_columns", "place_columns", grid, THREADS, arguments)?;
-            it.sum_over_ranks(to, rows * all, Kind::F32)
-        });
+        let (rank, ranks) = self.rank();
+        self.place_columns(x, rank, ranks, out);
+        self.op(|it| it.sum_over_ranks(out.pointer(), out.rows() * out.columns(), Kind::F32));
     }
 
     fn silu_mul(&mut self, gate_up: &Tensor, out: &mut Tensor) {

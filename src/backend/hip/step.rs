@@ -8,7 +8,7 @@ use super::Options;
 use super::device::{DeviceMemory, Pinned, Stream};
 use super::driver::{DevicePointer, Result};
 use super::gpu::Gpu;
-use crate::backend::{Batch, Choice, KV_BLOCK_TOKENS};
+use crate::backend::{Batch, Choice, KV_BLOCK_TOKENS, SeqSpan};
 use std::ops::Range;
 
 /// Positions of a decode item. Fixed, so that how a row is cut depends on its own length alone.
@@ -51,6 +51,25 @@ struct Layout {
     tables: usize,
     adjusted: usize,
     counts: usize,
+    expansion: Option<ExpansionOffsets>,
+}
+
+/// Where latents of a step that begins all its sequences are expanded to: a block for each entry of
+/// the batch's block tables, in their order.
+#[derive(Clone, Copy, Debug)]
+pub struct Expansion {
+    /// Blocks.
+    pub blocks: usize,
+    /// Of each: [first row, rows].
+    pub rows: DevicePointer,
+    /// The block tables of the sequences, where they are in the batch's: each entry is its own place.
+    pub table: DevicePointer,
+}
+
+#[derive(Clone, Copy)]
+struct ExpansionOffsets {
+    rows: usize,
+    table: usize,
 }
 
 /// The sizes that launches of a step depend on. Those of a decode are rounded up, so that few forms
@@ -178,6 +197,13 @@ impl Step {
         let adjusted = batch.choices.iter().flat_map(|choice| &choice.adjusted);
         let words = adjusted.flat_map(|a| [a.token, a.count, u32::from(a.seen), a.bias.to_bits()]);
         layout.adjusted = self.put(words, 0, 0);
+        layout.expansion = self.begins_all().then(|| {
+            let blocks = batch.block_tables.len();
+            ExpansionOffsets {
+                rows: self.put(rows_of_blocks(batch).into_iter().flatten(), 0, 0),
+                table: self.put(0..blocks as u32, 0, 0),
+            }
+        });
         self.layout = layout;
         self.send(gpu, stream, 0..self.values.len())
     }
@@ -191,6 +217,20 @@ impl Step {
         // Kernels may load 16 bytes at once.
         self.values.resize(end.next_multiple_of(4), 0);
         at
+    }
+
+    /// Whether all positions that the step's sequences have are its own rows, several of each.
+    fn begins_all(&self) -> bool {
+        let begins = |seq: &SeqSpan| seq.rows == seq.context && seq.rows > 1;
+        !self.batch.seqs.is_empty() && self.batch.seqs.iter().all(begins)
+    }
+
+    /// Where latents may be expanded to; None unless the step begins all its sequences, with several
+    /// rows of each.
+    pub fn expansion(&self) -> Option<Expansion> {
+        let ExpansionOffsets { rows, table } = self.layout.expansion?;
+        let blocks = self.batch.block_tables.len();
+        Some(Expansion { blocks, rows: self.at(rows), table: self.at(table) })
     }
 
     /// What launches of this step have in common with those of other steps; None when they have not.
@@ -358,6 +398,18 @@ impl Step {
     pub fn memory(&self) -> DevicePointer {
         self.device.pointer()
     }
+}
+
+/// The rows in each entry of the block tables, of a batch that begins its sequences: [first, how many].
+fn rows_of_blocks(batch: &Batch) -> Vec<[u32; 2]> {
+    let mut blocks = vec![[0; 2]; batch.block_tables.len()];
+    for seq in &batch.seqs {
+        for (block, start) in (0..seq.rows).step_by(KV_BLOCK_TOKENS).enumerate() {
+            let rows = KV_BLOCK_TOKENS.min(seq.rows - start);
+            blocks[seq.table + block] = [(seq.row + start) as u32, rows as u32];
+        }
+    }
+    blocks
 }
 
 fn choice_words(choice: &Choice) -> [u32; CHOICE] {

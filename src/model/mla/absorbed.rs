@@ -1,11 +1,13 @@
-//! The projections from the latent to keys and values as latent attention applies them: for each
-//! head K_i^T and V_i, whichever way the checkpoint holds them.
+//! The projections from the latent to keys and values, whichever way the checkpoint holds them: as
+//! latent attention applies them, for each head K_i^T and V_i, and as they expand latents, K_i and
+//! V_i of all heads in one.
 
 use crate::backend::{Backend, LatentLayout};
 use crate::checkpoint::{Dtype, TensorData};
 use crate::model::LoadError;
 use crate::model::loader::{Part, Scope};
 use half::{bf16, f16};
+use std::ops::Range;
 
 /// From the latent to keys and values.
 pub(super) enum KeyValue<'a> {
@@ -50,6 +52,24 @@ impl<'a> KeyValue<'a> {
                 )
             }
         })
+    }
+
+    /// Of these heads in one, K_i then V_i of each: `[heads * (nope_dim + v_dim), rank]` in parts.
+    pub fn expanding(
+        &self,
+        layout: LatentLayout,
+        heads: Range<usize>,
+    ) -> Result<Vec<TensorData<'_>>, LoadError> {
+        if let Self::Together(both) = self {
+            let rows = layout.nope_dim + layout.v_dim;
+            return Ok(vec![both.rows(heads.start * rows..heads.end * rows)?]);
+        }
+        let mut parts = Vec::new();
+        for head in heads {
+            let (k, v) = self.head(layout, head)?;
+            parts.extend([transposed(&k)?, v]);
+        }
+        Ok(parts)
     }
 }
 

@@ -8,8 +8,9 @@ use crate::backend::hip::tensor::{Kind, Tensor, Vector};
 use crate::backend::hip::{Cache, HipBackend};
 use crate::backend::{Backend, HeadLayout, LatentLayout, RopeStyle};
 
-/// Rows of a prefill item of latent attention: all heads of one are its queries.
-const MLA_ITEM_ROWS: usize = 64;
+/// Rows of a prefill item of latent attention: all heads of one are its queries in the latents' space;
+/// over expanded keys each head has a tile of them.
+pub(super) const MLA_ITEM_ROWS: usize = 64;
 
 impl HipBackend {
     /// See [`Backend::rope_kv_write`](crate::backend::Backend::rope_kv_write).
@@ -152,6 +153,7 @@ impl HipBackend {
     ) -> DriverResult<()> {
         let LatentLayout { heads, rank, nope_dim, rope_dim, .. } = layout;
         let to = query.output(q.rows(), heads * layout.entry_dim(), Kind::F16);
+        let normed = self.expanded(layout)?.map_or(0, |expanded| expanded.normed);
         let arguments = Arguments::new()
             .pointer(q.pointer())
             .pointer(latent.pointer())
@@ -160,6 +162,7 @@ impl HipBackend {
             .pointer(self.step.slots())
             .pointer(kv.layer(layer).0)
             .pointer(to)
+            .pointer(normed)
             .size(heads)
             .size(nope_dim)
             .size(rope_dim)
@@ -221,7 +224,7 @@ impl HipBackend {
     }
 
     /// Work lists of a layer, and memory for their partial results.
-    fn lists(&mut self, key: ListKey) -> DriverResult<Lists> {
+    pub(super) fn lists(&mut self, key: ListKey) -> DriverResult<Lists> {
         let Self { gpu, stream, step, .. } = self;
         step.lists(gpu, stream, key)
     }
