@@ -104,8 +104,10 @@ for _ in range(1200):
 sys.exit(f"{url} was not ready within 120 seconds")
 PYTHON
 for model in smollm2-135m-instruct golden; do
-  NOVASTACK_TEST_URL=$url NOVASTACK_TEST_MODEL=$model "$python" -m pytest -q -p no:cacheprovider tests/sdk
+  NOVASTACK_TEST_URL=$url NOVASTACK_TEST_MODEL=$model "$python" -m pytest -q -p no:cacheprovider tests/sdk/test_openai.py
 done
+NOVASTACK_TEST_BINARY=$program NOVASTACK_TEST_SOURCE=$PWD/tests/goldens/llama \
+  "$python" -m pytest -q -p no:cacheprovider tests/sdk/test_gateway.py
 kill -TERM "$server"
 wait "$server" || { echo "the server left with status $? after SIGTERM" >&2; exit 1; }
 server=
