@@ -64,7 +64,8 @@ impl Keys {
     }
 }
 
-fn presented(headers: &HeaderMap) -> Option<&[u8]> {
+/// The key that a request brings.
+pub(super) fn presented(headers: &HeaderMap) -> Option<&[u8]> {
     if let Some(value) = headers.get(header::AUTHORIZATION) {
         let value = value.as_bytes();
         let (scheme, key) = value.split_at_checked("bearer ".len())?;
