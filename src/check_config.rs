@@ -77,7 +77,7 @@ fn section(out: &mut String, title: &str, lines: Vec<String>) {
 }
 
 /// Rows with columns as wide as their widest cell.
-fn table<const COLUMNS: usize>(rows: impl Iterator<Item = [String; COLUMNS]>) -> Vec<String> {
+pub fn table<const COLUMNS: usize>(rows: impl Iterator<Item = [String; COLUMNS]>) -> Vec<String> {
     let rows: Vec<[String; COLUMNS]> = rows.collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: [usize; COLUMNS] = std::array::from_fn(width);
@@ -174,7 +174,8 @@ fn choice(choice: &Choice) -> String {
     }
 }
 
-fn limits(limits: &Limits) -> String {
+/// Limits in words.
+pub fn limits(limits: &Limits) -> String {
     let counts = [
         (limits.requests_per_minute, "requests a minute"),
         (limits.tokens_per_minute, "tokens a minute"),

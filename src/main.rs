@@ -7,6 +7,7 @@ mod device;
 mod devices;
 mod goldens;
 mod inspect;
+mod keys;
 mod load;
 mod serve;
 
@@ -46,6 +47,9 @@ enum Command {
     Inspect(InspectArgs),
     /// Check configurations (novastack.yaml) and say in plain words what they do.
     CheckConfig(check_config::CheckConfigArgs),
+    /// Make, list, change and revoke keys.
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
     /// Say what this program could run on, and why not on the rest.
     Devices,
     /// Compare every GPU kernel with the CPU on random inputs.
@@ -153,6 +157,7 @@ fn main() -> ExitCode {
         Command::Pull { model } => done(pull(&model)),
         Command::Inspect(args) => done(inspect::run(&args)),
         Command::CheckConfig(args) => Ok(check_config::run(&args)),
+        Command::Keys(command) => done(keys::run(command)),
         Command::Selftest(args) => done(check::run(&args)),
         Command::Devices => {
             devices::run();

@@ -14,7 +14,9 @@ use novastack::clock::Clock;
 use novastack::config::{self, Config, Model, Target};
 use novastack::engine::worker::{self, EngineConfig};
 use novastack::gateway::{self, Cors, GenerationDefaults, LocalModel, Registry, Routing, ServerConfig};
+use novastack::store::Store;
 use novastack::text::{ChatTemplate, Tokenizer};
+use sha2::{Digest, Sha256};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -42,7 +44,8 @@ pub fn run(args: ServeArgs) -> Result<(), String> {
         tracing::warn!("{warning}");
     }
     let host = args.host.or(config.server.host).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
-    let has_keys = !args.api_keys.is_empty() || !config.keys.is_empty();
+    let store = store(&config)?;
+    let has_keys = has_keys(&args, &config, store.as_deref());
     gateway::check_bind(host, has_keys, args.allow_unauthenticated)?;
     let port = args.port.or(config.server.port).unwrap_or(PORT);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -51,10 +54,40 @@ pub fn run(args: ServeArgs) -> Result<(), String> {
         .enable_all()
         .build()
         .map_err(|error| format!("the runtime could not be started: {error}"))?;
-    runtime.block_on(listen_and_serve(args, config, SocketAddr::new(host, port)))
+    let served = runtime.block_on(listen_and_serve(args, config, store.clone(), SocketAddr::new(host, port)));
+    // Also after a failure: what was used was used.
+    let closed = store.map_or(Ok(()), |store| store.close().map_err(|error| error.to_string()));
+    served.and(closed)
 }
 
-async fn listen_and_serve(args: ServeArgs, config: Config, address: SocketAddr) -> Result<(), String> {
+fn has_keys(args: &ServeArgs, config: &Config, store: Option<&Store>) -> bool {
+    let stored = store.is_some_and(|store| !store.keys().all().is_empty());
+    !args.api_keys.is_empty() || !config.keys.is_empty() || stored
+}
+
+/// The store that the configuration names.
+fn store(config: &Config) -> Result<Option<Arc<Store>>, String> {
+    match &config.server.store {
+        None => Ok(None),
+        Some(config::Store::Sqlite(path)) => Store::open(path).map(Some).map_err(|error| error.to_string()),
+        Some(config::Store::Postgres(_)) => {
+            Err("`server.store`: postgres is not supported yet; use sqlite:PATH".into())
+        }
+    }
+}
+
+/// SHA-256 of the admin key, where its environment variable is set.
+fn admin_key(config: &Config) -> Option<[u8; 32]> {
+    let key = std::env::var(config.server.admin_key_env.as_ref()?).ok().filter(|key| !key.is_empty())?;
+    Some(Sha256::digest(key).into())
+}
+
+async fn listen_and_serve(
+    args: ServeArgs,
+    config: Config,
+    store: Option<Arc<Store>>,
+    address: SocketAddr,
+) -> Result<(), String> {
     let listener =
         TcpListener::bind(address).await.map_err(|error| format!("cannot listen on {address}: {error}"))?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;
@@ -66,11 +99,12 @@ async fn listen_and_serve(args: ServeArgs, config: Config, address: SocketAddr) 
         connections_max: CONNECTIONS_MAX,
         drain_timeout: args.drain_timeout,
         cors: cors(&args.cors_origins),
+        admin_key_sha256: admin_key(&config),
     };
 
     let locals = locals(&config);
     let registry = Arc::new(Registry::new(locals.iter().map(|(name, _)| name.clone())));
-    let with_key = !args.api_keys.is_empty() || !config.keys.is_empty();
+    let with_key = has_keys(&args, &config, store.as_deref());
     let routing = Arc::new(ArcSwap::from_pointee(Routing::new(config, &args.api_keys)?));
     let args = Arc::new(args);
     let (loaded, loading) = tokio::sync::oneshot::channel();
@@ -101,8 +135,9 @@ async fn listen_and_serve(args: ServeArgs, config: Config, address: SocketAddr) 
             message = load_failed => failure = Some(message),
         }
     };
-    let outcome =
-        gateway::serve(listener, server, registry, routing, stop).await.map_err(|error| error.to_string())?;
+    let outcome = gateway::serve(listener, server, registry, routing, store, stop)
+        .await
+        .map_err(|error| error.to_string())?;
     match failure {
         Some(message) => Err(message),
         None => {

@@ -52,6 +52,7 @@ const MUST_NOT_NAME: &[(&str, &[&str], &str)] = &[
     ("bench", &["axum", "gateway"], "a benchmark measures the engine without HTTP"),
     ("bench::ops", &["tokio", "engine", "model"], "operations are measured on a backend alone"),
     ("checkpoint", &["axum", "tokio"], "only the gateway knows HTTP"),
+    ("store", &["axum", "tokio", "reqwest"], "a store knows its file, and threads of its own"),
     ("config", &["axum", "tokio", "reqwest"], "a configuration is read and checked, nothing acts"),
 ];
 

@@ -3,7 +3,8 @@
 //!
 //! Deliberately absent: limits per key.
 
-use crate::config;
+use crate::config::{self, Limits};
+use crate::store::{KeySettings, Refusal, Store, now_unix_ms};
 use axum::http::{HeaderMap, header};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -14,12 +15,16 @@ use subtle::ConstantTimeEq;
 pub const OPEN_PATHS: [&str; 1] = ["/health"];
 
 /// Whose request it is.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq)]
 pub struct Tenant {
-    /// The key's name in the configuration; empty for the command line's, and without keys.
+    /// The key's name; empty for the command line's, and without keys.
     pub name: String,
     /// Names that it may ask for; empty: all.
     pub models: Vec<String>,
+    /// Its own limits, in place of the configuration's for all keys.
+    pub limits: Option<Limits>,
+    /// Prepaid dollars; None: no bound.
+    pub credit: Option<f64>,
 }
 
 /// The accepted keys.
@@ -35,6 +40,20 @@ pub enum AuthError {
     Missing,
     /// A key that is not accepted.
     Wrong,
+    /// A key that was accepted until it was revoked.
+    Revoked,
+    /// A key whose time is over.
+    Expired,
+}
+
+impl From<Refusal> for AuthError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Unknown => Self::Wrong,
+            Refusal::Revoked => Self::Revoked,
+            Refusal::Expired => Self::Expired,
+        }
+    }
 }
 
 impl Keys {
@@ -42,15 +61,27 @@ impl Keys {
     pub fn new(given: &[String], fixed: &BTreeMap<String, config::Key>) -> Self {
         let anybody = Arc::new(Tenant::default());
         let given = given.iter().map(|key| (Sha256::digest(key.as_bytes()).into(), anybody.clone()));
-        let tenant =
-            |name: &String, key: &config::Key| Tenant { name: name.clone(), models: key.models.clone() };
+        let tenant = |name: &String, key: &config::Key| Tenant {
+            name: name.clone(),
+            models: key.models.clone(),
+            limits: key.limits,
+            credit: key.credit,
+        };
         let fixed = fixed.iter().map(|(name, key)| (key.sha256, Arc::new(tenant(name, key))));
         Self { digests: given.chain(fixed).collect(), anybody: anybody.clone() }
     }
 
-    /// Whose request it is that has these headers and asks for this path, if it may pass.
-    pub fn check(&self, path: &str, headers: &HeaderMap) -> Result<Arc<Tenant>, AuthError> {
-        if self.digests.is_empty() || OPEN_PATHS.contains(&path) {
+    /// Whose request it is that has these headers and asks for this path, if it may pass. Keys of the
+    /// store count too.
+    pub fn check(
+        &self,
+        path: &str,
+        headers: &HeaderMap,
+        store: Option<&Store>,
+    ) -> Result<Arc<Tenant>, AuthError> {
+        let stored = store.map(Store::keys);
+        let any_stored = stored.as_ref().is_some_and(|keys| !keys.all().is_empty());
+        if (self.digests.is_empty() && !any_stored) || OPEN_PATHS.contains(&path) {
             return Ok(self.anybody.clone());
         }
         let given = presented(headers).ok_or(AuthError::Missing)?;
@@ -60,11 +91,20 @@ impl Keys {
             .digests
             .iter()
             .fold(None, |found, (key, tenant)| if key.ct_eq(&digest).into() { Some(tenant) } else { found });
-        found.cloned().ok_or(AuthError::Wrong)
+        match (found, stored) {
+            (Some(tenant), _) => Ok(tenant.clone()),
+            (None, Some(stored)) => {
+                let key = stored.find(&digest, now_unix_ms())?;
+                let KeySettings { models, limits, credit, .. } = key.settings.clone();
+                Ok(Arc::new(Tenant { name: key.name.clone(), models, limits, credit }))
+            }
+            (None, None) => Err(AuthError::Wrong),
+        }
     }
 }
 
-fn presented(headers: &HeaderMap) -> Option<&[u8]> {
+/// The key that a request brings.
+pub(super) fn presented(headers: &HeaderMap) -> Option<&[u8]> {
     if let Some(value) = headers.get(header::AUTHORIZATION) {
         let value = value.as_bytes();
         let (scheme, key) = value.split_at_checked("bearer ".len())?;
@@ -83,7 +123,9 @@ mod tests {
         if let Some((name, value)) = header {
             headers.insert(name, value.parse().unwrap());
         }
-        Keys::new(&keys, &BTreeMap::new()).check(path, &headers).map(|tenant| assert_eq!(tenant.name, ""))
+        Keys::new(&keys, &BTreeMap::new())
+            .check(path, &headers, None)
+            .map(|tenant| assert_eq!(tenant.name, ""))
     }
 
     #[test]
@@ -98,10 +140,10 @@ mod tests {
         let headers = |key: &str| {
             HeaderMap::from_iter([(header::AUTHORIZATION, format!("Bearer {key}").parse().unwrap())])
         };
-        let tenant = keys.check("/v1/models", &headers("k3")).unwrap();
+        let tenant = keys.check("/v1/models", &headers("k3"), None).unwrap();
         assert_eq!((tenant.name.as_str(), tenant.models.as_slice()), ("ci", &["a".to_owned()][..]));
-        assert_eq!(keys.check("/v1/models", &headers("k1")).unwrap().name, "");
-        assert_eq!(keys.check("/v1/models", &headers("k2")), Err(AuthError::Wrong));
+        assert_eq!(keys.check("/v1/models", &headers("k1"), None).unwrap().name, "");
+        assert_eq!(keys.check("/v1/models", &headers("k2"), None), Err(AuthError::Wrong));
     }
 
     #[test]

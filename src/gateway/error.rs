@@ -7,6 +7,7 @@ use super::dialect::{Dialect, anthropic_error};
 use super::local::LocalError;
 use super::openai::fields::BadField;
 use crate::engine::handle::SubmitError;
+use crate::store::StoreError;
 use crate::text::TextError;
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -186,6 +187,24 @@ impl ApiError {
         Self::invalid(StatusCode::BAD_REQUEST, Some("model_not_local"), message).at("model")
     }
 
+    /// 403: nobody may administer.
+    pub fn admin_off() -> Self {
+        let message = "the admin API is off: set `server.admin_key_env` in novastack.yaml, and that \
+                       environment variable to a key";
+        Self::new(StatusCode::FORBIDDEN, "permission_error", Some("admin_off"), message.into())
+    }
+
+    /// 401: not the admin key.
+    pub fn not_admin() -> Self {
+        let message = "the admin key is needed: send it as `Authorization: Bearer KEY`";
+        Self::invalid(StatusCode::UNAUTHORIZED, Some("invalid_admin_key"), message.into())
+    }
+
+    /// 400: a parameter of the URL's query.
+    pub fn bad_query(param: &str, message: String) -> Self {
+        Self::invalid(StatusCode::BAD_REQUEST, Some("invalid_value"), message).at(param)
+    }
+
     /// 503: no new requests.
     pub fn draining() -> Self {
         Self::unavailable("shutting_down", "the server is shutting down".into())
@@ -253,6 +272,8 @@ impl From<AuthError> for ApiError {
         let message = match e {
             AuthError::Missing => "an API key is needed: send it as `Authorization: Bearer KEY`",
             AuthError::Wrong => "the API key is not valid",
+            AuthError::Revoked => "the API key was revoked",
+            AuthError::Expired => "the API key has expired",
         };
         Self::invalid(StatusCode::UNAUTHORIZED, Some("invalid_api_key"), message.into())
     }
@@ -305,6 +326,27 @@ impl From<LocalError> for ApiError {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", Some("engine_error"), message)
             }
             LocalError::Internal(reason) => Self::internal(&reason),
+        }
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(e: StoreError) -> Self {
+        let message = e.to_string();
+        match e {
+            StoreError::Unusable { .. } | StoreError::Failed { .. } | StoreError::Lost(_) => {
+                Self::internal(&message)
+            }
+            StoreError::Invalid(_) | StoreError::TooManyGroups(_) => {
+                Self::invalid(StatusCode::BAD_REQUEST, Some("invalid_value"), message)
+            }
+            StoreError::NameTaken(_) => {
+                Self::invalid(StatusCode::CONFLICT, Some("name_taken"), message).at("name")
+            }
+            StoreError::Revoked(_) => Self::invalid(StatusCode::CONFLICT, Some("key_revoked"), message),
+            StoreError::NoSuchKey { .. } => {
+                Self::invalid(StatusCode::NOT_FOUND, Some("key_not_found"), message)
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 //! answer. [`route`] says which targets a request is for, [`fallback`] tries them: [`local`] turns a
 //! prompt into text events of one of our engines, [`remote`] asks an upstream. [`sse`] frames events;
 //! [`error`] is the only map from errors to HTTP; [`registry`] says which models are loaded; [`usage`]
-//! knows costs, [`account`] records them; [`metrics`] counts.
+//! knows costs, [`account`] records them; [`metrics`] counts; [`admin`] shows usage and makes keys.
 //!
 //! Invariants: nothing here outlives its request (dropping a response drops its token stream,
 //! which cancels it); every body, wait and queue has a bound; API keys are never kept or logged,
@@ -12,6 +12,7 @@
 //! Deliberately absent until they work: limits per key.
 
 pub mod account;
+pub mod admin;
 pub mod auth;
 pub mod chat;
 pub mod dialect;

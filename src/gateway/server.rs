@@ -8,6 +8,7 @@
 //! `drain_timeout` what still runs ends with an error; then connections close.
 
 use super::account::{Account, Attempt, Sink};
+use super::admin::{self, AdminState};
 use super::auth::Tenant;
 use super::chat;
 use super::dialect::Dialect;
@@ -18,6 +19,7 @@ use super::openai::{completions, models, tokenize};
 use super::registry::{LocalModel, ModelState, Registry};
 use super::route::{self, Asked, Routing};
 use crate::engine::handle::SubmitError;
+use crate::store::Store;
 use arc_swap::ArcSwap;
 use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, FromRequest, MatchedPath, Request, State};
@@ -69,6 +71,8 @@ pub struct ServerConfig {
     pub drain_timeout: Duration,
     /// Who may call from a browser.
     pub cors: Cors,
+    /// SHA-256 of the admin key; None: there is no admin API.
+    pub admin_key_sha256: Option<[u8; 32]>,
 }
 
 /// Which web pages may call this server from a browser.
@@ -110,6 +114,7 @@ pub struct App {
     pub(super) metrics: Metrics,
     pub(super) text: TextPool,
     routing: Arc<ArcSwap<Routing>>,
+    pub(super) store: Option<Arc<Store>>,
     sink: Option<Sink>,
     phase: watch::Sender<Phase>,
     in_flight: watch::Sender<usize>,
@@ -152,10 +157,17 @@ impl RequestContext {
 }
 
 impl App {
-    fn new(config: ServerConfig, registry: Arc<Registry>, routing: Arc<ArcSwap<Routing>>) -> Self {
+    fn new(
+        config: ServerConfig,
+        registry: Arc<Registry>,
+        routing: Arc<ArcSwap<Routing>>,
+        store: Option<Arc<Store>>,
+    ) -> Self {
+        let recorder = store.as_ref().map(|store| store.recorder());
         Self {
             routing,
-            sink: None,
+            store,
+            sink: recorder.map(|recorder| Arc::new(move |record| recorder.record(record)) as Sink),
             metrics: Metrics::new(registry.clone()),
             text: TextPool::new(),
             phase: watch::Sender::new(Phase::Running),
@@ -271,15 +283,16 @@ impl App {
     }
 }
 
-/// Serves until `shutdown` completes, then drains. Fails when a CORS origin is not a header value.
+/// Serves until `shutdown` completes, then drains. Records go to the store, and its keys are accepted. Fails when a CORS origin is not a header value.
 pub async fn serve(
     listener: TcpListener,
     config: ServerConfig,
     registry: Arc<Registry>,
     routing: Arc<ArcSwap<Routing>>,
+    store: Option<Arc<Store>>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<DrainOutcome> {
-    let app = Arc::new(App::new(config, registry, routing));
+    let app = Arc::new(App::new(config, registry, routing, store));
     let router = router(app.clone())?;
     let (close, closed) = oneshot::channel::<()>();
     let mut connections = std::pin::pin!(connections(listener, router, &app.config, closed));
@@ -393,6 +406,13 @@ fn router(app: Arc<App>) -> io::Result<axum::Router> {
         })
         .layer(DefaultBodyLimit::max(app.config.body_bytes_max))
         .layer(from_fn_with_state(app.clone(), enter));
+    let router = match &app.store {
+        Some(store) => {
+            let admin_key_sha256 = app.config.admin_key_sha256;
+            router.merge(admin::router(AdminState { store: store.clone(), admin_key_sha256 }))
+        }
+        None => router,
+    };
     let router = match cors(&app.config.cors)? {
         Some(cors) => router.layer(cors),
         None => router,
@@ -436,7 +456,7 @@ async fn enter(State(app): State<Arc<App>>, mut request: Request, next: Next) ->
     let path = request.uri().path();
     let dialect = if path.ends_with(MESSAGES) { Dialect::Anthropic } else { Dialect::OpenAi };
     let draining = *app.phase.borrow() != Phase::Running && !OPEN_WHILE_DRAINING.contains(&path);
-    let mut response = match app.routing.load().keys().check(path, request.headers()) {
+    let mut response = match app.routing.load().keys().check(path, request.headers(), app.store.as_deref()) {
         Err(error) => ApiError::from(error).into_response(),
         Ok(_) if draining => ApiError::draining().into_response(),
         Ok(tenant) => {

@@ -1,5 +1,91 @@
-//! What outlives a process: keys, and one record for each attempt to answer a request.
+//! What outlives a process: keys, and one record for each attempt to answer a request. One SQLite
+//! file; several processes may have it open (a server and `novastack keys`).
+//!
+//! [`record`] is the record; [`writer`] takes records off the request's path; [`usage`] adds them up
+//! and [`export`] reads them back; [`keys`] makes and finds keys.
+//!
+//! Invariants: recording never waits for a disk; what is not written is counted; a key's text is
+//! never kept, only its SHA-256; what a key has spent is written in the transaction of its usage.
+//!
+//! Deliberately absent: renaming keys (usage refers to them by name), removing old records, and other
+//! databases than SQLite. Limits are counted by the gateway.
 
+mod database;
+mod error;
+pub mod export;
+pub mod keys;
 pub mod record;
+pub mod usage;
+mod writer;
 
+pub use error::StoreError;
+pub use export::{ExportFormat, Records};
+pub use keys::{Key, KeySettings, KeyTable, Refusal};
 pub use record::{Outcome, UsageRecord};
+pub use usage::{Dimension, Filter, Totals, UsageQuery, UsageRow};
+pub use writer::Recorder;
+
+use database::Database;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{SystemTime, UNIX_EPOCH};
+use writer::Shared;
+
+/// Keys and usage, in a file. Its methods but [`Store::keys`] and [`Store::recorder`] wait for the
+/// disk: async code calls them from a thread that may block.
+pub struct Store {
+    database: Database,
+    shared: Arc<Shared>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Store {
+    /// Opens the file; where there is none, it is created with permissions for its owner only. Starts
+    /// the writer's thread.
+    pub fn open(path: &Path) -> Result<Arc<Self>, StoreError> {
+        let database = Database::open(path)?;
+        let keys = keys::read_all(&database.connect()?)?;
+        let (shared, writer) = writer::start(&database, keys)?;
+        Ok(Arc::new(Self { database, shared, writer: Mutex::new(Some(writer)) }))
+    }
+
+    /// Takes records. Clones are cheap.
+    pub fn recorder(&self) -> Recorder {
+        Recorder::new(self.shared.clone())
+    }
+
+    /// All keys as they are, or were about a second ago where another process changed them.
+    pub fn keys(&self) -> Arc<KeyTable> {
+        self.shared.keys.load_full()
+    }
+
+    /// Writes every record that was taken, and ends the writer; records that come later are lost. A
+    /// disk that fails is tried for 10 seconds, then the error says how many records are lost. The
+    /// second call does nothing.
+    pub fn close(&self) -> Result<(), StoreError> {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(writer) = writer else { return Ok(()) };
+        let lost_before = self.shared.close();
+        if writer.join().is_err() {
+            return Err(StoreError::Failed { doing: "writing usage records", reason: "it panicked".into() });
+        }
+        match self.shared.lost() - lost_before {
+            0 => Ok(()),
+            lost => Err(StoreError::Lost(lost)),
+        }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            tracing::error!(%error, "the store");
+        }
+    }
+}
+
+/// Milliseconds since 1970.
+pub fn now_unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}

@@ -11,17 +11,6 @@ pub enum Outcome {
     Failed,
 }
 
-impl Outcome {
-    /// One word, in lower case.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Completed => "completed",
-            Self::Cancelled => "cancelled",
-            Self::Failed => "failed",
-        }
-    }
-}
-
 /// One attempt to answer a request by one target.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UsageRecord {

@@ -31,13 +31,14 @@ async fn start(connections_max: usize) -> Gateway {
         connections_max,
         drain_timeout: Duration::from_secs(10),
         cors: Cors::Off,
+        admin_key_sha256: None,
     };
     let registry = Arc::new(Registry::new(["m".to_owned()]));
     let (stop, stopped) = oneshot::channel::<()>();
     let models = vec![Model::local("m".into(), "nowhere".into())];
     let routing = Routing::new(Config { models, ..Config::default() }, &[]).expect("no upstreams");
     let routing = Arc::new(ArcSwap::from_pointee(routing));
-    let serve = gateway::serve(listener, config, registry.clone(), routing, async {
+    let serve = gateway::serve(listener, config, registry.clone(), routing, None, async {
         let _ = stopped.await;
     });
     Gateway { address, registry, stop, task: tokio::spawn(serve) }
