@@ -1,19 +1,25 @@
-//! What an attempt used: one [`UsageRecord`] for each target that was asked, whatever became of it.
+//! What a request may use and has used. Before it, its estimate is reserved under its key's limits;
+//! before each attempt, under the model's. After it, what was really used is settled: of all attempts
+//! together for the key, of each for its model. Each attempt leaves one [`UsageRecord`], whatever
+//! became of it.
 //!
 //! An [`Attempt`] is opened when a target is asked and goes with its answer. Ended, it is recorded;
 //! dropped, the caller has gone away, and it is recorded as cancelled, with what had come until then:
 //! counted by ourselves where the target says its counts only at the end.
 
 use super::dialect::{ChatEvent, Dialect, TokenUsage};
+use super::limit::{Estimate, Holder, Id, Limiter, Now, Refusal, Reservation, Spent, States};
 use super::local;
 use super::metrics::AttemptMetrics;
 use super::route::Target;
 use super::usage;
-use crate::config::Price;
-use crate::store::{Outcome, UsageRecord};
+use crate::config::{Config, Limits, Model, Price};
+use crate::store::{Dimension, Filter, Outcome, Store, StoreError, UsageQuery, UsageRecord, UsageRow};
 use serde_json::Value;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use time::{OffsetDateTime, Time};
 
 /// Where records go. Must not block.
 pub type Sink = Arc<dyn Fn(UsageRecord) + Send + Sync>;
@@ -21,8 +27,12 @@ pub type Sink = Arc<dyn Fn(UsageRecord) + Send + Sync>;
 /// UTF-8 bytes of a token, where only text is known.
 const BYTES_PER_TOKEN: usize = 4;
 
+/// Output that is reserved where the caller sets no bound, and the most that is where he does: what is
+/// over it becomes a debt.
+const OUTPUT_TOKENS: u64 = 500;
+const OUTPUT_TOKENS_MAX: u64 = 4096;
+
 /// What all attempts of a request have in common.
-#[derive(Clone)]
 pub struct Account {
     /// The request's id.
     pub request_id: String,
@@ -36,10 +46,92 @@ pub struct Account {
     pub tags: Vec<(String, String)>,
     /// The prompt's tokens as far as its text tells.
     pub input_estimate: u64,
+    /// The most that the answer may have; None: nobody said.
+    pub output_bound: Option<u64>,
     /// Counts records.
     pub metrics: AttemptMetrics,
     /// Keeps them; None: nobody does.
     pub sink: Option<Sink>,
+    /// Counts what is used against limits.
+    pub limiter: Arc<Limiter>,
+    /// What the key's limits hold of it.
+    pub bill: Arc<Bill>,
+}
+
+/// What a request has used of its key's limits; settled when nobody can add to it any more.
+#[derive(Default)]
+pub struct Bill {
+    reservation: Option<Reservation>,
+    used: Mutex<(u64, f64)>,
+}
+
+impl Bill {
+    /// Of a reservation.
+    pub fn of(reservation: Reservation) -> Self {
+        Self { reservation: Some(reservation), used: Mutex::default() }
+    }
+
+    /// For the caller's headers.
+    pub fn states(&self) -> States {
+        self.reservation.as_ref().map_or(States::default(), |reservation| *reservation.states())
+    }
+
+    fn add(&self, tokens: u64, dollars: f64) {
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        used.0 += tokens;
+        used.1 += dollars;
+    }
+}
+
+impl Drop for Bill {
+    fn drop(&mut self) {
+        let (tokens, dollars) = *self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(reservation) = self.reservation.take() {
+            reservation.settle(tokens, dollars, Instant::now());
+        }
+    }
+}
+
+/// A limiter that knows what keys and models have spent before: in this day and month, and keys in all.
+///
+/// # Errors
+/// Where the store cannot be read.
+pub fn limiter(store: Option<&Store>, config: &Config) -> Result<Limiter, StoreError> {
+    let limiter = Limiter::default();
+    let Some(store) = store else { return Ok(limiter) };
+    let now = Now::read();
+    let midnight =
+        OffsetDateTime::from_unix_timestamp(now.unix_s as i64).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    let midnight = midnight.replace_time(Time::MIDNIGHT);
+    let first = midnight.replace_day(1).unwrap_or(midnight);
+    let costs = |by: Dimension, since: OffsetDateTime| {
+        let from_unix_ms = Some(since.unix_timestamp().max(0) as u64 * 1000);
+        let filter = Filter { from_unix_ms, ..Filter::default() };
+        let rows = store.usage(&UsageQuery { group_by: vec![by], filter })?;
+        let cost = |mut row: UsageRow| (row.group.pop().flatten().unwrap_or_default(), row.totals.cost);
+        Ok::<BTreeMap<String, f64>, StoreError>(rows.into_iter().map(cost).collect())
+    };
+    let keys = store.keys();
+    let (days, months) = (costs(Dimension::Key, midnight)?, costs(Dimension::Key, first)?);
+    let stored = keys.all().iter().map(|key| &key.name);
+    let names: BTreeSet<&String> = months.keys().chain(config.keys.keys()).chain(stored).collect();
+    let of = |costs: &BTreeMap<String, f64>, name: &String| costs.get(name).copied().unwrap_or(0.0);
+    for name in names {
+        let spent = Spent { day: of(&days, name), month: of(&months, name), total: keys.spent(name) };
+        limiter.seed_spent(Id::Key(name), spent, now);
+    }
+    let (days, months) = (costs(Dimension::Model, midnight)?, costs(Dimension::Model, first)?);
+    for (name, month) in &months {
+        limiter.seed_spent(Id::Model(name), Spent { day: of(&days, name), month: *month, total: 0.0 }, now);
+    }
+    Ok(limiter)
+}
+
+/// What a request is expected to use of a target.
+pub fn estimate(input: u64, output_bound: Option<u64>, price: Option<&Price>) -> Estimate {
+    let output = output_bound.map_or(OUTPUT_TOKENS, |bound| bound.min(OUTPUT_TOKENS_MAX));
+    let dollars = price.map_or(0.0, |price| usage::dollars(price, input, 0, output));
+    Estimate { tokens: input + output, dollars }
 }
 
 impl Account {
@@ -51,7 +143,19 @@ impl Account {
     }
 
     /// Opens an attempt, the `number`-th of the request.
-    pub fn attempt(&self, target: &Target, number: u32) -> Attempt {
+    ///
+    /// # Errors
+    /// The model is at its limits.
+    pub fn attempt(&self, target: &Target, number: u32) -> Result<Attempt, Box<Refusal>> {
+        let Model { name, limits, price, .. } = &target.model;
+        let reservation = match *limits == Limits::default() {
+            true => None,
+            false => {
+                let holder = Holder { id: Id::Model(name), limits, credit: None };
+                let estimate = estimate(self.input_estimate, self.output_bound, price.as_ref());
+                Some(self.limiter.reserve(&[holder], estimate, Now::read())?)
+            }
+        };
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let provider = target.upstream.as_ref();
         let record = UsageRecord {
@@ -74,7 +178,9 @@ impl Account {
             status: STATUS_CANCELLED,
             tags: self.tags.clone(),
         };
-        Attempt {
+        Ok(Attempt {
+            reservation,
+            bill: self.bill.clone(),
             dialect: provider.map(|(upstream, _)| upstream.dialect()),
             input_estimate: self.input_estimate,
             price: target.model.price.clone(),
@@ -86,7 +192,7 @@ impl Account {
             bytes: 0,
             metrics: self.metrics.clone(),
             sink: self.sink.clone(),
-        }
+        })
     }
 }
 
@@ -97,6 +203,8 @@ const STATUS_CANCELLED: u16 = 499;
 pub struct Attempt {
     /// Taken when it is recorded.
     record: Option<UsageRecord>,
+    reservation: Option<Reservation>,
+    bill: Arc<Bill>,
     /// The upstream's; None: one of our engines, whose counts are exact at any time.
     dialect: Option<Dialect>,
     begun: Instant,
@@ -174,6 +282,11 @@ impl Attempt {
         record.latency_ms = self.begun.elapsed().as_millis() as u64;
         record.ttft_ms = self.first.map(|first| first.duration_since(self.begun).as_millis() as u64);
         (record.outcome, record.status) = (outcome, status);
+        let tokens = used.input + used.output;
+        self.bill.add(tokens, record.cost);
+        if let Some(reservation) = self.reservation.take() {
+            reservation.settle(tokens, record.cost, Instant::now());
+        }
         self.metrics.count(&record);
         if let Some(sink) = &self.sink {
             sink(record);

@@ -18,7 +18,7 @@ use super::openai::chat;
 use super::openai::fields::Fields;
 use super::remote::{Failure, Piece, RemoteAnswer, Then, Upstream};
 use super::route::{self, Asked, Target};
-use super::server::{App, InFlight, RequestContext};
+use super::server::{App, InFlight, RequestContext, insert_limits};
 use super::sse::{self, FrameSource, Frames};
 use super::usage;
 use crate::protocol::FinishReason;
@@ -69,7 +69,7 @@ async fn answer(
     let routing = app.routing();
     let asked = Asked { body: &body, headers: &headers, path: &path, tenant: &context.tenant };
     let plan = routing.plan(&name, &asked)?;
-    let account = app.account(&context, plan.route.clone(), &asked);
+    let account = app.account(&context, plan.route.clone(), plan.targets.first().map(|it| &**it), &asked)?;
     route::strip(&mut body);
     let chat = Chat { app, context, dialect, headers, body, stream, account, attempts: AtomicU32::new(0) };
     let answered = fallback::first(&plan, &mut limits, &chat).await;
@@ -89,6 +89,7 @@ async fn answer(
     tell("x-novastack-model", name.clone());
     tell("x-novastack-route", plan.route);
     tell("x-novastack-attempts", attempts.to_string());
+    insert_limits(&mut response, &chat.account.bill.states(), dialect);
     Ok(response)
 }
 
@@ -121,7 +122,10 @@ impl Ask for Chat {
 
     async fn ask(&self, target: &Target, limits: &mut Limits) -> Result<Answer, Failure> {
         let number = self.attempts.fetch_add(1, Ordering::Relaxed) + 1;
-        let mut attempt = Some(self.account.attempt(target, number));
+        let opened = self.account.attempt(target, number);
+        let mut attempt = Some(
+            opened.map_err(|refusal| Failure { error: ApiError::over_limit(&refusal), then: Then::Next })?,
+        );
         let asked = match &target.upstream {
             None => self.ask_engine(&target.model.name, limits, &mut attempt).await.map_err(|error| {
                 let passes = error.status.is_server_error() || error.status == StatusCode::TOO_MANY_REQUESTS;

@@ -4,6 +4,7 @@
 
 use super::auth::AuthError;
 use super::dialect::{Dialect, anthropic_error};
+use super::limit::{Refusal, States};
 use super::local::LocalError;
 use super::openai::fields::BadField;
 use crate::engine::handle::SubmitError;
@@ -35,6 +36,8 @@ pub struct ApiError {
     pub code: Option<&'static str>,
     /// Seconds for the `Retry-After` header.
     pub retry_after_s: Option<u32>,
+    /// How the caller's limits stand.
+    pub limits: Option<States>,
 }
 
 #[derive(Serialize)]
@@ -53,7 +56,7 @@ struct WireErrorBody<'a> {
 
 impl ApiError {
     fn new(status: StatusCode, kind: &'static str, code: Option<&'static str>, message: String) -> Self {
-        Self { status, kind, message, param: None, code, retry_after_s: None }
+        Self { status, kind, message, param: None, code, retry_after_s: None, limits: None }
     }
 
     fn invalid(status: StatusCode, code: Option<&'static str>, message: String) -> Self {
@@ -166,6 +169,24 @@ impl ApiError {
         let message = format!("the model `{name}` has failed repeatedly and is left out for a moment");
         Self { retry_after_s: Some(rest.as_secs() as u32), ..Self::unavailable("model_resting", message) }
             .at("model")
+    }
+
+    /// 429: over a limit.
+    pub fn over_limit(refusal: &Refusal) -> Self {
+        let kind = match refusal.kind.code() {
+            "insufficient_quota" => "insufficient_quota",
+            _ => "rate_limit_error",
+        };
+        Self {
+            retry_after_s: refusal.retry_after_s(),
+            limits: Some(refusal.states),
+            ..Self::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                kind,
+                Some(refusal.kind.code()),
+                refusal.message.clone(),
+            )
+        }
     }
 
     /// 403: the key is not for this model.

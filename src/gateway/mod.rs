@@ -3,21 +3,24 @@
 //! answer. [`route`] says which targets a request is for, [`fallback`] tries them: [`local`] turns a
 //! prompt into text events of one of our engines, [`remote`] asks an upstream. [`sse`] frames events;
 //! [`error`] is the only map from errors to HTTP; [`registry`] says which models are loaded; [`usage`]
-//! knows costs, [`account`] records them; [`metrics`] counts; [`admin`] shows usage and makes keys.
+//! knows costs, [`account`] records them and keeps to the limits that [`limit`] counts,
+//! [`adaptive`] finds out what an upstream bears; [`metrics`] counts; [`admin`] shows usage and makes keys.
 //!
 //! Invariants: nothing here outlives its request (dropping a response drops its token stream,
 //! which cancels it); every body, wait and queue has a bound; API keys are never kept or logged,
 //! only their digests.
 //!
-//! Deliberately absent until they work: limits per key.
+//! Deliberately absent until they work: limits shared by several processes.
 
 pub mod account;
+pub mod adaptive;
 pub mod admin;
 pub mod auth;
 pub mod chat;
 pub mod dialect;
 pub mod error;
 pub mod fallback;
+pub mod limit;
 pub mod local;
 pub mod metrics;
 pub mod openai;

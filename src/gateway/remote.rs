@@ -2,9 +2,10 @@
 //! answer is a [`Failure`], which says whether another attempt makes sense; after it, an error.
 //!
 //! Invariants: the upstream's key is sent to its base URL alone (no redirects are followed) and never
-//! logged; requests at a time, time without news, and the length of whole answers are bounded;
+//! logged; requests at a time ([`super::adaptive`] finds out how many), time without news, and the length of whole answers are bounded;
 //! dropping an answer closes its connection and frees its place.
 
+use super::adaptive::{AdaptiveLimiter, Outcome, Permit};
 use super::dialect::{
     ChatEvent, DecodeError, Dialect, Frame, FrameReader, Progress, StreamDecoder, UpstreamError, decode_error,
 };
@@ -14,9 +15,7 @@ use crate::config::{Format, KeySource, Provider};
 use axum::body::Bytes;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use std::collections::VecDeque;
-use std::sync::Arc;
-use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use std::time::{Duration, Instant};
 
 /// Longest whole answer. A model's longest output is well under a megabyte of text; logprobs make it more.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -107,7 +106,7 @@ pub struct Upstream {
     url: String,
     headers: Result<HeaderMap, String>,
     client: reqwest::Client,
-    places: Arc<Semaphore>,
+    places: AdaptiveLimiter,
 }
 
 impl Upstream {
@@ -135,7 +134,7 @@ impl Upstream {
             url: format!("{}{path}", provider.base_url),
             headers: headers(provider),
             client,
-            places: Arc::new(Semaphore::new(provider.concurrency_max)),
+            places: AdaptiveLimiter::new(provider.concurrency_max),
             provider: provider.clone(),
         })
     }
@@ -166,29 +165,45 @@ impl Upstream {
             Failure::next(self.error(StatusCode::BAD_GATEWAY, "its key is not configured"))
         })?;
         // A full provider is no reason to wait: another target may have room.
-        let place = self.places.clone().try_acquire_owned().map_err(|_| {
-            let most = self.provider.concurrency_max;
-            let message = format!("{most} requests are under way already (max_concurrency)");
+        let begun = Instant::now();
+        let mut permit = self.places.try_acquire(begun).ok_or_else(|| {
+            let places = self.places.load(begun);
+            let message = format!("it has no room: {} requests are under way", places.in_flight);
             Failure::retry(self.error(StatusCode::TOO_MANY_REQUESTS, &message))
         })?;
         let sent = self.client.post(&self.url).headers(headers.clone()).headers(extra).body(body).send();
-        let timeout = self.provider.timeout;
-        let sent = limits.bound(tokio::time::timeout(timeout, sent)).await.map_err(Failure::report)?;
-        let response = sent.map_err(|_| self.silent())?.map_err(|error| self.broken(&error))?;
+        let sent = limits.bound(tokio::time::timeout(self.provider.timeout, sent)).await;
+        let response = match sent.map_err(Failure::report)? {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => {
+                permit.tell(Outcome::Failed, Instant::now());
+                return Err(self.broken(&error));
+            }
+            Err(_) => {
+                permit.tell(Outcome::TimedOut, Instant::now());
+                return Err(self.silent());
+            }
+        };
+        let status = response.status();
+        let retry_after = retry_after(response.headers());
+        let outcome = match status.as_u16() {
+            429 | 503 | 529 => Outcome::Overloaded { retry_after },
+            _ if status.is_success() => Outcome::Ok { latency: begun.elapsed() },
+            _ => Outcome::Failed,
+        };
+        permit.tell(outcome, Instant::now());
         let mut answer = RemoteAnswer {
             response,
             frames: FrameReader::new(FRAME_BYTES_MAX),
             decoder: StreamDecoder::new(self.dialect()),
             waiting: VecDeque::new(),
             dialect: self.dialect(),
-            upstream: Place { name: self.name.clone(), timeout, _place: place },
+            upstream: Place { name: self.name.clone(), timeout: self.provider.timeout, _permit: permit },
             state: State::Open,
         };
-        let status = answer.response.status();
         if status.is_success() {
             return Ok(answer);
         }
-        let retry_after = retry_after(answer.response.headers());
         let body = answer.bytes(ERROR_BYTES_MAX, limits).await.unwrap_or_default();
         Err(self.refused(status, retry_after, &body))
     }
@@ -298,7 +313,7 @@ enum State {
 struct Place {
     name: String,
     timeout: Duration,
-    _place: OwnedSemaphorePermit,
+    _permit: Permit,
 }
 
 /// A frame of a stream, and what it says.

@@ -288,7 +288,7 @@ impl Request<'_> {
 }
 
 /// The bound that the caller sets to the output.
-fn output_bound(body: &Value) -> Option<u64> {
+pub fn output_bound(body: &Value) -> Option<u64> {
     ["max_completion_tokens", "max_tokens"].iter().find_map(|name| body.get(name)?.as_u64())
 }
 

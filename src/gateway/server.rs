@@ -7,17 +7,19 @@
 //! Shutdown has three phases: new requests are refused with 503 while running ones go on; after
 //! `drain_timeout` what still runs ends with an error; then connections close.
 
-use super::account::{Account, Attempt, Sink};
+use super::account::{self, Account, Attempt, Bill, Sink};
 use super::admin::{self, AdminState};
 use super::auth::Tenant;
 use super::chat;
 use super::dialect::Dialect;
 use super::error::ApiError;
-use super::local::{Limits, Phase, TextPool};
+use super::limit::{Holder, Id, Limiter, Now, States};
+use super::local::{self, Phase, TextPool};
 use super::metrics::{self, Metrics};
 use super::openai::{completions, models, tokenize};
 use super::registry::{LocalModel, ModelState, Registry};
-use super::route::{self, Asked, Routing};
+use super::route::{self, Asked, Routing, Target};
+use crate::config::Limits;
 use crate::engine::handle::SubmitError;
 use crate::store::Store;
 use arc_swap::ArcSwap;
@@ -116,6 +118,7 @@ pub struct App {
     routing: Arc<ArcSwap<Routing>>,
     pub(super) store: Option<Arc<Store>>,
     sink: Option<Sink>,
+    limiter: Arc<Limiter>,
     phase: watch::Sender<Phase>,
     in_flight: watch::Sender<usize>,
 }
@@ -162,9 +165,12 @@ impl App {
         registry: Arc<Registry>,
         routing: Arc<ArcSwap<Routing>>,
         store: Option<Arc<Store>>,
-    ) -> Self {
+    ) -> io::Result<Self> {
+        let limiter =
+            account::limiter(store.as_deref(), routing.load().config()).map_err(io::Error::other)?;
         let recorder = store.as_ref().map(|store| store.recorder());
-        Self {
+        Ok(Self {
+            limiter: Arc::new(limiter),
             routing,
             store,
             sink: recorder.map(|recorder| Arc::new(move |record| recorder.record(record)) as Sink),
@@ -174,7 +180,7 @@ impl App {
             in_flight: watch::Sender::new(0),
             config,
             registry,
-        }
+        })
     }
 
     fn begin(&self) -> InFlight {
@@ -183,14 +189,14 @@ impl App {
     }
 
     /// What bounds this request's time.
-    pub fn limits(&self, context: &RequestContext) -> Limits {
+    pub fn limits(&self, context: &RequestContext) -> local::Limits {
         let timeout = self.config.request_timeout;
         let deadline = tokio::time::Instant::from_std(context.arrived) + timeout;
-        Limits { deadline, timeout, phase: self.phase.subscribe() }
+        local::Limits { deadline, timeout, phase: self.phase.subscribe() }
     }
 
     /// The body as JSON.
-    pub async fn read_json(&self, limits: &mut Limits, request: Request) -> Result<Value, ApiError> {
+    pub async fn read_json(&self, limits: &mut local::Limits, request: Request) -> Result<Value, ApiError> {
         if let Some(kind) = request.headers().get(header::CONTENT_TYPE) {
             let kind = String::from_utf8_lossy(kind.as_bytes());
             let essence = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
@@ -218,25 +224,59 @@ impl App {
         self.routing.load_full()
     }
 
-    /// What attempts to answer a request are recorded under.
-    pub fn account(&self, context: &RequestContext, route: String, asked: &Asked<'_>) -> Account {
-        Account {
+    /// Reserves what a request for these targets is expected to use under its key's limits. Attempts
+    /// are recorded under the account.
+    ///
+    /// # Errors
+    /// The key is over a limit.
+    pub fn account(
+        &self,
+        context: &RequestContext,
+        route: String,
+        first: Option<&Target>,
+        asked: &Asked<'_>,
+    ) -> Result<Account, ApiError> {
+        let routing = self.routing();
+        let tenant = &context.tenant;
+        let limits = tenant.limits.as_ref().unwrap_or(&routing.config().limits);
+        let (input, output_bound) = (route::prompt_estimate(asked.body), route::output_bound(asked.body));
+        let mut bill = Bill::default();
+        if *limits != Limits::default() || tenant.credit.is_some() {
+            let holder = Holder { id: Id::Key(&tenant.name), limits, credit: tenant.credit };
+            let price = first.and_then(|target| target.model.price.as_ref());
+            let estimate = account::estimate(input, output_bound, price);
+            let reserved = self.limiter.reserve(&[holder], estimate, Now::read());
+            bill = Bill::of(reserved.map_err(|refusal| ApiError::over_limit(&refusal))?);
+        }
+        Ok(Account {
             request_id: context.id.clone(),
-            key: context.tenant.name.clone(),
+            key: tenant.name.clone(),
             route,
             task: route::named("task", asked).unwrap_or_default().into_owned(),
             tags: Account::tags(asked.body),
-            input_estimate: route::prompt_estimate(asked.body),
+            input_estimate: input,
+            output_bound,
             metrics: self.metrics.attempts(),
             sink: self.sink.clone(),
-        }
+            limiter: self.limiter.clone(),
+            bill: Arc::new(bill),
+        })
     }
 
-    /// The one attempt of a request that names its model.
-    pub fn attempt(&self, context: &RequestContext, name: &str, asked: &Asked<'_>) -> Option<Attempt> {
+    /// The one attempt of a request that names one of our models.
+    ///
+    /// # Errors
+    /// The key, or the model, is over a limit.
+    pub fn attempt(
+        &self,
+        context: &RequestContext,
+        name: &str,
+        asked: &Asked<'_>,
+    ) -> Result<Option<Attempt>, ApiError> {
         let routing = self.routing();
-        let account = self.account(context, name.to_owned(), asked);
-        routing.target(name).map(|target| account.attempt(target, 1))
+        let Some(target) = routing.target(name) else { return Ok(None) };
+        let account = self.account(context, name.to_owned(), Some(target), asked)?;
+        account.attempt(target, 1).map(Some).map_err(|refusal| ApiError::over_limit(&refusal))
     }
 
     /// Our model of that name or alias, if it can serve.
@@ -292,7 +332,7 @@ pub async fn serve(
     store: Option<Arc<Store>>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<DrainOutcome> {
-    let app = Arc::new(App::new(config, registry, routing, store));
+    let app = Arc::new(App::new(config, registry, routing, store)?);
     let router = router(app.clone())?;
     let (close, closed) = oneshot::channel::<()>();
     let mut connections = std::pin::pin!(connections(listener, router, &app.config, closed));
@@ -471,6 +511,9 @@ async fn enter(State(app): State<Arc<App>>, mut request: Request, next: Next) ->
     {
         *response.body_mut() = Body::from(error.in_dialect(dialect, &id));
     }
+    if let Some(states) = response.extensions().get::<ApiError>().and_then(|error| error.limits) {
+        insert_limits(&mut response, &states, dialect);
+    }
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
@@ -480,6 +523,15 @@ async fn enter(State(app): State<Arc<App>>, mut request: Request, next: Next) ->
     let ms = arrived.elapsed().as_millis() as u64;
     tracing::info!(request_id = id, %method, route, model, status, ms, "answered");
     response
+}
+
+/// Tells how the caller's limits stand.
+pub fn insert_limits(response: &mut Response, states: &States, dialect: Dialect) {
+    for (name, value) in states.headers(dialect, Now::read().unix_s) {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            response.headers_mut().insert(name, value);
+        }
+    }
 }
 
 /// Visible ASCII and not too long: fit to be logged and echoed.

@@ -2,6 +2,7 @@
 //! and a tiny model of its own.
 
 mod faults;
+mod usage;
 
 use crate::support::golden_dir;
 use crate::support::server::Server;
@@ -50,9 +51,12 @@ impl Answer {
     }
 }
 
-/// Keys that the mocks expect from the gateway.
-const UPSTREAM_KEYS: [(&str, &str); 2] =
-    [("TEST_OPENAI_KEY", "sk-upstream-1"), ("TEST_ANTHROPIC_KEY", "sk-upstream-2")];
+/// The program's environment: keys that the mocks expect from it, and its own.
+const UPSTREAM_KEYS: [(&str, &str); 3] = [
+    ("TEST_OPENAI_KEY", "sk-upstream-1"),
+    ("TEST_ANTHROPIC_KEY", "sk-upstream-2"),
+    ("TEST_ADMIN_KEY", "admin-key"),
+];
 
 pub fn fill(config: &str, openai: &Upstream, anthropic: &Upstream) -> String {
     let local = golden_dir("llama").display().to_string();
@@ -61,9 +65,13 @@ pub fn fill(config: &str, openai: &Upstream, anthropic: &Upstream) -> String {
 
 pub fn start(config: &str, arguments: &[&str]) -> Gateway {
     let file = tempfile::tempdir().expect("a folder");
-    let path = file.path().join("novastack.yaml");
-    std::fs::write(&path, config).expect("a file");
-    let path = path.display().to_string();
+    std::fs::write(file.path().join("novastack.yaml"), config).expect("a file");
+    start_in(file, arguments)
+}
+
+/// The same, in a folder that has a configuration.
+pub fn start_in(file: tempfile::TempDir, arguments: &[&str]) -> Gateway {
+    let path = file.path().join("novastack.yaml").display().to_string();
     let arguments = [&["--config", &path], arguments].concat();
     let server = Server::try_start_with(&arguments, &UPSTREAM_KEYS);
     let server = server.unwrap_or_else(|log| panic!("novastack serve {arguments:?}:\n{log}"));
@@ -71,6 +79,13 @@ pub fn start(config: &str, arguments: &[&str]) -> Gateway {
 }
 
 impl Gateway {
+    /// Ends the program as a service manager does; its folder.
+    pub fn stop(self) -> tempfile::TempDir {
+        self.server.terminate();
+        assert_eq!(self.server.wait(), Some(0));
+        self.file
+    }
+
     pub async fn post(&self, path: &str, headers: &[(&str, &str)], body: &Value) -> Answer {
         let mut request = self.client.post(format!("{}{path}", self.server.url)).json(body);
         for (name, value) in headers {

@@ -181,11 +181,19 @@ pub async fn create(
         echo,
         token_ids: params.return_token_ids,
     };
+    let attempt = app.attempt(&context, name, &asked)?;
     let metrics = app.metrics.generation(&model.name, context.arrived);
-    let mut generation = Generation::start(&model, request, limits, metrics).map_err(at)?;
-    if let Some(attempt) = app.attempt(&context, name, &asked) {
-        generation.account(attempt);
-    }
+    let started = Generation::start(&model, request, limits, metrics).map_err(at);
+    let mut generation = match (started, attempt) {
+        (Ok(mut generation), attempt) => {
+            attempt.into_iter().for_each(|attempt| generation.account(attempt));
+            generation
+        }
+        (Err(error), attempt) => {
+            attempt.into_iter().for_each(|attempt| attempt.failed(error.status.as_u16()));
+            return Err(error);
+        }
+    };
     Ok(match params.stream {
         Some(options) => {
             let encoder = CompletionEncoder::new(format, options);
