@@ -12,8 +12,8 @@ use super::openai::fields::{BadField, Fields};
 use crate::config::Limits;
 use crate::store::export::{csv, spreadsheet_safe};
 use crate::store::{
-    Dimension, ExportFormat, Key, KeySettings, KeyTable, Store, StoreError, Totals, UsageQuery,
-    UsageRow, now_unix_ms,
+    Dimension, ExportFormat, Key, KeySettings, KeyTable, Store, StoreError, Totals, UsageQuery, UsageRow,
+    now_unix_ms,
 };
 use axum::body::{Body, to_bytes};
 use axum::extract::{Path, RawQuery, Request, State};
@@ -260,7 +260,8 @@ pub fn key_json(key: &Key, table: &KeyTable, now_unix_ms: u64) -> Value {
             limits.dollars_per_day.map(Value::from),
             limits.dollars_per_month.map(Value::from),
         ];
-        LIMITS.iter().zip(bounds).map(|(name, bound)| (name.to_string(), bound.into())).collect::<Map<_, _>>()
+        let bounds = LIMITS.iter().zip(bounds);
+        bounds.filter_map(|(name, bound)| Some((name.to_string(), bound?))).collect::<Map<_, _>>()
     });
     let spent = table.spent(&key.name);
     json!({
