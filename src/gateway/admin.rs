@@ -260,7 +260,8 @@ pub fn key_json(key: &Key, table: &KeyTable, now_unix_ms: u64) -> Value {
             limits.dollars_per_day.map(Value::from),
             limits.dollars_per_month.map(Value::from),
         ];
-        LIMITS.iter().zip(bounds).map(|(name, bound)| (name.to_string(), bound.into())).collect::<Map<_, _>>()
+        let bounds = LIMITS.iter().zip(bounds);
+        bounds.filter_map(|(name, bound)| Some((name.to_string(), bound?))).collect::<Map<_, _>>()
     });
     let spent = table.spent(&key.name);
     json!({
