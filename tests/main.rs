@@ -10,5 +10,6 @@ mod inspect;
 mod kernels;
 mod models;
 mod sim;
+mod store;
 mod support;
 mod text;

@@ -28,7 +28,7 @@ impl Gateway {
             }
             last = now;
         }
-        last["data"].as_array().unwrap_or_else(|| panic!("{last}")).clone()
+        last["rows"].as_array().unwrap_or_else(|| panic!("{last}")).clone()
     }
 }
 
