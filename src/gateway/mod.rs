@@ -9,13 +9,16 @@
 //! which cancels it); every body, wait and queue has a bound; API keys are never kept or logged,
 //! only their digests.
 //!
-//! Deliberately absent until they work: limits per key, usage records.
+//! Deliberately absent until they work: limits per key (their parts are [`limit`] and [`adaptive`]), usage
+//! records.
 
+pub mod adaptive;
 pub mod auth;
 pub mod chat;
 pub mod dialect;
 pub mod error;
 pub mod fallback;
+pub mod limit;
 pub mod local;
 pub mod metrics;
 pub mod openai;
