@@ -115,7 +115,8 @@ impl AdaptiveLimiter {
         let mut state = lock(&self.state);
         state.wake(now);
         let taken = state.in_flight + state.resting.len();
-        let places = state.limit().round() as usize;
+        // Up more often than down: of two places a half is much.
+        let places = ((state.limit() + 0.75) as usize).min(state.max as usize);
         state.full |= taken + 1 >= places;
         if taken >= places {
             return None;

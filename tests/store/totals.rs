@@ -147,7 +147,8 @@ proptest! {
             .collect();
         let found = store.usage(&UsageQuery { group_by, filter: filter.clone() }).expect("totals");
         prop_assert_eq!(found, expected);
-        prop_assert_eq!(all_records(&store, filter).iter().collect::<Vec<_>>(), picked);
+        let all = all_records(&store, filter);
+        prop_assert_eq!(all.iter().collect::<Vec<_>>(), picked);
 
         let mut spent: BTreeMap<&str, f64> = BTreeMap::new();
         given.iter().for_each(|it| *spent.entry(&it.key).or_default() += it.cost);
