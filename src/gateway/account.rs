@@ -165,7 +165,7 @@ impl Account {
             key: self.key.clone(),
             route: self.route.clone(),
             model: target.model.name.clone(),
-            provider: provider.map(|(upstream, _)| upstream.name().to_owned()),
+            provider: provider.map(|hosted| hosted.upstream.name().to_owned()),
             task: self.task.clone(),
             input_tokens: 0,
             cached_tokens: 0,
@@ -181,7 +181,7 @@ impl Account {
         Ok(Attempt {
             reservation,
             bill: self.bill.clone(),
-            dialect: provider.map(|(upstream, _)| upstream.dialect()),
+            dialect: provider.map(|hosted| hosted.upstream.dialect()),
             input_estimate: self.input_estimate,
             price: target.model.price.clone(),
             record: Some(record),

@@ -16,8 +16,8 @@ use super::fallback::{self, Answered, Ask};
 use super::local::{Generation, Limits, TextEvent};
 use super::openai::chat;
 use super::openai::fields::Fields;
-use super::remote::{Failure, Piece, RemoteAnswer, Then, Upstream};
-use super::route::{self, Asked, Target};
+use super::remote::{Failure, Piece, RemoteAnswer, Then};
+use super::route::{self, Asked, Hosted, Target};
 use super::server::{App, InFlight, RequestContext, insert_limits};
 use super::sse::{self, FrameSource, Frames};
 use super::usage;
@@ -132,9 +132,7 @@ impl Ask for Chat {
                 // Waiting is the caller's to decide; another target may be free.
                 Failure { error, then: if passes { Then::Next } else { Then::Report } }
             }),
-            Some((upstream, upstream_name)) => {
-                self.ask_upstream(target, upstream, upstream_name, limits, &mut attempt).await
-            }
+            Some(hosted) => self.ask_upstream(&target.model.name, hosted, limits, &mut attempt).await,
         };
         if let (Err(failure), Some(attempt)) = (&asked, attempt) {
             attempt.failed(failure.error.status.as_u16());
@@ -177,18 +175,18 @@ impl Chat {
 
     async fn ask_upstream(
         &self,
-        target: &Target,
-        upstream: &Upstream,
-        upstream_name: &str,
+        name: &str,
+        hosted: &Hosted,
         limits: &mut Limits,
         attempt: &mut Option<Attempt>,
     ) -> Result<Answer, Failure> {
+        let Hosted { upstream, name: upstream_name, load } = hosted;
         let body = self.upstream_body(upstream.dialect(), upstream_name)?;
         let mut extra = HeaderMap::new();
         if self.dialect == Dialect::Anthropic && upstream.dialect() == Dialect::Anthropic {
             extra.extend(self.headers.get(ANTHROPIC_BETA).map(|value| (ANTHROPIC_BETA, value.clone())));
         }
-        let mut answer = upstream.send(body, extra, limits).await?;
+        let mut answer = upstream.send(load, body, extra, limits).await?;
         if self.stream {
             let mut first = VecDeque::new();
             while let Some(piece) = answer.next(limits).await? {
@@ -209,12 +207,12 @@ impl Chat {
                 let whole = serde_json::from_slice(&body);
                 let mut whole: Value =
                     whole.map_err(|error| Failure::report(ApiError::internal(&error.to_string())))?;
-                whole["model"] = target.model.name.as_str().into();
+                whole["model"] = name.into();
                 whole
             }
-            false => self
-                .whole(&self.head(&target.model.name), &events)
-                .map_err(|error| Failure { error, then: Then::Next })?,
+            false => {
+                self.whole(&self.head(name), &events).map_err(|error| Failure { error, then: Then::Next })?
+            }
         };
         attempt.take().into_iter().for_each(|mut attempt| {
             attempt.events(&events);

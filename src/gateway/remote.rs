@@ -15,7 +15,9 @@ use crate::config::{Format, KeySource, Provider};
 use axum::body::Bytes;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Longest whole answer. A model's longest output is well under a megabyte of text; logprobs make it more.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -106,7 +108,8 @@ pub struct Upstream {
     url: String,
     headers: Result<HeaderMap, String>,
     client: reqwest::Client,
-    places: AdaptiveLimiter,
+    /// `max_concurrency`, over all models.
+    places: Arc<Semaphore>,
 }
 
 impl Upstream {
@@ -134,7 +137,7 @@ impl Upstream {
             url: format!("{}{path}", provider.base_url),
             headers: headers(provider),
             client,
-            places: AdaptiveLimiter::new(provider.concurrency_max),
+            places: Arc::new(Semaphore::new(provider.concurrency_max)),
             provider: provider.clone(),
         })
     }
@@ -152,10 +155,11 @@ impl Upstream {
         }
     }
 
-    /// Sends a request in its dialect; the answer's head is there when this returns. `extra` headers are
+    /// Sends a request in its dialect under the model's `load`; the answer's head is there when this returns. `extra` headers are
     /// the caller's own that this upstream is to see.
     pub async fn send(
         &self,
+        load: &AdaptiveLimiter,
         body: Vec<u8>,
         extra: HeaderMap,
         limits: &mut Limits,
@@ -164,13 +168,13 @@ impl Upstream {
             tracing::error!(provider = self.name, reason, "an upstream cannot be asked");
             Failure::next(self.error(StatusCode::BAD_GATEWAY, "its key is not configured"))
         })?;
-        // A full provider is no reason to wait: another target may have room.
+        // What is full is no reason to wait: another target may have room.
+        let full = || {
+            Failure::retry(self.error(StatusCode::TOO_MANY_REQUESTS, "it has no room for another request"))
+        };
         let begun = Instant::now();
-        let mut permit = self.places.try_acquire(begun).ok_or_else(|| {
-            let places = self.places.load(begun);
-            let message = format!("it has no room: {} requests are under way", places.in_flight);
-            Failure::retry(self.error(StatusCode::TOO_MANY_REQUESTS, &message))
-        })?;
+        let place = self.places.clone().try_acquire_owned().map_err(|_| full())?;
+        let mut permit = load.try_acquire(begun).ok_or_else(full)?;
         let sent = self.client.post(&self.url).headers(headers.clone()).headers(extra).body(body).send();
         let sent = limits.bound(tokio::time::timeout(self.provider.timeout, sent)).await;
         let response = match sent.map_err(Failure::report)? {
@@ -198,7 +202,11 @@ impl Upstream {
             decoder: StreamDecoder::new(self.dialect()),
             waiting: VecDeque::new(),
             dialect: self.dialect(),
-            upstream: Place { name: self.name.clone(), timeout: self.provider.timeout, _permit: permit },
+            upstream: Place {
+                name: self.name.clone(),
+                timeout: self.provider.timeout,
+                _held: (permit, place),
+            },
             state: State::Open,
         };
         if status.is_success() {
@@ -309,11 +317,11 @@ enum State {
     Broken(DecodeError),
 }
 
-/// A place among a provider's requests.
+/// A place among a model's and a provider's requests.
 struct Place {
     name: String,
     timeout: Duration,
-    _permit: Permit,
+    _held: (Permit, OwnedSemaphorePermit),
 }
 
 /// A frame of a stream, and what it says.

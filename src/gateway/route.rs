@@ -10,6 +10,7 @@
 //!
 //! Deliberately absent: trying ([`super::fallback`]), limits.
 
+use super::adaptive::AdaptiveLimiter;
 use super::auth::{Keys, Tenant};
 use super::error::ApiError;
 use super::fallback::Health;
@@ -40,9 +41,19 @@ pub struct Target {
     /// Its entry in the configuration.
     pub model: Model,
     /// None: this process serves it.
-    pub upstream: Option<(Arc<Upstream>, String)>,
+    pub upstream: Option<Hosted>,
     /// How it has done lately.
     pub health: Health,
+}
+
+/// A provider's model.
+pub struct Hosted {
+    /// The provider.
+    pub upstream: Arc<Upstream>,
+    /// Its name for the model.
+    pub name: String,
+    /// How much it bears: providers limit each model by itself.
+    pub load: AdaptiveLimiter,
 }
 
 /// Where a request goes.
@@ -88,7 +99,8 @@ impl Routing {
                 ConfigTarget::Upstream { provider, upstream_name } => {
                     let upstream =
                         upstreams.get(provider).ok_or_else(|| format!("there is no provider {provider}"))?;
-                    Some((upstream.clone(), upstream_name.clone()))
+                    let load = AdaptiveLimiter::new(config.providers[provider].concurrency_max);
+                    Some(Hosted { upstream: upstream.clone(), name: upstream_name.clone(), load })
                 }
             };
             let target = Target { model: model.clone(), upstream, health: Health::default() };

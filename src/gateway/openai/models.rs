@@ -68,7 +68,7 @@ fn entry<'a>(name: &'a str, ready: &'a [Arc<LocalModel>], routing: &'a Routing) 
     match routing.target(name) {
         None => Some(Model::route(name, "novastack")),
         Some(target) => match &target.upstream {
-            Some((upstream, _)) => Some(Model::upstream(target, upstream.name())),
+            Some(hosted) => Some(Model::upstream(target, hosted.upstream.name())),
             None => ready.iter().find(|model| model.name == target.model.name).map(|model| Model::of(model)),
         },
     }
