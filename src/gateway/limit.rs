@@ -194,10 +194,8 @@ impl Limiter {
             let mut account = lock(&shared);
             account.advance(holder.limits, now.at, &calendar);
             match account.over(holder, &need, &calendar) {
-                Some(over) => {
-                    if refused.as_ref().is_none_or(|(worst, _)| worst.wait < over.wait) {
-                        refused = Some((over, holder));
-                    }
+                Some(over) if refused.as_ref().is_none_or(|(worst, _)| worst.wait < over.wait) => {
+                    refused = Some((over, holder));
                 }
                 // After a refusal the others are only asked how long they would take.
                 None if refused.is_none() => {
@@ -207,7 +205,7 @@ impl Limiter {
                     taken.push((shared, charge));
                     continue;
                 }
-                None => {}
+                _ => {}
             }
             states.add(account.states());
         }
