@@ -111,10 +111,18 @@ enum Answer {
     Ours(Response),
     /// Of one of our engines, by events.
     Events(Box<LocalEvents>),
-    /// An upstream's stream, and its frames up to the first that says something.
-    Stream(Box<RemoteAnswer>, VecDeque<Piece>, Option<Attempt>),
+    /// An upstream's stream.
+    Stream(Box<Begun>),
     /// A whole answer in the caller's dialect, and its events.
     Whole(Value, Vec<ChatEvent>),
+}
+
+/// An upstream's stream that has begun.
+struct Begun {
+    answer: RemoteAnswer,
+    /// Its frames up to the first that says something.
+    first: VecDeque<Piece>,
+    attempt: Option<Attempt>,
 }
 
 impl Ask for Chat {
@@ -198,7 +206,7 @@ impl Chat {
                     break;
                 }
             }
-            return Ok(Answer::Stream(Box::new(answer), first, attempt.take()));
+            return Ok(Answer::Stream(Box::new(Begun { answer, first, attempt: attempt.take() })));
         }
         let body = answer.whole(limits).await?;
         let events = decode_whole(upstream.dialect(), &body).map_err(|error| answer.unread(error))?;
@@ -281,9 +289,9 @@ impl Answer {
                 let encoder = chat.encoder(&target.model.name);
                 sse::response(LocalStream { events, encoder, id, _in_flight: in_flight }, keep_alive)
             }
-            Answer::Stream(answer, first, attempt) => {
+            Answer::Stream(begun) => {
                 let name = &target.model.name;
-                let out = match answer.dialect() == chat.dialect {
+                let out = match begun.answer.dialect() == chat.dialect {
                     true => Out::Same {
                         name: name.clone(),
                         hides_usage: chat.dialect == Dialect::OpenAi && !chat.wants_usage(),
@@ -291,8 +299,7 @@ impl Answer {
                     false => Out::Anew(Box::new(chat.encoder(name))),
                 };
                 let dialect = chat.dialect;
-                let source =
-                    RemoteStream { answer, first, attempt, out, dialect, limits, id, _in_flight: in_flight };
+                let source = RemoteStream { begun, out, dialect, limits, id, _in_flight: in_flight };
                 sse::response(source, keep_alive)
             }
         }
@@ -320,9 +327,7 @@ fn with_cost(mut response: Response, target: &Target, events: &[ChatEvent]) -> R
 
 /// An upstream's stream on its way to a caller.
 struct RemoteStream {
-    answer: Box<RemoteAnswer>,
-    first: VecDeque<Piece>,
-    attempt: Option<Attempt>,
+    begun: Box<Begun>,
     out: Out,
     dialect: Dialect,
     limits: Limits,
@@ -344,18 +349,20 @@ enum Out {
 
 impl FrameSource for RemoteStream {
     async fn next(&mut self, frames: &mut Frames) -> Result<bool, ApiError> {
-        let piece = match self.first.pop_front() {
+        let piece = match self.begun.first.pop_front() {
             Some(piece) => Some(piece),
-            None => self.answer.next(&mut self.limits).await.map_err(|failure| failure.error)?,
+            None => self.begun.answer.next(&mut self.limits).await.map_err(|failure| failure.error)?,
         };
         let Some(Piece { frame, events }) = piece else {
             if let Out::Anew(encoder) = &mut self.out {
                 encoder.finish(frames.text());
             }
-            self.attempt.take().map(Attempt::completed);
+            if let Some(attempt) = self.begun.attempt.take() {
+                attempt.completed();
+            }
             return Ok(false);
         };
-        if let Some(attempt) = &mut self.attempt {
+        if let Some(attempt) = &mut self.begun.attempt {
             attempt.events(&events);
         }
         match &mut self.out {
@@ -366,7 +373,7 @@ impl FrameSource for RemoteStream {
     }
 
     fn failed(&mut self, error: &ApiError, frames: &mut Frames) {
-        if let Some(attempt) = self.attempt.take() {
+        if let Some(attempt) = self.begun.attempt.take() {
             attempt.failed(error.status.as_u16());
         }
         fail(self.dialect, error, &self.id, frames);

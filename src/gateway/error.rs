@@ -37,7 +37,7 @@ pub struct ApiError {
     /// Seconds for the `Retry-After` header.
     pub retry_after_s: Option<u32>,
     /// How the caller's limits stand.
-    pub limits: Option<States>,
+    pub limits: Option<Box<States>>,
 }
 
 #[derive(Serialize)]
@@ -179,7 +179,7 @@ impl ApiError {
         };
         Self {
             retry_after_s: refusal.retry_after_s(),
-            limits: Some(refusal.states),
+            limits: Some(Box::new(refusal.states)),
             ..Self::new(
                 StatusCode::TOO_MANY_REQUESTS,
                 kind,

@@ -130,7 +130,9 @@ pub async fn first<A: Ask>(
                     return Err(error);
                 }
                 Then::Next => None,
-                Then::Retry(asked) => Some(asked.unwrap_or_else(|| backoff(turn))),
+                Then::Retry => {
+                    Some(error.retry_after_s.map_or_else(|| backoff(turn), |s| Duration::from_secs(s.into())))
+                }
             };
             // One that is busy, or to which a prompt is too long, is well.
             match error.status.is_server_error() {

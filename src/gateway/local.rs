@@ -377,7 +377,9 @@ impl Generation {
                     }
                     if self.streams.iter().all(Option::is_none) {
                         self.metrics.end(Outcome::Finished);
-                        self.attempt.take().map(Attempt::completed);
+                        if let Some(attempt) = self.attempt.take() {
+                            attempt.completed();
+                        }
                     }
                     return Ok(Some(event));
                 }

@@ -44,8 +44,8 @@ pub struct Failure {
 pub enum Then {
     /// Nothing: the request itself is at fault.
     Report,
-    /// The same target again, after as long as it asks for.
-    Retry(Option<Duration>),
+    /// The same target again, after as long as the error's `retry_after_s` says.
+    Retry,
     /// Another target only.
     Next,
 }
@@ -82,7 +82,7 @@ impl Failure {
                 };
                 let retry_after_s = told.retry_after.map(|after| after.as_secs().clamp(1, 3600) as u32);
                 let error = ApiError { retry_after_s, ..error(status, &told.message) };
-                Self { error, then: Then::Retry(told.retry_after) }
+                Self { error, then: Then::Retry }
             }
             // Its key, its credit or its name for the model: nothing that the caller can mend.
             other => {
@@ -93,7 +93,7 @@ impl Failure {
     }
 
     fn retry(error: ApiError) -> Self {
-        Self { error, then: Then::Retry(None) }
+        Self { error, then: Then::Retry }
     }
 
     fn next(error: ApiError) -> Self {

@@ -511,7 +511,7 @@ async fn enter(State(app): State<Arc<App>>, mut request: Request, next: Next) ->
     {
         *response.body_mut() = Body::from(error.in_dialect(dialect, &id));
     }
-    if let Some(states) = response.extensions().get::<ApiError>().and_then(|error| error.limits) {
+    if let Some(states) = response.extensions().get::<ApiError>().and_then(|error| error.limits.clone()) {
         insert_limits(&mut response, &states, dialect);
     }
     if let Ok(value) = HeaderValue::from_str(&id) {
