@@ -207,9 +207,7 @@ async fn slow_streams_are_whole() {
 #[tokio::test]
 async fn a_killed_upstream_loses_nothing() {
     let (openai, anthropic) = (Upstream::start().await, Upstream::start().await);
-    let config = fill(CONFIG, &openai, &anthropic)
-        .replace("safe-anth: [bad, good-anth]", "safe-anth: [bad, good-anth]");
-    let gateway = start(&config, &[]);
+    let gateway = start(&fill(CONFIG, &openai, &anthropic), &[]);
     openai.always("bad", vec![Act::Wait(Duration::from_millis(300)), Act::Hang]);
     let requests = (0..20).map(|index| {
         let (gateway, stream) = (&gateway, index % 2 == 0);
