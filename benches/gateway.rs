@@ -1,0 +1,333 @@
+//! `cargo bench --bench gateway -- [--seconds N] [--mock-port PORT] [--peer NAME=URL ...]`: what the gateway
+//! costs, beside a mock upstream asked directly and beside peers that the caller started in front of it.
+//!
+//! Mock, load and gateway share this machine. The gateway has keys, limits, routing rules, prices and usage
+//! records on. Each row is one kind of request by so many clients, each with one connection that is kept, for so
+//! many seconds; answers are 20 tokens. A peer is started before, for one:
+//!
+//!     vllm-router --worker-urls http://127.0.0.1:9901 --port 9902
+//!     cargo bench --bench gateway -- --mock-port 9901 --peer vllm-router=http://127.0.0.1:9902
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+const TOKENS: usize = 20;
+const KEY: &str = "bench-key";
+
+/// What a client sends.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Plain,
+    Stream,
+    /// In Anthropic's format: the gateway translates.
+    Translated,
+    TranslatedStream,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Stream => "stream",
+            Self::Translated => "plain, translated",
+            Self::TranslatedStream => "stream, translated",
+        }
+    }
+
+    fn request(self, model: &str) -> Vec<u8> {
+        let (path, stream) = match self {
+            Self::Plain => ("/v1/chat/completions", false),
+            Self::Stream => ("/v1/chat/completions", true),
+            Self::Translated => ("/v1/messages", false),
+            Self::TranslatedStream => ("/v1/messages", true),
+        };
+        let body = format!(
+            r#"{{"model":"{model}","max_tokens":64,"stream":{stream},"messages":[{{"role":"user","content":"What is the capital of France? Answer in one sentence, please."}}]}}"#
+        );
+        format!(
+            "POST {path} HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {KEY}\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .into_bytes()
+    }
+}
+
+struct Options {
+    seconds: f64,
+    mock_port: u16,
+    peers: Vec<(String, String)>,
+}
+
+fn options() -> Result<Options, String> {
+    let mut options = Options { seconds: 5.0, mock_port: 0, peers: Vec::new() };
+    let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
+    while let Some(name) = arguments.next() {
+        let value = arguments.next().ok_or_else(|| format!("{name} needs a value"))?;
+        match name.as_str() {
+            "--seconds" => options.seconds = value.parse().map_err(|_| "--seconds needs a number")?,
+            "--mock-port" => options.mock_port = value.parse().map_err(|_| "--mock-port needs a port")?,
+            "--peer" => {
+                let (name, url) = value.split_once('=').ok_or("--peer needs NAME=URL")?;
+                let address = url.trim_start_matches("http://").trim_end_matches('/');
+                options.peers.push((name.to_owned(), address.to_owned()));
+            }
+            _ => return Err(format!("{name} is not known: --seconds, --mock-port, --peer")),
+        }
+    }
+    Ok(options)
+}
+
+fn main() -> Result<(), String> {
+    let options = options()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.map_err(|error| error.to_string())?.block_on(run(options))
+}
+
+async fn run(options: Options) -> Result<(), String> {
+    let listener =
+        TcpListener::bind(("127.0.0.1", options.mock_port)).await.map_err(|error| error.to_string())?;
+    let mock = listener.local_addr().map_err(|error| error.to_string())?.to_string();
+    tokio::spawn(serve_mock(listener));
+    let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let gateway = Gateway::start(folder.path(), &mock)?;
+    let mut targets =
+        vec![("mock alone".to_owned(), mock.clone()), ("NovaStack".to_owned(), gateway.address.clone())];
+    targets.extend(options.peers.iter().cloned());
+    println!("| request | clients | by | requests/s | p50 ms | p99 ms | added p50 ms | rate of the mock's |");
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
+    for (kind, clients) in [
+        (Kind::Plain, 1),
+        (Kind::Plain, 16),
+        (Kind::Stream, 1),
+        (Kind::Stream, 32),
+        (Kind::Translated, 16),
+        (Kind::TranslatedStream, 32),
+    ] {
+        let mut alone = None;
+        for (name, address) in &targets {
+            // Nobody else translates.
+            let translated = matches!(kind, Kind::Translated | Kind::TranslatedStream);
+            if translated && name != "NovaStack" {
+                continue;
+            }
+            load(address, kind, clients, 0.5).await?;
+            let measured = load(address, kind, clients, options.seconds).await?;
+            let (rate, p50, p99) = (measured.rate, measured.percentile(50.0), measured.percentile(99.0));
+            let beside = match alone {
+                None => "| | |".to_owned(),
+                Some((alone_rate, alone_p50)) => {
+                    format!("| {:.3} | {:.2} |", p50 - alone_p50, rate / alone_rate)
+                }
+            };
+            if !translated && alone.is_none() {
+                alone = Some((rate, p50));
+            }
+            println!("| {} | {clients} | {name} | {rate:.0} | {p50:.3} | {p99:.3} {beside}", kind.name());
+        }
+    }
+    println!("\nResident memory of the gateway afterwards: {} MB", gateway.resident_kib() / 1024);
+    Ok(())
+}
+
+/// `novastack serve` in front of the mock.
+struct Gateway {
+    child: Child,
+    address: String,
+}
+
+impl Gateway {
+    fn start(folder: &std::path::Path, mock: &str) -> Result<Self, String> {
+        let config = format!(
+            "server: {{ store: sqlite:usage.db }}\n\
+             providers: {{ mock: {{ format: openai, base_url: \"http://{mock}/v1\", max_concurrency: 4096 }} }}\n\
+             models: {{ m: {{ provider: mock, price: {{ input: 1, output: 2 }} }}, n: {{ provider: mock }} }}\n\
+             aliases: {{ bench: auto }}\n\
+             routes:\n\
+             - {{ if: context_length > 80000, use: n }}\n\
+             - {{ if: task == \"reasoning\" and budget < 0.0005, use: n }}\n\
+             - {{ if: 'header[\"x-forwarded-to\"] == \"claude\"', use: n }}\n\
+             - default: m\n\
+             limits: {{ requests_per_minute: 1000000000, tokens_per_minute: 100000000000, dollars_per_month: 1000000 }}\n"
+        );
+        let path = folder.join("novastack.yaml");
+        std::fs::write(&path, config).map_err(|error| error.to_string())?;
+        let mut child = Command::new(env!("CARGO_BIN_EXE_novastack"))
+            .args(["serve", "--port", "0", "--api-key", KEY, "--config"])
+            .arg(&path)
+            .env("NOVASTACK_LOG", "warn")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|error| error.to_string())?;
+        let lines = BufReader::new(child.stdout.take().ok_or("no stdout")?).lines();
+        let address = lines.map_while(Result::ok).find_map(|line| {
+            let url = line.split_whitespace().find(|word| word.starts_with("http://"))?;
+            Some(url.trim_start_matches("http://").to_owned())
+        });
+        let address = address.ok_or("the gateway ended early")?;
+        Ok(Self { child, address })
+    }
+
+    fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or_default();
+        line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).unwrap_or(0)
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+struct Measured {
+    rate: f64,
+    /// Ascending, in milliseconds.
+    latencies: Vec<f64>,
+}
+
+impl Measured {
+    fn percentile(&self, percent: f64) -> f64 {
+        let at = (self.latencies.len() as f64 * percent / 100.0) as usize;
+        self.latencies.get(at.min(self.latencies.len().saturating_sub(1))).copied().unwrap_or(f64::NAN)
+    }
+}
+
+async fn load(address: &str, kind: Kind, clients: usize, seconds: f64) -> Result<Measured, String> {
+    let begun = Instant::now();
+    let until = begun + Duration::from_secs_f64(seconds);
+    let count = Arc::new(AtomicU64::new(0));
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..clients {
+        let (address, request, count) = (address.to_owned(), kind.request("bench"), count.clone());
+        tasks.spawn(async move {
+            let mut stream =
+                TcpStream::connect(&address).await.map_err(|error| format!("{address}: {error}"))?;
+            stream.set_nodelay(true).map_err(|error| error.to_string())?;
+            let (mut latencies, mut buffer) = (Vec::new(), Vec::new());
+            while Instant::now() < until {
+                let sent = Instant::now();
+                stream.write_all(&request).await.map_err(|error| error.to_string())?;
+                read_answer(&mut stream, &mut buffer).await.map_err(|error| format!("{address}: {error}"))?;
+                latencies.push(sent.elapsed().as_secs_f64() * 1e3);
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok::<_, String>(latencies)
+        });
+    }
+    let mut latencies = Vec::new();
+    while let Some(done) = tasks.join_next().await {
+        latencies.extend(done.map_err(|error| error.to_string())??);
+    }
+    latencies.sort_by(f64::total_cmp);
+    Ok(Measured { rate: count.load(Ordering::Relaxed) as f64 / begun.elapsed().as_secs_f64(), latencies })
+}
+
+/// Reads one answer, of known length or in chunks, to its end.
+async fn read_answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Result<(), String> {
+    buffer.clear();
+    let mut head = None;
+    loop {
+        if head.is_none()
+            && let Some(end) = buffer.windows(4).position(|bytes| bytes == b"\r\n\r\n")
+        {
+            let text = String::from_utf8_lossy(&buffer[..end]).to_ascii_lowercase();
+            if !text.starts_with("http/1.1 200") {
+                return Err(text);
+            }
+            let length = text.lines().find_map(|line| line.strip_prefix("content-length:"));
+            head = Some((end + 4, length.and_then(|length| length.trim().parse::<usize>().ok())));
+        }
+        match head {
+            Some((end, Some(length))) if buffer.len() >= end + length => return Ok(()),
+            Some((_, None)) if buffer.ends_with(b"\r\n0\r\n\r\n") => return Ok(()),
+            _ => {}
+        }
+        match stream.read_buf(buffer).await {
+            Ok(0) => return Err("the connection was closed".into()),
+            Ok(_) => {}
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+}
+
+/// An upstream that answers at once.
+async fn serve_mock(listener: TcpListener) {
+    let (plain, streamed) = answers();
+    let (plain, streamed) = (Arc::new(plain), Arc::new(streamed));
+    while let Ok((mut stream, _)) = listener.accept().await {
+        let _ = stream.set_nodelay(true);
+        let (plain, streamed) = (plain.clone(), streamed.clone());
+        tokio::spawn(async move {
+            let mut buffer = Vec::new();
+            loop {
+                let Some(end) = buffer.windows(4).position(|bytes| bytes == b"\r\n\r\n") else {
+                    match stream.read_buf(&mut buffer).await {
+                        Ok(0) | Err(_) => return,
+                        Ok(_) => continue,
+                    }
+                };
+                let head = String::from_utf8_lossy(&buffer[..end]).to_ascii_lowercase();
+                let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
+                let length: usize = length.and_then(|length| length.trim().parse().ok()).unwrap_or(0);
+                while buffer.len() < end + 4 + length {
+                    match stream.read_buf(&mut buffer).await {
+                        Ok(0) | Err(_) => return,
+                        Ok(_) => {}
+                    }
+                }
+                let body = &buffer[end + 4..end + 4 + length];
+                let streams = body.windows(13).any(|bytes| bytes == br#""stream":true"#)
+                    || body.windows(14).any(|bytes| bytes == br#""stream": true"#);
+                let answer = if streams { &streamed } else { &plain };
+                if stream.write_all(answer).await.is_err() {
+                    return;
+                }
+                buffer.drain(..end + 4 + length);
+            }
+        });
+    }
+}
+
+/// A whole answer and a stream of the same, as bytes on the wire.
+fn answers() -> (Vec<u8>, Vec<u8>) {
+    let usage =
+        format!(r#"{{"prompt_tokens":17,"completion_tokens":{TOKENS},"total_tokens":{}}}"#, 17 + TOKENS);
+    let body = format!(
+        r#"{{"id":"chatcmpl-1","object":"chat.completion","created":1700000000,"model":"m","choices":[{{"index":0,"message":{{"role":"assistant","content":"{}"}},"finish_reason":"stop"}}],"usage":{usage}}}"#,
+        "word ".repeat(TOKENS)
+    );
+    let plain = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let chunk = |choices: &str, more: &str| {
+        format!(
+            "data: {{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,\"model\":\"m\",\"choices\":[{choices}]{more}}}\n\n"
+        )
+    };
+    let mut events =
+        chunk(r#"{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}"#, "");
+    for _ in 0..TOKENS {
+        events += &chunk(r#"{"index":0,"delta":{"content":"word "},"finish_reason":null}"#, "");
+    }
+    events += &chunk(r#"{"index":0,"delta":{},"finish_reason":"stop"}"#, "");
+    events += &chunk("", &format!(",\"usage\":{usage}"));
+    events += "data: [DONE]\n\n";
+    let mut streamed =
+        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n".to_owned();
+    // Each event in a piece of its own.
+    for event in events.split_inclusive("\n\n") {
+        streamed += &format!("{:x}\r\n{event}\r\n", event.len());
+    }
+    streamed += "0\r\n\r\n";
+    (plain.into_bytes(), streamed.into_bytes())
+}
