@@ -165,12 +165,14 @@ impl Gateway {
             .stdout(Stdio::piped())
             .spawn()
             .map_err(|error| error.to_string())?;
-        let lines = BufReader::new(child.stdout.take().ok_or("no stdout")?).lines();
-        let address = lines.map_while(Result::ok).find_map(|line| {
+        let mut lines = BufReader::new(child.stdout.take().ok_or("no stdout")?).lines().map_while(Result::ok);
+        let address = lines.find_map(|line| {
             let url = line.split_whitespace().find(|word| word.starts_with("http://"))?;
             Some(url.trim_start_matches("http://").to_owned())
         });
         let address = address.ok_or("the gateway ended early")?;
+        // It goes on writing.
+        std::thread::spawn(move || lines.for_each(drop));
         Ok(Self { child, address })
     }
 

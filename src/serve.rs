@@ -17,6 +17,7 @@ use novastack::gateway::{self, Cors, GenerationDefaults, LocalModel, Registry, R
 use novastack::store::Store;
 use novastack::text::{ChatTemplate, Tokenizer};
 use sha2::{Digest, Sha256};
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -244,12 +245,15 @@ async fn stop_signal() {
 
 fn announce(address: SocketAddr, names: &[&str], with_key: bool) {
     let key = if with_key { " -H 'Authorization: Bearer '$NOVASTACK_KEY" } else { "" };
-    println!("NovaStack is ready on http://{address} with {}. Try:", names.join(", "));
-    println!(
-        "curl http://{address}/v1/chat/completions -H 'Content-Type: application/json'{key} \\\n  \
-         -d '{{\"model\": \"{}\", \"messages\": [{{\"role\": \"user\", \"content\": \"What is the capital of France?\"}}], \"stream\": true}}'",
-        names[0]
+    let text = format!(
+        "NovaStack is ready on http://{address} with {}. Try:\n\
+         curl http://{address}/v1/chat/completions -H 'Content-Type: application/json'{key} \\\n  \
+         -d '{{\"model\": \"{}\", \"messages\": [{{\"role\": \"user\", \"content\": \"What is the capital of France?\"}}], \"stream\": true}}'\n",
+        names.join(", "),
+        names.first().copied().unwrap_or_default()
     );
+    // Nobody has to listen.
+    let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
 /// The command line's names, in its order.
