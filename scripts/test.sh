@@ -108,6 +108,10 @@ for model in smollm2-135m-instruct golden; do
 done
 NOVASTACK_TEST_BINARY=$program NOVASTACK_TEST_SOURCE=$PWD/tests/goldens/llama \
   "$python" -m pytest -q -p no:cacheprovider tests/sdk/test_gateway.py
+dialects=$(mktemp -d)
+NOVASTACK_DIALECT_OUT=$dialects cargo test --locked --quiet --lib -- --ignored write_for_the_sdks
+"$python" tests/sdk/check_dialect.py "$dialects" | tail -1
+rm -r "$dialects"
 kill -TERM "$server"
 wait "$server" || { echo "the server left with status $? after SIGTERM" >&2; exit 1; }
 server=

@@ -2,8 +2,9 @@
 //! `/health` can say what is loading; a model that cannot be loaded ends the program.
 //!
 //! What is served is a [`Config`]: that of --config, with the models of the command line added. It is
-//! read again on SIGHUP and when the file changes; a new file that is wrong, or that asks for other
-//! local models, is refused and the old one stays.
+//! read again on SIGHUP and when the file changes; a new file that is wrong, that asks for other local
+//! models or other `server` settings, or that would leave an open address without keys, is refused and
+//! the old one stays.
 
 use crate::ServeArgs;
 use crate::device::DeviceChoice;
@@ -134,7 +135,7 @@ async fn listen_and_serve(
         })
     };
     loader.map_err(|error| format!("a thread could not be started: {error}"))?;
-    tokio::spawn(reload(args, routing.clone()));
+    tokio::spawn(reload(args, routing.clone(), store.clone(), address.ip()));
 
     let mut failure = None;
     let load_failed = async {
@@ -192,7 +193,12 @@ fn locals(config: &Config) -> Vec<(String, config::LocalModel)> {
 
 /// Reads the configuration again when it changes and when SIGHUP asks for it. Requests under way keep
 /// what they were planned with.
-async fn reload(args: Arc<ServeArgs>, routing: Arc<ArcSwap<Routing>>) {
+async fn reload(
+    args: Arc<ServeArgs>,
+    routing: Arc<ArcSwap<Routing>>,
+    store: Option<Arc<Store>>,
+    host: IpAddr,
+) {
     use tokio::signal::unix::{SignalKind, signal};
     let Some(path) = &args.config else { return };
     let stamp = || std::fs::metadata(path).ok().map(|file| (file.modified().ok(), file.len()));
@@ -209,9 +215,16 @@ async fn reload(args: Arc<ServeArgs>, routing: Arc<ArcSwap<Routing>>) {
         }
         known = found;
         let old = routing.load();
-        let new = read_config(&args).and_then(|new| match locals(&new) == locals(old.config()) {
-            true => Routing::new(new, &args.api_keys),
-            false => Err("other local models than those that are loaded take a restart".into()),
+        let new = read_config(&args).and_then(|new| {
+            if locals(&new) != locals(old.config()) {
+                return Err("other local models than those that are loaded take a restart".into());
+            }
+            if new.server != old.config().server {
+                return Err("other settings of `server` than those at the start take a restart".into());
+            }
+            let has_keys = has_keys(&args, &new, store.as_deref());
+            gateway::check_bind(host, has_keys, args.allow_unauthenticated)?;
+            Routing::new(new, &args.api_keys)
         });
         match new {
             Ok(new) => {

@@ -11,7 +11,7 @@ use super::dialect::{ChatEvent, Dialect, TokenUsage};
 use super::limit::{Estimate, Holder, Id, Limiter, Now, Refusal, Reservation, Spent, States};
 use super::local;
 use super::metrics::AttemptMetrics;
-use super::route::Target;
+use super::route::{BYTES_PER_TOKEN, EXPECTED_OUTPUT_TOKENS, Target};
 use super::usage;
 use crate::config::{Config, Limits, Model, Price};
 use crate::store::{Dimension, Filter, Outcome, Store, StoreError, UsageQuery, UsageRecord, UsageRow};
@@ -24,12 +24,7 @@ use time::{OffsetDateTime, Time};
 /// Where records go. Must not block.
 pub type Sink = Arc<dyn Fn(UsageRecord) + Send + Sync>;
 
-/// UTF-8 bytes of a token, where only text is known.
-const BYTES_PER_TOKEN: usize = 4;
-
-/// Output that is reserved where the caller sets no bound, and the most that is where he does: what is
-/// over it becomes a debt.
-const OUTPUT_TOKENS: u64 = 500;
+/// The most output that is reserved, whatever bound the caller sets: what is over it becomes a debt.
 const OUTPUT_TOKENS_MAX: u64 = 4096;
 
 /// What all attempts of a request have in common.
@@ -129,7 +124,7 @@ pub fn limiter(store: Option<&Store>, config: &Config) -> Result<Limiter, StoreE
 
 /// What a request is expected to use of a target.
 pub fn estimate(input: u64, output_bound: Option<u64>, price: Option<&Price>) -> Estimate {
-    let output = output_bound.map_or(OUTPUT_TOKENS, |bound| bound.min(OUTPUT_TOKENS_MAX));
+    let output = output_bound.unwrap_or(EXPECTED_OUTPUT_TOKENS).min(OUTPUT_TOKENS_MAX);
     let dollars = price.map_or(0.0, |price| usage::dollars(price, input, 0, output));
     Estimate { tokens: input + output, dollars }
 }
@@ -243,17 +238,12 @@ impl Attempt {
         if usage.completion_tokens > 0 {
             self.first.get_or_insert_with(Instant::now);
         }
-        self.used = Some(TokenUsage {
-            input: usage.prompt_tokens as u64,
-            cached: usage.cached_tokens as u64,
-            output: usage.completion_tokens as u64,
-            ..TokenUsage::default()
-        });
+        self.used = Some(usage.into());
     }
 
-    /// What the answer has cost so far; None without a price.
-    pub fn cost(&self) -> Option<f64> {
-        Some(usage::cost(self.price.as_ref()?, &self.used?))
+    /// How the limits of the request's key stand.
+    pub fn states(&self) -> States {
+        self.bill.states()
     }
 
     /// The whole answer was sent.
@@ -303,7 +293,7 @@ impl Attempt {
         let output = match self.dialect {
             // One token a piece is usual there.
             Some(Dialect::OpenAi) => self.pieces,
-            _ => self.bytes.div_ceil(BYTES_PER_TOKEN) as u64,
+            _ => (self.bytes as u64).div_ceil(BYTES_PER_TOKEN),
         };
         let input = if said.input > 0 { said.input } else { self.input_estimate };
         TokenUsage { input, cached: said.cached, output: output.max(said.output), ..said }

@@ -1,7 +1,7 @@
 //! API keys. Everything needs one but [`OPEN_PATHS`]; without any keys configured everything is
 //! open. Keys live only as SHA-256 digests, which are compared in constant time.
 //!
-//! Deliberately absent: limits per key.
+//! Deliberately absent: limits, which [`super::account`] keeps to.
 
 use crate::config::{self, Limits};
 use crate::store::{KeySettings, Refusal, Store, now_unix_ms};

@@ -135,10 +135,12 @@ impl Ask for Chat {
             opened.map_err(|refusal| Failure { error: ApiError::over_limit(&refusal), then: Then::Next })?,
         );
         let asked = match &target.upstream {
-            None => self.ask_engine(&target.model.name, limits, &mut attempt).await.map_err(|error| {
-                let passes = error.status.is_server_error() || error.status == StatusCode::TOO_MANY_REQUESTS;
-                // Waiting is the caller's to decide; another target may be free.
-                Failure { error, then: if passes { Then::Next } else { Then::Report } }
+            None => self.ask_engine(target, limits, &mut attempt).await.map_err(|error| {
+                // Waiting is the caller's to decide; another target may be free, hold more or take tools.
+                let elsewhere = error.status.is_server_error()
+                    || error.status == StatusCode::TOO_MANY_REQUESTS
+                    || ["context_length_exceeded", "unsupported_parameter"].map(Some).contains(&error.code);
+                Failure { error, then: if elsewhere { Then::Next } else { Then::Report } }
             }),
             Some(hosted) => self.ask_upstream(&target.model.name, hosted, limits, &mut attempt).await,
         };
@@ -152,10 +154,11 @@ impl Ask for Chat {
 impl Chat {
     async fn ask_engine(
         &self,
-        name: &str,
+        target: &Target,
         limits: &mut Limits,
         attempt: &mut Option<Attempt>,
     ) -> Result<Answer, ApiError> {
+        let name = &target.model.name;
         let model = self.app.engine(name)?;
         let translated;
         let body = match self.dialect {
@@ -167,7 +170,11 @@ impl Chat {
         };
         let submitted = chat::submit(&self.app, &self.context, limits, &model, body, attempt).await?;
         match self.dialect {
-            Dialect::OpenAi => submitted.respond(&self.app, self.context.clone()).await.map(Answer::Ours),
+            Dialect::OpenAi => {
+                let (response, usage) = submitted.respond(&self.app, self.context.clone()).await?;
+                let usage = usage.map(|usage| TokenUsage::from(&usage));
+                Ok(Answer::Ours(with_cost(response, target, usage.as_ref())))
+            }
             Dialect::Anthropic => {
                 let mut events = LocalEvents { generation: submitted.generation };
                 if self.stream {
@@ -188,7 +195,7 @@ impl Chat {
         limits: &mut Limits,
         attempt: &mut Option<Attempt>,
     ) -> Result<Answer, Failure> {
-        let Hosted { upstream, name: upstream_name, load } = hosted;
+        let Hosted { upstream, name: upstream_name, load, .. } = hosted;
         let body = self.upstream_body(upstream.dialect(), upstream_name)?;
         let mut extra = HeaderMap::new();
         if self.dialect == Dialect::Anthropic && upstream.dialect() == Dialect::Anthropic {
@@ -218,9 +225,7 @@ impl Chat {
                 whole["model"] = name.into();
                 whole
             }
-            false => {
-                self.whole(&self.head(name), &events).map_err(|error| Failure { error, then: Then::Next })?
-            }
+            false => self.whole(&self.head(name), &events).map_err(Failure::next)?,
         };
         attempt.take().into_iter().for_each(|mut attempt| {
             attempt.events(&events);
@@ -232,10 +237,11 @@ impl Chat {
     /// What an upstream of that dialect is sent.
     fn upstream_body(&self, dialect: Dialect, upstream_name: &str) -> Result<Vec<u8>, Failure> {
         let mut body = match (self.dialect, dialect) {
+            // What cannot be translated may pass through to another target.
             (Dialect::OpenAi, Dialect::Anthropic) => {
-                to_anthropic(&self.body, ANTHROPIC_MAX_TOKENS).map_err(Failure::report)?
+                to_anthropic(&self.body, ANTHROPIC_MAX_TOKENS).map_err(Failure::next)?
             }
-            (Dialect::Anthropic, Dialect::OpenAi) => to_openai(&self.body).map_err(Failure::report)?,
+            (Dialect::Anthropic, Dialect::OpenAi) => to_openai(&self.body).map_err(Failure::next)?,
             _ => self.body.clone(),
         };
         body["model"] = upstream_name.into();
@@ -284,7 +290,7 @@ impl Answer {
         let (id, in_flight) = (chat.context.id.clone(), chat.context.in_flight.clone());
         match self {
             Answer::Ours(response) => response,
-            Answer::Whole(whole, events) => with_cost(Json(whole).into_response(), target, &events),
+            Answer::Whole(whole, events) => with_cost(Json(whole).into_response(), target, used(&events)),
             Answer::Events(events) => {
                 let encoder = chat.encoder(&target.model.name);
                 sse::response(LocalStream { events, encoder, id, _in_flight: in_flight }, keep_alive)
@@ -311,12 +317,16 @@ fn untellable(error: &EncodeError) -> ApiError {
     ApiError::upstream_answer(&error.to_string())
 }
 
-/// Names what the answer cost, where the model has a price and the usage is known.
-fn with_cost(mut response: Response, target: &Target, events: &[ChatEvent]) -> Response {
-    let usage = events.iter().rev().find_map(|event| match event {
+/// The last of an answer's counts.
+fn used(events: &[ChatEvent]) -> Option<&TokenUsage> {
+    events.iter().rev().find_map(|event| match event {
         ChatEvent::Usage(usage) => Some(usage),
         _ => None,
-    });
+    })
+}
+
+/// Names what the answer cost, where the model has a price and the usage is known.
+fn with_cost(mut response: Response, target: &Target, usage: Option<&TokenUsage>) -> Response {
     if let (Some(price), Some(usage)) = (&target.model.price, usage)
         && let Ok(value) = HeaderValue::try_from(format!("{:.9}", usage::cost(price, usage)))
     {
@@ -457,13 +467,7 @@ impl LocalEvents {
     }
 
     fn usage(&self) -> ChatEvent {
-        let usage = self.generation.usage();
-        ChatEvent::Usage(TokenUsage {
-            input: usage.prompt_tokens as u64,
-            cached: usage.cached_tokens as u64,
-            output: usage.completion_tokens as u64,
-            ..TokenUsage::default()
-        })
+        ChatEvent::Usage((&self.generation.usage()).into())
     }
 }
 

@@ -25,53 +25,48 @@ const FAILURES_MAX: u32 = 5;
 /// How long it stays open before one request may try.
 const OPEN: Duration = Duration::from_secs(10);
 
-/// A target's circuit breaker. Closed: requests pass. Open: none do. Half open, after a while: one
-/// does, and closes it or opens it again.
+/// An upstream model's circuit breaker. Closed: requests pass. Open: none do. Half open, after a while:
+/// one does; its answer closes it, anything else leaves it open for as long again. Time is an argument.
 pub struct Health {
     since: Instant,
     failures: AtomicU32,
     /// In milliseconds after `since`; 0: closed.
-    closed_until: AtomicU64,
-}
-
-impl Default for Health {
-    fn default() -> Self {
-        Self { since: Instant::now(), failures: AtomicU32::new(0), closed_until: AtomicU64::new(0) }
-    }
+    open_until: AtomicU64,
 }
 
 impl Health {
-    /// No request may pass now.
-    pub fn is_open(&self) -> bool {
-        self.closed_until.load(Ordering::Relaxed) > self.now_ms()
+    /// Closed.
+    pub fn new(now: Instant) -> Self {
+        Self { since: now, failures: AtomicU32::new(0), open_until: AtomicU64::new(0) }
     }
 
-    /// Whether a request may pass. Of those that ask when the time is over one may, and has to report.
-    fn admit(&self) -> bool {
-        let until = self.closed_until.load(Ordering::Relaxed);
-        if until == 0 {
-            return true;
-        }
-        let now = self.now_ms();
-        let next = now + OPEN.as_millis() as u64;
-        until <= now
-            && self.closed_until.compare_exchange(until, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    /// No request may pass.
+    pub fn is_open(&self, now: Instant) -> bool {
+        self.open_until.load(Ordering::Relaxed) > self.ms(now)
+    }
+
+    /// Whether a request may pass. Of those that ask when the time is over one may.
+    fn admit(&self, now: Instant) -> bool {
+        let until = self.open_until.load(Ordering::Relaxed);
+        let next = self.ms(now + OPEN);
+        until == 0
+            || until <= self.ms(now)
+                && self.open_until.compare_exchange(until, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
     fn succeeded(&self) {
         self.failures.store(0, Ordering::Relaxed);
-        self.closed_until.store(0, Ordering::Relaxed);
+        self.open_until.store(0, Ordering::Relaxed);
     }
 
-    fn failed(&self) {
+    fn failed(&self, now: Instant) {
         if self.failures.fetch_add(1, Ordering::Relaxed) + 1 >= FAILURES_MAX {
-            let until = self.now_ms() + OPEN.as_millis() as u64;
-            self.closed_until.store(until, Ordering::Relaxed);
+            self.open_until.store(self.ms(now + OPEN), Ordering::Relaxed);
         }
     }
 
-    fn now_ms(&self) -> u64 {
-        self.since.elapsed().as_millis() as u64 + 1
+    fn ms(&self, now: Instant) -> u64 {
+        now.duration_since(self.since).as_millis() as u64
     }
 }
 
@@ -109,35 +104,32 @@ pub async fn first<A: Ask>(
     let mut attempts = 0;
     let mut last = None;
     for target in &plan.targets {
+        // Our own engines say at once whether they serve.
+        let health = target.upstream.as_ref().map(|hosted| &hosted.health);
         for turn in 0..ATTEMPTS_MAX {
-            if !target.health.admit() {
+            if health.is_some_and(|health| !health.admit(Instant::now())) {
                 last.get_or_insert_with(|| ApiError::resting(&target.model.name, OPEN));
                 break;
             }
             attempts += 1;
-            let failure = match asks.ask(target, limits).await {
+            let Failure { error, then } = match asks.ask(target, limits).await {
                 Ok(answer) => {
-                    target.health.succeeded();
+                    health.inspect(|health| health.succeeded());
                     return Ok(Answered { answer, target: target.clone(), attempts });
                 }
                 Err(failure) => failure,
             };
-            let Failure { error, then } = failure;
             let wait = match then {
-                Then::Report => {
-                    // It answered: it is well.
-                    target.health.succeeded();
-                    return Err(error);
-                }
+                Then::Report => return Err(error),
                 Then::Next => None,
                 Then::Retry => {
-                    Some(error.retry_after_s.map_or_else(|| backoff(turn), |s| Duration::from_secs(s.into())))
+                    let asked = error.retry_after_s.map(|seconds| Duration::from_secs(seconds.into()));
+                    Some(asked.unwrap_or_else(|| backoff(turn)))
                 }
             };
-            // One that is busy, or to which a prompt is too long, is well.
-            match error.status.is_server_error() {
-                true => target.health.failed(),
-                false => target.health.succeeded(),
+            // One that is busy, or cannot do this request, has not failed.
+            if error.status.is_server_error() {
+                health.inspect(|health| health.failed(Instant::now()));
             }
             tracing::warn!(
                 model = target.model.name,
@@ -162,4 +154,44 @@ fn backoff(turn: u32) -> Duration {
     let whole = BACKOFF * 2u32.pow(turn);
     let random = RandomState::new().hash_one(turn) as u32;
     whole / 2 + (whole / 2).mul_f64(f64::from(random) / f64::from(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_breaker_opens_half_opens_and_closes() {
+        let begin = Instant::now();
+        let at = |seconds: u64| begin + Duration::from_secs(seconds);
+        let health = Health::new(begin);
+        for _ in 1..FAILURES_MAX {
+            health.failed(at(1));
+        }
+        assert!(health.admit(at(1)) && !health.is_open(at(1)));
+        health.failed(at(1));
+        assert!(health.is_open(at(10)) && !health.admit(at(10)));
+        // One may try, and fails; those beside it wait with it.
+        assert!(health.admit(at(11)) && !health.admit(at(11)) && health.is_open(at(11)));
+        health.failed(at(12));
+        assert!(!health.admit(at(21)));
+        // One may try, and says nothing: cancelled, or the request's own fault.
+        assert!(health.admit(at(22)) && !health.admit(at(31)));
+        assert!(health.admit(at(32)));
+        health.succeeded();
+        assert!(health.admit(at(32)) && health.admit(at(32)));
+        // A success counts failures from the beginning.
+        health.failed(at(33));
+        assert!(health.admit(at(33)));
+    }
+
+    #[test]
+    fn waits_double_and_differ() {
+        for turn in 0..3 {
+            let whole = BACKOFF * 2u32.pow(turn);
+            let waits: Vec<Duration> = (0..20).map(|_| backoff(turn)).collect();
+            assert!(waits.iter().all(|wait| (whole / 2..=whole).contains(wait)), "{waits:?}");
+            assert!(waits.iter().any(|wait| *wait != waits[0]));
+        }
+    }
 }

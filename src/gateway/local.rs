@@ -11,6 +11,7 @@
 //! Deliberately absent: JSON.
 
 use super::account::Attempt;
+use super::dialect::TokenUsage;
 use super::metrics::{Outcome, RequestMetrics};
 use super::registry::LocalModel;
 use crate::engine::handle::{SubmitError, TokenStream};
@@ -206,6 +207,17 @@ pub struct Usage {
     pub completion_tokens: usize,
     /// Prompt tokens whose KV was cached.
     pub cached_tokens: usize,
+}
+
+impl From<&Usage> for TokenUsage {
+    fn from(usage: &Usage) -> Self {
+        Self {
+            input: usage.prompt_tokens as u64,
+            cached: usage.cached_tokens as u64,
+            output: usage.completion_tokens as u64,
+            ..Self::default()
+        }
+    }
 }
 
 /// A token as logprobs report it.

@@ -96,8 +96,9 @@ impl Failure {
         Self { error, then: Then::Retry }
     }
 
-    fn next(error: ApiError) -> Self {
-        Self { error, then: Then::Next }
+    /// Of a request that another target may take.
+    pub fn next(error: impl Into<ApiError>) -> Self {
+        Self { error: error.into(), then: Then::Next }
     }
 }
 
@@ -155,8 +156,8 @@ impl Upstream {
         }
     }
 
-    /// Sends a request in its dialect under the model's `load`; the answer's head is there when this returns. `extra` headers are
-    /// the caller's own that this upstream is to see.
+    /// Sends a request in its dialect under the model's `load`; the answer's head is there when this
+    /// returns. `extra` headers are the caller's own that this upstream is to see.
     pub async fn send(
         &self,
         load: &AdaptiveLimiter,

@@ -21,18 +21,18 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// The name that asks the rules.
 pub const AUTO: &str = "auto";
 /// UTF-8 bytes of a token, rounded down: English prose is at 4 to 5, code and other languages at 2 to 4.
-const BYTES_PER_TOKEN: u64 = 4;
+pub const BYTES_PER_TOKEN: u64 = 4;
 /// Tokens of an image, about those of a megapixel.
 const IMAGE_TOKENS: u64 = 1000;
 /// Prompts of so many tokens are about long documents, where nothing else is said.
 const LONG_TOKENS: u64 = 32_000;
 /// Output that is expected where the caller sets no bound.
-const EXPECTED_OUTPUT_TOKENS: u64 = 500;
+pub const EXPECTED_OUTPUT_TOKENS: u64 = 500;
 /// Longest path of names that lead to each other.
 const DEPTH_MAX: usize = 16;
 
@@ -42,8 +42,6 @@ pub struct Target {
     pub model: Model,
     /// None: this process serves it.
     pub upstream: Option<Hosted>,
-    /// How it has done lately.
-    pub health: Health,
 }
 
 /// A provider's model.
@@ -54,6 +52,8 @@ pub struct Hosted {
     pub name: String,
     /// How much it bears: providers limit each model by itself.
     pub load: AdaptiveLimiter,
+    /// How it has done lately.
+    pub health: Health,
 }
 
 /// Where a request goes.
@@ -100,10 +100,12 @@ impl Routing {
                     let upstream =
                         upstreams.get(provider).ok_or_else(|| format!("there is no provider {provider}"))?;
                     let load = AdaptiveLimiter::new(config.providers[provider].concurrency_max);
-                    Some(Hosted { upstream: upstream.clone(), name: upstream_name.clone(), load })
+                    let (upstream, name, health) =
+                        (upstream.clone(), upstream_name.clone(), Health::new(Instant::now()));
+                    Some(Hosted { upstream, name, load, health })
                 }
             };
-            let target = Target { model: model.clone(), upstream, health: Health::default() };
+            let target = Target { model: model.clone(), upstream };
             Ok((model.name.clone(), Arc::new(target)))
         };
         let targets = config.models.iter().map(target).collect::<Result<_, String>>()?;
@@ -248,7 +250,7 @@ impl Request<'_> {
             (facts.images == 0 || capabilities.images)
                 && (facts.tools == 0 || capabilities.tools)
                 && context.is_none_or(|context| wanted <= context as u64)
-                && !target.health.is_open()
+                && !target.upstream.as_ref().is_some_and(|hosted| hosted.health.is_open(Instant::now()))
         };
         let targets = candidates.iter().filter_map(|name| routing.target(name)).filter(can);
         let cost = |target: &Arc<Target>| {

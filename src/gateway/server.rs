@@ -323,7 +323,8 @@ impl App {
     }
 }
 
-/// Serves until `shutdown` completes, then drains. Records go to the store, and its keys are accepted. Fails when a CORS origin is not a header value.
+/// Serves until `shutdown` completes, then drains. Records go to the store, and its keys are accepted.
+/// Fails when a CORS origin is not a header value, or the store cannot be read.
 pub async fn serve(
     listener: TcpListener,
     config: ServerConfig,

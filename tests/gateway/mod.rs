@@ -124,7 +124,7 @@ providers:
   open: { format: openai, base_url: @OPENAI/v1, api_key_env: TEST_OPENAI_KEY, headers: { x-team: search } }
   anth: { format: anthropic, base_url: @ANTHROPIC, api_key_env: TEST_ANTHROPIC_KEY }
 models:
-  qwen3-235b: { source: @LOCAL }
+  qwen3-235b: { source: @LOCAL, price: { input: 2.0, output: 4.0 } }
   deepseek-v4-pro: { provider: open, upstream_name: deepseek-upstream, context: 1000, price: { input: 1.0, output: 10.0, cached_input: 0.5 } }
   claude-opus-4.7: { provider: anth, upstream_name: claude-upstream, price: { input: 5.0, output: 25.0 }, capabilities: [images, tools] }
 aliases: { gpt-4o: deepseek-v4-pro, claude: claude-opus-4.7 }
@@ -384,8 +384,35 @@ async fn costs_are_told() {
     let cost = |answer: &Answer| answer.headers["x-novastack-cost"].parse::<f64>().expect("a number");
     let expected = ((USAGE.0 - USAGE.1) as f64 * 1.0 + USAGE.1 as f64 * 0.5 + USAGE.2 as f64 * 10.0) / 1e6;
     assert!((cost(&gateway.chat("gpt-4o", false).await) - expected).abs() < 1e-9);
+    let mut body = chat("qwen3-235b", false);
+    body["max_tokens"] = 4.into();
+    let local = gateway.post("/v1/chat/completions", &[], &body).await;
+    let expected = (local.json()["usage"]["prompt_tokens"].as_f64().expect("tokens") * 2.0 + 4.0 * 4.0) / 1e6;
+    assert!((cost(&local) - expected).abs() < 1e-9, "{}", local.text);
     let expected = (USAGE.0 as f64 * 5.0 + USAGE.2 as f64 * 25.0) / 1e6;
     assert!((cost(&gateway.message("claude", false).await) - expected).abs() < 1e-9);
+}
+
+/// A request that one target cannot do goes on to the next.
+#[tokio::test]
+async fn what_one_cannot_do_another_may() {
+    let (openai, anthropic) = (Upstream::start().await, Upstream::start().await);
+    let config = fill(CONFIG, &openai, &anthropic)
+        + "named_routes: { safe: [qwen3-235b, claude-opus-4.7, deepseek-v4-pro] }\n";
+    let gateway = start(&config, &[]);
+    let answered = async |body: Value| {
+        let mut all = chat("safe", false);
+        all.as_object_mut().unwrap().extend(body.as_object().cloned().unwrap());
+        let answer = gateway.post("/v1/chat/completions", &[], &all).await;
+        answer.headers.get("x-novastack-model").cloned().unwrap_or(answer.text)
+    };
+    let tool = json!({ "type": "function", "function": { "name": "f", "parameters": { "type": "object" } } });
+    assert_eq!(answered(json!({ "max_tokens": 4 })).await, "qwen3-235b");
+    assert_eq!(answered(json!({ "tools": [tool] })).await, "claude-opus-4.7");
+    assert_eq!(answered(json!({ "max_tokens": 1_000_000 })).await, "claude-opus-4.7");
+    // Anthropic's format has no second choice.
+    assert_eq!(answered(json!({ "tools": [tool], "n": 2 })).await, "deepseek-v4-pro");
+    assert!(answered(json!({ "messages": 3 })).await.contains("messages"));
 }
 
 /// A new file takes hold by itself, a wrong one does not; what runs goes on.
@@ -408,8 +435,9 @@ async fn the_configuration_is_read_again() {
     assert!(names().await.contains("\"claude-opus-4.7\""));
     std::fs::write(&file, config.replace("claude-opus-4.7", "claude-opus-5")).expect("a file");
     assert!(until(&|names| names.contains("\"claude-opus-5\"")).await);
-    // Wrong, and with another local model: both are refused.
-    for wrong in [config.clone() + "modles: {}\n", config.replace("qwen3-235b:", "other:")] {
+    // Wrong, with another local model, with another address: all are refused.
+    let address = "server: { host: 0.0.0.0 }\n".to_owned() + &config;
+    for wrong in [config.clone() + "modles: {}\n", config.replace("qwen3-235b:", "other:"), address] {
         std::fs::write(&file, wrong).expect("a file");
         tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
         let names = names().await;

@@ -203,6 +203,9 @@ async fn a_models_limits_hold_for_all() {
             && left > 98_000,
         "{left}"
     );
+    let body = json!({ "model": "qwen3-235b", "prompt": "Once", "max_tokens": 2 });
+    let told = gateway.post("/v1/completions", &[], &body).await;
+    assert!(told.status == 200 && told.headers.contains_key("x-ratelimit-remaining-tokens"), "{}", told.text);
     let mut large = chat("claude", false);
     large["messages"][0]["content"] = "word ".repeat(100_000).into();
     let told = gateway.post("/v1/chat/completions", &[], &large).await;

@@ -218,20 +218,25 @@ pub async fn submit(
 }
 
 impl Submitted {
-    /// The answer in OpenAI's format.
-    pub async fn respond(mut self, app: &App, context: RequestContext) -> Result<Response, ApiError> {
+    /// The answer in OpenAI's format, and what it used; of a stream, its head.
+    pub async fn respond(
+        mut self,
+        app: &App,
+        context: RequestContext,
+    ) -> Result<(Response, Option<local::Usage>), ApiError> {
         let Reported { choices, logprobs, prompt_ids, stream } = self.params;
         Ok(match stream {
             Some(options) => {
                 let encoder = ChatEncoder { head: self.head, choices, logprobs, prompt_ids, options };
                 let source = EventStream::new(self.generation, encoder, context.in_flight);
-                sse::response(source, app.config.keep_alive)
+                (sse::response(source, app.config.keep_alive), None)
             }
             None => {
                 let collected = Collected::new(1, choices as usize).run(&mut self.generation).await?;
                 let usage = self.generation.usage();
                 let prompt_ids = prompt_ids.as_deref();
-                Json(completion(&self.head, &collected, &usage, logprobs, prompt_ids)).into_response()
+                let whole = Json(completion(&self.head, &collected, &usage, logprobs, prompt_ids));
+                (whole.into_response(), Some(usage))
             }
         })
     }

@@ -5,13 +5,15 @@ use super::fields::{BadField, Fields, token_ids};
 use super::params::{CHOICES_MAX, ModelView, Params, StreamOptions, TOP_LOGPROBS_MAX};
 use super::wire::{ChunkUsage, Head, finish_reason, logprob, split_end};
 use super::{Collected, Encoder, EventStream};
+use crate::gateway::account::Attempt;
+use crate::gateway::dialect::Dialect;
 use crate::gateway::error::ApiError;
 use crate::gateway::local::{
-    self, Delta, Generation, GenerationRequest, LocalError, MaxTokens, TextEvent, TokenScore,
+    self, Delta, Generation, GenerationRequest, Limits, LocalError, MaxTokens, TextEvent, TokenScore,
 };
 use crate::gateway::registry::LocalModel;
 use crate::gateway::route::Asked;
-use crate::gateway::server::{App, RequestContext};
+use crate::gateway::server::{App, RequestContext, insert_limits};
 use crate::gateway::sse::{self, Frames};
 use crate::protocol::{FinishReason, TokenId};
 use axum::extract::{Extension, Request, State};
@@ -154,8 +156,31 @@ pub async fn create(
     let name = fields.required_str("model", "the name of a served model")?;
     let model = app.model(name, &context)?;
     let asked = Asked { body: &body, headers: &headers, path: &path, tenant: &context.tenant };
-    let CompletionRequest { prompts, echo, add_special, params } =
-        CompletionRequest::read(&fields, ModelView::of(&model))?;
+    let read = CompletionRequest::read(&fields, ModelView::of(&model))?;
+    let mut attempt = app.attempt(&context, name, &asked)?;
+    let states = attempt.as_ref().map(Attempt::states);
+    match complete(&app, context, limits, model, read, &mut attempt).await {
+        Ok(mut response) => {
+            states.inspect(|states| insert_limits(&mut response, states, Dialect::OpenAi));
+            Ok(response)
+        }
+        Err(error) => {
+            attempt.into_iter().for_each(|attempt| attempt.failed(error.status.as_u16()));
+            Err(error)
+        }
+    }
+}
+
+/// Encodes the prompts and submits them to the model's engine, which takes the attempt.
+async fn complete(
+    app: &App,
+    context: RequestContext,
+    mut limits: Limits,
+    model: Arc<LocalModel>,
+    read: CompletionRequest,
+    attempt: &mut Option<Attempt>,
+) -> Result<Response, ApiError> {
+    let CompletionRequest { prompts, echo, add_special, params } = read;
     let at = |e: LocalError| ApiError::from(e).at("prompt");
     let work = {
         let model = model.clone();
@@ -181,19 +206,11 @@ pub async fn create(
         echo,
         token_ids: params.return_token_ids,
     };
-    let attempt = app.attempt(&context, name, &asked)?;
     let metrics = app.metrics.generation(&model.name, context.arrived);
-    let started = Generation::start(&model, request, limits, metrics).map_err(at);
-    let mut generation = match (started, attempt) {
-        (Ok(mut generation), attempt) => {
-            attempt.into_iter().for_each(|attempt| generation.account(attempt));
-            generation
-        }
-        (Err(error), attempt) => {
-            attempt.into_iter().for_each(|attempt| attempt.failed(error.status.as_u16()));
-            return Err(error);
-        }
-    };
+    let mut generation = Generation::start(&model, request, limits, metrics).map_err(at)?;
+    if let Some(attempt) = attempt.take() {
+        generation.account(attempt);
+    }
     Ok(match params.stream {
         Some(options) => {
             let encoder = CompletionEncoder::new(format, options);
