@@ -35,6 +35,21 @@ impl DeviceChoice {
         })
     }
 
+    /// Equal shares for so many replicas of a model, in order; a replica's ranks are `ranks`.
+    pub fn shares(&self, replicas: usize, ranks: usize) -> Result<Vec<Self>, String> {
+        match self.decided(ranks * replicas) {
+            Self::Gpus(vendor, numbers) if numbers.len() % replicas == 0 => {
+                let shares = numbers.chunks(numbers.len() / replicas);
+                Ok(shares.map(|share| Self::Gpus(vendor, share.to_vec())).collect())
+            }
+            Self::Gpus(_, numbers) => Err(format!(
+                "{} GPUs cannot be shared evenly by {replicas} replicas: name a multiple of them in `device`",
+                numbers.len()
+            )),
+            cpu => Ok(vec![cpu; replicas]),
+        }
+    }
+
     /// With `auto` decided: the first `count` devices of one vendor that have kernels.
     pub fn decided(&self, count: usize) -> Self {
         if *self != Self::Auto {

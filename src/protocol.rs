@@ -133,6 +133,11 @@ pub struct GenerateRequest {
     pub cache_salt: u64,
     /// Higher runs first and is preempted last; 0 is usual.
     pub priority: i32,
+    /// Empty for a new request. Else the request goes on that another engine of the same checkpoint has
+    /// begun: one per choice, its output so far, or None where it has ended. Only what follows is
+    /// generated; the draws are those that the other engine would have made. An output leaves room
+    /// for a token and does not end with a stop token.
+    pub generated: Vec<Option<Vec<TokenId>>>,
 }
 
 /// A token with its log-probability under the model (temperature 1, before penalties).

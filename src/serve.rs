@@ -14,7 +14,9 @@ use novastack::checkpoint::resolve::{Places, Resolved, resolve, served_name};
 use novastack::clock::Clock;
 use novastack::config::{self, Config, Model, Target};
 use novastack::engine::worker::{self, EngineConfig};
-use novastack::gateway::{self, Cors, GenerationDefaults, LocalModel, Registry, Routing, ServerConfig};
+use novastack::gateway::{
+    self, Cors, GenerationDefaults, LocalModel, Registry, Replicas, Routing, ServerConfig,
+};
 use novastack::store::Store;
 use novastack::text::{ChatTemplate, Tokenizer};
 use sha2::{Digest, Sha256};
@@ -307,8 +309,9 @@ fn cors(origins: &[String]) -> Cors {
     }
 }
 
-/// The command line's options, with the model's own over them.
-fn load_args(args: &LoadArgs, local: &config::LocalModel) -> Result<LoadArgs, String> {
+/// The command line's options, with the model's own over them: one for each replica, which share
+/// devices and threads.
+fn load_args(args: &LoadArgs, local: &config::LocalModel) -> Result<Vec<LoadArgs>, String> {
     let mut args = args.clone();
     if let Some(device) = &local.device {
         args.device = DeviceChoice::parse(device).map_err(|reason| format!("device {device}: {reason}"))?;
@@ -317,7 +320,14 @@ fn load_args(args: &LoadArgs, local: &config::LocalModel) -> Result<LoadArgs, St
         args.max_context = Some(u32::try_from(max_context).map_err(|_| "max_context is too large")?);
     }
     args.max_running = local.max_running.unwrap_or(args.max_running);
-    Ok(args)
+    if local.replicas <= 1 {
+        return Ok(vec![args]);
+    }
+    let ranks = args.tensor_parallel.map_or(1, usize::from);
+    let shares = args.device.shares(local.replicas, ranks)?;
+    let threads = (args.threads_or_all() / local.replicas).max(1);
+    args.threads = Some(u16::try_from(threads).unwrap_or(u16::MAX));
+    Ok(shares.into_iter().map(|device| LoadArgs { device, ..args.clone() }).collect())
 }
 
 fn load(
@@ -326,40 +336,44 @@ fn load(
     local: &config::LocalModel,
     resolved: &Resolved,
 ) -> Result<LocalModel, String> {
-    let load_args = load_args(&args.load, local)?;
-    if local.replicas > 1 {
-        return Err("`replicas` of a local model are not supported yet: leave it out".into());
+    let shares = load_args(&args.load, local)?;
+    let mut engines = Vec::new();
+    let mut first = None;
+    for (index, load_args) in shares.iter().enumerate() {
+        let Loaded { checkpoint, shape, executor, max_context, kv_blocks, .. } =
+            load::load(load_args, name, resolved, local.rope_scaling.as_ref())?;
+        let (engine, _thread) = worker::spawn(
+            EngineConfig {
+                name: if shares.len() == 1 { name.to_string() } else { format!("{name}/{index}") },
+                max_context,
+                kv_blocks,
+                max_running: load_args.max_running as usize,
+                max_queued: args.max_queued as usize,
+                step_token_budget: load_args.step_rows(),
+                vocab: shape.vocab,
+                cache_salt: 0,
+            },
+            executor,
+            Clock::real(),
+        )
+        .map_err(|error| format!("the engine's thread could not be started: {error}"))?;
+        engines.push(engine);
+        first.get_or_insert((checkpoint, shape));
     }
-    let Loaded { checkpoint, shape, executor, max_context, kv_blocks, .. } =
-        load::load(&load_args, name, resolved, local.rope_scaling.as_ref())?;
+    let (checkpoint, shape) = first.ok_or("a model has one replica at least")?;
     let tokenizer = match &checkpoint.tokenizer {
         Some(_) => {
             Some(Arc::new(Tokenizer::from_checkpoint(&checkpoint).map_err(|error| error.to_string())?))
         }
         None => None,
     };
-    let (engine, _thread) = worker::spawn(
-        EngineConfig {
-            name: name.to_string(),
-            max_context,
-            kv_blocks,
-            max_running: load_args.max_running as usize,
-            max_queued: args.max_queued as usize,
-            step_token_budget: load_args.step_rows(),
-            vocab: shape.vocab,
-            cache_salt: 0,
-        },
-        executor,
-        Clock::real(),
-    )
-    .map_err(|error| format!("the engine's thread could not be started: {error}"))?;
     let token_bytes = |tokenizer: &Arc<Tokenizer>| {
         (0..tokenizer.vocab_size() as u32).map(|id| tokenizer.token_text(id).1.len()).max()
     };
     Ok(LocalModel {
         token_bytes_max: tokenizer.as_ref().and_then(token_bytes).unwrap_or(1),
         name: name.to_string(),
-        engine,
+        engine: Replicas::new(engines),
         tokenizer,
         template: ChatTemplate::from_checkpoint(&checkpoint).map(Arc::new).map_err(|error| error.to_string()),
         defaults: GenerationDefaults::from_config(&checkpoint.generation_config)?,

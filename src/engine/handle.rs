@@ -86,6 +86,32 @@ pub struct EngineStats {
     pub replayed_steps: u64,
 }
 
+impl std::ops::Add for EngineStats {
+    type Output = Self;
+
+    /// Of two engines together.
+    fn add(self, other: Self) -> Self {
+        Self {
+            waiting: self.waiting + other.waiting,
+            running: self.running + other.running,
+            kv_blocks_used: self.kv_blocks_used + other.kv_blocks_used,
+            kv_blocks_total: self.kv_blocks_total + other.kv_blocks_total,
+            steps: self.steps + other.steps,
+            step_rows: self.step_rows + other.step_rows,
+            last_batch_rows: self.last_batch_rows + other.last_batch_rows,
+            last_batch_seqs: self.last_batch_seqs + other.last_batch_seqs,
+            prefill_tokens: self.prefill_tokens + other.prefill_tokens,
+            prefix_hit_tokens: self.prefix_hit_tokens + other.prefix_hit_tokens,
+            decode_tokens: self.decode_tokens + other.decode_tokens,
+            preemptions: self.preemptions + other.preemptions,
+            attended_positions: self.attended_positions + other.attended_positions,
+            useful_positions: self.useful_positions + other.useful_positions,
+            expert_bytes: self.expert_bytes + other.expert_bytes,
+            replayed_steps: self.replayed_steps + other.replayed_steps,
+        }
+    }
+}
+
 /// What the engine thread is told. Cancellation is not among it: it must not wait for room in a
 /// queue, so it goes by the flags of [`Submission`].
 #[derive(Debug)]
@@ -177,9 +203,13 @@ impl EngineHandle {
     /// Queues a request. Never blocks. `max_tokens` is clamped to what the context still holds.
     ///
     /// # Panics
-    /// On an empty prompt or a request without choices, which [`GenerateRequest`] rules out.
+    /// On an empty prompt or a request without choices, which [`GenerateRequest`] rules out; on a
+    /// request to go on with that says nothing of some choice, or whose choices have all ended.
     pub fn submit(&self, mut request: GenerateRequest) -> Result<TokenStream, SubmitError> {
         assert!(!request.prompt.is_empty() && request.choices > 0, "an empty request");
+        let generated = &request.generated;
+        let is_whole = generated.len() == request.choices as usize && generated.iter().any(Option::is_some);
+        assert!(generated.is_empty() || is_whole, "a request to go on with that is none");
         let shared = &self.shared;
         if let Some(refusal) = shared.refusal() {
             return Err(refusal);
@@ -189,9 +219,15 @@ impl EngineHandle {
             return Err(SubmitError::PromptTooLong { prompt_tokens, max_context: shared.capacity });
         }
         let biased = request.sampling.logit_bias.iter().map(|(token, _)| *token);
+        let generated = request.generated.iter().flatten().flatten().copied();
         let outside = |token: &TokenId| *token as usize >= shared.vocab;
-        if let Some(token) = request.prompt.iter().copied().chain(biased).find(outside) {
+        if let Some(token) = request.prompt.iter().copied().chain(biased).chain(generated).find(outside) {
             return Err(SubmitError::BadToken { token, vocab: shared.vocab });
+        }
+        let generated = request.generated.iter().flatten();
+        let longest = generated.map(|tokens| prompt_tokens + tokens.len()).max().unwrap_or(prompt_tokens);
+        if longest >= shared.capacity {
+            return Err(SubmitError::PromptTooLong { prompt_tokens: longest, max_context: shared.capacity });
         }
         let room = (shared.capacity - prompt_tokens) as u64;
         if u64::from(request.sampling.max_tokens) > room {
@@ -244,9 +280,14 @@ impl EngineHandle {
         }
     }
 
+    /// Requests queued or running.
+    pub fn live(&self) -> usize {
+        self.shared.live.load(Ordering::Acquire)
+    }
+
     /// True when nothing is queued or running.
     pub fn is_idle(&self) -> bool {
-        self.shared.live.load(Ordering::Acquire) == 0
+        self.live() == 0
     }
 }
 

@@ -175,7 +175,11 @@ impl Worker {
         let Submission { id, request, events, cancelled } = submission;
         let id = RequestId(id);
         self.waiting += 1;
-        self.callers.insert(id, Caller { events, open: vec![true; cancelled.len()], cancelled });
+        let open = match request.generated.as_slice() {
+            [] => vec![true; cancelled.len()],
+            generated => generated.iter().map(Option::is_some).collect(),
+        };
+        self.callers.insert(id, Caller { events, open, cancelled });
         self.scheduler.submit(id, request, self.clock.now());
     }
 

@@ -14,7 +14,8 @@ use super::account::Attempt;
 use super::dialect::TokenUsage;
 use super::metrics::{Outcome, RequestMetrics};
 use super::registry::LocalModel;
-use crate::engine::handle::{SubmitError, TokenStream};
+use super::replicas::ReplicaStream;
+use crate::engine::handle::SubmitError;
 use crate::protocol::{FinishReason, GenerateRequest, SamplingParams, TokenEvent, TokenId, TokenLogprob};
 use crate::text::{Detokenizer, TextError, Tokenizer};
 use futures_util::future::select_all;
@@ -268,7 +269,7 @@ pub enum TextEvent {
 /// One running request.
 pub struct Generation {
     /// None once all choices of the prompt have finished.
-    streams: Vec<Option<TokenStream>>,
+    streams: Vec<Option<ReplicaStream>>,
     choices: Vec<ChoiceText>,
     choices_per_prompt: usize,
     prompts: Vec<Arc<[TokenId]>>,
@@ -334,6 +335,7 @@ impl Generation {
                 sampling: Arc::new(sampling),
                 cache_salt: 0,
                 priority: 0,
+                generated: Vec::new(),
             })?));
         }
         let choices_per_prompt = request.choices as usize;
@@ -424,7 +426,7 @@ impl Generation {
                 self.metrics.token(index);
                 let event = self.choices[index].token(&self.text, token);
                 if matches!(event, Some(TextEvent::Finished(..)))
-                    && let Some(stream) = &self.streams[prompt]
+                    && let Some(stream) = &mut self.streams[prompt]
                 {
                     stream.cancel_choice(choice);
                 }
@@ -445,7 +447,7 @@ impl Generation {
 }
 
 /// The next event of any of the streams, and whose it is. At least one must be there.
-async fn next_of(streams: &mut [Option<TokenStream>]) -> (usize, Option<TokenEvent>) {
+async fn next_of(streams: &mut [Option<ReplicaStream>]) -> (usize, Option<TokenEvent>) {
     let live = streams.iter_mut().enumerate().filter_map(|(i, stream)| Some((i, stream.as_mut()?)));
     let waits = live.map(|(i, stream)| Box::pin(async move { (i, stream.next().await) }));
     select_all(waits).await.0

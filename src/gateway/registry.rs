@@ -4,7 +4,7 @@
 //! Deliberately absent: loading. Whoever loads a model reports here.
 
 use super::local::LocalError;
-use crate::engine::handle::EngineHandle;
+use super::replicas::Replicas;
 use crate::text::{ChatTemplate, Tokenizer};
 use arc_swap::ArcSwap;
 use serde_json::Value;
@@ -15,8 +15,8 @@ use std::sync::Arc;
 pub struct LocalModel {
     /// The served name, which may contain slashes.
     pub name: String,
-    /// Its engine.
-    pub engine: EngineHandle,
+    /// Its engine, or several.
+    pub engine: Replicas,
     /// None when the checkpoint has no tokenizer: only token ids can be served then.
     pub tokenizer: Option<Arc<Tokenizer>>,
     /// The chat template, or why there is none.

@@ -13,6 +13,7 @@ use super::auth::Tenant;
 use super::chat;
 use super::dialect::Dialect;
 use super::error::ApiError;
+use super::health::health;
 use super::limit::{Holder, Id, Limiter, Now, States};
 use super::local::{self, Phase, TextPool};
 use super::metrics::{self, Metrics};
@@ -27,14 +28,14 @@ use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, FromRequest, MatchedPath, Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
-use axum::response::{IntoResponse, Json, Response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::serve::Listener;
 use futures_util::FutureExt;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::io;
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
@@ -181,6 +182,11 @@ impl App {
             config,
             registry,
         })
+    }
+
+    /// New requests are refused.
+    pub fn is_draining(&self) -> bool {
+        *self.phase.borrow() != Phase::Running
     }
 
     fn begin(&self) -> InFlight {
@@ -496,7 +502,7 @@ async fn enter(State(app): State<Arc<App>>, mut request: Request, next: Next) ->
     let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
     let path = request.uri().path();
     let dialect = if path.ends_with(MESSAGES) { Dialect::Anthropic } else { Dialect::OpenAi };
-    let draining = *app.phase.borrow() != Phase::Running && !OPEN_WHILE_DRAINING.contains(&path);
+    let draining = app.is_draining() && !OPEN_WHILE_DRAINING.contains(&path);
     let mut response = match app.routing.load().keys().check(path, request.headers(), app.store.as_deref()) {
         Err(error) => ApiError::from(error).into_response(),
         Ok(_) if draining => ApiError::draining().into_response(),
@@ -538,37 +544,6 @@ pub fn insert_limits(response: &mut Response, states: &States, dialect: Dialect)
 /// Visible ASCII and not too long: fit to be logged and echoed.
 fn is_sane_id(id: &str) -> bool {
     !id.is_empty() && id.len() <= REQUEST_ID_BYTES_MAX && id.bytes().all(|b| b.is_ascii_graphic())
-}
-
-/// 200 when every model serves, else 503; it names each model's state. Reasons are in the log:
-/// this path needs no key.
-async fn health(State(app): State<Arc<App>>) -> Response {
-    let models = app.registry.snapshot();
-    let state = |state: &ModelState| match state {
-        ModelState::Loading => "loading",
-        ModelState::Failed(_) => "failed",
-        ModelState::Ready(model) if model.engine.failure().is_some() => "stopped",
-        ModelState::Ready(_) => "ready",
-    };
-    let reason = |state: &ModelState| match state {
-        ModelState::Failed(reason) => Some(reason.to_string()),
-        ModelState::Ready(model) => model.engine.failure().map(|reason| reason.to_string()),
-        ModelState::Loading => None,
-    };
-    let failures: serde_json::Map<String, Value> =
-        models.iter().filter_map(|(name, state)| Some((name.to_string(), reason(state)?.into()))).collect();
-    let states: Vec<(&str, &str)> = models.iter().map(|(name, s)| (name.as_str(), state(s))).collect();
-    let draining = *app.phase.borrow() != Phase::Running;
-    let worst = ["stopped", "failed", "loading"].into_iter().find(|w| states.iter().any(|(_, s)| s == w));
-    let status = if draining { "draining" } else { worst.unwrap_or("ready") };
-    let code = if status == "ready" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let models: serde_json::Map<String, Value> =
-        states.into_iter().map(|(name, state)| (name.to_owned(), state.into())).collect();
-    let mut answer = json!({ "status": status, "models": models });
-    if !failures.is_empty() {
-        answer["failures"] = failures.into();
-    }
-    (code, Json(answer)).into_response()
 }
 
 async fn scrape(State(app): State<Arc<App>>) -> Response {

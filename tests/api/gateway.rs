@@ -1,11 +1,14 @@
 //! The gateway over a fake engine: states that the whole program passes too quickly to be met.
 
-use crate::sim::fake::{Fake, VOCAB};
+use crate::sim::fake::{Fake, VOCAB, alone};
 use arc_swap::ArcSwap;
 use novastack::clock::Clock;
 use novastack::config::{Config, Model};
 use novastack::engine::worker::{EngineConfig, spawn};
-use novastack::gateway::{self, Cors, GenerationDefaults, LocalModel, Registry, Routing, ServerConfig};
+use novastack::gateway::{
+    self, Cors, GenerationDefaults, LocalModel, Registry, Replicas, Routing, ServerConfig,
+};
+use novastack::protocol::{SamplingParams, TokenId};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,21 +50,25 @@ async fn start(connections_max: usize) -> Gateway {
 /// A model whose engine breaks down at its third step.
 fn fragile() -> LocalModel {
     let prompts = [(7, vec![5, 6, 7])].into();
-    let fake = Fake { prompts, fail_collect: Some(2), ..Fake::default() };
+    model(vec![Fake { prompts, fail_collect: Some(2), ..Fake::default() }])
+}
+
+/// A model of these engines.
+fn model(fakes: Vec<Fake>) -> LocalModel {
     let config = EngineConfig {
         name: "m".into(),
         max_context: 64,
-        kv_blocks: 8,
-        max_running: 2,
-        max_queued: 2,
+        kv_blocks: 64,
+        max_running: 16,
+        max_queued: 16,
         step_token_budget: 16,
         vocab: VOCAB as usize,
         cache_salt: 0,
     };
-    let (engine, _thread) = spawn(config, Box::new(fake), Clock::real()).expect("a thread");
+    let start = |fake: Fake| spawn(config.clone(), Box::new(fake), Clock::real()).expect("a thread").0;
     LocalModel {
         name: "m".into(),
-        engine,
+        engine: Replicas::new(fakes.into_iter().map(start).collect()),
         tokenizer: None,
         template: Err("none".into()),
         defaults: GenerationDefaults::default(),
@@ -129,4 +136,59 @@ async fn slow_heads_and_too_many_connections() {
     assert_eq!(&answer, b"HTTP/1.1 503");
     gateway.stop.send(()).expect("it runs");
     assert!(matches!(gateway.task.await, Ok(Ok(_))));
+}
+
+/// Requests of a replica that stops go on at another: every token once, the same as if nothing had
+/// happened; requests afterwards see nothing of it, and /health says what has stopped.
+#[tokio::test]
+async fn a_replica_takes_over_what_another_has_begun() {
+    let prompts: Vec<Vec<TokenId>> =
+        (0..12).map(|seed| (0..20).map(|at| (seed * 5 + at * 3) % VOCAB).collect()).collect();
+    let known = || prompts.iter().enumerate().map(|(seed, prompt)| (seed as u64, prompt.clone())).collect();
+    let fake = |fail_collect| Fake { prompts: known(), fail_collect, ..Fake::default() };
+    let Gateway { address, registry, stop, task } = start(64).await;
+    registry.set_ready(model(vec![fake(Some(9)), fake(None)]));
+    let client = crate::support::client();
+    let complete = async |seed: usize| {
+        let body = json!({
+            "model": "m", "prompt": prompts[seed], "seed": seed, "max_tokens": 30, "n": 2,
+            "ignore_eos": true, "return_token_ids": true, "stream": seed % 2 == 0,
+        });
+        let answer = client.post(format!("http://{address}/v1/completions")).json(&body).send().await;
+        let text = answer.expect("an answer").text().await.expect("a whole answer");
+        let mut got = [Vec::new(), Vec::new()];
+        for data in text.lines().map(|line| line.trim_start_matches("data: ")) {
+            let Ok(value) = serde_json::from_str::<Value>(data) else { continue };
+            assert!(value.get("error").is_none(), "{value}");
+            for choice in value["choices"].as_array().into_iter().flatten() {
+                let ids = choice["token_ids"].as_array().into_iter().flatten().filter_map(Value::as_u64);
+                got[choice["index"].as_u64().expect("an index") as usize].extend(ids.map(|id| id as TokenId));
+            }
+        }
+        let params = SamplingParams {
+            seed: seed as u64,
+            max_tokens: 30,
+            stop_tokens: Vec::new(),
+            ..SamplingParams::default()
+        };
+        for (choice, got) in got.iter().enumerate() {
+            assert_eq!(*got, alone(&prompts[seed], &params, choice as u32, 64).0, "seed {seed}: {text}");
+        }
+    };
+    for round in 0..2 {
+        futures_util::future::join_all((0..prompts.len()).map(&complete)).await;
+        let health: Value = client
+            .get(format!("http://{address}/health"))
+            .send()
+            .await
+            .expect("an answer")
+            .json()
+            .await
+            .expect("JSON");
+        assert_eq!((&health["status"], &health["models"]["m"]), (&json!("ready"), &json!("ready")));
+        let why = health["failures"]["m"].as_str().expect("the reason");
+        assert!(why.contains("1 of 2 replicas stopped"), "round {round}: {why}");
+    }
+    stop.send(()).expect("it runs");
+    assert!(matches!(task.await, Ok(Ok(gateway::DrainOutcome::Drained))));
 }

@@ -35,8 +35,13 @@ fn the_engine_is_measured_and_what_does_not_fit_is_named() {
         let shapes: Vec<_> = rows.iter().map(|row| (row["batch"].as_u64(), row["input"].as_u64())).collect();
         assert_eq!(shapes, [(Some(1), Some(20)), (Some(3), Some(20))], "{name}");
         for row in rows {
-            positive(row, &["prefill_tokens_per_s", "decode_tokens_per_s", "output_tokens_per_s"]);
-            positive(row, &["ttft_ms", "tpot_ms", "step_bytes", "decode_of_best"]);
+            positive(row, &["prefill_tokens_per_s", "output_tokens_per_s", "ttft_ms", "step_bytes"]);
+            if row["tpot_ms"].is_null() {
+                // On a busy machine a whole run may take less time than its prefill took by itself.
+                assert!(row["decode_tokens_per_s"].is_null() && row["decode_of_best"].is_null(), "{row}");
+                continue;
+            }
+            positive(row, &["decode_tokens_per_s", "tpot_ms", "decode_of_best"]);
             let (tpot, batch) = (row["tpot_ms"].as_f64().unwrap(), row["batch"].as_f64().unwrap());
             let rate = row["decode_tokens_per_s"].as_f64().unwrap();
             assert!((rate * tpot / 1e3 / batch - 1.0).abs() < 1e-6, "{row}");

@@ -105,7 +105,9 @@ impl Fake {
             }
             if let Some(spec) = &seq.sample {
                 let token = next_token(&history, &seq.params, spec.choice, spec.output_index);
-                let before = self.sampled.entry(seq.seq).or_default();
+                // A sequence that another engine has begun brings its output along.
+                let prompt_len = self.prompts[&seq.params.seed].len();
+                let before = self.sampled.entry(seq.seq).or_insert_with(|| history[prompt_len..].to_vec());
                 assert_eq!(before.len(), spec.output_index as usize, "output index of {:?}", seq.seq);
                 before.push(token);
                 output.sampled.push((seq.seq, TokenLogprob { token, logprob: 0.0, top: Vec::new() }));
@@ -155,7 +157,10 @@ impl Fake {
             })
             .collect();
         let prompt = &self.prompts[&seq.params.seed];
-        let sampled = self.sampled.get(&seq.seq).map_or(&[][..], Vec::as_slice);
+        let sampled = match self.sampled.get(&seq.seq) {
+            Some(sampled) => sampled.as_slice(),
+            None => history.get(prompt.len()..).unwrap_or_default(),
+        };
         let expected: Vec<TokenId> = prompt.iter().chain(sampled).copied().take(end).collect();
         assert_eq!(history, expected, "the blocks of {:?} hold another sequence", seq.seq);
         history

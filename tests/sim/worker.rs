@@ -35,6 +35,7 @@ fn request(seed: u64, prompt_len: usize, max_tokens: u32) -> GenerateRequest {
         sampling: Arc::new(SamplingParams { seed, max_tokens, ..SamplingParams::default() }),
         cache_salt: 0,
         priority: 0,
+        generated: Vec::new(),
     }
 }
 
@@ -321,4 +322,42 @@ fn nothing_is_lost_in_the_race_with_a_drain() {
         thread.join().unwrap();
         assert!(handle.is_idle());
     }
+}
+
+/// A request that one engine has begun goes on at another as if nothing had happened: greedy or drawn,
+/// one choice or several, wherever it was cut, ended choices among them.
+#[test]
+fn what_one_engine_has_begun_another_ends() {
+    for (seed, choices) in [(1, 1), (2, 3)] {
+        let mut whole = request(seed, 40, 30);
+        whole.choices = choices;
+        let expected: Vec<Vec<TokenId>> =
+            (0..choices).map(|choice| alone(&whole.prompt, &whole.sampling, choice, 256).0).collect();
+        for cut in [0, 1, 7, 15, 16, 24, 29] {
+            let mut generated: Vec<_> =
+                expected.iter().map(|tokens| Some(tokens[..cut.min(tokens.len() - 1)].to_vec())).collect();
+            if choices > 1 {
+                generated[0] = None;
+            }
+            let resumed = GenerateRequest { generated: generated.clone(), ..whole.clone() };
+            let (handle, _thread) = start(config(), Fake::default(), std::slice::from_ref(&resumed));
+            let events = all(handle.submit(resumed).unwrap());
+            for (choice, before) in generated.iter().enumerate() {
+                let after = tokens(&events, choice as u32);
+                match before {
+                    None => assert!(after.is_empty(), "an ended choice goes on"),
+                    Some(before) => assert_eq!([&before[..], &after[..]].concat(), expected[choice], "{cut}"),
+                }
+            }
+            let ends = events.iter().filter(|event| matches!(event, TokenEvent::Finished { .. })).count();
+            assert_eq!(ends, generated.iter().flatten().count());
+            until("idle", || handle.is_idle() && handle.stats().kv_blocks_used == 0);
+        }
+    }
+    let (handle, _thread) = start(config(), Fake::default(), &[]);
+    let full = GenerateRequest { generated: vec![Some(vec![1; 216])], ..request(3, 40, 300) };
+    let error = SubmitError::PromptTooLong { prompt_tokens: 256, max_context: 256 };
+    assert_eq!(handle.submit(full).unwrap_err(), error);
+    let strange = GenerateRequest { generated: vec![Some(vec![VOCAB])], ..request(3, 40, 30) };
+    assert!(matches!(handle.submit(strange).unwrap_err(), SubmitError::BadToken { .. }));
 }

@@ -161,7 +161,14 @@ impl Scheduler {
     pub fn submit(&mut self, id: RequestId, request: GenerateRequest, now: Duration) {
         let len = request.prompt.len();
         assert!(len > 0 && len < self.config.capacity(), "a prompt of {len} tokens does not fit");
-        assert!(request.choices > 0, "a request without choices");
+        let mut generated = request.generated;
+        generated.resize(
+            if generated.is_empty() { request.choices as usize } else { generated.len() },
+            Some(Vec::new()),
+        );
+        let held: Vec<u32> =
+            (0..request.choices).filter(|choice| generated[*choice as usize].is_some()).collect();
+        assert!(!held.is_empty(), "a request without choices");
         let old = self.requests.insert(
             id,
             Request {
@@ -170,8 +177,9 @@ impl Scheduler {
                 priority: request.priority,
                 arrived: now,
                 root: BlockHash::root(self.config.checkpoint_salt, request.cache_salt),
-                held: (0..request.choices).collect(),
-                live: request.choices as usize,
+                live: held.len(),
+                held,
+                generated,
                 admitted: false,
                 prompt_done: false,
                 cached_tokens: 0,
@@ -320,14 +328,17 @@ impl Scheduler {
         if request.held.is_empty() {
             return;
         }
+        let choice = request.held.remove(0);
+        let mut tokens = request.prompt.to_vec();
+        tokens.extend(request.generated[choice as usize].take().into_iter().flatten());
         let seq = Sequence {
             id: seq,
             request: id,
-            choice: request.held.remove(0),
+            choice,
             priority: request.priority,
             arrived: request.arrived,
             params: request.params.clone(),
-            tokens: request.prompt.to_vec(),
+            tokens,
             prompt_len: request.prompt.len(),
             computed: 0,
             table: BlockTable::new(request.root),

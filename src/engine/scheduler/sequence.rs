@@ -68,6 +68,8 @@ pub(super) struct Request {
     pub root: BlockHash,
     /// Choices that wait until the first one has computed the prompt, in order.
     pub held: Vec<u32>,
+    /// Per choice, what was generated elsewhere before; taken when it joins the queue.
+    pub generated: Vec<Option<Vec<TokenId>>>,
     /// Choices that have not ended, held ones included.
     pub live: usize,
     /// A choice has been admitted at least once.
