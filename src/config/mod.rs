@@ -70,11 +70,13 @@ impl Config {
         names
     }
 
-    /// The first rule that a request meets; None when there is no default either.
-    pub fn first_rule(&self, facts: &Facts) -> Option<&Rule> {
-        self.routes
-            .iter()
-            .find(|rule| rule.condition.as_ref().is_none_or(|condition| condition.matches(facts)))
+    /// The first rule that a request meets; None when there is no default either. `count` says how many
+    /// tokens the prompt has for what a rule chooses.
+    pub fn first_rule(&self, facts: &mut Facts, count: impl Fn(&Rule) -> u64) -> Option<&Rule> {
+        self.routes.iter().find(|rule| {
+            facts.context_length = count(rule);
+            rule.condition.as_ref().is_none_or(|condition| condition.matches(facts))
+        })
     }
 }
 

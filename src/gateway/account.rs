@@ -7,6 +7,7 @@
 //! dropped, the caller has gone away, and it is recorded as cancelled, with what had come until then:
 //! counted by ourselves where the target says its counts only at the end.
 
+use super::count::Calibration;
 use super::dialect::{ChatEvent, Dialect, TokenUsage};
 use super::limit::{Estimate, Holder, Id, Limiter, Now, Refusal, Reservation, Spent, States};
 use super::local;
@@ -39,7 +40,7 @@ pub struct Account {
     pub task: String,
     /// Of the body's `metadata`.
     pub tags: Vec<(String, String)>,
-    /// The prompt's tokens as far as its text tells.
+    /// The prompt's tokens as far as its text tells, for no model in particular.
     pub input_estimate: u64,
     /// The most that the answer may have; None: nobody said.
     pub output_bound: Option<u64>,
@@ -143,11 +144,12 @@ impl Account {
     /// The model is at its limits.
     pub fn attempt(&self, target: &Target, number: u32) -> Result<Attempt, Box<Refusal>> {
         let Model { name, limits, price, .. } = &target.model;
+        let input = target.calibration.apply(self.input_estimate);
         let reservation = match *limits == Limits::default() {
             true => None,
             false => {
                 let holder = Holder { id: Id::Model(name), limits, credit: None };
-                let estimate = estimate(self.input_estimate, self.output_bound, price.as_ref());
+                let estimate = estimate(input, self.output_bound, price.as_ref());
                 Some(self.limiter.reserve(&[holder], estimate, Now::read())?)
             }
         };
@@ -178,6 +180,7 @@ impl Account {
             bill: self.bill.clone(),
             dialect: provider.map(|hosted| hosted.upstream.dialect()),
             input_estimate: self.input_estimate,
+            calibration: target.calibration.clone(),
             price: target.model.price.clone(),
             record: Some(record),
             begun: Instant::now(),
@@ -209,6 +212,7 @@ pub struct Attempt {
     pieces: u64,
     bytes: usize,
     input_estimate: u64,
+    calibration: Arc<Calibration>,
     price: Option<Price>,
     metrics: AttemptMetrics,
     sink: Option<Sink>,
@@ -264,6 +268,9 @@ impl Attempt {
             (Some(used), Some(_)) if outcome == Outcome::Completed => Some(used),
             _ => None,
         };
+        if let (Some(used), Some(_)) = (exact, self.dialect) {
+            self.calibration.learn(self.input_estimate, used.input);
+        }
         let used = exact.unwrap_or_else(|| self.estimate(outcome));
         (record.input_tokens, record.cached_tokens, record.output_tokens) =
             (used.input, used.cached, used.output);
@@ -295,7 +302,7 @@ impl Attempt {
             Some(Dialect::OpenAi) => self.pieces,
             _ => (self.bytes as u64).div_ceil(BYTES_PER_TOKEN),
         };
-        let input = if said.input > 0 { said.input } else { self.input_estimate };
+        let input = if said.input > 0 { said.input } else { self.calibration.apply(self.input_estimate) };
         TokenUsage { input, cached: said.cached, output: output.max(said.output), ..said }
     }
 }

@@ -7,6 +7,7 @@
 //! fails before that can go to the next target.
 
 use super::account::{Account, Attempt};
+use super::count::Counts;
 use super::dialect::{
     AnswerHead, ChatEvent, Dialect, EncodeError, EncodeOptions, Frame, StopReason, StreamEncoder, TokenUsage,
     decode_whole, encode_whole, to_anthropic, to_openai,
@@ -22,7 +23,7 @@ use super::server::{App, InFlight, RequestContext, insert_limits};
 use super::sse::{self, FrameSource, Frames};
 use super::usage;
 use crate::protocol::FinishReason;
-use axum::extract::{Extension, Request, State};
+use axum::extract::{Extension, FromRequestParts, RawPathParams, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Json, Response};
 use serde_json::{Value, json};
@@ -62,16 +63,17 @@ async fn answer(
 ) -> Result<Response, ApiError> {
     let mut limits = app.limits(&context);
     let (headers, path) = (request.headers().clone(), request.uri().path().to_owned());
-    let mut body = app.read_json(&mut limits, request).await?;
-    let fields = Fields::root(&body)?;
-    let name = fields.required_str("model", "the name of a served model")?.to_owned();
-    let stream = fields.flag("stream", false)?;
+    let (name, mut body) = read_named(&app, &mut limits, request).await?;
+    let stream = Fields::root(&body)?.flag("stream", false)?;
     let routing = app.routing();
-    let asked = Asked { body: &body, headers: &headers, path: &path, tenant: &context.tenant };
+    let counts = Counts::of_request(&app, &mut limits, &name, dialect, &body).await?;
+    let asked =
+        Asked { body: &body, headers: &headers, path: &path, tenant: &context.tenant, counts: &counts };
     let plan = routing.plan(&name, &asked)?;
     let account = app.account(&context, plan.route.clone(), plan.targets.first().map(|it| &**it), &asked)?;
     route::strip(&mut body);
-    let chat = Chat { app, context, dialect, headers, body, stream, account, attempts: AtomicU32::new(0) };
+    let attempts = AtomicU32::new(0);
+    let chat = Chat { app, context, dialect, headers, body, stream, account, counts, attempts };
     let answered = fallback::first(&plan, &mut limits, &chat).await;
     let answering = answered.as_ref().ok().map(|answered| &answered.target).or(plan.targets.first());
     if let Some(target) = answering {
@@ -93,6 +95,30 @@ async fn answer(
     Ok(response)
 }
 
+/// A body, and the name that it is for: the path's (`/to/NAME/v1/...`), which is a name here, that of
+/// `X-Forwarded-To`, or its own `model`.
+pub async fn read_named(
+    app: &App,
+    limits: &mut Limits,
+    request: Request,
+) -> Result<(String, Value), ApiError> {
+    let (mut parts, body) = request.into_parts();
+    let params = RawPathParams::from_request_parts(&mut parts, &()).await;
+    let named = params
+        .ok()
+        .and_then(|params| params.iter().find(|(name, _)| *name == "name").map(|(_, it)| it.to_owned()));
+    let headers = parts.headers.clone();
+    let body = app.read_json(limits, Request::from_parts(parts, body)).await?;
+    let name = match &named {
+        Some(name) => name,
+        None => {
+            let name = Fields::root(&body)?.required_str("model", "the name of a served model")?;
+            app.routing().forced(name, &headers)
+        }
+    };
+    Ok((name.to_owned(), body))
+}
+
 /// A conversation on its way.
 struct Chat {
     app: Arc<App>,
@@ -102,6 +128,7 @@ struct Chat {
     body: Value,
     stream: bool,
     account: Account,
+    counts: Counts,
     attempts: AtomicU32,
 }
 
@@ -168,7 +195,8 @@ impl Chat {
                 &translated
             }
         };
-        let submitted = chat::submit(&self.app, &self.context, limits, &model, body, attempt).await?;
+        let known = self.counts.prompt(name);
+        let submitted = chat::submit(&self.app, &self.context, limits, &model, body, known, attempt).await?;
         match self.dialect {
             Dialect::OpenAi => {
                 let (response, usage) = submitted.respond(&self.app, self.context.clone()).await?;

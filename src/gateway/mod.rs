@@ -17,6 +17,7 @@ pub mod adaptive;
 pub mod admin;
 pub mod auth;
 pub mod chat;
+pub mod count;
 pub mod dialect;
 pub mod error;
 pub mod fallback;

@@ -14,6 +14,7 @@ use super::local::Limits;
 use crate::config::{Format, KeySource, Provider};
 use axum::body::Bytes;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use serde_json::Value;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -235,6 +236,25 @@ impl Upstream {
         let what = if error.is_connect() { "it cannot be reached" } else { "the connection broke" };
         tracing::warn!(provider = self.name, error = %chain(error), what);
         Failure::retry(self.error(StatusCode::BAD_GATEWAY, what))
+    }
+
+    /// What Anthropic's API counts for a prompt; None where this upstream counts nothing.
+    pub async fn count(&self, body: &Value, limits: &mut Limits) -> Result<Option<u64>, ApiError> {
+        let (Format::Anthropic, Ok(headers)) = (self.provider.format, &self.headers) else { return Ok(None) };
+        let body = serde_json::to_vec(body).map_err(|error| ApiError::internal(&error.to_string()))?;
+        let counted = async {
+            let request = self.client.post(format!("{}/count_tokens", self.url)).headers(headers.clone());
+            let mut response = request.body(body).send().await.ok()?.error_for_status().ok()?;
+            let mut answer = Vec::new();
+            while let Some(bytes) = response.chunk().await.ok()? {
+                answer.extend_from_slice(&bytes);
+                if answer.len() > ERROR_BYTES_MAX {
+                    return None;
+                }
+            }
+            serde_json::from_slice::<Value>(&answer).ok()?.get("input_tokens")?.as_u64()
+        };
+        Ok(limits.bound(tokio::time::timeout(self.provider.timeout, counted)).await?.ok().flatten())
     }
 
     fn error(&self, status: StatusCode, message: &str) -> ApiError {

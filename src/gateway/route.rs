@@ -12,6 +12,7 @@
 
 use super::adaptive::AdaptiveLimiter;
 use super::auth::{Keys, Tenant};
+use super::count::{Calibration, Counts};
 use super::error::ApiError;
 use super::fallback::Health;
 use super::remote::Upstream;
@@ -42,6 +43,8 @@ pub struct Target {
     pub model: Model,
     /// None: this process serves it.
     pub upstream: Option<Hosted>,
+    /// What it counts for one of our estimate's tokens.
+    pub calibration: Arc<Calibration>,
 }
 
 /// A provider's model.
@@ -81,6 +84,8 @@ pub struct Asked<'a> {
     pub path: &'a str,
     /// Whose request it is.
     pub tenant: &'a Tenant,
+    /// Its prompt's tokens.
+    pub counts: &'a Counts,
 }
 
 impl Routing {
@@ -105,7 +110,7 @@ impl Routing {
                     Some(Hosted { upstream, name, load, health })
                 }
             };
-            let target = Target { model: model.clone(), upstream };
+            let target = Target { model: model.clone(), upstream, calibration: Arc::default() };
             Ok((model.name.clone(), Arc::new(target)))
         };
         let targets = config.models.iter().map(target).collect::<Result<_, String>>()?;
@@ -132,6 +137,27 @@ impl Routing {
         }
     }
 
+    /// The prompt's tokens for the first model that a choice may come to.
+    fn count(&self, choice: &Choice, counts: &Counts) -> u64 {
+        let mut choice = choice;
+        for _ in 0..DEPTH_MAX {
+            let name = match choice {
+                Choice::Model(name) => Some(name),
+                Choice::Chain(names) | Choice::Cheapest(names) => names.first(),
+                Choice::Split(arms) => arms.first().map(|(name, _)| name),
+            };
+            let Some(name) = name else { break };
+            if let Some(target) = self.targets.get(name) {
+                return counts.of(target);
+            }
+            match self.config.named_routes.get(name) {
+                Some(named) => choice = named,
+                None => break,
+            }
+        }
+        counts.estimate
+    }
+
     /// A model by its own name or an alias.
     pub fn target(&self, name: &str) -> Option<&Arc<Target>> {
         let name = self.config.aliases.get(name).map_or(name, String::as_str);
@@ -146,20 +172,26 @@ impl Routing {
         models.chain(routes).chain(auto).collect()
     }
 
+    /// The name that counts: a forced one (`X-Forwarded-To`, where it is a name here), or the body's.
+    pub fn forced<'a>(&self, name: &'a str, headers: &'a HeaderMap) -> &'a str {
+        let forced = headers.get("x-forwarded-to").and_then(|value| value.to_str().ok());
+        forced.filter(|forced| self.is_name(forced)).unwrap_or(name)
+    }
+
     /// Where a request for `name` goes.
     ///
     /// # Errors
     /// The caller's: a name that is none; nothing that can do what is asked.
     pub fn plan(&self, name: &str, asked: &Asked<'_>) -> Result<Plan, ApiError> {
-        let forced = asked.headers.get("x-forwarded-to").and_then(|value| value.to_str().ok());
-        let name = forced.filter(|forced| self.is_name(forced)).unwrap_or(name);
         self.check_allowed(name, asked.tenant)?;
         let name = self.config.aliases.get(name).map_or(name, String::as_str);
         let mut request = Request { routing: self, asked, facts: None };
         let mut names = Vec::new();
         let mut route = name.to_owned();
         if name == AUTO && !self.config.routes.is_empty() {
-            let rule = self.config.first_rule(request.facts(name)).ok_or_else(|| no_rule(name))?;
+            let mut facts = request.facts(name).clone();
+            let rule = self.config.first_rule(&mut facts, |rule| self.count(&rule.choice, asked.counts));
+            let rule = rule.ok_or_else(|| no_rule(name))?;
             route = format!("{AUTO}:{}", rule.line);
             request.choose(&rule.choice, &mut names, 0)?;
             for fallback in &rule.fallback {
@@ -174,6 +206,12 @@ impl Routing {
         let mut seen = std::collections::HashSet::new();
         let targets = names.iter().filter(|name| seen.insert(name.as_str()));
         Ok(Plan { route, targets: targets.filter_map(|name| self.targets.get(name).cloned()).collect() })
+    }
+
+    /// Whether a name leaves a choice of models.
+    pub fn chooses(&self, name: &str) -> bool {
+        let name = self.config.aliases.get(name).map_or(name, String::as_str);
+        self.config.named_routes.contains_key(name) || (name == AUTO && !self.config.routes.is_empty())
     }
 
     /// Whether a caller may give this name.
@@ -244,9 +282,10 @@ impl Request<'_> {
         let candidates: Vec<String> = if candidates.is_empty() { all() } else { candidates.to_vec() };
         let output = output_bound(self.asked.body);
         let facts = self.facts(AUTO).clone();
+        let counts = self.asked.counts;
         let can = |target: &&Arc<Target>| {
             let Model { capabilities, context, .. } = &target.model;
-            let wanted = facts.context_length + output.unwrap_or(0);
+            let wanted = counts.of(target) + output.unwrap_or(0);
             (facts.images == 0 || capabilities.images)
                 && (facts.tools == 0 || capabilities.tools)
                 && context.is_none_or(|context| wanted <= context as u64)
@@ -258,7 +297,7 @@ impl Request<'_> {
             // What has no price comes last.
             price.map_or(f64::INFINITY, |price| {
                 let output = output.unwrap_or(EXPECTED_OUTPUT_TOKENS);
-                super::usage::dollars(price, facts.context_length, 0, output)
+                super::usage::dollars(price, counts.of(target), 0, output)
             })
         };
         let able: Vec<_> = targets.map(|target| (cost(target), target.model.name.clone())).collect();
@@ -332,9 +371,9 @@ fn size_of(body: &Value) -> Size {
 }
 
 fn facts_of(name: &str, asked: &Asked<'_>, header_names: &[&str]) -> Facts {
-    let Asked { body, headers, path, tenant } = *asked;
+    let Asked { body, headers, path, tenant, counts } = *asked;
     let size = size_of(body);
-    let context_length = size.tokens();
+    let context_length = counts.estimate;
     let tools = body.get("tools").and_then(Value::as_array).map_or(0, |tools| tools.len() as u64);
     let reasons = body.get("reasoning_effort").is_some_and(|effort| !effort.is_null() && effort != "none")
         || body.pointer("/thinking/type").is_some_and(|kind| kind == "enabled" || kind == "adaptive");

@@ -11,6 +11,7 @@ use super::account::{self, Account, Attempt, Bill, Sink};
 use super::admin::{self, AdminState};
 use super::auth::Tenant;
 use super::chat;
+use super::count::count_tokens;
 use super::dialect::Dialect;
 use super::error::ApiError;
 use super::health::health;
@@ -56,6 +57,7 @@ const REQUEST_ID_BYTES_MAX: usize = 128;
 const REQUEST_ID: &str = "x-request-id";
 /// Where Anthropic's dialect is spoken.
 const MESSAGES: &str = "/v1/messages";
+const COUNT_TOKENS: &str = "/v1/messages/count_tokens";
 
 /// How to serve.
 #[derive(Clone)]
@@ -245,7 +247,8 @@ impl App {
         let routing = self.routing();
         let tenant = &context.tenant;
         let limits = tenant.limits.as_ref().unwrap_or(&routing.config().limits);
-        let (input, output_bound) = (route::prompt_estimate(asked.body), route::output_bound(asked.body));
+        let input = first.map_or(asked.counts.estimate, |target| asked.counts.of(target));
+        let output_bound = route::output_bound(asked.body);
         let mut bill = Bill::default();
         if *limits != Limits::default() || tenant.credit.is_some() {
             let holder = Holder { id: Id::Key(&tenant.name), limits, credit: tenant.credit };
@@ -260,7 +263,7 @@ impl App {
             route,
             task: route::named("task", asked).unwrap_or_default().into_owned(),
             tags: Account::tags(asked.body),
-            input_estimate: input,
+            input_estimate: asked.counts.estimate,
             output_bound,
             metrics: self.metrics.attempts(),
             sink: self.sink.clone(),
@@ -434,6 +437,7 @@ fn router(app: Arc<App>) -> io::Result<axum::Router> {
         axum::Router::new()
             .route("/v1/chat/completions", post(chat::completions))
             .route(MESSAGES, post(chat::messages))
+            .route(COUNT_TOKENS, post(count_tokens))
             .route("/v1/completions", post(completions::create))
             .route("/v1/models", get(models::list))
             .route("/v1/models/{*id}", get(models::get))
@@ -442,7 +446,11 @@ fn router(app: Arc<App>) -> io::Result<axum::Router> {
     };
     let router = api()
         .nest("/router", api())
+        .route("/to/{name}/v1/chat/completions", post(chat::completions))
+        .route(&format!("/to/{{name}}{MESSAGES}"), post(chat::messages))
+        .route(&format!("/to/{{name}}{COUNT_TOKENS}"), post(count_tokens))
         .route(&format!("/anthropic{MESSAGES}"), post(chat::messages))
+        .route(&format!("/anthropic{COUNT_TOKENS}"), post(count_tokens))
         .route("/health", get(health))
         .route("/metrics", get(scrape))
         .fallback(async |request: Request| {
@@ -501,7 +509,8 @@ async fn enter(State(app): State<Arc<App>>, mut request: Request, next: Next) ->
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
     let path = request.uri().path();
-    let dialect = if path.ends_with(MESSAGES) { Dialect::Anthropic } else { Dialect::OpenAi };
+    let is_anthropic = path.ends_with(MESSAGES) || path.ends_with(COUNT_TOKENS);
+    let dialect = if is_anthropic { Dialect::Anthropic } else { Dialect::OpenAi };
     let draining = app.is_draining() && !OPEN_WHILE_DRAINING.contains(&path);
     let mut response = match app.routing.load().keys().check(path, request.headers(), app.store.as_deref()) {
         Err(error) => ApiError::from(error).into_response(),

@@ -34,7 +34,7 @@ fn ok(text: &str) -> Config {
 
 /// What the first matching rule chooses.
 fn chosen(config: &Config, facts: &Facts) -> Option<Choice> {
-    config.first_rule(facts).map(|rule| rule.choice.clone())
+    config.first_rule(&mut facts.clone(), |_| facts.context_length).map(|rule| rule.choice.clone())
 }
 
 fn one(name: &str) -> Option<Choice> {
@@ -271,7 +271,7 @@ fn the_documented_example_runs_as_it_stands() {
     assert!(
         matches!(&config.models[0].target, Target::Local(local) if local.source == "smollm2-135m-instruct")
     );
-    assert!(config.first_rule(&Facts::default()).is_some(), "`auto` is answered");
+    assert!(config.first_rule(&mut Facts::default(), |_| 0).is_some(), "`auto` is answered");
 
     // So do the examples in docs/config.md.
     let guide = include_str!("../../docs/config.md");

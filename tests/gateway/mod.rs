@@ -1,7 +1,9 @@
 //! The gateway as its callers see it: the program with a `novastack.yaml`, mock upstreams of both formats,
 //! and a tiny model of its own.
 
+mod counts;
 mod faults;
+mod replicas;
 mod usage;
 
 use crate::support::golden_dir;

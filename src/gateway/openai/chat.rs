@@ -156,6 +156,19 @@ pub fn prompt_ids(
     Ok(tokenizer.encode(&text, add_special)?)
 }
 
+/// Reads a body as far as its prompt needs; the work that makes tokens of it is for a blocking thread.
+pub fn chat_prompt(
+    model: &Arc<LocalModel>,
+    body: &Value,
+) -> Result<impl FnOnce() -> Result<Vec<TokenId>, LocalError> + Send + 'static, BadField> {
+    let fields = Fields::root(body)?;
+    // A model that takes no tools refuses them.
+    Params::read(&fields, ModelView::of(model))?;
+    let (render, add_special) = (render_input(&fields)?, fields.flag("add_special_tokens", false)?);
+    let model = model.clone();
+    Ok(move || prompt_ids(&model, &render, add_special))
+}
+
 /// A request, submitted to an engine.
 pub struct Submitted {
     /// On its way.
@@ -173,23 +186,28 @@ struct Reported {
     stream: Option<StreamOptions>,
 }
 
-/// Reads a body, renders and tokenizes it, and submits it to the model's engine, which takes the attempt.
+/// Reads a body, renders and tokenizes it unless its tokens are `known`, and submits it to the model's
+/// engine, which takes the attempt.
 pub async fn submit(
     app: &App,
     context: &RequestContext,
     limits: &mut Limits,
     model: &Arc<LocalModel>,
     body: &Value,
+    known: Option<Arc<[TokenId]>>,
     attempt: &mut Option<Attempt>,
 ) -> Result<Submitted, ApiError> {
     let fields = Fields::root(body)?;
     let ChatRequest { render, add_special, params } = ChatRequest::read(&fields, ModelView::of(model))?;
-    let encode = {
-        let model = model.clone();
-        move || prompt_ids(&model, &render, add_special)
-    };
     let at = |e: LocalError| ApiError::from(e).at("messages");
-    let prompt: Arc<[TokenId]> = app.text.run(limits, encode).await.map_err(at)?.into();
+    let prompt: Arc<[TokenId]> = match known {
+        Some(prompt) => prompt,
+        None => {
+            let model = model.clone();
+            let encode = move || prompt_ids(&model, &render, add_special);
+            app.text.run(limits, encode).await.map_err(at)?.into()
+        }
+    };
     let head = Head::new("chatcmpl", &model.name);
     let request = GenerationRequest {
         id: context.id.clone(),

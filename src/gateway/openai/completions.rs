@@ -6,6 +6,7 @@ use super::params::{CHOICES_MAX, ModelView, Params, StreamOptions, TOP_LOGPROBS_
 use super::wire::{ChunkUsage, Head, finish_reason, logprob, split_end};
 use super::{Collected, Encoder, EventStream};
 use crate::gateway::account::Attempt;
+use crate::gateway::count::Counts;
 use crate::gateway::dialect::Dialect;
 use crate::gateway::error::ApiError;
 use crate::gateway::local::{
@@ -155,7 +156,9 @@ pub async fn create(
     let fields = Fields::root(&body)?;
     let name = fields.required_str("model", "the name of a served model")?;
     let model = app.model(name, &context)?;
-    let asked = Asked { body: &body, headers: &headers, path: &path, tenant: &context.tenant };
+    let counts = Counts::estimated(&body);
+    let asked =
+        Asked { body: &body, headers: &headers, path: &path, tenant: &context.tenant, counts: &counts };
     let read = CompletionRequest::read(&fields, ModelView::of(&model))?;
     let mut attempt = app.attempt(&context, name, &asked)?;
     let states = attempt.as_ref().map(Attempt::states);

@@ -1,0 +1,210 @@
+//! Tokens of a prompt, by model. For one of our models exactly: its tokenizer's count of what its chat
+//! template makes of the conversation. For others an estimate from the prompt's bytes, calibrated by
+//! what their upstreams have counted before; Anthropic's API is asked where a caller wants to know
+//! (`POST /v1/messages/count_tokens`,
+//! <https://docs.anthropic.com/en/api/messages-count-tokens>).
+//!
+//! Tokenizing takes about a millisecond per thousand tokens: it is done for our models where something
+//! is chosen among several (`auto`, named routes), and the answering engine takes the tokens over.
+
+use super::chat::read_named;
+use super::dialect::{Dialect, to_openai};
+use super::error::ApiError;
+use super::local::Limits;
+use super::openai::chat::chat_prompt;
+use super::registry::LocalModel;
+use super::route::{self, Asked, Target};
+use super::server::{App, RequestContext};
+use crate::protocol::TokenId;
+use axum::extract::{Extension, Request, State};
+use axum::http::HeaderValue;
+use axum::response::{IntoResponse, Json, Response};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// A calibration of 1.
+const ONE: u32 = 1 << 12;
+/// Shorter prompts say more of the chat template than of the text.
+const LEARN_MIN: u64 = 100;
+
+/// How many tokens a model's upstream counts for one of our estimate: a moving average over the last
+/// ten requests or so.
+#[derive(Debug)]
+pub struct Calibration {
+    /// In 1/4096.
+    ratio: AtomicU32,
+}
+
+impl Default for Calibration {
+    fn default() -> Self {
+        Self { ratio: AtomicU32::new(ONE) }
+    }
+}
+
+impl Calibration {
+    /// What the upstream would count.
+    pub fn apply(&self, estimate: u64) -> u64 {
+        let ratio = u64::from(self.ratio.load(Ordering::Relaxed));
+        estimate.saturating_mul(ratio).div_ceil(u64::from(ONE))
+    }
+
+    /// The upstream has counted. What is far from any tokenizer (images, a provider's own system prompt)
+    /// counts as a factor of four at most.
+    pub fn learn(&self, estimate: u64, counted: u64) {
+        if estimate < LEARN_MIN || counted == 0 {
+            return;
+        }
+        let ratio = (counted as f64 / estimate as f64 * f64::from(ONE)).round();
+        let ratio = (ratio as u32).clamp(ONE / 4, ONE * 4);
+        let average = |old: u32| Some((old * 7 + ratio).div_ceil(8));
+        let _ = self.ratio.fetch_update(Ordering::Relaxed, Ordering::Relaxed, average);
+    }
+}
+
+/// A prompt's tokens, by model.
+#[derive(Default)]
+pub struct Counts {
+    /// From its bytes, for no model in particular.
+    pub estimate: u64,
+    /// By the names of our models.
+    exact: BTreeMap<String, Arc<[TokenId]>>,
+}
+
+impl Counts {
+    /// Without tokenizing anything.
+    pub fn estimated(body: &Value) -> Self {
+        Self { estimate: route::prompt_estimate(body), exact: BTreeMap::new() }
+    }
+
+    /// By the tokenizers of our models too, where the name leaves a choice.
+    ///
+    /// # Errors
+    /// The request's time is over.
+    pub async fn of_request(
+        app: &App,
+        limits: &mut Limits,
+        name: &str,
+        dialect: Dialect,
+        body: &Value,
+    ) -> Result<Self, ApiError> {
+        let mut counts = Self::estimated(body);
+        let routing = app.routing();
+        if !routing.chooses(name) {
+            return Ok(counts);
+        }
+        for model in app.registry.ready() {
+            if model.engine.failure().is_some() || routing.target(&model.name).is_none() {
+                continue;
+            }
+            if let Some(prompt) = tokens(app, limits, &model, dialect, body).await? {
+                counts.exact.insert(model.name.clone(), prompt);
+            }
+        }
+        Ok(counts)
+    }
+
+    /// For a model.
+    pub fn of(&self, target: &Target) -> u64 {
+        match self.exact.get(&target.model.name) {
+            Some(prompt) => prompt.len() as u64,
+            None => target.calibration.apply(self.estimate),
+        }
+    }
+
+    /// The tokens themselves, where they are known.
+    pub fn prompt(&self, name: &str) -> Option<Arc<[TokenId]>> {
+        self.exact.get(name).cloned()
+    }
+}
+
+/// A conversation's tokens; None where the model cannot take it.
+async fn tokens(
+    app: &App,
+    limits: &mut Limits,
+    model: &Arc<LocalModel>,
+    dialect: Dialect,
+    body: &Value,
+) -> Result<Option<Arc<[TokenId]>>, ApiError> {
+    let translated;
+    let body = match dialect {
+        Dialect::OpenAi => body,
+        Dialect::Anthropic => match to_openai(body) {
+            Ok(body) => {
+                translated = body;
+                &translated
+            }
+            Err(_) => return Ok(None),
+        },
+    };
+    let Ok(work) = chat_prompt(model, body) else { return Ok(None) };
+    let tokens = app.text.run(limits, move || Ok(work().ok())).await?;
+    Ok(tokens.map(Into::into))
+}
+
+/// `POST /v1/messages/count_tokens`.
+pub async fn count_tokens(
+    State(app): State<Arc<App>>,
+    Extension(context): Extension<RequestContext>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let mut limits = app.limits(&context);
+    let (headers, path) = (request.headers().clone(), request.uri().path().to_owned());
+    let (name, mut body) = read_named(&app, &mut limits, request).await?;
+    let routing = app.routing();
+    let counts = Counts::of_request(&app, &mut limits, &name, Dialect::Anthropic, &body).await?;
+    let asked =
+        Asked { body: &body, headers: &headers, path: &path, tenant: &context.tenant, counts: &counts };
+    let plan = routing.plan(&name, &asked)?;
+    let target = plan.targets.first().ok_or_else(|| ApiError::internal("a plan has no targets"))?.clone();
+    context.names(&target.model.name);
+    route::strip(&mut body);
+    let (tokens, how) = match &target.upstream {
+        None => {
+            let model = app.engine(&target.model.name)?;
+            let translated = to_openai(&body)?;
+            let work = chat_prompt(&model, &translated)?;
+            let prompt =
+                app.text.run(&mut limits, work).await.map_err(|e| ApiError::from(e).at("messages"))?;
+            (prompt.len() as u64, "exact")
+        }
+        Some(hosted) => {
+            body["model"] = hosted.name.as_str().into();
+            match hosted.upstream.count(&body, &mut limits).await? {
+                Some(tokens) => (tokens, "exact"),
+                None => (counts.of(&target), "estimate"),
+            }
+        }
+    };
+    let mut response = Json(json!({ "input_tokens": tokens })).into_response();
+    let headers = response.headers_mut();
+    headers.insert("x-novastack-count", HeaderValue::from_static(how));
+    if let Ok(name) = HeaderValue::try_from(&target.model.name) {
+        headers.insert("x-novastack-model", name);
+    }
+    Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_estimate_learns_what_its_upstream_counts() {
+        let calibration = Calibration::default();
+        assert_eq!(calibration.apply(1000), 1000);
+        (0..50).for_each(|_| calibration.learn(1000, 1300));
+        assert!((1295..=1305).contains(&calibration.apply(1000)), "{}", calibration.apply(1000));
+        // Short prompts, and counts that are none, say nothing.
+        calibration.learn(10, 500);
+        calibration.learn(1000, 0);
+        assert!((1295..=1305).contains(&calibration.apply(1000)));
+        // One that is far off moves it, within bounds.
+        (0..100).for_each(|_| calibration.learn(1000, 1_000_000));
+        assert_eq!(calibration.apply(1000), 4000);
+        (0..100).for_each(|_| calibration.learn(u64::MAX, 1));
+        assert!((250..=252).contains(&calibration.apply(1000)));
+        assert_eq!(calibration.apply(u64::MAX), u64::MAX.div_ceil(u64::from(ONE)));
+    }
+}
