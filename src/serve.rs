@@ -85,12 +85,6 @@ fn check_supported(config: &Config) -> Result<(), String> {
     if matches!(config.server.shared_limits, config::SharedLimits::Redis(_)) {
         return Err("`server.shared_limits`: redis is not supported yet; use memory".into());
     }
-    for (name, _) in config.providers.iter().filter(|(_, provider)| provider.continues_partial) {
-        tracing::warn!(
-            provider = name,
-            "`continues_partial` has no effect yet: broken streams end with an error"
-        );
-    }
     Ok(())
 }
 

@@ -80,6 +80,19 @@ impl Config {
     }
 }
 
+/// How a provider goes on with an answer that broke off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Continues {
+    /// The last message is the assistant's (Anthropic, OpenRouter).
+    Prefill,
+    /// The same, with a field of this name set in that message (DeepSeek, Moonshot).
+    Marked(&'static str),
+    /// The same, with `continue_final_message` (vLLM, SGLang).
+    FinalMessage,
+    /// By token ids, so that the rest is what it would have been (NovaStack).
+    Tokens,
+}
+
 /// The mapping `server`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Server {
@@ -140,8 +153,8 @@ pub struct Provider {
     pub connect_timeout: Duration,
     /// Requests at a time.
     pub concurrency_max: usize,
-    /// It continues a partial assistant message, so that a broken answer can be resumed there.
-    pub continues_partial: bool,
+    /// How it goes on with an answer that broke off; None: it does not.
+    pub continues: Option<Continues>,
 }
 
 /// Where an upstream's key is. Read when the server starts, never logged.

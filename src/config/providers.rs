@@ -2,7 +2,7 @@
 
 use super::read::{Fields, Reader, in_backticks, listed};
 use super::tree::{Key, Node};
-use super::{Format, KeySource, Provider};
+use super::{Continues, Format, KeySource, Provider};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use url::{Host, Url};
@@ -120,10 +120,9 @@ fn provider(reader: &mut Reader, fields: &Fields, what: &str) -> Option<Provider
         .get("max_concurrency")
         .and_then(|node| reader.whole(node, &format!("`max_concurrency` of {what}"), 1..=100_000))
         .map_or(CONCURRENCY_DEFAULT, |number| number as usize);
-    let continues_partial = fields
+    let declared = fields
         .get("continues_partial")
-        .and_then(|node| reader.truth(node, &format!("`continues_partial` of {what}")))
-        .unwrap_or(false);
+        .and_then(|node| reader.truth(node, &format!("`continues_partial` of {what}")));
     let (format, base_url) = (format?, base_url?);
     let line = fields.get("base_url").map_or(fields.line, |node| node.line);
     if format == Format::Anthropic && base_url.ends_with("/v1") {
@@ -143,8 +142,24 @@ fn provider(reader: &mut Reader, fields: &Fields, what: &str) -> Option<Provider
         timeout,
         connect_timeout,
         concurrency_max,
-        continues_partial,
+        continues: continues(declared, preset, format),
     })
+}
+
+/// Another NovaStack goes on unless it is denied; others where it is declared.
+fn continues(declared: Option<bool>, preset: Option<&Preset>, format: Format) -> Option<Continues> {
+    let openai = |name: &str| format == Format::OpenAi && preset.is_some_and(|preset| preset.name == name);
+    match declared {
+        Some(false) => None,
+        _ if openai("novastack") => Some(Continues::Tokens),
+        None => None,
+        // https://api-docs.deepseek.com/guides/chat_prefix_completion
+        Some(true) if openai("deepseek") => Some(Continues::Marked("prefix")),
+        // https://platform.moonshot.ai/docs/guide/use-partial-mode-feature-of-kimi-api
+        Some(true) if openai("moonshot") => Some(Continues::Marked("partial")),
+        Some(true) if openai("vllm") || openai("sglang") => Some(Continues::FinalMessage),
+        Some(true) => Some(Continues::Prefill),
+    }
 }
 
 fn preset(reader: &mut Reader, node: &Node, what: &str) -> Option<&'static Preset> {

@@ -173,6 +173,8 @@ pub struct GenerationRequest {
     pub skip_special: bool,
     /// Name tokens `token_id:ID` in scores.
     pub tokens_as_ids: bool,
+    /// Of a request with one prompt that another engine has begun: see [`GenerateRequest::generated`].
+    pub generated: Vec<Option<Vec<TokenId>>>,
 }
 
 /// A bound on the output.
@@ -335,18 +337,23 @@ impl Generation {
                 sampling: Arc::new(sampling),
                 cache_salt: 0,
                 priority: 0,
-                generated: Vec::new(),
+                generated: request.generated.clone(),
             })?));
         }
         let choices_per_prompt = request.choices as usize;
         let choices = (0..request.prompts.len() * choices_per_prompt)
-            .map(|choice| ChoiceText {
-                detokenizer: model.tokenizer.as_ref().map(|tokenizer| {
+            .map(|choice| {
+                let mut detokenizer = model.tokenizer.as_ref().map(|tokenizer| {
                     let stops = request.stops.clone();
                     Detokenizer::new(tokenizer.clone(), request.skip_special, stops, request.include_stop)
-                }),
-                held: Delta { choice, ..Delta::default() },
-                finished: false,
+                });
+                let before = request.generated.get(choice);
+                if let (Some(detokenizer), Some(Some(ids))) = (&mut detokenizer, before) {
+                    // The caller has this text.
+                    ids.iter().for_each(|id| drop(detokenizer.push(*id)));
+                }
+                let held = Delta { choice, ..Delta::default() };
+                ChoiceText { detokenizer, held, finished: before.is_some_and(Option::is_none) }
             })
             .collect();
         metrics.submitted(usage.prompt_tokens);

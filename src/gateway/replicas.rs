@@ -40,7 +40,10 @@ impl Replicas {
     /// Where no replica takes it: the error of the one that would have been best.
     pub fn submit(&self, request: GenerateRequest) -> Result<ReplicaStream, SubmitError> {
         let (stream, engine) = self.take(&request)?;
-        let generated = vec![Some(Vec::new()); request.choices as usize];
+        let generated = match request.generated.is_empty() {
+            true => vec![Some(Vec::new()); request.choices as usize],
+            false => request.generated.clone(),
+        };
         Ok(ReplicaStream { replicas: self.clone(), stream, engine, request, generated, prompted: false })
     }
 

@@ -182,6 +182,7 @@ pub struct Submitted {
 struct Reported {
     choices: u32,
     logprobs: bool,
+    ids: bool,
     prompt_ids: Option<Arc<[TokenId]>>,
     stream: Option<StreamOptions>,
 }
@@ -219,6 +220,7 @@ pub async fn submit(
         include_stop: params.include_stop,
         skip_special: params.skip_special,
         tokens_as_ids: params.tokens_as_ids,
+        generated: params.generated,
     };
     let logprobs = request.sampling.logprobs.is_some();
     let metrics = app.metrics.generation(&model.name, context.arrived);
@@ -229,6 +231,7 @@ pub async fn submit(
     let params = Reported {
         choices: params.n,
         logprobs,
+        ids: params.return_token_ids || params.resumable,
         prompt_ids: params.return_token_ids.then_some(prompt),
         stream: params.stream,
     };
@@ -242,10 +245,10 @@ impl Submitted {
         app: &App,
         context: RequestContext,
     ) -> Result<(Response, Option<local::Usage>), ApiError> {
-        let Reported { choices, logprobs, prompt_ids, stream } = self.params;
+        let Reported { choices, logprobs, ids, prompt_ids, stream } = self.params;
         Ok(match stream {
             Some(options) => {
-                let encoder = ChatEncoder { head: self.head, choices, logprobs, prompt_ids, options };
+                let encoder = ChatEncoder { head: self.head, choices, logprobs, ids, prompt_ids, options };
                 let source = EventStream::new(self.generation, encoder, context.in_flight);
                 (sse::response(source, app.config.keep_alive), None)
             }
@@ -396,7 +399,9 @@ pub(super) struct ChatEncoder {
     pub head: Head,
     pub choices: u32,
     pub logprobs: bool,
-    /// Present when ids are to be returned.
+    /// Return the output's token ids.
+    pub ids: bool,
+    /// Present when the prompt's are to be returned.
     pub prompt_ids: Option<Arc<[TokenId]>>,
     pub options: StreamOptions,
 }
@@ -415,7 +420,7 @@ impl ChatEncoder {
     }
 
     fn output(&self, delta: &Delta, reason: Option<FinishReason>, usage: ChunkUsage, frames: &mut Frames) {
-        let ids = self.prompt_ids.is_some();
+        let ids = self.ids;
         // A piece without text is of use only for its tokens, or as the end.
         if delta.text.is_empty() && reason.is_none() && !ids && !self.logprobs {
             return;

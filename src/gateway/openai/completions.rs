@@ -53,6 +53,9 @@ impl CompletionRequest {
     pub fn read(fields: &Fields<'_>, model: ModelView<'_>) -> Result<Self, BadField> {
         let prompts = prompts(fields, model.vocab)?;
         let mut params = Params::read(fields, model)?;
+        if !params.generated.is_empty() {
+            return Err(BadField::unsupported("resume_token_ids", "is for /v1/chat/completions"));
+        }
         let choices = prompts.len() * params.n as usize;
         if choices > CHOICES_MAX {
             return Err(BadField::new(
@@ -191,6 +194,7 @@ async fn complete(
     };
     let prompts = app.text.run(&mut limits, work).await.map_err(at)?;
     let request = GenerationRequest {
+        generated: Vec::new(),
         id: context.id.clone(),
         prompts: prompts.iter().map(|prompt| prompt.ids.clone()).collect(),
         choices: params.n,

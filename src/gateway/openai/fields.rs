@@ -31,7 +31,7 @@ impl BadField {
         Self { code: Some("missing_required_parameter"), ..Self::new(param, format!("is required: {what}")) }
     }
 
-    fn wrong_type(param: String, what: &str, got: &Value) -> Self {
+    pub(super) fn wrong_type(param: String, what: &str, got: &Value) -> Self {
         Self {
             code: Some("invalid_type"),
             ..Self::new(param, format!("must be {what}, got {}", describe(got)))

@@ -76,6 +76,11 @@ pub struct Params {
     pub skip_special: bool,
     /// Report prompt and output token ids.
     pub return_token_ids: bool,
+    /// Report output token ids in a stream, by which it can go on at another node.
+    pub resumable: bool,
+    /// Of a request that goes on here: per choice its output so far, None where it has ended. Empty: a
+    /// new request.
+    pub generated: Vec<Option<Vec<TokenId>>>,
     /// Name tokens `token_id:ID` in logprobs, which is exact where texts are not.
     pub tokens_as_ids: bool,
     /// How to stream, if at all.
@@ -108,10 +113,13 @@ impl Params {
         refuse(fields)?;
         let max_tokens = max_tokens(fields)?;
         let sampling = sampling(fields, model, max_tokens)?;
+        let n = fields.integer("n", 1, CHOICES_MAX as i64)?.unwrap_or(1) as u32;
         Ok(Self {
+            resumable: fields.flag("resumable", false)?,
+            generated: generated(fields, n, &sampling, model.vocab)?,
             sampling,
             max_tokens,
-            n: fields.integer("n", 1, CHOICES_MAX as i64)?.unwrap_or(1) as u32,
+            n,
             stops: stops(fields)?,
             include_stop: fields.flag("include_stop_str_in_output", false)?,
             skip_special: fields.flag("skip_special_tokens", true)?,
@@ -120,6 +128,39 @@ impl Params {
             stream: stream(fields)?,
         })
     }
+}
+
+/// `resume_token_ids`: for each choice a list of token ids, or null where it has ended.
+fn generated(
+    fields: &Fields<'_>,
+    n: u32,
+    sampling: &SamplingParams,
+    vocab: usize,
+) -> Result<Vec<Option<Vec<TokenId>>>, BadField> {
+    let name = "resume_token_ids";
+    let Some(items) = fields.array(name)? else { return Ok(Vec::new()) };
+    if items.len() != n as usize || items.iter().all(serde_json::Value::is_null) {
+        let allowed = format!("must have a list or null for each of {n} choices, and not null for all");
+        return Err(BadField::new(name, allowed));
+    }
+    if fields.get("seed").is_none() && sampling.temperature > 0.0 {
+        return Err(BadField::new(name, "needs the `seed` of the request that it goes on with"));
+    }
+    let choice = |(index, item): (usize, &serde_json::Value)| {
+        let path = format!("{name}[{index}]");
+        let items = match item {
+            serde_json::Value::Null => return Ok(None),
+            serde_json::Value::Array(items) => items,
+            other => return Err(BadField::wrong_type(path, "a list of token ids or null", other)),
+        };
+        let ids = token_ids(&path, items, vocab)?;
+        let ended = ids.last().is_some_and(|last| sampling.stop_tokens.contains(last));
+        if ended || ids.len() >= sampling.max_tokens as usize {
+            return Err(BadField::new(path, "has come to its end: there is no next token"));
+        }
+        Ok(Some(ids))
+    };
+    items.iter().enumerate().map(choice).collect()
 }
 
 fn refuse(fields: &Fields<'_>) -> Result<(), BadField> {

@@ -384,6 +384,7 @@ fn chat_encoder(full: bool) -> ChatEncoder {
         head: head("chatcmpl"),
         choices: 2,
         logprobs: full,
+        ids: full,
         prompt_ids: full.then(|| vec![8, 9].into()),
         options: StreamOptions { include_usage: full, continuous_usage_stats: false },
     }
