@@ -8,6 +8,7 @@
 //!
 //! Deliberately absent: everything that acts. The gateway routes, limits and connects.
 
+pub mod compat;
 mod expression;
 mod load;
 mod models;
@@ -19,6 +20,7 @@ pub mod rule;
 mod sections;
 mod tree;
 
+pub use compat::{Compat, MaxTokens, PastReasoning, ReasoningSwitch};
 pub use load::ConfigErrors;
 pub use read::Surroundings;
 pub use rule::{Choice, Expression, Facts, Rule};
@@ -155,6 +157,8 @@ pub struct Provider {
     pub concurrency_max: usize,
     /// How it goes on with an answer that broke off; None: it does not.
     pub continues: Option<Continues>,
+    /// How its format differs from OpenAI's plain one.
+    pub compat: Compat,
 }
 
 /// Where an upstream's key is. Read when the server starts, never logged.

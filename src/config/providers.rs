@@ -1,5 +1,6 @@
 //! `providers`: where upstream requests go.
 
+use super::compat::{self, Compat};
 use super::read::{Fields, Reader, in_backticks, listed};
 use super::tree::{Key, Node};
 use super::{Continues, Format, KeySource, Provider};
@@ -7,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use url::{Host, Url};
 
-const KEYS: [&str; 10] = [
+const KEYS: [&str; 11] = [
     "preset",
     "format",
     "base_url",
@@ -18,6 +19,7 @@ const KEYS: [&str; 10] = [
     "connect_timeout_s",
     "max_concurrency",
     "continues_partial",
+    "compat",
 ];
 
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(300);
@@ -33,33 +35,41 @@ struct Preset {
     format: Format,
     base_url: &'static str,
     key_env: Option<&'static str>,
+    compat: fn() -> Compat,
 }
 
-const fn hosted(name: &'static str, base_url: &'static str, key_env: &'static str) -> Preset {
-    Preset { name, format: Format::OpenAi, base_url, key_env: Some(key_env) }
+const fn hosted(
+    name: &'static str,
+    base_url: &'static str,
+    key_env: &'static str,
+    compat: fn() -> Compat,
+) -> Preset {
+    Preset { name, format: Format::OpenAi, base_url, key_env: Some(key_env), compat }
 }
 
-const fn own(name: &'static str, base_url: &'static str) -> Preset {
-    Preset { name, format: Format::OpenAi, base_url, key_env: None }
+const fn own(name: &'static str, base_url: &'static str, compat: fn() -> Compat) -> Preset {
+    Preset { name, format: Format::OpenAi, base_url, key_env: None, compat }
 }
+
+const DASHSCOPE_URL: &str = "https://dashscope-intl.aliyuncs.com/compatible-mode/v1";
 
 /// The vendors' international addresses; DashScope, Moonshot and MiniMax have others for China.
 const PRESETS: [Preset; 12] = [
-    hosted("deepseek", "https://api.deepseek.com", "DEEPSEEK_API_KEY"),
-    hosted("qwen", "https://dashscope-intl.aliyuncs.com/compatible-mode/v1", "DASHSCOPE_API_KEY"),
-    hosted("dashscope", "https://dashscope-intl.aliyuncs.com/compatible-mode/v1", "DASHSCOPE_API_KEY"),
-    hosted("moonshot", "https://api.moonshot.ai/v1", "MOONSHOT_API_KEY"),
-    hosted("minimax", "https://api.minimax.io/v1", "MINIMAX_API_KEY"),
+    hosted("deepseek", "https://api.deepseek.com", "DEEPSEEK_API_KEY", compat::deepseek),
+    hosted("qwen", DASHSCOPE_URL, "DASHSCOPE_API_KEY", compat::dashscope),
+    hosted("dashscope", DASHSCOPE_URL, "DASHSCOPE_API_KEY", compat::dashscope),
+    hosted("moonshot", "https://api.moonshot.ai/v1", "MOONSHOT_API_KEY", compat::moonshot),
+    hosted("minimax", "https://api.minimax.io/v1", "MINIMAX_API_KEY", compat::minimax),
     Preset {
         format: Format::Anthropic,
-        ..hosted("anthropic", "https://api.anthropic.com", "ANTHROPIC_API_KEY")
+        ..hosted("anthropic", "https://api.anthropic.com", "ANTHROPIC_API_KEY", compat::plain)
     },
-    hosted("openai", "https://api.openai.com/v1", "OPENAI_API_KEY"),
-    hosted("openrouter", "https://openrouter.ai/api/v1", "OPENROUTER_API_KEY"),
-    own("vllm", "http://127.0.0.1:8000/v1"),
-    own("sglang", "http://127.0.0.1:30000/v1"),
-    own("llama-server", "http://127.0.0.1:8080/v1"),
-    own("novastack", "http://127.0.0.1:8000/v1"),
+    hosted("openai", "https://api.openai.com/v1", "OPENAI_API_KEY", compat::openai),
+    hosted("openrouter", "https://openrouter.ai/api/v1", "OPENROUTER_API_KEY", compat::openrouter),
+    own("vllm", "http://127.0.0.1:8000/v1", compat::vllm),
+    own("sglang", "http://127.0.0.1:30000/v1", compat::open_server),
+    own("llama-server", "http://127.0.0.1:8080/v1", compat::open_server),
+    own("novastack", "http://127.0.0.1:8000/v1", compat::novastack),
 ];
 
 /// Headers that carry keys, and headers that the gateway sets by itself.
@@ -123,7 +133,15 @@ fn provider(reader: &mut Reader, fields: &Fields, what: &str) -> Option<Provider
     let declared = fields
         .get("continues_partial")
         .and_then(|node| reader.truth(node, &format!("`continues_partial` of {what}")));
+    let plain = preset.map_or_else(Compat::default, |preset| (preset.compat)());
+    let compat = match fields.get("compat") {
+        Some(node) => compat::compat(reader, node, what, plain),
+        None => plain,
+    };
     let (format, base_url) = (format?, base_url?);
+    if let Some(node) = fields.get("compat").filter(|_| format == Format::Anthropic) {
+        reader.warn(node.line, format!("{what}: `compat` is about OpenAI's format and has no effect here"));
+    }
     let line = fields.get("base_url").map_or(fields.line, |node| node.line);
     if format == Format::Anthropic && base_url.ends_with("/v1") {
         reader.warn(
@@ -143,6 +161,7 @@ fn provider(reader: &mut Reader, fields: &Fields, what: &str) -> Option<Provider
         connect_timeout,
         concurrency_max,
         continues: continues(declared, preset, format),
+        compat,
     })
 }
 

@@ -10,30 +10,29 @@ use super::account::{Account, Attempt};
 use super::count::Counts;
 use super::dialect::{
     AnswerHead, ChatEvent, Dialect, EncodeError, EncodeOptions, Frame, StopReason, StreamEncoder, TokenUsage,
-    decode_whole, encode_whole, to_anthropic, to_openai,
+    decode_whole, encode_whole, for_upstream, pass, to_openai,
 };
 use super::error::ApiError;
 use super::fallback::{self, Answered, Ask};
 use super::local::{Generation, Limits, TextEvent};
 use super::openai::chat;
 use super::openai::fields::Fields;
-use super::remote::{Failure, Piece, RemoteAnswer, Then};
+use super::remote::{Failure, Piece, RemoteAnswer, Then, Upstream};
 use super::route::{self, Asked, Hosted, Target};
 use super::server::{App, InFlight, RequestContext, insert_limits};
 use super::sse::{self, FrameSource, Frames};
 use super::usage;
+use crate::config::compat;
 use crate::protocol::FinishReason;
 use axum::extract::{Extension, FromRequestParts, RawPathParams, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Json, Response};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Tokens of an answer from Anthropic's API where an OpenAI caller sets no bound: theirs is required.
-const ANTHROPIC_MAX_TOKENS: u64 = 8192;
 /// What callers of Anthropic's API ask for beyond its version: their upstream sees it too.
 const ANTHROPIC_BETA: HeaderName = HeaderName::from_static("anthropic-beta");
 
@@ -191,7 +190,7 @@ impl Chat {
         let body = match self.dialect {
             Dialect::OpenAi => &self.body,
             Dialect::Anthropic => {
-                translated = to_openai(&self.body)?;
+                translated = to_openai(&self.body, &compat::novastack())?;
                 &translated
             }
         };
@@ -224,7 +223,7 @@ impl Chat {
         attempt: &mut Option<Attempt>,
     ) -> Result<Answer, Failure> {
         let Hosted { upstream, name: upstream_name, load, .. } = hosted;
-        let body = self.upstream_body(upstream.dialect(), upstream_name)?;
+        let body = self.upstream_body(upstream, upstream_name)?;
         let mut extra = HeaderMap::new();
         if self.dialect == Dialect::Anthropic && upstream.dialect() == Dialect::Anthropic {
             extra.extend(self.headers.get(ANTHROPIC_BETA).map(|value| (ANTHROPIC_BETA, value.clone())));
@@ -262,26 +261,11 @@ impl Chat {
         Ok(Answer::Whole(whole, events))
     }
 
-    /// What an upstream of that dialect is sent.
-    fn upstream_body(&self, dialect: Dialect, upstream_name: &str) -> Result<Vec<u8>, Failure> {
-        let mut body = match (self.dialect, dialect) {
-            // What cannot be translated may pass through to another target.
-            (Dialect::OpenAi, Dialect::Anthropic) => {
-                to_anthropic(&self.body, ANTHROPIC_MAX_TOKENS).map_err(Failure::next)?
-            }
-            (Dialect::Anthropic, Dialect::OpenAi) => to_openai(&self.body).map_err(Failure::next)?,
-            _ => self.body.clone(),
-        };
-        body["model"] = upstream_name.into();
-        if self.stream && dialect == Dialect::OpenAi {
-            // Without it nobody would know what a stream has used.
-            match body.get_mut("stream_options").and_then(Value::as_object_mut) {
-                Some(options) => options.insert("include_usage".into(), true.into()),
-                None => body
-                    .as_object_mut()
-                    .and_then(|body| body.insert("stream_options".into(), json!({ "include_usage": true }))),
-            };
-        }
+    /// What an upstream is sent.
+    fn upstream_body(&self, upstream: &Upstream, upstream_name: &str) -> Result<Vec<u8>, Failure> {
+        // What cannot be translated may pass through to another target.
+        let body = for_upstream(self.dialect, &self.body, &upstream.peer(upstream_name));
+        let body = body.map_err(Failure::next)?;
         serde_json::to_vec(&body).map_err(|error| Failure::report(ApiError::internal(&error.to_string())))
     }
 
@@ -433,29 +417,8 @@ fn fail(dialect: Dialect, error: &ApiError, id: &str, frames: &mut Frames) {
 
 /// A frame as it came, under our name for the model.
 fn pass_on(frame: &Frame, name: &str, hides_usage: bool, frames: &mut Frames) {
-    let renamed = serde_json::from_str::<Value>(&frame.data).ok().map(|mut data| {
-        let holder = if data.get("message").is_some() { data.get_mut("message") } else { Some(&mut data) };
-        if let Some(model) = holder.and_then(|holder| holder.get_mut("model")) {
-            *model = name.into();
-        }
-        data
-    });
-    if let Some(data) = &renamed
-        && hides_usage
-        && data.get("usage").is_some_and(Value::is_object)
-        && data.get("choices").and_then(Value::as_array).is_some_and(Vec::is_empty)
-    {
-        return;
-    }
-    if let Some(event) = &frame.event {
-        frames.text().push_str("event: ");
-        frames.text().push_str(event);
-        frames.text().push('\n');
-    }
-    match renamed {
-        Some(data) => frames.json(&data),
-        // [DONE]; data of several lines is no JSON of a provider's.
-        None => frame.data.lines().for_each(|line| frames.data(line)),
+    if !(hides_usage && pass::is_usage_only(&frame.data)) {
+        pass::write(frame, name, frames.text());
     }
 }
 

@@ -15,6 +15,7 @@ use super::openai::chat::chat_prompt;
 use super::registry::LocalModel;
 use super::route::{self, Asked, Target};
 use super::server::{App, RequestContext};
+use crate::config::compat;
 use crate::protocol::TokenId;
 use axum::extract::{Extension, Request, State};
 use axum::http::HeaderValue;
@@ -130,7 +131,7 @@ async fn tokens(
     let translated;
     let body = match dialect {
         Dialect::OpenAi => body,
-        Dialect::Anthropic => match to_openai(body) {
+        Dialect::Anthropic => match to_openai(body, &compat::novastack()) {
             Ok(body) => {
                 translated = body;
                 &translated
@@ -163,7 +164,7 @@ pub async fn count_tokens(
     let (tokens, how) = match &target.upstream {
         None => {
             let model = app.engine(&target.model.name)?;
-            let translated = to_openai(&body)?;
+            let translated = to_openai(&body, &compat::novastack())?;
             let work = chat_prompt(&model, &translated)?;
             let prompt =
                 app.text.run(&mut limits, work).await.map_err(|e| ApiError::from(e).at("messages"))?;

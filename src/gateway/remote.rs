@@ -1,13 +1,19 @@
 //! A target that is an upstream: one provider over HTTP. What goes wrong before the first piece of an
 //! answer is a [`Failure`], which says whether another attempt makes sense; after it, an error.
 //!
+//! A stream is one by its content type. A whole answer that comes in its place is told as a stream;
+//! anything else is an error at once, before its body. A body that is refused for the signatures of
+//! other models' thinking is sent once more without that thinking.
+//!
 //! Invariants: the upstream's key is sent to its base URL alone (no redirects are followed) and never
-//! logged; requests at a time ([`super::adaptive`] finds out how many), time without news, and the length of whole answers are bounded;
-//! dropping an answer closes its connection and frees its place.
+//! logged; requests at a time ([`super::adaptive`] finds out how many), time without news, and the
+//! length of whole answers are bounded; dropping an answer closes its connection and frees its place.
 
 use super::adaptive::{AdaptiveLimiter, Outcome, Permit};
+use super::dialect::anthropic::fit;
 use super::dialect::{
-    ChatEvent, DecodeError, Dialect, Frame, FrameReader, Progress, StreamDecoder, UpstreamError, decode_error,
+    AnswerHead, ChatEvent, DecodeError, Dialect, EncodeOptions, Frame, FrameReader, Peer, Progress,
+    StreamDecoder, StreamEncoder, UpstreamError, decode_error, decode_whole,
 };
 use super::error::ApiError;
 use super::local::Limits;
@@ -157,6 +163,11 @@ impl Upstream {
         }
     }
 
+    /// Whom a request for this model of its is written for.
+    pub fn peer<'a>(&'a self, model: &'a str) -> Peer<'a> {
+        Peer { dialect: self.dialect(), model, compat: &self.provider.compat }
+    }
+
     /// Sends a request in its dialect under the model's `load`; the answer's head is there when this
     /// returns. `extra` headers are the caller's own that this upstream is to see.
     pub async fn send(
@@ -166,6 +177,29 @@ impl Upstream {
         extra: HeaderMap,
         limits: &mut Limits,
     ) -> Result<RemoteAnswer, Failure> {
+        let kept = (self.dialect() == Dialect::Anthropic).then(|| body.clone());
+        let refused = match self.send_once(load, body, extra.clone(), limits).await? {
+            Ok(answer) => return Ok(answer),
+            Err(refused) => refused,
+        };
+        // Signatures of another model's thinking, or of a key's before: only the upstream can tell.
+        let again = kept.filter(|_| refused.status == 400 && fit::is_about_thinking(&refused.message));
+        let Some(body) = again.and_then(|body| fit::without_thinking(&body)) else {
+            return Err(Failure::of_upstream(&self.name, refused));
+        };
+        tracing::info!(provider = self.name, "asked again without the thinking of earlier answers");
+        let answer = self.send_once(load, body, extra, limits).await?;
+        answer.map_err(|refused| Failure::of_upstream(&self.name, refused))
+    }
+
+    /// Sends it; or what the upstream said with another status than 2xx.
+    async fn send_once(
+        &self,
+        load: &AdaptiveLimiter,
+        body: Vec<u8>,
+        extra: HeaderMap,
+        limits: &mut Limits,
+    ) -> Result<Result<RemoteAnswer, UpstreamError>, Failure> {
         let headers = self.headers.as_ref().map_err(|reason| {
             tracing::error!(provider = self.name, reason, "an upstream cannot be asked");
             Failure::next(self.error(StatusCode::BAD_GATEWAY, "its key is not configured"))
@@ -209,20 +243,15 @@ impl Upstream {
                 timeout: self.provider.timeout,
                 _held: (permit, place),
             },
-            state: State::Open,
+            state: State::New,
         };
         if status.is_success() {
-            return Ok(answer);
+            return Ok(Ok(answer));
         }
         let body = answer.bytes(ERROR_BYTES_MAX, limits).await.unwrap_or_default();
-        Err(self.refused(status, retry_after, &body))
-    }
-
-    /// An answer with another status than 2xx.
-    fn refused(&self, status: StatusCode, retry_after: Option<Duration>, body: &[u8]) -> Failure {
-        let error = decode_error(status.as_u16(), body);
+        let error = decode_error(status.as_u16(), &body);
         tracing::warn!(provider = self.name, status = error.status, message = error.message, "refused");
-        Failure::of_upstream(&self.name, UpstreamError { retry_after, ..error })
+        Ok(Err(UpstreamError { retry_after, ..error }))
     }
 
     fn silent(&self) -> Failure {
@@ -333,6 +362,8 @@ pub struct RemoteAnswer {
 
 /// How far a stream has come.
 enum State {
+    /// Nothing has been read.
+    New,
     Open,
     Ended,
     Broken(DecodeError),
@@ -354,6 +385,32 @@ pub struct Piece {
     pub events: Vec<ChatEvent>,
 }
 
+/// A whole answer as the stream that it should have been; fields that events do not carry are lost.
+fn retold(dialect: Dialect, body: &[u8]) -> Result<String, DecodeError> {
+    let events = decode_whole(dialect, body)?;
+    let mut head = AnswerHead { id: String::new(), model: String::new(), created_unix_s: 0 };
+    for event in &events {
+        if let ChatEvent::Start { id, model } = event {
+            (head.id, head.model) = (id.clone().unwrap_or_default(), model.clone().unwrap_or_default());
+        }
+    }
+    if let Ok(body) = serde_json::from_slice::<serde_json::Value>(body) {
+        head.created_unix_s = body["created"].as_u64().unwrap_or(0);
+    }
+    let options = EncodeOptions { include_usage: true, input_tokens: 0 };
+    let (mut encoder, mut told) = (StreamEncoder::new(dialect, head, options), String::new());
+    for event in &events {
+        encoder.event(event, &mut told).map_err(|error| DecodeError::shape(error.to_string(), ""))?;
+    }
+    encoder.finish(&mut told);
+    Ok(told)
+}
+
+/// A content type as a message repeats it.
+fn shorten(kind: &str) -> String {
+    kind.chars().filter(|c| !c.is_control()).take(80).collect()
+}
+
 impl RemoteAnswer {
     /// The dialect that it is in.
     pub fn dialect(&self) -> Dialect {
@@ -368,6 +425,10 @@ impl RemoteAnswer {
                 return Ok(Some(piece));
             }
             match &self.state {
+                State::New => {
+                    self.state = self.begin(limits).await?;
+                    continue;
+                }
                 State::Open => {}
                 State::Ended => return Ok(None),
                 State::Broken(error) => return Err(self.unread(error.clone())),
@@ -379,6 +440,28 @@ impl RemoteAnswer {
                 Ok(_) => State::Ended,
                 Err(error) => State::Broken(error),
             };
+        }
+    }
+
+    /// Looks whether what comes is a stream. Servers that name no type, or text, are taken at their word.
+    async fn begin(&mut self, limits: &mut Limits) -> Result<State, Failure> {
+        let kind = self.response.headers().get(header::CONTENT_TYPE);
+        let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default().to_ascii_lowercase();
+        let kind = kind.split(';').next().unwrap_or_default().trim();
+        match kind {
+            "" | "text/event-stream" | "text/plain" | "application/octet-stream" => Ok(State::Open),
+            json if json == "application/json" || json.ends_with("+json") => {
+                let body = self.whole(limits).await?;
+                let told = retold(self.dialect, &body).map_err(|error| self.unread(error))?;
+                Ok(match self.read(Some(told.into())) {
+                    Ok(_) => State::Ended,
+                    Err(error) => State::Broken(error),
+                })
+            }
+            other => {
+                let message = format!("it answered with `{}`, not with a stream of events", shorten(other));
+                Err(Failure::retry(self.garbled(&message)))
+            }
         }
     }
 

@@ -6,8 +6,8 @@ mod program;
 mod random;
 
 use novastack::config::{
-    Capabilities, Choice, Config, ConfigErrors, Facts, Format, KeySource, SharedLimits, Store, Surroundings,
-    Target,
+    Capabilities, Choice, Config, ConfigErrors, Continues, Facts, Format, KeySource, SharedLimits, Store,
+    Surroundings, Target,
 };
 use std::path::Path;
 use std::time::Duration;
@@ -56,7 +56,7 @@ fn the_example_is_read() {
     assert_eq!(moonshot.api_key, KeySource::Env("MOONSHOT_API_KEY".into()));
     assert_eq!(config.providers["anthropic"].format, Format::Anthropic);
     let spare = &config.providers["spare"];
-    assert_eq!((spare.timeout, spare.continues_partial), (Duration::from_secs(120), true));
+    assert_eq!((spare.timeout, spare.continues), (Duration::from_secs(120), Some(Continues::Prefill)));
     assert_eq!((spare.headers["x-team"].as_str(), &spare.api_key), ("search", &KeySource::None));
 
     let names: Vec<&str> = config.models.iter().map(|model| model.name.as_str()).collect();

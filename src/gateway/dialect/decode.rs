@@ -49,7 +49,7 @@ pub enum DecodeError {
 
 impl DecodeError {
     /// JSON of a wrong shape.
-    pub(super) fn shape(reason: impl Into<String>, text: &str) -> Self {
+    pub fn shape(reason: impl Into<String>, text: &str) -> Self {
         Self::WrongShape { reason: reason.into(), beginning: beginning(text.as_bytes()) }
     }
 }

@@ -1,7 +1,8 @@
 //! Chat as providers speak it. One typed stream of events inside ([`ChatEvent`]); OpenAI's and
 //! Anthropic's formats are codecs over it: [`decode`] for what an upstream sends, [`encode`] for what
-//! a caller expects, [`frames`] for the events' framing. Requests are translated from JSON to JSON:
-//! [`to_openai`] and [`to_anthropic`]. [`upstream_error`] reads and writes both formats' errors.
+//! a caller expects, [`frames`] for the events' framing, [`pass`] for what goes on as it came. Requests
+//! are translated from JSON to JSON, for the provider as its settings say: [`request::for_upstream`].
+//! [`upstream_error`] reads and writes both formats' errors.
 //! Everything here is pure: no network, no clock.
 //!
 //! Invariants: how a stream was cut into network chunks changes no event; nothing that arrived is
@@ -12,6 +13,9 @@ pub mod decode;
 pub mod encode;
 pub mod frames;
 pub mod openai;
+pub mod pass;
+pub mod reasoning;
+pub mod request;
 pub mod upstream_error;
 mod wire;
 
@@ -23,6 +27,7 @@ pub use decode::{DecodeError, Progress, StreamDecoder, decode_whole};
 pub use encode::{AnswerHead, EncodeError, EncodeOptions, StreamEncoder, encode_whole};
 pub use frames::{Frame, FrameError, FrameReader};
 pub use openai::request::to_openai;
+pub use request::{Peer, for_upstream};
 pub use upstream_error::{ErrorKind, UpstreamError, anthropic_error, decode_error};
 
 /// A format of chat, on either side of the gateway.

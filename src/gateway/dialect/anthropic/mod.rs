@@ -2,5 +2,6 @@
 
 pub(super) mod decode;
 pub(super) mod encode;
+pub mod fit;
 pub mod request;
-mod thinking;
+pub(super) mod thinking;

@@ -7,13 +7,13 @@
 //! | neighbours of the same role | one message: Anthropic's alternate |
 //! | `image_url` (data: URL, URL), `file` (PDF as data: URL) | `image`, `document` |
 //! | `tool_calls` | `tool_use`; other characters than letters, digits, - and _ in ids become _ |
-//! | `reasoning_details` (signed or encrypted) | `thinking`, `redacted_thinking` |
+//! | `reasoning_details` (signed or encrypted) | `thinking`, `redacted_thinking`; of another maker's `format` left out for Claude |
 //! | `reasoning_content` alone | `thinking` for other makers' models; Claude refuses it unsigned: left out |
 //! | `tools`, `tool_choice`, `parallel_tool_calls: false` | `tools`, `tool_choice` with `disable_parallel_tool_use` |
 //! | `stop`, `user` or `safety_identifier` | `stop_sequences`, `metadata.user_id` |
 //! | `max_completion_tokens` or `max_tokens` | `max_tokens`, which Anthropic requires: else the default |
 //! | `response_format` with `json_schema` | `output_config.format` |
-//! | `reasoning_effort` | see thinking.rs |
+//! | `reasoning_effort`, `thinking`, `reasoning`, `enable_thinking`, `chat_template_kwargs` | see thinking.rs |
 //! | `temperature` (at most 1: Anthropic's range), `top_p`, `top_k`, `stream`, `model` | the same |
 //! | `cache_control` on parts, messages' tools and the body (a common extension) | kept |
 //!
@@ -22,21 +22,20 @@
 //! the field's name: what would change the answer and has no place, such as `n` over 1, logprobs,
 //! penalties, audio, JSON mode without a schema.
 
-use super::thinking;
+use super::super::openai::fit::CLAUDE_FORMAT;
+use super::fit;
+use super::thinking::{self, Around};
 use crate::gateway::openai::fields::{BadField, Fields};
 use serde_json::{Map, Value, json};
 
-/// Translates a request; the model's name stays as it is, and is read to know which thinking
-/// parameters it takes, so it must be the upstream's. `default_max_tokens` counts where the request
-/// has no bound. An error names the field of the caller's body.
-pub fn to_anthropic(openai_body: &Value, default_max_tokens: u64) -> Result<Value, BadField> {
+/// Translates a request for a model by the upstream's name, from which is known which thinking it
+/// takes. `default_max_tokens` counts where the request has no bound. An error names the field of the
+/// caller's body.
+pub fn to_anthropic(openai_body: &Value, model: &str, default_max_tokens: u64) -> Result<Value, BadField> {
     let body = Fields::root(openai_body)?;
     refuse(&body)?;
     let mut out = Map::new();
-    let model = body.str("model")?.unwrap_or_default();
-    if !model.is_empty() {
-        out.insert("model".into(), model.into());
-    }
+    out.insert("model".into(), model.into());
     let mut chat = Chat { claude: thinking::is_claude(model), ..Chat::default() };
     for (i, message) in body.array("messages")?.unwrap_or_default().iter().enumerate() {
         chat.push(&Fields::object_at(format!("messages[{i}]"), message)?)?;
@@ -48,7 +47,11 @@ pub fn to_anthropic(openai_body: &Value, default_max_tokens: u64) -> Result<Valu
         Some(tokens) => Some(tokens as u64),
         None => body.integer("max_tokens", 1, i64::MAX)?.map(|tokens| tokens as u64),
     };
-    let thinking = thinking::translate(&body, model, max_tokens, default_max_tokens, chat.calls_unthought())?;
+    push_tools(&body, &mut out)?;
+    let forced_tool = out.get("tool_choice").is_some_and(|it| it["type"] == "any" || it["type"] == "tool");
+    let calls_unthought = fit::calls_unthought(&chat.messages);
+    let around = Around { model, max_tokens, default_max_tokens, calls_unthought, forced_tool };
+    let thinking = thinking::translate(&body, &around)?;
     out.insert("max_tokens".into(), thinking.max_tokens.into());
     match chat.system.as_slice() {
         [] => {}
@@ -79,7 +82,6 @@ pub fn to_anthropic(openai_body: &Value, default_max_tokens: u64) -> Result<Valu
     if let Some(user) = body.str("user")?.or(body.str("safety_identifier")?) {
         out.insert("metadata".into(), json!({"user_id": user}));
     }
-    push_tools(&body, &mut out)?;
     let mut config = thinking.output_config;
     push_format(&body, &mut config)?;
     if let Some(thinking) = thinking.thinking {
@@ -198,19 +200,6 @@ impl Chat {
         self.messages.push(json!({"role": role, "content": blocks}));
         Ok(())
     }
-
-    /// Whether the last answer calls tools without its thinking, so that thinking with a budget
-    /// cannot go on from it.
-    fn calls_unthought(&self) -> bool {
-        let last = self.messages.iter().rfind(|message| message["role"] == "assistant");
-        let blocks = last.and_then(|message| message["content"].as_array());
-        blocks.is_some_and(|blocks| {
-            blocks.iter().any(|block| block["type"] == "tool_use")
-                && !blocks
-                    .first()
-                    .is_some_and(|first| first["type"] == "thinking" || first["type"] == "redacted_thinking")
-        })
-    }
 }
 
 /// Anthropic refuses blank text.
@@ -327,7 +316,9 @@ fn assistant_blocks(message: &Fields, claude: bool) -> Result<Vec<Value>, BadFie
     let mut blocks = Vec::new();
     for (i, detail) in message.array("reasoning_details")?.unwrap_or_default().iter().enumerate() {
         let detail = Fields::object_at(format!("{}[{i}]", message.path("reasoning_details")), detail)?;
-        if let Some(signature) = detail.str("signature")?.filter(|signature| !signature.is_empty()) {
+        if claude && detail.str("format")?.is_some_and(|format| format != CLAUDE_FORMAT) {
+            // Of another maker's model: Claude refuses what it did not sign.
+        } else if let Some(signature) = detail.str("signature")?.filter(|signature| !signature.is_empty()) {
             let thinking = detail.str("text")?.unwrap_or_default();
             blocks.push(json!({"type": "thinking", "thinking": thinking, "signature": signature}));
         } else if let Some(data) = detail.str("data")? {

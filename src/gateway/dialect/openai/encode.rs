@@ -3,12 +3,15 @@
 //!
 //! Beyond OpenAI's own format: reasoning is `reasoning_content`; what Anthropic needs back to
 //! continue from its thinking, the signature with its text and redacted thinking, is
-//! `reasoning_details` in OpenRouter's form, which a caller may send back as it came; a stop string
+//! `reasoning_details` in OpenRouter's form, with the `format` that tells whose signature it is; a
+//! caller may send it back as it came. A stop string
 //! that matched is `stop_reason`, as vLLM writes it. A caller that knows none of these ignores them.
 
+use super::super::anthropic::thinking::is_claude;
 use super::super::encode::{AnswerHead, Collected, EncodeError, EncodeOptions, Part, collect};
 use super::super::wire::push_json;
 use super::super::{ChatEvent, StopReason, TokenUsage};
+use super::fit::CLAUDE_FORMAT;
 use serde_json::{Map, Value, json};
 use std::fmt::Write;
 
@@ -23,6 +26,8 @@ pub struct OpenAiEncoder {
     include_usage: bool,
     choices: Vec<ChoiceState>,
     usage: Option<TokenUsage>,
+    /// Whose signatures these are.
+    format: Option<&'static str>,
 }
 
 #[derive(Debug)]
@@ -45,13 +50,16 @@ impl OpenAiEncoder {
         );
         push_json(&mut prefix, &head.model);
         prefix.push_str(",\"choices\":[");
-        Self { prefix, include_usage: options.include_usage, choices: Vec::new(), usage: None }
+        Self { prefix, include_usage: options.include_usage, choices: Vec::new(), usage: None, format: None }
     }
 
     pub fn event(&mut self, event: &ChatEvent, out: &mut String) -> Result<(), EncodeError> {
         if let ChatEvent::Usage(usage) = event {
             self.usage = Some(*usage);
             return Ok(());
+        }
+        if let ChatEvent::Start { model, .. } = event {
+            self.format = format_of(model.as_deref());
         }
         // The start of the answer is the first choice's.
         let choice = event.choice().unwrap_or(0);
@@ -145,11 +153,19 @@ impl OpenAiEncoder {
     fn detail(&mut self, at: usize, mut detail: Value, out: &mut String) {
         let state = &mut self.choices[at];
         detail["index"] = state.details.into();
+        if let Some(format) = self.format {
+            detail["format"] = format.into();
+        }
         state.details += 1;
         let choice = state.choice;
         push_json(self.open(choice, out), &json!({"reasoning_details": [detail]}));
         self.close("null", out);
     }
+}
+
+/// OpenRouter's name for a model's signatures.
+fn format_of(model: Option<&str>) -> Option<&'static str> {
+    model.map(|model| if is_claude(model) { CLAUDE_FORMAT } else { "unknown" })
 }
 
 fn signed(thinking: &str, signature: &str) -> Value {
@@ -188,7 +204,11 @@ fn usage_value(usage: &TokenUsage) -> Value {
 /// A whole chat completion.
 pub fn whole(head: &AnswerHead, events: &[ChatEvent]) -> Result<Value, EncodeError> {
     let (choices, usage) = collect(events)?;
-    let choices: Vec<Value> = choices.into_iter().map(choice_value).collect();
+    let format = events.iter().find_map(|event| match event {
+        ChatEvent::Start { model, .. } => format_of(model.as_deref()),
+        _ => None,
+    });
+    let choices: Vec<Value> = choices.into_iter().map(|choice| choice_value(choice, format)).collect();
     let mut answer = json!({
         "id": head.id,
         "object": "chat.completion",
@@ -202,7 +222,7 @@ pub fn whole(head: &AnswerHead, events: &[ChatEvent]) -> Result<Value, EncodeErr
     Ok(answer)
 }
 
-fn choice_value(choice: Collected) -> Value {
+fn choice_value(choice: Collected, format: Option<&str>) -> Value {
     let (mut content, mut refusal, mut reasoning) = (None::<String>, None::<String>, None::<String>);
     let (mut calls, mut details) = (Vec::new(), Vec::new());
     let add = |all: &mut Option<String>, text: &str| all.get_or_insert_default().push_str(text);
@@ -230,6 +250,9 @@ fn choice_value(choice: Collected) -> Value {
     message.insert("refusal".into(), refusal.into());
     if let Some(reasoning) = reasoning {
         message.insert("reasoning_content".into(), reasoning.into());
+    }
+    if let Some(format) = format {
+        details.iter_mut().for_each(|detail| detail["format"] = format.into());
     }
     if !details.is_empty() {
         message.insert("reasoning_details".into(), details.into());

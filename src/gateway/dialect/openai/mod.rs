@@ -2,4 +2,5 @@
 
 pub(super) mod decode;
 pub(super) mod encode;
+pub(super) mod fit;
 pub mod request;

@@ -13,28 +13,25 @@
 //! | `tools`, `tool_choice` | `tools`, `tool_choice`; any = required |
 //! | `disable_parallel_tool_use: true` | `parallel_tool_calls: false` |
 //! | `stop_sequences`, `max_tokens`, `metadata.user_id` | `stop`, `max_tokens`, `user` |
-//! | `temperature`, `top_p`, `top_k`, `stream`, `model` | the same; with `stream`, usage is asked for |
-//! | `output_config.effort` | `reasoning_effort`, the same word |
-//! | `thinking.budget_tokens` | `reasoning_effort`: low below 4096, medium below 16384, else high |
+//! | `temperature`, `top_p`, `top_k`, `stream`, `model` | the same |
+//! | `thinking`, `output_config.effort` | as the provider has it: reasoning.rs |
 //! | `output_config.format` | `response_format` with `json_schema` |
 //!
-//! Lost: `cache_control`, citations, the place of text behind a tool call in one message, and every
-//! field not named here. `thinking` disabled or adaptive without an effort says nothing: servers
-//! disagree on how to say it. A last message of the assistant's own stays one; whether the server goes
-//! on from it, as Anthropic does, is the server's choice. Refused: tools that Anthropic runs, files kept there, and what else
-//! would change the answer. Some servers want `max_completion_tokens`, or refuse `top_k` or
-//! `reasoning_content`: that is for the provider's settings, not for the format.
+//! What the provider's [`Compat`] says is fitted after that: fit.rs. Lost: `cache_control`, citations,
+//! the place of text behind a tool call in one message, and every field not named here. A last message
+//! of the assistant's own stays one; whether the server goes on from it, as Anthropic does, is the
+//! server's choice. Refused: tools that Anthropic runs, files kept there, and what else would change
+//! the answer.
 
+use super::super::reasoning;
+use super::fit;
+use crate::config::Compat;
 use crate::gateway::openai::fields::{BadField, Fields};
 use serde_json::{Map, Value, json};
 
-/// Budgets of thinking from which effort is medium and high, in tokens.
-const EFFORT_MEDIUM_TOKENS: u64 = 4096;
-const EFFORT_HIGH_TOKENS: u64 = 16384;
-
-/// Translates a request; the model's name stays as it is. An error names the field of the caller's
-/// body that has no place in OpenAI's format.
-pub fn to_openai(anthropic_body: &Value) -> Result<Value, BadField> {
+/// Translates a request for a provider; the model's name stays as it is. An error names the field of
+/// the caller's body that has no place in OpenAI's format, or in the provider's.
+pub fn to_openai(anthropic_body: &Value, compat: &Compat) -> Result<Value, BadField> {
     let body = Fields::root(anthropic_body)?;
     for name in ["container", "mcp_servers", "context_management"] {
         body.refuse(name, "is for Anthropic's own servers; the model asked for has another upstream")?;
@@ -66,9 +63,6 @@ pub fn to_openai(anthropic_body: &Value) -> Result<Value, BadField> {
     }
     if let Some(stream) = body.bool("stream")? {
         out.insert("stream".into(), stream.into());
-        if stream {
-            out.insert("stream_options".into(), json!({"include_usage": true}));
-        }
     }
     if let Some(metadata) = body.object("metadata")?
         && let Some(user) = metadata.str("user_id")?
@@ -76,7 +70,11 @@ pub fn to_openai(anthropic_body: &Value) -> Result<Value, BadField> {
         out.insert("user".into(), user.into());
     }
     push_tools(&body, &mut out)?;
-    push_output(&body, &mut out)?;
+    push_format(&body, &mut out)?;
+    if let Some(wanted) = reasoning::of_anthropic(&body)? {
+        reasoning::write(wanted, compat.reasoning, &mut out);
+    }
+    fit::translated(&mut out, compat)?;
     Ok(Value::Object(out))
 }
 
@@ -362,44 +360,20 @@ fn push_tools(body: &Fields, out: &mut Map<String, Value>) -> Result<(), BadFiel
     Ok(())
 }
 
-/// `thinking` and `output_config`.
-fn push_output(body: &Fields, out: &mut Map<String, Value>) -> Result<(), BadField> {
-    let mut effort = None;
-    if let Some(thinking) = body.object("thinking")?
-        && thinking.required_str("type", "enabled, adaptive or disabled")? == "enabled"
-    {
-        let budget = thinking.integer("budget_tokens", 1, i64::MAX)?;
-        let budget =
-            budget.ok_or_else(|| BadField::missing(thinking.path("budget_tokens"), "a number of tokens"))?;
-        effort = Some(match budget as u64 {
-            0..EFFORT_MEDIUM_TOKENS => "low",
-            EFFORT_MEDIUM_TOKENS..EFFORT_HIGH_TOKENS => "medium",
-            _ => "high",
-        });
-    }
-    if let Some(config) = body.object("output_config")? {
-        effort = config.str("effort")?.or(effort);
-        if let Some(format) = config.object("format")? {
-            match format.required_str("type", "json_schema")? {
-                "json_schema" => {
-                    let schema = format.required("schema", "a JSON schema")?;
-                    out.insert(
-                        "response_format".into(),
-                        json!({
-                            "type": "json_schema",
-                            "json_schema": {"name": "response", "schema": schema, "strict": true},
-                        }),
-                    );
-                }
-                other => {
-                    let reason = format!("must be json_schema, got `{other}`");
-                    return Err(BadField::new(format.path("type"), reason));
-                }
-            }
+/// The answer's format in `output_config`.
+fn push_format(body: &Fields, out: &mut Map<String, Value>) -> Result<(), BadField> {
+    let Some(config) = body.object("output_config")? else { return Ok(()) };
+    let Some(format) = config.object("format")? else { return Ok(()) };
+    match format.required_str("type", "json_schema")? {
+        "json_schema" => {
+            let schema = format.required("schema", "a JSON schema")?;
+            let named = json!({"name": "response", "schema": schema, "strict": true});
+            out.insert("response_format".into(), json!({"type": "json_schema", "json_schema": named}));
+            Ok(())
+        }
+        other => {
+            let reason = format!("must be json_schema, got `{other}`");
+            Err(BadField::new(format.path("type"), reason))
         }
     }
-    if let Some(effort) = effort {
-        out.insert("reasoning_effort".into(), effort.into());
-    }
-    Ok(())
 }

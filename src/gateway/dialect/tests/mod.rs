@@ -3,6 +3,9 @@
 
 mod decoding;
 mod encoding;
+mod fuzz;
+mod meaning;
+mod providers;
 mod requests;
 mod speed;
 mod translation;

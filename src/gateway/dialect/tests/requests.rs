@@ -1,16 +1,23 @@
 //! Requests there and back, with their stated losses, and what cannot be translated.
 
 use super::super::{to_anthropic, to_openai};
+use crate::config::Compat;
+use crate::gateway::openai::fields::BadField;
 use serde_json::{Value, json};
 
 const DEFAULT: u64 = 4096;
 
 fn anthropic(body: Value) -> Value {
-    to_anthropic(&body, DEFAULT).unwrap_or_else(|e| panic!("{e}"))
+    translated(&body).unwrap_or_else(|e| panic!("{e}"))
 }
 
 fn openai(body: Value) -> Value {
-    to_openai(&body).unwrap_or_else(|e| panic!("{e}"))
+    to_openai(&body, &Compat::default()).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// For the model that the body names.
+fn translated(body: &Value) -> Result<Value, BadField> {
+    to_anthropic(body, body["model"].as_str().unwrap_or_default(), DEFAULT)
 }
 
 fn user(text: &str) -> Value {
@@ -100,7 +107,6 @@ fn rich_anthropic() -> Value {
             {"name": "time", "input_schema": {"type": "object"}},
         ],
         "tool_choice": {"type": "tool", "name": "look", "disable_parallel_tool_use": true},
-        "thinking": {"type": "adaptive"},
         "output_config": {"effort": "high", "format": {"type": "json_schema", "schema": {"type": "object"}}},
     })
 }
@@ -361,7 +367,7 @@ fn what_anthropic_cannot_do_names_the_field() {
         (json!({"messages": [{"role": "tool", "content": "r"}]}), "messages[0].tool_call_id"),
     ];
     for (body, param) in cases {
-        let error = to_anthropic(&body, DEFAULT).unwrap_err();
+        let error = translated(&body).unwrap_err();
         assert_eq!(error.param, param, "{body}: {error}");
     }
 }
@@ -395,7 +401,7 @@ fn what_openais_format_cannot_say_names_the_field() {
         ),
     ];
     for (body, param) in cases {
-        let error = to_openai(&body).unwrap_err();
+        let error = to_openai(&body, &Compat::default()).unwrap_err();
         assert_eq!(error.param, param, "{body}: {error}");
     }
 }

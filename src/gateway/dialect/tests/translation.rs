@@ -12,7 +12,7 @@ fn other(dialect: Dialect) -> Dialect {
 
 /// What a dialect cannot say, said as it will say it. Anthropic's messages have one choice, no
 /// text of refusals, end with `tool_use` where tools are called, and always have usage.
-fn as_said_in(dialect: Dialect, events: &[ChatEvent]) -> Vec<ChatEvent> {
+pub fn as_said_in(dialect: Dialect, events: &[ChatEvent]) -> Vec<ChatEvent> {
     let events = essence(events);
     if dialect == Dialect::OpenAi {
         return events;
