@@ -6,11 +6,14 @@
 //! their events. An answer counts as begun with the first event that says something, so that what
 //! fails before that can go to the next target.
 
+mod resume;
+mod stream;
+
 use super::account::{Account, Attempt};
 use super::count::Counts;
 use super::dialect::{
-    AnswerHead, ChatEvent, Dialect, EncodeError, EncodeOptions, Frame, StopReason, StreamEncoder, TokenUsage,
-    decode_whole, encode_whole, for_upstream, pass, to_openai,
+    AnswerHead, ChatEvent, Dialect, EncodeError, EncodeOptions, StopReason, StreamEncoder, TokenUsage,
+    decode_whole, encode_whole, for_upstream, to_openai,
 };
 use super::error::ApiError;
 use super::fallback::{self, Answered, Ask};
@@ -18,20 +21,22 @@ use super::local::{Generation, Limits, TextEvent};
 use super::openai::chat;
 use super::openai::fields::Fields;
 use super::remote::{Failure, Piece, RemoteAnswer, Then, Upstream};
-use super::route::{self, Asked, Hosted, Target};
+use super::route::{self, Asked, Hosted, Plan, Target};
 use super::server::{App, InFlight, RequestContext, insert_limits};
 use super::sse::{self, FrameSource, Frames};
 use super::usage;
-use crate::config::compat;
+use crate::config::{Continues, compat};
 use crate::protocol::FinishReason;
 use axum::extract::{Extension, FromRequestParts, RawPathParams, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Json, Response};
+use resume::Told;
 use serde_json::Value;
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
+use stream::{Out, RemoteStream, Resume, fail, tell};
 
 /// What callers of Anthropic's API ask for beyond its version: their upstream sees it too.
 const ANTHROPIC_BETA: HeaderName = HeaderName::from_static("anthropic-beta");
@@ -68,19 +73,21 @@ async fn answer(
     let counts = Counts::of_request(&app, &mut limits, &name, dialect, &body).await?;
     let asked =
         Asked { body: &body, headers: &headers, path: &path, tenant: &context.tenant, counts: &counts };
-    let plan = routing.plan(&name, &asked)?;
+    let plan = Arc::new(routing.plan(&name, &asked)?);
     let account = app.account(&context, plan.route.clone(), plan.targets.first().map(|it| &**it), &asked)?;
     route::strip(&mut body);
     let attempts = AtomicU32::new(0);
-    let chat = Chat { app, context, dialect, headers, body, stream, account, counts, attempts };
-    let answered = fallback::first(&plan, &mut limits, &chat).await;
+    let seed = OnceLock::new();
+    let chat =
+        Arc::new(Chat { seed, app, context, dialect, headers, body, stream, account, counts, attempts });
+    let answered = fallback::first(&plan, &mut limits, &*chat).await;
     let answering = answered.as_ref().ok().map(|answered| &answered.target).or(plan.targets.first());
     if let Some(target) = answering {
         chat.context.names(&target.model.name);
     }
     let Answered { answer, target, attempts } = answered?;
     let name = &target.model.name;
-    let mut response = answer.respond(&chat, &target, limits);
+    let mut response = answer.respond(&chat, &plan, &target, limits);
     let headers = response.headers_mut();
     let mut tell = |header: &'static str, value: String| {
         if let Ok(value) = HeaderValue::try_from(value) {
@@ -88,7 +95,7 @@ async fn answer(
         }
     };
     tell("x-novastack-model", name.clone());
-    tell("x-novastack-route", plan.route);
+    tell("x-novastack-route", plan.route.clone());
     tell("x-novastack-attempts", attempts.to_string());
     insert_limits(&mut response, &chat.account.bill.states(), dialect);
     Ok(response)
@@ -119,7 +126,7 @@ pub async fn read_named(
 }
 
 /// A conversation on its way.
-struct Chat {
+pub struct Chat {
     app: Arc<App>,
     context: RequestContext,
     dialect: Dialect,
@@ -129,10 +136,12 @@ struct Chat {
     account: Account,
     counts: Counts,
     attempts: AtomicU32,
+    /// By which an answer that breaks off is drawn on.
+    seed: OnceLock<u64>,
 }
 
 /// An answer that has begun.
-enum Answer {
+pub enum Answer {
     /// Of one of our engines, in OpenAI's format: whole, or a stream's head.
     Ours(Response),
     /// Of one of our engines, by events.
@@ -144,7 +153,7 @@ enum Answer {
 }
 
 /// An upstream's stream that has begun.
-struct Begun {
+pub struct Begun {
     answer: RemoteAnswer,
     /// Its frames up to the first that says something.
     first: VecDeque<Piece>,
@@ -168,7 +177,7 @@ impl Ask for Chat {
                     || ["context_length_exceeded", "unsupported_parameter"].map(Some).contains(&error.code);
                 Failure { error, then: if elsewhere { Then::Next } else { Then::Report } }
             }),
-            Some(hosted) => self.ask_upstream(&target.model.name, hosted, limits, &mut attempt).await,
+            Some(hosted) => self.ask_upstream(&target.model.name, hosted, limits, &mut attempt, None).await,
         };
         if let (Err(failure), Some(attempt)) = (&asked, attempt) {
             attempt.failed(failure.error.status.as_u16());
@@ -221,9 +230,10 @@ impl Chat {
         hosted: &Hosted,
         limits: &mut Limits,
         attempt: &mut Option<Attempt>,
+        told: Option<&Told>,
     ) -> Result<Answer, Failure> {
         let Hosted { upstream, name: upstream_name, load, .. } = hosted;
-        let body = self.upstream_body(upstream, upstream_name)?;
+        let body = self.upstream_body(upstream, upstream_name, told)?;
         let mut extra = HeaderMap::new();
         if self.dialect == Dialect::Anthropic && upstream.dialect() == Dialect::Anthropic {
             extra.extend(self.headers.get(ANTHROPIC_BETA).map(|value| (ANTHROPIC_BETA, value.clone())));
@@ -261,11 +271,26 @@ impl Chat {
         Ok(Answer::Whole(whole, events))
     }
 
-    /// What an upstream is sent.
-    fn upstream_body(&self, upstream: &Upstream, upstream_name: &str) -> Result<Vec<u8>, Failure> {
+    /// What an upstream is sent; for the rest of an answer, with what was told of it.
+    fn upstream_body(
+        &self,
+        upstream: &Upstream,
+        upstream_name: &str,
+        told: Option<&Told>,
+    ) -> Result<Vec<u8>, Failure> {
         // What cannot be translated may pass through to another target.
         let body = for_upstream(self.dialect, &self.body, &upstream.peer(upstream_name));
-        let body = body.map_err(Failure::next)?;
+        let mut body = body.map_err(Failure::next)?;
+        if self.stream && upstream.continues() == Some(Continues::Tokens) {
+            body["resumable"] = true.into();
+            if body.get("seed").is_none_or(Value::is_null) {
+                // Within 63 bits, as JSON's integers are.
+                body["seed"] = (*self.seed.get_or_init(|| uuid::Uuid::new_v4().as_u64_pair().0 >> 1)).into();
+            }
+        }
+        if let Some(told) = told {
+            told.ask(&mut body, upstream.dialect());
+        }
         serde_json::to_vec(&body).map_err(|error| Failure::report(ApiError::internal(&error.to_string())))
     }
 
@@ -297,7 +322,7 @@ impl Chat {
 }
 
 impl Answer {
-    fn respond(self, chat: &Chat, target: &Target, limits: Limits) -> Response {
+    fn respond(self, chat: &Arc<Chat>, plan: &Arc<Plan>, target: &Arc<Target>, limits: Limits) -> Response {
         let keep_alive = chat.app.config.keep_alive;
         let (id, in_flight) = (chat.context.id.clone(), chat.context.in_flight.clone());
         match self {
@@ -308,6 +333,7 @@ impl Answer {
                 sse::response(LocalStream { events, encoder, id, _in_flight: in_flight }, keep_alive)
             }
             Answer::Stream(begun) => {
+                let resume = Resume::of(chat, plan, target);
                 let name = &target.model.name;
                 let out = match begun.answer.dialect() == chat.dialect {
                     true => Out::Same {
@@ -317,7 +343,7 @@ impl Answer {
                     false => Out::Anew(Box::new(chat.encoder(name))),
                 };
                 let dialect = chat.dialect;
-                let source = RemoteStream { begun, out, dialect, limits, id, _in_flight: in_flight };
+                let source = RemoteStream { begun, out, dialect, limits, id, resume, _in_flight: in_flight };
                 sse::response(source, keep_alive)
             }
         }
@@ -347,83 +373,8 @@ fn with_cost(mut response: Response, target: &Target, usage: Option<&TokenUsage>
     response
 }
 
-/// An upstream's stream on its way to a caller.
-struct RemoteStream {
-    begun: Box<Begun>,
-    out: Out,
-    dialect: Dialect,
-    limits: Limits,
-    id: String,
-    _in_flight: InFlight,
-}
-
-/// How frames reach the caller.
-enum Out {
-    /// As they are but for the model's name.
-    Same {
-        name: String,
-        /// The caller did not ask for the chunk that has only the usage.
-        hides_usage: bool,
-    },
-    /// In the caller's dialect.
-    Anew(Box<StreamEncoder>),
-}
-
-impl FrameSource for RemoteStream {
-    async fn next(&mut self, frames: &mut Frames) -> Result<bool, ApiError> {
-        let piece = match self.begun.first.pop_front() {
-            Some(piece) => Some(piece),
-            None => self.begun.answer.next(&mut self.limits).await.map_err(|failure| failure.error)?,
-        };
-        let Some(Piece { frame, events }) = piece else {
-            if let Out::Anew(encoder) = &mut self.out {
-                encoder.finish(frames.text());
-            }
-            if let Some(attempt) = self.begun.attempt.take() {
-                attempt.completed();
-            }
-            return Ok(false);
-        };
-        if let Some(attempt) = &mut self.begun.attempt {
-            attempt.events(&events);
-        }
-        match &mut self.out {
-            Out::Anew(encoder) => tell(encoder, &events, frames)?,
-            Out::Same { name, hides_usage } => pass_on(&frame, name, *hides_usage, frames),
-        }
-        Ok(true)
-    }
-
-    fn failed(&mut self, error: &ApiError, frames: &mut Frames) {
-        if let Some(attempt) = self.begun.attempt.take() {
-            attempt.failed(error.status.as_u16());
-        }
-        fail(self.dialect, error, &self.id, frames);
-    }
-}
-
-fn tell(encoder: &mut StreamEncoder, events: &[ChatEvent], frames: &mut Frames) -> Result<(), ApiError> {
-    let mut events = events.iter();
-    events.try_for_each(|event| encoder.event(event, frames.text())).map_err(|error| untellable(&error))
-}
-
-/// An error event of the dialect.
-fn fail(dialect: Dialect, error: &ApiError, id: &str, frames: &mut Frames) {
-    if dialect == Dialect::Anthropic {
-        frames.text().push_str("event: error\n");
-    }
-    frames.data(&error.in_dialect(dialect, id));
-}
-
-/// A frame as it came, under our name for the model.
-fn pass_on(frame: &Frame, name: &str, hides_usage: bool, frames: &mut Frames) {
-    if !(hides_usage && pass::is_usage_only(&frame.data)) {
-        pass::write(frame, name, frames.text());
-    }
-}
-
 /// An engine's answer as events of chat.
-struct LocalEvents {
+pub struct LocalEvents {
     generation: Generation,
 }
 
@@ -474,7 +425,7 @@ impl FrameSource for LocalStream {
     async fn next(&mut self, frames: &mut Frames) -> Result<bool, ApiError> {
         let mut events = Vec::new();
         let more = self.events.next(&mut events).await?;
-        tell(&mut self.encoder, &events, frames)?;
+        tell(&mut self.encoder, events.into_iter(), frames)?;
         if !more {
             self.encoder.finish(frames.text());
         }

@@ -17,7 +17,7 @@ use super::dialect::{
 };
 use super::error::ApiError;
 use super::local::Limits;
-use crate::config::{Format, KeySource, Provider};
+use crate::config::{Continues, Format, KeySource, Provider};
 use axum::body::Bytes;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde_json::Value;
@@ -161,6 +161,11 @@ impl Upstream {
             Format::OpenAi => Dialect::OpenAi,
             Format::Anthropic => Dialect::Anthropic,
         }
+    }
+
+    /// How it goes on with an answer that broke off.
+    pub fn continues(&self) -> Option<Continues> {
+        self.provider.continues
     }
 
     /// Whom a request for this model of its is written for.

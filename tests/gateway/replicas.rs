@@ -3,6 +3,8 @@
 use super::chat;
 use crate::support::{golden_dir, hip::library, server::Server};
 use serde_json::{Value, json};
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
 
 /// A configuration in a folder of its own.
 fn folder(config: &str) -> (tempfile::TempDir, String) {
@@ -75,4 +77,146 @@ fn replicas_share_devices_evenly() {
     let (_folder, config) = folder("models: { m: { source: @LOCAL, device: 'hip:0,1,2', replicas: 2 } }");
     let log = Server::try_start(&["--config", &config]).err().expect("it is refused");
     assert!(log.contains("3 GPUs cannot be shared evenly by 2 replicas"), "{log}");
+}
+
+/// Hands on what comes to `to`, and of each answer so many bytes; then it closes, as a node that dies.
+async fn cut(to: &str, bytes: usize) -> String {
+    let to = to.trim_start_matches("http://").to_owned();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    tokio::spawn(async move {
+        while let Ok((mut here, _)) = listener.accept().await {
+            let to = to.clone();
+            tokio::spawn(async move {
+                let mut there = TcpStream::connect(to).await.expect("the node");
+                let (mut from_caller, mut to_caller) = here.split();
+                let (from_node, mut to_node) = there.split();
+                let mut answer = from_node.take(bytes as u64);
+                tokio::select! {
+                    _ = tokio::io::copy(&mut from_caller, &mut to_node) => {}
+                    _ = tokio::io::copy(&mut answer, &mut to_caller) => {}
+                }
+            });
+        }
+    });
+    url
+}
+
+/// A node that dies in the middle of a stream: another one goes on from the last token that came, in
+/// either dialect, drawn tokens, several choices and all.
+#[tokio::test]
+async fn another_node_goes_on_from_the_last_token() {
+    let source = format!("m={}", golden_dir("llama").display());
+    let (one, two) = (Server::start(&["--model", &source]), Server::start(&["--model", &source]));
+    let mut openai = asked(3);
+    (openai["stream"], openai["n"], openai["temperature"]) = (true.into(), 2.into(), 1.2.into());
+    (openai["stream_options"], openai["max_tokens"]) = (json!({ "include_usage": true }), 40.into());
+    openai.as_object_mut().unwrap().remove("return_token_ids");
+    let mut anthropic = super::message("m", true);
+    (anthropic["temperature"], anthropic["max_tokens"]) = (0.into(), 40.into());
+    let whole = Told::of(&one.url, &openai, &anthropic).await;
+    let mut resumed = 0;
+    for bytes in (300..6000).step_by(650) {
+        let proxy = cut(&one.url, bytes).await;
+        let config = format!(
+            "providers: {{ a: {{ preset: novastack, base_url: '{proxy}/v1' }}, b: {{ preset: novastack, base_url: '{}/v1' }} }}\n\
+             models: {{ m-a: {{ provider: a, upstream_name: m }}, m-b: {{ provider: b, upstream_name: m }} }}\n\
+             named_routes: {{ m: [m-a, m-b] }}\nserver: {{ store: sqlite:usage.db, admin_key_env: TEST_ADMIN_KEY }}\n",
+            two.url
+        );
+        let gateway = super::start(&config, &[]);
+        assert_eq!(
+            Told::of(&gateway.server.url, &openai, &anthropic).await,
+            whole,
+            "cut after {bytes} bytes"
+        );
+        let client = crate::support::client();
+        tokio::time::sleep(std::time::Duration::from_millis(400)).await;
+        let usage = client.get(format!("{}/admin/usage?group_by=outcome,model", gateway.server.url));
+        let usage = usage.header("authorization", "Bearer admin-key").send().await.expect("an answer");
+        let usage = usage.text().await.expect("text");
+        resumed += usize::from(usage.contains("failed") && usage.contains("m-b"));
+    }
+    assert!(resumed >= 5, "streams were cut: {resumed}");
+}
+
+/// What a caller gets: of each choice its text, the usage, the ids and roles once.
+#[derive(Debug, PartialEq)]
+struct Told {
+    choices: Vec<String>,
+    ends: usize,
+    roles: usize,
+    usage: Value,
+    messages: String,
+    blocks: usize,
+    output_tokens: Value,
+}
+
+impl Told {
+    async fn of(url: &str, openai: &Value, anthropic: &Value) -> Self {
+        let client = crate::support::client();
+        let stream = async |path: &str, body: &Value| {
+            let answer = client.post(format!("{url}{path}")).json(body).send().await.expect("an answer");
+            let text = answer.text().await.expect("text");
+            assert!(!text.contains("\"error\""), "{text}");
+            let data = text.lines().filter_map(|line| line.strip_prefix("data: "));
+            let data = data.filter(|data| *data != "[DONE]");
+            data.map(|data| serde_json::from_str(data).expect("JSON")).collect::<Vec<Value>>()
+        };
+        let chunks = stream("/v1/chat/completions", openai).await;
+        let mut told = Told {
+            choices: vec![String::new(); 2],
+            ends: 0,
+            roles: 0,
+            usage: Value::Null,
+            messages: String::new(),
+            blocks: 0,
+            output_tokens: Value::Null,
+        };
+        for chunk in &chunks {
+            assert_eq!((&chunk["id"], &chunk["created"]), (&chunks[0]["id"], &chunks[0]["created"]));
+            for choice in chunk["choices"].as_array().expect("choices") {
+                assert!(choice.get("token_ids").is_none(), "nobody asked: {chunk}");
+                let index = choice["index"].as_u64().expect("an index") as usize;
+                told.choices[index] += choice["delta"]["content"].as_str().unwrap_or_default();
+                told.ends += usize::from(!choice["finish_reason"].is_null());
+                told.roles += usize::from(!choice["delta"]["role"].is_null());
+            }
+            if chunk["usage"].is_object() {
+                told.usage = chunk["usage"].clone();
+            }
+        }
+        told.usage.as_object_mut().expect("usage").remove("prompt_tokens_details");
+        for event in stream("/v1/messages", anthropic).await {
+            told.messages += event["delta"]["text"].as_str().unwrap_or_default();
+            told.blocks += usize::from(event["type"] == "content_block_start");
+            if event["type"] == "message_delta" {
+                told.output_tokens = event["usage"]["output_tokens"].clone();
+            }
+        }
+        told
+    }
+}
+
+/// What is no request to go on with is refused.
+#[tokio::test]
+async fn resume_token_ids_are_checked() {
+    let server = Server::start(&["--model", &format!("m={}", golden_dir("llama").display())]);
+    for (wrong, words) in [
+        (json!([[1], [2]]), "for each of 1 choices"),
+        (json!([null]), "not null for all"),
+        (json!([[9_999_999]]), "must be a token id below"),
+        (json!(["1"]), "a list of token ids or null"),
+        (json!([vec![5; 24]]), "has come to its end"),
+    ] {
+        let mut body = asked(1);
+        body["resume_token_ids"] = wrong;
+        let (status, answer) = server.post("/v1/chat/completions", &body).await;
+        assert!(status == 400 && answer.to_string().contains(words), "{words}: {status} {answer}");
+    }
+    let mut body = asked(1);
+    body["resume_token_ids"] = json!([[5]]);
+    body.as_object_mut().unwrap().remove("seed");
+    let (status, answer) = server.post("/v1/chat/completions", &body).await;
+    assert!(status == 400 && answer.to_string().contains("`seed`"), "{status} {answer}");
 }
