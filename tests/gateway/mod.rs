@@ -4,6 +4,7 @@
 mod counts;
 mod faults;
 mod replicas;
+mod resume;
 mod usage;
 
 use crate::support::golden_dir;
