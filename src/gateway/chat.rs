@@ -78,8 +78,20 @@ async fn answer(
     route::strip(&mut body);
     let attempts = AtomicU32::new(0);
     let seed = OnceLock::new();
-    let chat =
-        Arc::new(Chat { seed, app, context, dialect, headers, body, stream, account, counts, attempts });
+    let last = plan.targets.last().map(|target| target.model.name.clone());
+    let chat = Arc::new(Chat {
+        seed,
+        last,
+        app,
+        context,
+        dialect,
+        headers,
+        body,
+        stream,
+        account,
+        counts,
+        attempts,
+    });
     let answered = fallback::first(&plan, &mut limits, &*chat).await;
     let answering = answered.as_ref().ok().map(|answered| &answered.target).or(plan.targets.first());
     if let Some(target) = answering {
@@ -136,6 +148,8 @@ pub struct Chat {
     account: Account,
     counts: Counts,
     attempts: AtomicU32,
+    /// The plan's last target.
+    last: Option<String>,
     /// By which an answer that breaks off is drawn on.
     seed: OnceLock<u64>,
 }
@@ -204,7 +218,12 @@ impl Chat {
             }
         };
         let known = self.counts.prompt(name);
-        let submitted = chat::submit(&self.app, &self.context, limits, &model, body, known, attempt).await?;
+        let mut submitted =
+            chat::submit(&self.app, &self.context, limits, &model, body, known, attempt).await?;
+        if self.stream && self.last.as_deref() != Some(name) {
+            // Until there is output, another target may take over.
+            submitted.generation.begin().await?;
+        }
         match self.dialect {
             Dialect::OpenAi => {
                 let (response, usage) = submitted.respond(&self.app, self.context.clone()).await?;

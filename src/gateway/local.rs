@@ -19,6 +19,7 @@ use crate::engine::handle::SubmitError;
 use crate::protocol::{FinishReason, GenerateRequest, SamplingParams, TokenEvent, TokenId, TokenLogprob};
 use crate::text::{Detokenizer, TextError, Tokenizer};
 use futures_util::future::select_all;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
@@ -281,6 +282,8 @@ pub struct Generation {
     metrics: RequestMetrics,
     /// Until it is over.
     attempt: Option<Attempt>,
+    /// Events that have come and were not told.
+    waiting: VecDeque<TextEvent>,
 }
 
 /// What turning tokens into text needs to know.
@@ -368,7 +371,22 @@ impl Generation {
             limits,
             metrics,
             attempt: None,
+            waiting: VecDeque::new(),
         })
+    }
+
+    /// Waits until there is output.
+    pub async fn begin(&mut self) -> Result<(), LocalError> {
+        let mut events = VecDeque::new();
+        while let Some(event) = self.next().await? {
+            let is_output = !matches!(event, TextEvent::Prompt { .. });
+            events.push_back(event);
+            if is_output {
+                break;
+            }
+        }
+        self.waiting = events;
+        Ok(())
     }
 
     /// What it uses is recorded there.
@@ -383,6 +401,9 @@ impl Generation {
 
     /// The next event; None when all choices have finished. Loses nothing when dropped early.
     pub async fn next(&mut self) -> Result<Option<TextEvent>, LocalError> {
+        if let Some(event) = self.waiting.pop_front() {
+            return Ok(Some(event));
+        }
         while self.streams.iter().any(Option::is_some) {
             let event = match self.limits.bound(next_of(&mut self.streams)).await {
                 Ok((prompt, Some(event))) => self.event(prompt, event),

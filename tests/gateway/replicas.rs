@@ -1,7 +1,7 @@
 //! Several engines, or nodes, of one checkpoint: what breaks at one goes on at another.
 
 use super::chat;
-use crate::support::{golden_dir, hip::library, server::Server};
+use crate::support::{golden_dir, hip::library, server::Server, upstream::Upstream};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -219,4 +219,38 @@ async fn resume_token_ids_are_checked() {
     body.as_object_mut().unwrap().remove("seed");
     let (status, answer) = server.post("/v1/chat/completions", &body).await;
     assert!(status == 400 && answer.to_string().contains("`seed`"), "{status} {answer}");
+}
+
+/// An engine that stops before its first token leaves the request to the next target; the caller sees
+/// nothing of it.
+#[tokio::test]
+async fn an_engine_that_stops_early_is_replaced() {
+    let Some(library) = library() else { return };
+    let (openai, anthropic) = (Upstream::start().await, Upstream::start().await);
+    let config = super::fill(super::CONFIG, &openai, &anthropic)
+        .replace("source: @LOCAL", &format!("source: {}", golden_dir("llama").display()))
+        .replace("price: { input: 2.0", "device: 'hip:0', price: { input: 2.0");
+    let (_folder, config) = folder(&(config + "named_routes: { safe: [qwen3-235b, deepseek-v4-pro] }\n"));
+    let environment = [
+        ("NOVASTACK_HIP_LIBRARY", library),
+        ("NOVASTACK_HIP_HOST_FAULT", "launch:60"),
+        ("TEST_OPENAI_KEY", "sk-upstream-1"),
+    ];
+    let options = ["--config", &config, "--step-tokens", "16"];
+    let server = Server::try_start_with(&options, &environment).unwrap_or_else(|log| panic!("{log}"));
+    let mut body = chat("safe", true);
+    body["messages"][0]["content"] = "A long prompt, so that it takes several steps. ".repeat(4).into();
+    let client = crate::support::client();
+    let answer = client
+        .post(format!("{}/v1/chat/completions", server.url))
+        .json(&body)
+        .send()
+        .await
+        .expect("an answer");
+    let (status, model) = (answer.status(), answer.headers()["x-novastack-model"].clone());
+    let text = answer.text().await.expect("text");
+    assert!(
+        status.is_success() && model == "deepseek-v4-pro" && !text.contains("\"error\""),
+        "{model:?} {text}"
+    );
 }
