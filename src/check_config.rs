@@ -124,7 +124,12 @@ fn model(model: &Model) -> [String; 4] {
         Target::Upstream { .. } => model.context,
     };
     let context = context.map_or(String::new(), |tokens| format!("{tokens} tokens"));
-    [model.name.clone(), target, context, model.price.as_ref().map_or(String::new(), price)]
+    let cost = match (&model.price, model.dollars_per_hour) {
+        (Some(known), _) => price(known),
+        (None, Some(dollars)) => format!("measured, at ${dollars} an hour"),
+        (None, None) => String::new(),
+    };
+    [model.name.clone(), target, context, cost]
 }
 
 fn price(price: &Price) -> String {

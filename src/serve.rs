@@ -117,7 +117,7 @@ async fn listen_and_serve(
     let locals = locals(&config);
     let registry = Arc::new(Registry::new(locals.iter().map(|(name, _)| name.clone())));
     let with_key = has_keys(&args, &config, store.as_deref());
-    let routing = Arc::new(ArcSwap::from_pointee(Routing::new(config, &args.api_keys)?));
+    let routing = Arc::new(ArcSwap::from_pointee(Routing::new(config, &args.api_keys, &registry)?));
     let args = Arc::new(args);
     let (loaded, loading) = tokio::sync::oneshot::channel();
     let loader = {
@@ -131,7 +131,7 @@ async fn listen_and_serve(
         })
     };
     loader.map_err(|error| format!("a thread could not be started: {error}"))?;
-    tokio::spawn(reload(args, routing.clone(), store.clone(), address.ip()));
+    tokio::spawn(reload(args, routing.clone(), registry.clone(), store.clone(), address.ip()));
 
     let mut failure = None;
     let load_failed = async {
@@ -192,6 +192,7 @@ fn locals(config: &Config) -> Vec<(String, config::LocalModel)> {
 async fn reload(
     args: Arc<ServeArgs>,
     routing: Arc<ArcSwap<Routing>>,
+    registry: Arc<Registry>,
     store: Option<Arc<Store>>,
     host: IpAddr,
 ) {
@@ -220,7 +221,7 @@ async fn reload(
             }
             let has_keys = has_keys(&args, &new, store.as_deref());
             gateway::check_bind(host, has_keys, args.allow_unauthenticated)?;
-            Routing::new(new, &args.api_keys)
+            Routing::new(new, &args.api_keys, &registry)
         });
         match new {
             Ok(new) => {

@@ -183,6 +183,9 @@ pub struct Model {
     pub context: Option<usize>,
     /// What it costs.
     pub price: Option<Price>,
+    /// Of a local model without a price: what its devices cost, in dollars an hour. Its price follows
+    /// from the time that its tokens take.
+    pub dollars_per_hour: Option<f64>,
     /// What it can do.
     pub capabilities: Capabilities,
     /// For all callers together.
@@ -198,6 +201,7 @@ impl Model {
             target: Target::Local(local),
             context: None,
             price: None,
+            dollars_per_hour: None,
             capabilities: Capabilities::default(),
             limits: Limits::default(),
         }

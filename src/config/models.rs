@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 const COMMON_KEYS: [&str; 4] = ["context", "price", "capabilities", "limits"];
-const LOCAL_KEYS: [&str; 6] = ["source", "device", "max_context", "max_running", "rope_scaling", "replicas"];
+const LOCAL_KEYS: [&str; 7] =
+    ["source", "device", "max_context", "max_running", "rope_scaling", "replicas", "dollars_per_hour"];
 const UPSTREAM_KEYS: [&str; 2] = ["provider", "upstream_name"];
 const PRICE_KEYS: [&str; 4] = ["input", "output", "cached_input", "tiers"];
 const TIER_KEYS: [&str; 4] = ["above", "input", "output", "cached_input"];
@@ -36,7 +37,7 @@ pub fn models(
         let Some(model) = name.and_then(|name| models.iter_mut().find(|model| model.name == name)) else {
             continue;
         };
-        if model.price.is_some() {
+        if model.price.is_some() || model.dollars_per_hour.is_some() {
             let name = in_backticks(&model.name);
             reader.error(key.line, format!("`prices`: {name} has a price already: give one of them"));
         }
@@ -78,10 +79,19 @@ fn model(reader: &mut Reader, key: &Key, node: &Node, providers: &BTreeMap<&str,
     };
     let context = count(reader, &fields, "context", &what);
     let price = fields.get("price").and_then(|node| price(reader, node, &format!("the price of {what}")));
+    let dollars_per_hour = fields.get("dollars_per_hour").and_then(|node| {
+        if price.is_some() {
+            let two = format!(
+                "{what} has a `price` and `dollars_per_hour`, from which one would follow: give one of them"
+            );
+            reader.error(node.line, two);
+        }
+        reader.number(node, &format!("`dollars_per_hour` of {what}"), 0.0..=PRICE_MAX)
+    });
     let capabilities = capabilities(reader, &fields, is_local, &what);
     let limits = fields.get("limits").and_then(|node| limits(reader, node, &format!("the limits of {what}")));
     let (name, limits) = (key.text.clone(), limits.unwrap_or_default());
-    Some(Model { name, target: target?, context, price, capabilities, limits })
+    Some(Model { name, target: target?, context, price, dollars_per_hour, capabilities, limits })
 }
 
 fn local(reader: &mut Reader, fields: &Fields, node: &Node, what: &str) -> Option<LocalModel> {

@@ -84,6 +84,10 @@ pub struct EngineStats {
     pub expert_bytes: u64,
     /// Steps that a GPU replayed as a graph.
     pub replayed_steps: u64,
+    /// Nanoseconds of the engine's time that a prompt token takes of late; 0: not known yet.
+    pub prefill_token_ns: u64,
+    /// The same for a generated token: of a batch, its share.
+    pub decode_token_ns: u64,
 }
 
 impl std::ops::Add for EngineStats {
@@ -108,6 +112,9 @@ impl std::ops::Add for EngineStats {
             useful_positions: self.useful_positions + other.useful_positions,
             expert_bytes: self.expert_bytes + other.expert_bytes,
             replayed_steps: self.replayed_steps + other.replayed_steps,
+            // Of the slower one.
+            prefill_token_ns: self.prefill_token_ns.max(other.prefill_token_ns),
+            decode_token_ns: self.decode_token_ns.max(other.decode_token_ns),
         }
     }
 }

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// One engine's limits, each at least 1.
@@ -71,6 +72,7 @@ pub fn spawn(
         pending: Vec::new(),
         waiting: 0,
         draining: false,
+        times: TokenTimes::default(),
     };
     worker.publish();
     let thread =
@@ -98,6 +100,36 @@ struct Worker {
     /// This thread's part of `shared.waiting`: requests received and not yet admitted.
     waiting: usize,
     draining: bool,
+    times: TokenTimes,
+}
+
+/// What a token takes of the engine's time: moving averages over steps, weighted by their tokens. Of a
+/// step that does both, prefill takes what decodes usually leave.
+#[derive(Debug, Default)]
+struct TokenTimes {
+    /// Nanoseconds; 0: not known yet.
+    prefill_ns: f64,
+    decode_ns: f64,
+}
+
+/// Tokens after which an average has forgotten about two thirds of what was before.
+const TIMES_TOKENS: f64 = 4096.0;
+
+impl TokenTimes {
+    /// A step that computed so many rows of prompts and of decodes.
+    fn step(&mut self, took: Duration, prefill: u64, decode: u64) {
+        let ns = took.as_nanos() as f64;
+        let (prefill, decode) = (prefill as f64, decode as f64);
+        let average = |average: &mut f64, ns: f64, tokens: f64| {
+            let weight = if *average == 0.0 { 1.0 } else { 1.0 - (-tokens / TIMES_TOKENS).exp() };
+            *average += (ns / tokens - *average) * weight;
+        };
+        match (prefill > 0.0, decode > 0.0) {
+            (true, _) => average(&mut self.prefill_ns, (ns - decode * self.decode_ns).max(0.0), prefill),
+            (false, true) => average(&mut self.decode_ns, ns, decode),
+            (false, false) => {}
+        }
+    }
 }
 
 impl Worker {
@@ -136,6 +168,7 @@ impl Worker {
                 return Ok(());
             }
             self.sweep();
+            let before = *self.scheduler.counters();
             let plan = self.scheduler.plan();
             self.settle_waiting();
             if plan.seqs.is_empty() {
@@ -143,9 +176,14 @@ impl Worker {
                 self.publish();
                 continue;
             }
+            let planned = *self.scheduler.counters();
+            let begun = self.clock.now();
             let ticket = self.executor.launch(plan)?;
             self.emit();
             let output = self.executor.collect(ticket)?;
+            let prefill = planned.prefill_rows - before.prefill_rows;
+            let decode = planned.rows - before.rows - prefill;
+            self.times.step(self.clock.now().saturating_sub(begun), prefill, decode);
             self.pending = self.scheduler.apply(output);
             self.publish();
         }
@@ -253,6 +291,8 @@ impl Worker {
             useful_positions: counters.positions.useful,
             expert_bytes: counters.expert_bytes,
             replayed_steps: counters.replayed_steps,
+            prefill_token_ns: self.times.prefill_ns as u64,
+            decode_token_ns: self.times.decode_ns as u64,
         }));
     }
 
@@ -297,5 +337,28 @@ impl Caller {
             shared.live.fetch_sub(1, Ordering::AcqRel);
         }
         stay
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_token_takes() {
+        let mut times = TokenTimes::default();
+        times.step(Duration::from_micros(800), 8, 0);
+        assert_eq!((times.prefill_ns, times.decode_ns), (100_000.0, 0.0));
+        (0..2000).for_each(|_| times.step(Duration::from_micros(40), 0, 4));
+        assert!((times.decode_ns - 10_000.0).abs() < 1.0);
+        // A mixed step: 40 us are the decodes', the rest is the prompts'.
+        (0..2000).for_each(|_| times.step(Duration::from_micros(440), 20, 4));
+        assert!((times.prefill_ns - 20_000.0).abs() < 10.0, "{times:?}");
+        // One that took less than its decodes usually do costs nothing, not less.
+        (0..2000).for_each(|_| times.step(Duration::from_micros(1), 20, 4));
+        assert!((0.0..100.0).contains(&times.prefill_ns), "{times:?}");
+        let before = times.decode_ns;
+        times.step(Duration::from_secs(1), 0, 0);
+        assert_eq!(times.decode_ns, before);
     }
 }

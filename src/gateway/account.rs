@@ -17,6 +17,7 @@ use super::usage;
 use crate::config::{Config, Limits, Model, Price};
 use crate::store::{Dimension, Filter, Outcome, Store, StoreError, UsageQuery, UsageRecord, UsageRow};
 use serde_json::Value;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -143,13 +144,14 @@ impl Account {
     /// # Errors
     /// The model is at its limits.
     pub fn attempt(&self, target: &Target, number: u32) -> Result<Attempt, Box<Refusal>> {
-        let Model { name, limits, price, .. } = &target.model;
+        let Model { name, limits, .. } = &target.model;
+        let price = target.price();
         let input = target.calibration.apply(self.input_estimate);
         let reservation = match *limits == Limits::default() {
             true => None,
             false => {
                 let holder = Holder { id: Id::Model(name), limits, credit: None };
-                let estimate = estimate(input, self.output_bound, price.as_ref());
+                let estimate = estimate(input, self.output_bound, price.as_deref());
                 Some(self.limiter.reserve(&[holder], estimate, Now::read())?)
             }
         };
@@ -181,7 +183,7 @@ impl Account {
             dialect: provider.map(|hosted| hosted.upstream.dialect()),
             input_estimate: self.input_estimate,
             calibration: target.calibration.clone(),
-            price: target.model.price.clone(),
+            price: price.map(Cow::into_owned),
             record: Some(record),
             begun: Instant::now(),
             first: None,

@@ -384,8 +384,8 @@ fn used(events: &[ChatEvent]) -> Option<&TokenUsage> {
 
 /// Names what the answer cost, where the model has a price and the usage is known.
 fn with_cost(mut response: Response, target: &Target, usage: Option<&TokenUsage>) -> Response {
-    if let (Some(price), Some(usage)) = (&target.model.price, usage)
-        && let Ok(value) = HeaderValue::try_from(format!("{:.9}", usage::cost(price, usage)))
+    if let (Some(price), Some(usage)) = (target.price(), usage)
+        && let Ok(value) = HeaderValue::try_from(format!("{:.9}", usage::cost(&price, usage)))
     {
         response.headers_mut().insert("x-novastack-cost", value);
     }

@@ -15,11 +15,13 @@ use super::auth::{Keys, Tenant};
 use super::count::{Calibration, Counts};
 use super::error::ApiError;
 use super::fallback::Health;
+use super::registry::{ModelState, Registry};
 use super::remote::Upstream;
-use crate::config::{Choice, Config, Facts, Model, Target as ConfigTarget};
+use crate::config::{Choice, Config, Facts, Model, Price, Target as ConfigTarget};
 use axum::http::{HeaderMap, header};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -45,6 +47,29 @@ pub struct Target {
     pub upstream: Option<Hosted>,
     /// What it counts for one of our estimate's tokens.
     pub calibration: Arc<Calibration>,
+    /// Of our models: by which the time of their tokens is known.
+    registry: Arc<Registry>,
+}
+
+impl Target {
+    /// What it costs: by the configuration, or by the time that its engine's tokens take of late. None:
+    /// nobody said, or nothing was measured yet.
+    pub fn price(&self) -> Option<Cow<'_, Price>> {
+        if let Some(price) = &self.model.price {
+            return Some(Cow::Borrowed(price));
+        }
+        let dollars_per_hour = self.model.dollars_per_hour?;
+        let ConfigTarget::Local(local) = &self.model.target else { return None };
+        let Some(ModelState::Ready(model)) = self.registry.get(&self.model.name) else { return None };
+        let stats = model.engine.stats();
+        if stats.decode_token_ns == 0 {
+            return None;
+        }
+        // The hour pays for all replicas; a token takes the time of one. Per million tokens.
+        let price = |ns: u64| dollars_per_hour / local.replicas as f64 / 3600e9 * ns as f64 * 1e6;
+        let (input, output) = (price(stats.prefill_token_ns), price(stats.decode_token_ns));
+        Some(Cow::Owned(Price { input, output, cached_input: Some(0.0), tiers: Vec::new() }))
+    }
 }
 
 /// A provider's model.
@@ -93,7 +118,7 @@ impl Routing {
     ///
     /// # Errors
     /// Where one cannot be made.
-    pub fn new(config: Config, api_keys: &[String]) -> Result<Self, String> {
+    pub fn new(config: Config, api_keys: &[String], registry: &Arc<Registry>) -> Result<Self, String> {
         let upstreams = config.providers.iter();
         let upstreams =
             upstreams.map(|(name, provider)| Ok((name, Arc::new(Upstream::new(name, provider)?))));
@@ -110,7 +135,12 @@ impl Routing {
                     Some(Hosted { upstream, name, load, health })
                 }
             };
-            let target = Target { model: model.clone(), upstream, calibration: Arc::default() };
+            let target = Target {
+                model: model.clone(),
+                upstream,
+                calibration: Arc::default(),
+                registry: registry.clone(),
+            };
             Ok((model.name.clone(), Arc::new(target)))
         };
         let targets = config.models.iter().map(target).collect::<Result<_, String>>()?;
@@ -293,11 +323,10 @@ impl Request<'_> {
         };
         let targets = candidates.iter().filter_map(|name| routing.target(name)).filter(can);
         let cost = |target: &Arc<Target>| {
-            let price = target.model.price.as_ref();
             // What has no price comes last.
-            price.map_or(f64::INFINITY, |price| {
+            target.price().map_or(f64::INFINITY, |price| {
                 let output = output.unwrap_or(EXPECTED_OUTPUT_TOKENS);
-                super::usage::dollars(price, counts.of(target), 0, output)
+                super::usage::dollars(&price, counts.of(target), 0, output)
             })
         };
         let able: Vec<_> = targets.map(|target| (cost(target), target.model.name.clone())).collect();

@@ -252,8 +252,8 @@ impl App {
         let mut bill = Bill::default();
         if *limits != Limits::default() || tenant.credit.is_some() {
             let holder = Holder { id: Id::Key(&tenant.name), limits, credit: tenant.credit };
-            let price = first.and_then(|target| target.model.price.as_ref());
-            let estimate = account::estimate(input, output_bound, price);
+            let price = first.and_then(Target::price);
+            let estimate = account::estimate(input, output_bound, price.as_deref());
             let reserved = self.limiter.reserve(&[holder], estimate, Now::read());
             bill = Bill::of(reserved.map_err(|refusal| ApiError::over_limit(&refusal))?);
         }

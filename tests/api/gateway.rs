@@ -39,7 +39,7 @@ async fn start(connections_max: usize) -> Gateway {
     let registry = Arc::new(Registry::new(["m".to_owned()]));
     let (stop, stopped) = oneshot::channel::<()>();
     let models = vec![Model::local("m".into(), "nowhere".into())];
-    let routing = Routing::new(Config { models, ..Config::default() }, &[]).expect("no upstreams");
+    let routing = Routing::new(Config { models, ..Config::default() }, &[], &registry).expect("no upstreams");
     let routing = Arc::new(ArcSwap::from_pointee(routing));
     let serve = gateway::serve(listener, config, registry.clone(), routing, None, async {
         let _ = stopped.await;
