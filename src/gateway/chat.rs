@@ -8,7 +8,7 @@
 
 use super::account::{Account, Attempt};
 use super::dialect::{
-    AnswerHead, ChatEvent, Dialect, EncodeError, EncodeOptions, Frame, StopReason, StreamEncoder, TokenUsage,
+    AnswerHead, ChatEvent, Dialect, EncodeError, EncodeOptions, Frame, StreamEncoder, TokenUsage,
     decode_whole, encode_whole, to_anthropic, to_openai,
 };
 use super::error::ApiError;
@@ -21,7 +21,6 @@ use super::route::{self, Asked, Hosted, Target};
 use super::server::{App, InFlight, RequestContext, insert_limits};
 use super::sse::{self, FrameSource, Frames};
 use super::usage;
-use crate::protocol::FinishReason;
 use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Json, Response};
@@ -201,6 +200,7 @@ impl Chat {
         if self.dialect == Dialect::Anthropic && upstream.dialect() == Dialect::Anthropic {
             extra.extend(self.headers.get(ANTHROPIC_BETA).map(|value| (ANTHROPIC_BETA, value.clone())));
         }
+        attempt.iter().for_each(|attempt| attempt.introduce(&mut extra));
         let mut answer = upstream.send(load, body, extra, limits).await?;
         if self.stream {
             let mut first = VecDeque::new();
@@ -455,11 +455,7 @@ impl LocalEvents {
                 if !delta.text.is_empty() {
                     events.push(text(&delta));
                 }
-                let reason = match reason {
-                    FinishReason::Stop => StopReason::End,
-                    FinishReason::Length => StopReason::Length,
-                };
-                events.push(ChatEvent::Finish { choice: delta.choice as u32, reason });
+                events.push(ChatEvent::Finish { choice: delta.choice as u32, reason: reason.into() });
             }
             None => events.push(self.usage()),
         }

@@ -1,0 +1,47 @@
+//! What load balancers and monitors ask for: `GET /health` and `GET /metrics`.
+
+use super::local::Phase;
+use super::metrics;
+use super::registry::ModelState;
+use super::server::App;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Json, Response};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// 200 when every model serves, else 503; it names each model's state. Reasons are in the log:
+/// this path needs no key.
+pub async fn health(State(app): State<Arc<App>>) -> Response {
+    let models = app.registry.snapshot();
+    let state = |state: &ModelState| match state {
+        ModelState::Loading => "loading",
+        ModelState::Failed(_) => "failed",
+        ModelState::Ready(model) if model.engine.failure().is_some() => "stopped",
+        ModelState::Ready(_) => "ready",
+    };
+    let reason = |state: &ModelState| match state {
+        ModelState::Failed(reason) => Some(reason.to_string()),
+        ModelState::Ready(model) => model.engine.failure().map(|reason| reason.to_string()),
+        ModelState::Loading => None,
+    };
+    let failures: serde_json::Map<String, Value> =
+        models.iter().filter_map(|(name, state)| Some((name.to_string(), reason(state)?.into()))).collect();
+    let states: Vec<(&str, &str)> = models.iter().map(|(name, s)| (name.as_str(), state(s))).collect();
+    let draining = *app.phase.borrow() != Phase::Running;
+    let worst = ["stopped", "failed", "loading"].into_iter().find(|w| states.iter().any(|(_, s)| s == w));
+    let status = if draining { "draining" } else { worst.unwrap_or("ready") };
+    let code = if status == "ready" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let models: serde_json::Map<String, Value> =
+        states.into_iter().map(|(name, state)| (name.to_owned(), state.into())).collect();
+    let mut answer = json!({ "status": status, "models": models });
+    if !failures.is_empty() {
+        answer["failures"] = failures.into();
+    }
+    (code, Json(answer)).into_response()
+}
+
+/// What is counted, as OpenMetrics.
+pub async fn scrape(State(app): State<Arc<App>>) -> Response {
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], app.metrics.encode()).into_response()
+}
