@@ -1,7 +1,10 @@
 //! The gateway as its callers see it: the program with a `novastack.yaml`, mock upstreams of both formats,
 //! and a tiny model of its own.
 
+mod access_log;
 mod faults;
+mod metrics;
+mod trace;
 mod usage;
 
 use crate::support::golden_dir;
@@ -71,9 +74,14 @@ pub fn start(config: &str, arguments: &[&str]) -> Gateway {
 
 /// The same, in a folder that has a configuration.
 pub fn start_in(file: tempfile::TempDir, arguments: &[&str]) -> Gateway {
+    start_with(file, arguments, &[])
+}
+
+/// The same, with more of an environment.
+pub fn start_with(file: tempfile::TempDir, arguments: &[&str], environment: &[(&str, &str)]) -> Gateway {
     let path = file.path().join("novastack.yaml").display().to_string();
     let arguments = [&["--config", &path], arguments].concat();
-    let server = Server::try_start_with(&arguments, &UPSTREAM_KEYS);
+    let server = Server::try_start_with(&arguments, &[&UPSTREAM_KEYS, environment].concat());
     let server = server.unwrap_or_else(|log| panic!("novastack serve {arguments:?}:\n{log}"));
     Gateway { server, file, client: crate::support::client() }
 }
