@@ -1,7 +1,7 @@
 //! The access log of the real program.
 
-use super::{CONFIG, Gateway, chat, fill, message, start};
-use crate::support::upstream::{Act, USAGE, Upstream, openai_stream, stream_head};
+use super::{CONFIG, Gateway, begun_stream, chat, fill, message, start};
+use crate::support::upstream::{Act, USAGE, Upstream, stream_head};
 use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -56,7 +56,7 @@ async fn every_request_has_a_line_when_it_is_over() {
         line,
         &json!({
             "id": "one", "method": "POST", "path": "/v1/chat/completions", "status": 200, "outcome": "completed",
-            "key": null, "model": "deepseek-v4-pro", "route": "gpt-4o", "attempts": 1, "input_tokens": USAGE.0,
+            "key": null, "model": "deepseek-v4-pro", "route": "deepseek-v4-pro", "attempts": 1, "input_tokens": USAGE.0,
             "cached_tokens": USAGE.1, "output_tokens": USAGE.2, "bytes": told.text.len(), "client": "127.0.0.1",
             "user_agent": "tester/1", "trace_id": null,
         }),
@@ -76,16 +76,14 @@ async fn every_request_has_a_line_when_it_is_over() {
         "id": streamed.headers["x-request-id"],
     });
     assert_holds(line, &expected);
-    let whole = openai_stream(&json!({ "model": "deepseek-upstream" }));
-    let begin: Vec<u8> = whole[..whole.len() / 2].into();
-    openai.once("deepseek-upstream", vec![Act::Send(stream_head()), Act::Send(begin.clone())]);
+    openai.once("deepseek-upstream", vec![Act::Send(stream_head()), Act::Send(begun_stream())]);
     let broken = gateway.post("/v1/chat/completions", &[key], &chat("deepseek-v4-pro", true)).await;
     assert!(broken.text.contains("\"error\""), "{}", broken.text);
     assert_holds(&lines_of(&file, 3).await[2], &json!({ "status": 200, "outcome": "failed", "attempts": 1 }));
 
     // A caller who leaves: after the first text, and before.
     for (count, acts) in
-        [(4, vec![Act::Send(stream_head()), Act::Send(begin), Act::Hang]), (5, vec![Act::Hang])]
+        [(4, vec![Act::Send(stream_head()), Act::Send(begun_stream()), Act::Hang]), (5, vec![Act::Hang])]
     {
         openai.once("deepseek-upstream", acts);
         let url = format!("{}/v1/chat/completions", gateway.server.url);

@@ -9,7 +9,7 @@ mod usage;
 
 use crate::support::golden_dir;
 use crate::support::server::Server;
-use crate::support::upstream::{TEXT, USAGE, Upstream};
+use crate::support::upstream::{TEXT, USAGE, Upstream, openai_stream};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 
@@ -125,6 +125,14 @@ pub fn message(model: &str, stream: bool) -> Value {
     let mut body = chat(model, stream);
     body["max_tokens"] = 64.into();
     body
+}
+
+/// The events of a mock's stream up to its first text.
+pub fn begun_stream() -> Vec<u8> {
+    let whole = openai_stream(&json!({ "model": "mock" }));
+    let text = whole.find("Hello, ").expect("text");
+    let end = text + whole[text..].find("\n\n").expect("its end") + 2;
+    whole[..end].into()
 }
 
 pub const CONFIG: &str = r#"

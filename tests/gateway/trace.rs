@@ -1,8 +1,8 @@
 //! Traces as a receiver sees them, from the real program.
 
-use super::{CONFIG, Gateway, chat, fill, message, start, start_with};
+use super::{CONFIG, Gateway, begun_stream, chat, fill, message, start, start_with};
 use crate::support::otlp::{Receiver, Span};
-use crate::support::upstream::{Act, TEXT, USAGE, Upstream, answer, openai_stream, stream_head};
+use crate::support::upstream::{Act, TEXT, USAGE, Upstream, answer, stream_head};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -92,7 +92,7 @@ async fn a_request_and_its_attempts_are_spans() {
         "url.path": "/v1/chat/completions", "url.scheme": "http", "client.address": "127.0.0.1",
         "user_agent.original": "tester/1", "gen_ai.operation.name": "chat", "gen_ai.request.model": "gpt-4o",
         "gen_ai.request.stream": true, "gen_ai.request.max_tokens": 64, "gen_ai.request.temperature": 0.5,
-        "novastack.attempts": 1, "novastack.model": "deepseek-v4-pro", "novastack.route": "gpt-4o",
+        "novastack.attempts": 1, "novastack.model": "deepseek-v4-pro", "novastack.route": "deepseek-v4-pro",
         "novastack.outcome": "completed",
     });
     assert_holds(request, &expected);
@@ -187,9 +187,7 @@ async fn each_attempt_is_a_span_of_its_own() {
         assert_eq!(*given, format!("00-{}-{}-01", CALLER.0, attempt.id));
     }
     // A stream that breaks off is an error of the attempt and of the request.
-    let whole = openai_stream(&json!({ "model": "deepseek-upstream" }));
-    let begin = whole[..whole.len() / 2].to_owned();
-    openai.once("deepseek-upstream", vec![Act::Send(stream_head()), Act::Send(begin.into())]);
+    openai.once("deepseek-upstream", vec![Act::Send(stream_head()), Act::Send(begun_stream())]);
     assert_eq!(ask(&gateway, "broken", "/v1/chat/completions", &chat("deepseek-v4-pro", true)).await, 200);
     let spans = receiver.spans(5).await;
     for span in [of(&spans, SERVER, "broken")[0], of(&spans, CLIENT, "broken")[0]] {
@@ -203,10 +201,7 @@ async fn a_stream_that_nobody_reads_ends_its_spans() {
     let (openai, anthropic, receiver) =
         (Upstream::start().await, Upstream::start().await, Receiver::start().await);
     let gateway = start(&config(&receiver.url, &openai, &anthropic), &[]);
-    let whole = openai_stream(&json!({ "model": "deepseek-upstream" }));
-    let until = whole.find("Hello, ").expect("text");
-    let until = until + whole[until..].find("\n\n").expect("its end") + 2;
-    let acts = vec![Act::Send(stream_head()), Act::Send(whole[..until].into()), Act::Hang];
+    let acts = vec![Act::Send(stream_head()), Act::Send(begun_stream()), Act::Hang];
     openai.once("deepseek-upstream", acts);
     let url = format!("{}/v1/chat/completions", gateway.server.url);
     let request = crate::support::client().post(url).json(&chat("deepseek-v4-pro", true));
@@ -228,7 +223,7 @@ async fn a_stream_that_nobody_reads_ends_its_spans() {
 
 /// The caller decides for its trace, the configuration for those that begin here; the environment's
 /// settings hold where the configuration has none.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn traces_are_sampled() {
     let (openai, anthropic, receiver) =
         (Upstream::start().await, Upstream::start().await, Receiver::start().await);
