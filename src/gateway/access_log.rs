@@ -53,8 +53,7 @@ impl AccessLog {
         let shared = Arc::new(Shared::default());
         let (lines, inbox) = sync_channel(QUEUE_MAX);
         let (end, ended) = sync_channel(1);
-        let mut writer =
-            Writer { out, shared: shared.clone(), text: Vec::new(), torn: false, told: (0, None) };
+        let mut writer = Writer { out, shared: shared.clone(), text: Vec::new(), told: (0, None) };
         let run = move || {
             writer.run(&inbox);
             let _ = end.send(());
@@ -94,9 +93,8 @@ impl AccessLog {
 struct Writer {
     out: Out,
     shared: Arc<Shared>,
+    /// Lines to be written; after a failure, perhaps the end of the line that it tore.
     text: Vec<u8>,
-    /// The last line may not have been written to its end.
-    torn: bool,
     /// Losses that were logged, and when.
     told: (u64, Option<Instant>),
 }
@@ -115,13 +113,11 @@ impl Writer {
                 Err(RecvTimeoutError::Timeout) => (None, closed),
                 Err(RecvTimeoutError::Disconnected) => (None, true),
             };
-            let mut count = 0;
             while let Some(request) = next {
                 self.text.extend_from_slice(line(&request).as_bytes());
-                count += 1;
                 next = if self.text.len() < BATCH_BYTES { inbox.try_recv().ok() } else { None };
             }
-            self.write(count);
+            self.write();
             self.tell_losses(ends);
             if ends {
                 return;
@@ -129,18 +125,20 @@ impl Writer {
         }
     }
 
-    fn write(&mut self, count: u64) {
-        if count == 0 {
+    fn write(&mut self) {
+        if self.text.is_empty() {
             return;
         }
-        let begin: &[u8] = if self.torn { b"\n" } else { b"" };
-        let written = self.out.write(begin).and_then(|()| self.out.write(&self.text));
-        self.torn = written.is_err();
-        if let Err(error) = written {
-            self.shared.lost.fetch_add(count, Ordering::Relaxed);
+        let (written, result) = self.out.write(&self.text);
+        if let Err(error) = result {
+            let (lost, torn) = after_failure(&self.text, written);
+            self.shared.lost.fetch_add(lost as u64, Ordering::Relaxed);
             tracing::debug!(%error, "the access log");
+            self.text.clear();
+            self.text.extend(torn.then_some(b'\n'));
+        } else {
+            self.text.clear();
         }
-        self.text.clear();
     }
 
     fn tell_losses(&mut self, ends: bool) {
@@ -183,17 +181,27 @@ impl Out {
         }
     }
 
-    fn write(&mut self, text: &[u8]) -> io::Result<()> {
+    /// Writes all of it; how many bytes it was, and why not more.
+    fn write(&mut self, text: &[u8]) -> (usize, io::Result<()>) {
         match self {
-            Self::Stdout => {
-                let mut out = io::stdout().lock();
-                out.write_all(text)?;
-                out.flush()
-            }
-            Self::Stderr => io::stderr().lock().write_all(text),
-            Self::File(file, _) => file.write_all(text),
+            Self::Stdout => write_to(&mut io::stdout().lock(), text),
+            Self::Stderr => write_to(&mut io::stderr().lock(), text),
+            Self::File(file, _) => write_to(file, text),
         }
     }
+}
+
+fn write_to(out: &mut impl Write, text: &[u8]) -> (usize, io::Result<()>) {
+    let mut written = 0;
+    while written < text.len() {
+        match out.write(&text[written..]) {
+            Ok(0) => return (written, Err(io::ErrorKind::WriteZero.into())),
+            Ok(bytes) => written += bytes,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (written, Err(error)),
+        }
+    }
+    (written, out.flush())
 }
 
 fn append(path: &Path) -> io::Result<File> {
@@ -202,6 +210,18 @@ fn append(path: &Path) -> io::Result<File> {
         return Err(io::Error::other("it is a pipe; a file is expected, or stdout or stderr"));
     }
     OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+}
+
+/// After so many bytes of lines no more could be written: how many lines are lost, and whether a line was
+/// begun that is to be ended before the next one. `lines` may begin with such an end.
+fn after_failure(lines: &[u8], written: usize) -> (usize, bool) {
+    let rest = &lines[written..];
+    let lost = rest.strip_prefix(b"\n").unwrap_or(rest).iter().filter(|byte| **byte == b'\n').count();
+    let torn = match written {
+        0 => lines.starts_with(b"\n"),
+        written => lines[written - 1] != b'\n',
+    };
+    (lost, torn)
 }
 
 /// A request as its line, with the line's end.
@@ -231,4 +251,109 @@ fn line(request: &Finished) -> String {
         "trace_id": request.trace_id.map(|id| id.to_string()),
     });
     format!("{object}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::trace::Parameters;
+    use crate::store::Outcome;
+    use axum::http::Method;
+    use std::time::SystemTime;
+
+    fn request(path: &str) -> Box<Finished> {
+        Box::new(Finished {
+            arrived: SystemTime::UNIX_EPOCH,
+            id: "1".into(),
+            method: Method::GET,
+            path: path.into(),
+            http_route: None,
+            operation: None,
+            parameters: Parameters::default(),
+            client: None,
+            user_agent: None,
+            key: String::new(),
+            model: String::new(),
+            route: String::new(),
+            attempts: 0,
+            input_tokens: 0,
+            cached_tokens: 0,
+            output_tokens: 0,
+            cost: 0.0,
+            status: 200,
+            outcome: Outcome::Completed,
+            latency: Duration::from_micros(1234),
+            ttft: None,
+            bytes: 0,
+            trace_id: None,
+        })
+    }
+
+    /// Takes so many bytes, three at a time.
+    struct Narrow {
+        room: usize,
+        taken: Vec<u8>,
+    }
+
+    impl Write for Narrow {
+        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+            let bytes = text.len().min(3).min(self.room);
+            self.room -= bytes;
+            self.taken.extend_from_slice(&text[..bytes]);
+            if bytes == 0 { Err(io::Error::other("full")) } else { Ok(bytes) }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_was_written_before_a_failure_is_known() {
+        let write = |room| {
+            let mut out = Narrow { room, taken: Vec::new() };
+            let (written, result) = write_to(&mut out, b"one\ntwo\n");
+            assert_eq!(out.taken, b"one\ntwo\n"[..written]);
+            (written, result.is_ok())
+        };
+        assert_eq!([write(0), write(5), write(8), write(9)], [(0, false), (5, false), (8, true), (8, true)]);
+    }
+
+    #[test]
+    fn a_torn_line_spoils_no_other() {
+        let lines = b"one\ntwo\n";
+        let after: Vec<_> = [0, 1, 3, 4, 5, 7].map(|written| after_failure(lines, written)).into();
+        assert_eq!(after, [(2, false), (2, true), (1, true), (1, false), (1, true), (0, true)]);
+        let lines = b"\none\n";
+        let after: Vec<_> = [0, 1, 2, 4].map(|written| after_failure(lines, written)).into();
+        assert_eq!(after, [(1, true), (1, false), (1, true), (0, true)]);
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_counted() {
+        let log = AccessLog::open(&Place::File("/dev/full".into())).expect("it opens");
+        (0..5).for_each(|_| log.record(request("/")));
+        log.close();
+        assert_eq!(log.lost(), 5);
+        log.record(request("/late"));
+        assert_eq!(log.lost(), 6);
+    }
+
+    #[test]
+    fn lines_are_whole_and_in_order() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("log");
+        let log = AccessLog::open(&Place::File(path.clone())).expect("it opens");
+        (0..1000).for_each(|number| log.record(request(&format!("/{number}\"\n\u{1}"))));
+        log.close();
+        let text = std::fs::read_to_string(&path).expect("text");
+        let lines: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        assert_eq!((lines.len() as u64 + log.lost(), log.lost()), (1000, 0));
+        assert!(lines.iter().enumerate().all(|(number, line)| line["path"] == format!("/{number}\"\n\u{1}")));
+        assert_eq!(
+            (&lines[0]["time"], &lines[0]["latency_ms"]),
+            (&"1970-01-01T00:00:00.000Z".into(), &1.234.into())
+        );
+    }
 }
