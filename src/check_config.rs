@@ -2,7 +2,7 @@
 //! needs neither keys nor weights nor network.
 
 use clap::Args;
-use novastack::config::{Choice, Config, Limits, Model, Price, Rule, Store, Target};
+use novastack::config::{AccessLog, Choice, Config, Limits, Model, Price, Rule, Store, Target};
 use std::fmt::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -105,6 +105,17 @@ fn server(config: &Config) -> Vec<String> {
     }
     if let Some(name) = &server.admin_key_env {
         rows.push(["admin key".into(), format!("in the environment variable {name}")]);
+    }
+    if let Some(endpoint) = &server.telemetry.otlp_endpoint {
+        rows.push(["traces go to".into(), endpoint.clone()]);
+    }
+    if let Some(log) = &server.access_log {
+        let place = match log {
+            AccessLog::Stdout => "standard output".into(),
+            AccessLog::Stderr => "standard error".into(),
+            AccessLog::File(path) => path.display().to_string(),
+        };
+        rows.push(["access log".into(), place]);
     }
     table(rows.into_iter())
 }

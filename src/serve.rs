@@ -15,7 +15,7 @@ use novastack::clock::Clock;
 use novastack::config::{self, Config, Model, Target};
 use novastack::engine::worker::{self, EngineConfig};
 use novastack::gateway::{
-    self, Cors, GenerationDefaults, LocalModel, Registry, Replicas, Routing, ServerConfig,
+    self, Cors, GenerationDefaults, LocalModel, Observers, Registry, Replicas, Routing, ServerConfig,
 };
 use novastack::store::Store;
 use novastack::text::{ChatTemplate, Tokenizer};
@@ -39,6 +39,9 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(120);
 /// Connections at a time; more wait until one of these closes.
 const CONNECTIONS_MAX: usize = 4096;
 
+/// How long work on other threads may go on when the server has ended.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// How often the configuration's file is looked at.
 const WATCH: Duration = Duration::from_secs(1);
 
@@ -52,13 +55,18 @@ pub fn run(args: ServeArgs) -> Result<(), String> {
     let has_keys = has_keys(&args, &config, store.as_deref());
     gateway::check_bind(host, has_keys, args.allow_unauthenticated)?;
     let port = args.port.or(config.server.port).unwrap_or(PORT);
+    let observers = Observers::start(&config.server)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(16)
         .enable_all()
         .build()
         .map_err(|error| format!("the runtime could not be started: {error}"))?;
-    let served = runtime.block_on(listen_and_serve(args, config, store.clone(), SocketAddr::new(host, port)));
+    let address = SocketAddr::new(host, port);
+    let served = runtime.block_on(listen_and_serve(args, config, store.clone(), observers.clone(), address));
+    // Requests that were cut off are told of when they are dropped.
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
+    observers.stop();
     // Also after a failure: what was used was used.
     let closed = store.map_or(Ok(()), |store| store.close().map_err(|error| error.to_string()));
     served.and(closed)
@@ -98,6 +106,7 @@ async fn listen_and_serve(
     args: ServeArgs,
     config: Config,
     store: Option<Arc<Store>>,
+    observers: Observers,
     address: SocketAddr,
 ) -> Result<(), String> {
     let listener =
@@ -112,6 +121,7 @@ async fn listen_and_serve(
         drain_timeout: args.drain_timeout,
         cors: cors(&args.cors_origins),
         admin_key_sha256: admin_key(&config),
+        observers: observers.clone(),
     };
 
     let locals = locals(&config);
@@ -131,6 +141,7 @@ async fn listen_and_serve(
         })
     };
     loader.map_err(|error| format!("a thread could not be started: {error}"))?;
+    tokio::spawn(observers.reopen_on_hangup());
     tokio::spawn(reload(args, routing.clone(), registry.clone(), store.clone(), address.ip()));
 
     let mut failure = None;

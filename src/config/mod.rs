@@ -18,6 +18,7 @@ mod read;
 mod routes;
 pub mod rule;
 mod sections;
+mod telemetry;
 mod tree;
 
 pub use compat::{Compat, MaxTokens, PastReasoning, ReasoningSwitch};
@@ -108,6 +109,35 @@ pub struct Server {
     pub store: Option<Store>,
     /// Where limits are counted.
     pub shared_limits: SharedLimits,
+    /// Traces.
+    pub telemetry: Telemetry,
+    /// Where a line about each request goes; None: to the program's own log.
+    pub access_log: Option<AccessLog>,
+}
+
+/// `telemetry`: traces over OTLP. What is None is left to the environment.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Telemetry {
+    /// An OTLP/HTTP receiver, without a trailing slash: spans go to `{otlp_endpoint}/v1/traces`.
+    pub otlp_endpoint: Option<String>,
+    /// Sent with every export.
+    pub headers: BTreeMap<String, String>,
+    /// Environment variable that holds more of them: `name=value,name=value`.
+    pub headers_env: Option<String>,
+    /// The share, 0 to 1, that is kept of the traces that begin here.
+    pub sample: Option<f64>,
+    /// How traces name this program.
+    pub service_name: Option<String>,
+}
+
+/// `access_log`: `stdout`, `stderr` or a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum AccessLog {
+    Stdout,
+    Stderr,
+    /// Relative to the configuration's folder.
+    File(std::path::PathBuf),
 }
 
 /// `store`: a URL.

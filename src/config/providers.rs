@@ -78,6 +78,9 @@ const KEY_HEADERS: [&str; 6] =
 const OWN_HEADERS: [&str; 6] =
     ["host", "content-length", "content-type", "transfer-encoding", "connection", "accept-encoding"];
 
+/// Where a provider's key may be.
+const KEY_PLACES: &str = "`api_key_env` or `api_key_file`";
+
 pub fn providers(reader: &mut Reader, root: &Fields) -> BTreeMap<String, Provider> {
     let mut providers = BTreeMap::new();
     for (key, node) in reader.named(root.get("providers"), "`providers`") {
@@ -108,7 +111,7 @@ fn provider(reader: &mut Reader, fields: &Fields, what: &str) -> Option<Provider
         }
     };
     let base_url = match (fields.get("base_url"), preset) {
-        (Some(node), _) => base_url(reader, node, what),
+        (Some(node), _) => base_url(reader, node, &format!("`base_url` of {what}"), KEY_PLACES),
         (None, Some(preset)) => Some(preset.base_url.to_owned()),
         (None, None) => {
             reader
@@ -117,7 +120,7 @@ fn provider(reader: &mut Reader, fields: &Fields, what: &str) -> Option<Provider
         }
     };
     let api_key = api_key(reader, fields, preset, what);
-    let headers = headers(reader, fields, what);
+    let headers = headers(reader, fields, what, KEY_PLACES);
     let mut seconds = |name: &str, default: Duration, range| match fields.get(name) {
         Some(node) => reader
             .number(node, &format!("`{name}` of {what}"), range)
@@ -203,8 +206,9 @@ fn format(reader: &mut Reader, node: &Node, what: &str) -> Option<Format> {
     }
 }
 
-fn base_url(reader: &mut Reader, node: &Node, what: &str) -> Option<String> {
-    let text = reader.text(node, &format!("`base_url` of {what}"))?;
+/// A URL to which paths are appended, without a trailing slash. Keys belong into `key_places`.
+pub fn base_url(reader: &mut Reader, node: &Node, what: &str, key_places: &str) -> Option<String> {
+    let text = reader.text(node, what)?;
     // A text that may hold a password is not repeated.
     let problem = match Url::parse(text) {
         Err(error) => format!("is no URL ({error}): http://host/path or https://host/path is expected"),
@@ -212,14 +216,14 @@ fn base_url(reader: &mut Reader, node: &Node, what: &str) -> Option<String> {
             "must begin with http:// or https:// and a host".into()
         }
         Ok(url) if !url.username().is_empty() || url.password().is_some() => {
-            "must not hold a user or a password: keys are given by `api_key_env` or `api_key_file`".into()
+            format!("must not hold a user or a password: keys are given by {key_places}")
         }
         Ok(url) if url.query().is_some() || url.fragment().is_some() => {
             "must end with its path: a `?query` or `#fragment` would stand before what is appended".into()
         }
         Ok(url) => return Some(url.as_str().trim_end_matches('/').to_owned()),
     };
-    reader.error(node.line, format!("`base_url` of {what} {problem}"));
+    reader.error(node.line, format!("{what} {problem}"));
     None
 }
 
@@ -253,10 +257,16 @@ fn api_key(reader: &mut Reader, fields: &Fields, preset: Option<&Preset>, what: 
     }
 }
 
-fn headers(reader: &mut Reader, fields: &Fields, what: &str) -> BTreeMap<String, String> {
+/// `headers`, for whatever is not secret: keys belong into `key_places`.
+pub fn headers(
+    reader: &mut Reader,
+    fields: &Fields,
+    what: &str,
+    key_places: &str,
+) -> BTreeMap<String, String> {
     let mut headers = BTreeMap::new();
     for (key, node) in reader.named(fields.get("headers"), &format!("`headers` of {what}")) {
-        if let Some((name, value)) = header(reader, key, node, what)
+        if let Some((name, value)) = header(reader, key, node, what, key_places)
             && headers.insert(name, value).is_some()
         {
             let name = in_backticks(&key.text);
@@ -266,7 +276,13 @@ fn headers(reader: &mut Reader, fields: &Fields, what: &str) -> BTreeMap<String,
     headers
 }
 
-fn header(reader: &mut Reader, key: &Key, node: &Node, what: &str) -> Option<(String, String)> {
+fn header(
+    reader: &mut Reader,
+    key: &Key,
+    node: &Node,
+    what: &str,
+    key_places: &str,
+) -> Option<(String, String)> {
     let name = key.text.to_ascii_lowercase();
     let quoted = in_backticks(&key.text);
     let valid = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_|~".contains(c);
@@ -275,10 +291,7 @@ fn header(reader: &mut Reader, key: &Key, node: &Node, what: &str) -> Option<(St
         return None;
     }
     let secret = || {
-        format!(
-            "{what}: header {quoted} carries a key, and keys do not stand in this file: use `api_key_env` or \
-             `api_key_file`"
-        )
+        format!("{what}: header {quoted} carries a key, and keys do not stand in this file: use {key_places}")
     };
     if KEY_HEADERS.contains(&name.as_str()) {
         reader.error(key.line, secret());

@@ -2,12 +2,14 @@
 
 use super::names::{Names, Wanted};
 use super::read::{Fields, Reader, described, in_backticks};
+use super::telemetry::{access_log, telemetry};
 use super::tree::Node;
 use super::{Key, Limits, Server, SharedLimits, Store};
 use std::collections::BTreeMap;
 use url::Url;
 
-const SERVER_KEYS: [&str; 5] = ["host", "port", "admin_key_env", "store", "shared_limits"];
+const SERVER_KEYS: [&str; 7] =
+    ["host", "port", "admin_key_env", "store", "shared_limits", "telemetry", "access_log"];
 const LIMIT_KEYS: [&str; 5] =
     ["requests_per_minute", "tokens_per_minute", "concurrency", "dollars_per_day", "dollars_per_month"];
 const KEY_KEYS: [&str; 4] = ["sha256", "models", "limits", "credit"];
@@ -45,6 +47,10 @@ pub fn server(reader: &mut Reader, root: &Fields) -> Server {
     if let Some(node) = fields.get("shared_limits") {
         server.shared_limits = shared_limits(reader, node).unwrap_or_default();
     }
+    if let Some(node) = fields.get("telemetry") {
+        server.telemetry = telemetry(reader, node).unwrap_or_default();
+    }
+    server.access_log = fields.get("access_log").and_then(|node| access_log(reader, node));
     server
 }
 

@@ -8,14 +8,16 @@
 //! counted by ourselves where the target says its counts only at the end.
 
 use super::count::Calibration;
-use super::dialect::{ChatEvent, Dialect, TokenUsage};
+use super::dialect::{ChatEvent, Dialect, StopReason, TokenUsage};
 use super::limit::{Estimate, Holder, Id, Limiter, Now, Refusal, Reservation, Spent, States};
 use super::local;
 use super::metrics::AttemptMetrics;
+use super::observe::{Observed, ObservedAttempt};
 use super::route::{BYTES_PER_TOKEN, EXPECTED_OUTPUT_TOKENS, Target};
 use super::usage;
 use crate::config::{Config, Limits, Model, Price};
 use crate::store::{Dimension, Filter, Outcome, Store, StoreError, UsageQuery, UsageRecord, UsageRow};
+use axum::http::HeaderMap;
 use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,6 +55,8 @@ pub struct Account {
     pub limiter: Arc<Limiter>,
     /// What the key's limits hold of it.
     pub bill: Arc<Bill>,
+    /// Told of attempts, where somebody wants to know.
+    pub observed: Option<Arc<Observed>>,
 }
 
 /// What a request has used of its key's limits; settled when nobody can add to it any more.
@@ -152,7 +156,8 @@ impl Account {
             false => {
                 let holder = Holder { id: Id::Model(name), limits, credit: None };
                 let estimate = estimate(input, self.output_bound, price.as_deref());
-                Some(self.limiter.reserve(&[holder], estimate, Now::read())?)
+                let reserved = self.limiter.reserve(&[holder], estimate, Now::read());
+                Some(reserved.inspect_err(|refusal| self.metrics.refused("model", refusal.kind))?)
             }
         };
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -192,6 +197,7 @@ impl Account {
             bytes: 0,
             metrics: self.metrics.clone(),
             sink: self.sink.clone(),
+            observed: self.observed.as_ref().map(|observed| observed.attempt(target)),
         })
     }
 }
@@ -218,12 +224,19 @@ pub struct Attempt {
     price: Option<Price>,
     metrics: AttemptMetrics,
     sink: Option<Sink>,
+    observed: Option<Box<ObservedAttempt>>,
 }
 
 impl Attempt {
+    /// Adds what tells the target whose trace it is in.
+    pub fn introduce(&self, headers: &mut HeaderMap) {
+        self.observed.iter().for_each(|observed| observed.introduce(headers));
+    }
+
     /// Looks at events of an answer.
     pub fn events(&mut self, events: &[ChatEvent]) {
         for event in events {
+            self.observed.iter_mut().for_each(|observed| observed.event(event));
             match event {
                 ChatEvent::Usage(usage) => self.used = Some(*usage),
                 ChatEvent::Text { text, .. }
@@ -245,6 +258,11 @@ impl Attempt {
             self.first.get_or_insert_with(Instant::now);
         }
         self.used = Some(usage.into());
+    }
+
+    /// A choice of one of our engines has ended.
+    pub fn finished(&mut self, reason: StopReason) {
+        self.events(&[ChatEvent::Finish { choice: 0, reason }]);
     }
 
     /// How the limits of the request's key stand.
@@ -285,6 +303,9 @@ impl Attempt {
         self.bill.add(tokens, record.cost);
         if let Some(reservation) = self.reservation.take() {
             reservation.settle(tokens, record.cost, Instant::now());
+        }
+        if let Some(observed) = self.observed.take() {
+            observed.recorded(&record, self.first);
         }
         self.metrics.count(&record);
         if let Some(sink) = &self.sink {

@@ -12,8 +12,8 @@ mod stream;
 use super::account::{Account, Attempt};
 use super::count::Counts;
 use super::dialect::{
-    AnswerHead, ChatEvent, Dialect, EncodeError, EncodeOptions, StopReason, StreamEncoder, TokenUsage,
-    decode_whole, encode_whole, for_upstream, to_openai,
+    AnswerHead, ChatEvent, Dialect, EncodeError, EncodeOptions, StreamEncoder, TokenUsage, decode_whole,
+    encode_whole, for_upstream, to_openai,
 };
 use super::error::ApiError;
 use super::fallback::{self, Answered, Ask};
@@ -26,7 +26,6 @@ use super::server::{App, InFlight, RequestContext, insert_limits};
 use super::sse::{self, FrameSource, Frames};
 use super::usage;
 use crate::config::{Continues, compat};
-use crate::protocol::FinishReason;
 use axum::extract::{Extension, FromRequestParts, RawPathParams, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Json, Response};
@@ -257,6 +256,7 @@ impl Chat {
         if self.dialect == Dialect::Anthropic && upstream.dialect() == Dialect::Anthropic {
             extra.extend(self.headers.get(ANTHROPIC_BETA).map(|value| (ANTHROPIC_BETA, value.clone())));
         }
+        attempt.iter().for_each(|attempt| attempt.introduce(&mut extra));
         let mut answer = upstream.send(load, body, extra, limits).await?;
         if self.stream {
             let mut first = VecDeque::new();
@@ -416,11 +416,7 @@ impl LocalEvents {
                 if !delta.text.is_empty() {
                     events.push(text(&delta));
                 }
-                let reason = match reason {
-                    FinishReason::Stop => StopReason::End,
-                    FinishReason::Length => StopReason::Length,
-                };
-                events.push(ChatEvent::Finish { choice: delta.choice as u32, reason });
+                events.push(ChatEvent::Finish { choice: delta.choice as u32, reason: reason.into() });
             }
             None => events.push(self.usage()),
         }

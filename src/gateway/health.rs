@@ -1,9 +1,10 @@
-//! `GET /health`, for load balancers.
+//! What load balancers and monitors ask for: `GET /health` and `GET /metrics`.
 
+use super::metrics;
 use super::registry::ModelState;
 use super::server::App;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -37,4 +38,9 @@ pub async fn health(State(app): State<Arc<App>>) -> Response {
         answer["failures"] = failures.into();
     }
     (code, Json(answer)).into_response()
+}
+
+/// What is counted, as OpenMetrics.
+pub async fn scrape(State(app): State<Arc<App>>) -> Response {
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], app.metrics.encode()).into_response()
 }

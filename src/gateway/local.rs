@@ -11,7 +11,7 @@
 //! Deliberately absent: JSON.
 
 use super::account::Attempt;
-use super::dialect::TokenUsage;
+use super::dialect::{StopReason, TokenUsage};
 use super::metrics::{Outcome, RequestMetrics};
 use super::registry::LocalModel;
 use super::replicas::ReplicaStream;
@@ -211,6 +211,15 @@ pub struct Usage {
     pub completion_tokens: usize,
     /// Prompt tokens whose KV was cached.
     pub cached_tokens: usize,
+}
+
+impl From<FinishReason> for StopReason {
+    fn from(reason: FinishReason) -> Self {
+        match reason {
+            FinishReason::Stop => Self::End,
+            FinishReason::Length => Self::Length,
+        }
+    }
 }
 
 impl From<&Usage> for TokenUsage {
@@ -416,6 +425,9 @@ impl Generation {
                 Ok(Some(event)) => {
                     if let Some(attempt) = &mut self.attempt {
                         attempt.counted(&self.usage);
+                        if let TextEvent::Finished(_, reason) = &event {
+                            attempt.finished((*reason).into());
+                        }
                     }
                     if self.streams.iter().all(Option::is_none) {
                         self.metrics.end(Outcome::Finished);

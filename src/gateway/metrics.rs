@@ -2,6 +2,11 @@
 //! of them at each scrape. Label values come from routes, served names and status codes only, so
 //! a caller cannot make new time series.
 
+mod gauges;
+
+pub use gauges::Gauges;
+
+use super::limit::LimitKind;
 use super::local::LocalError;
 use super::registry::Registry;
 use crate::engine::handle::EngineStats;
@@ -49,6 +54,7 @@ pub struct AttemptMetrics {
     dollars: Family<Labels, Counter<f64, AtomicU64>>,
     first_token: Histograms,
     whole: Histograms,
+    refusals: Family<Labels, Counter>,
 }
 
 impl AttemptMetrics {
@@ -60,6 +66,7 @@ impl AttemptMetrics {
             dollars: Family::default(),
             first_token: histograms(),
             whole: histograms(),
+            refusals: Family::default(),
         };
         registry.register("attempts", "Attempts to answer, by target and outcome", it.attempts.clone());
         registry.register("attempt_tokens", "Tokens that attempts used", it.tokens.clone());
@@ -67,7 +74,15 @@ impl AttemptMetrics {
         let help = "From the attempt's begin to its first text";
         registry.register("attempt_first_token_seconds", help, it.first_token.clone());
         registry.register("attempt_seconds", "From the attempt's begin to its end", it.whole.clone());
+        let help = "Requests and attempts that were over a limit of their key or model";
+        registry.register("limit_refusals", help, it.refusals.clone());
         it
+    }
+
+    /// Counts what was over a limit of a `key` or a `model`.
+    pub fn refused(&self, holder: &'static str, limit: LimitKind) {
+        let labels = vec![("holder", holder.to_owned()), ("limit", limit.name().to_owned())];
+        self.refusals.get_or_create(&labels).inc();
     }
 
     /// Counts an attempt that is over.
@@ -136,6 +151,12 @@ impl Metrics {
         let attempts = AttemptMetrics::registered(&mut registry);
         registry.register_collector(Box::new(Engines(models)));
         Self { registry, requests, model, attempts }
+    }
+
+    /// With gauges of the gateway.
+    pub fn with(mut self, gauges: Gauges) -> Self {
+        self.registry.register_collector(Box::new(gauges));
+        self
     }
 
     /// A request was answered; a stream counts when its head is sent.

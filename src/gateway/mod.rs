@@ -4,7 +4,8 @@
 //! prompt into text events of one of our engines, [`remote`] asks an upstream. [`sse`] frames events;
 //! [`error`] is the only map from errors to HTTP; [`registry`] says which models are loaded; [`usage`]
 //! knows costs, [`account`] records them and keeps to the limits that [`limit`] counts,
-//! [`adaptive`] finds out what an upstream bears; [`metrics`] counts; [`admin`] shows usage and makes keys.
+//! [`adaptive`] finds out what an upstream bears; [`metrics`] counts; [`admin`] shows usage and makes keys;
+//! [`observe`] tells of each request: by a span ([`trace`]) and a line ([`access_log`]).
 //!
 //! Invariants: nothing here outlives its request (dropping a response drops its token stream,
 //! which cancels it); every body, wait and queue has a bound; API keys are never kept or logged,
@@ -12,19 +13,22 @@
 //!
 //! Deliberately absent until they work: limits shared by several processes.
 
+pub mod access_log;
 pub mod account;
 pub mod adaptive;
 pub mod admin;
 pub mod auth;
 pub mod chat;
+pub mod cors;
 pub mod count;
 pub mod dialect;
 pub mod error;
 pub mod fallback;
-mod health;
+pub mod health;
 pub mod limit;
 pub mod local;
 pub mod metrics;
+pub mod observe;
 pub mod openai;
 pub mod registry;
 pub mod remote;
@@ -32,9 +36,12 @@ pub mod replicas;
 pub mod route;
 pub mod server;
 pub mod sse;
+pub mod trace;
 pub mod usage;
 
+pub use cors::Cors;
+pub use observe::Observers;
 pub use registry::{GenerationDefaults, LocalModel, ModelState, Registry};
 pub use replicas::Replicas;
 pub use route::Routing;
-pub use server::{Cors, DrainOutcome, ServerConfig, check_bind, serve};
+pub use server::{DrainOutcome, ServerConfig, check_bind, serve};

@@ -155,6 +155,11 @@ impl Upstream {
         &self.name
     }
 
+    /// Where its paths begin.
+    pub fn base_url(&self) -> &str {
+        &self.provider.base_url
+    }
+
     /// The format that it speaks.
     pub fn dialect(&self) -> Dialect {
         match self.provider.format {

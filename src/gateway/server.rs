@@ -11,13 +11,15 @@ use super::account::{self, Account, Attempt, Bill, Sink};
 use super::admin::{self, AdminState};
 use super::auth::Tenant;
 use super::chat;
+use super::cors::{self, Cors};
 use super::count::count_tokens;
 use super::dialect::Dialect;
 use super::error::ApiError;
-use super::health::health;
+use super::health::{health, scrape};
 use super::limit::{Holder, Id, Limiter, Now, States};
 use super::local::{self, Phase, TextPool};
-use super::metrics::{self, Metrics};
+use super::metrics::{Gauges, Metrics};
+use super::observe::{self, Observed, Observers, Peer};
 use super::openai::{completions, models, tokenize};
 use super::registry::{LocalModel, ModelState, Registry};
 use super::route::{self, Asked, Routing, Target};
@@ -27,13 +29,15 @@ use crate::store::Store;
 use arc_swap::ArcSwap;
 use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, FromRequest, MatchedPath, Request, State};
-use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::serve::Listener;
 use futures_util::FutureExt;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde_json::Value;
@@ -44,7 +48,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
-use tower_http::cors::{AllowHeaders, Any, CorsLayer};
 
 /// JSON of more bytes than this is parsed off the async threads.
 const PARSE_INLINE_BYTES_MAX: usize = 64 << 10;
@@ -54,7 +57,7 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 const OPEN_WHILE_DRAINING: [&str; 2] = ["/health", "/metrics"];
 /// Longest request id that is taken over from a caller.
 const REQUEST_ID_BYTES_MAX: usize = 128;
-const REQUEST_ID: &str = "x-request-id";
+pub(super) const REQUEST_ID: &str = "x-request-id";
 /// Where Anthropic's dialect is spoken.
 const MESSAGES: &str = "/v1/messages";
 const COUNT_TOKENS: &str = "/v1/messages/count_tokens";
@@ -78,17 +81,8 @@ pub struct ServerConfig {
     pub cors: Cors,
     /// SHA-256 of the admin key; None: there is no admin API.
     pub admin_key_sha256: Option<[u8; 32]>,
-}
-
-/// Which web pages may call this server from a browser.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Cors {
-    /// None.
-    Off,
-    /// All.
-    Any,
-    /// Those of these origins (`https://example.org`).
-    Origins(Vec<String>),
+    /// Who wants to know of requests.
+    pub observers: Observers,
 }
 
 /// How a shutdown went.
@@ -122,7 +116,7 @@ pub struct App {
     pub(super) store: Option<Arc<Store>>,
     sink: Option<Sink>,
     limiter: Arc<Limiter>,
-    phase: watch::Sender<Phase>,
+    pub(super) phase: watch::Sender<Phase>,
     in_flight: watch::Sender<usize>,
 }
 
@@ -153,6 +147,8 @@ pub struct RequestContext {
     pub tenant: Arc<Tenant>,
     /// The served model that it names, once known; a label of metrics.
     model: Arc<OnceLock<String>>,
+    /// Where somebody wants to know of it.
+    observed: Option<Arc<Observed>>,
 }
 
 impl RequestContext {
@@ -172,15 +168,22 @@ impl App {
         let limiter =
             account::limiter(store.as_deref(), routing.load().config()).map_err(io::Error::other)?;
         let recorder = store.as_ref().map(|store| store.recorder());
+        let in_flight = watch::Sender::new(0);
+        let gauges = Gauges {
+            routing: routing.clone(),
+            recorder: recorder.clone(),
+            observers: config.observers.clone(),
+            in_flight: in_flight.subscribe(),
+        };
         Ok(Self {
             limiter: Arc::new(limiter),
             routing,
             store,
             sink: recorder.map(|recorder| Arc::new(move |record| recorder.record(record)) as Sink),
-            metrics: Metrics::new(registry.clone()),
+            metrics: Metrics::new(registry.clone()).with(gauges),
             text: TextPool::new(),
             phase: watch::Sender::new(Phase::Running),
-            in_flight: watch::Sender::new(0),
+            in_flight,
             config,
             registry,
         })
@@ -247,6 +250,7 @@ impl App {
         let routing = self.routing();
         let tenant = &context.tenant;
         let limits = tenant.limits.as_ref().unwrap_or(&routing.config().limits);
+        context.observed.iter().for_each(|observed| observed.is_planned(&route, asked.body));
         let input = first.map_or(asked.counts.estimate, |target| asked.counts.of(target));
         let output_bound = route::output_bound(asked.body);
         let mut bill = Bill::default();
@@ -255,6 +259,8 @@ impl App {
             let price = first.and_then(Target::price);
             let estimate = account::estimate(input, output_bound, price.as_deref());
             let reserved = self.limiter.reserve(&[holder], estimate, Now::read());
+            let reserved =
+                reserved.inspect_err(|refusal| self.metrics.attempts().refused("key", refusal.kind));
             bill = Bill::of(reserved.map_err(|refusal| ApiError::over_limit(&refusal))?);
         }
         Ok(Account {
@@ -269,6 +275,7 @@ impl App {
             sink: self.sink.clone(),
             limiter: self.limiter.clone(),
             bill: Arc::new(bill),
+            observed: context.observed.clone(),
         })
     }
 
@@ -377,10 +384,10 @@ async fn connections(
         let next = async {
             let place = places.clone().acquire_owned().await;
             // Waits and goes on where the system has no more sockets.
-            let (stream, _) = Listener::accept(&mut listener).await;
-            (place, stream)
+            let (stream, peer) = Listener::accept(&mut listener).await;
+            (place, stream, peer)
         };
-        let (place, stream) = tokio::select! {
+        let (place, stream, peer) = tokio::select! {
             // Dropping the sender closes too.
             _ = &mut closed => break,
             next = next => next,
@@ -390,6 +397,10 @@ async fn connections(
             tracing::debug!(%error, "no TCP_NODELAY");
         }
         let service = TowerToHyperService::new(router.clone());
+        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+            request.extensions_mut().insert(Peer(peer));
+            service.call(request)
+        });
         let connection = http.serve_connection(TokioIo::new(stream), service);
         // Made here, so that it misses nothing.
         let closing = closing.clone().notified_owned();
@@ -468,32 +479,16 @@ fn router(app: Arc<App>) -> io::Result<axum::Router> {
         }
         None => router,
     };
-    let router = match cors(&app.config.cors)? {
+    let router = match cors::layer(&app.config.cors)? {
         Some(cors) => router.layer(cors),
         None => router,
     };
+    let observers = &app.config.observers;
+    let router = match observers.are_none() {
+        true => router,
+        false => router.layer(from_fn_with_state(observers.clone(), observe::observe)),
+    };
     Ok(router.with_state(app))
-}
-
-fn cors(cors: &Cors) -> io::Result<Option<CorsLayer>> {
-    let layer = CorsLayer::new()
-        .allow_methods([Method::GET, Method::POST])
-        // Not `*`, which does not cover Authorization.
-        .allow_headers(AllowHeaders::mirror_request())
-        .expose_headers([header::HeaderName::from_static(REQUEST_ID), header::RETRY_AFTER]);
-    match cors {
-        Cors::Off => Ok(None),
-        Cors::Any => Ok(Some(layer.allow_origin(Any))),
-        Cors::Origins(origins) => {
-            let parse = |origin: &String| {
-                HeaderValue::from_str(origin).map_err(|_| {
-                    io::Error::new(io::ErrorKind::InvalidInput, format!("`{origin}` is not an origin"))
-                })
-            };
-            let origins = origins.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
-            Ok(Some(layer.allow_origin(origins)))
-        }
-    }
 }
 
 /// Around every request: id, key, drain check; afterwards metrics and the log.
@@ -506,6 +501,8 @@ async fn enter(State(app): State<Arc<App>>, mut request: Request, next: Next) ->
     // Before the phase is read: a request either sees the drain or is waited for.
     let in_flight = app.begin();
     let (arrived, model) = (Instant::now(), Arc::new(OnceLock::new()));
+    let observed = request.extensions().get::<Arc<Observed>>().cloned();
+    observed.iter().for_each(|observed| observed.has_id(&id));
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
     let path = request.uri().path();
@@ -516,7 +513,10 @@ async fn enter(State(app): State<Arc<App>>, mut request: Request, next: Next) ->
         Err(error) => ApiError::from(error).into_response(),
         Ok(_) if draining => ApiError::draining().into_response(),
         Ok(tenant) => {
-            let context = RequestContext { id: id.clone(), arrived, in_flight, tenant, model: model.clone() };
+            observed.iter().for_each(|observed| observed.has_key(&tenant.name));
+            let (id, model) = (id.clone(), model.clone());
+            let context =
+                RequestContext { id, arrived, in_flight, tenant, model, observed: observed.clone() };
             request.extensions_mut().insert(context);
             let answer = AssertUnwindSafe(next.run(request)).catch_unwind().await;
             answer.unwrap_or_else(|_| ApiError::internal("a handler panicked").into_response())
@@ -536,8 +536,12 @@ async fn enter(State(app): State<Arc<App>>, mut request: Request, next: Next) ->
     let model = model.get().map_or("", String::as_str);
     let status = response.status().as_u16();
     app.metrics.request(&route, model, status);
-    let ms = arrived.elapsed().as_millis() as u64;
-    tracing::info!(request_id = id, %method, route, model, status, ms, "answered");
+    observed.iter().for_each(|observed| observed.names(model));
+    // Where there is an access log, a request's line is there alone.
+    if !app.config.observers.have_log() {
+        let ms = arrived.elapsed().as_millis() as u64;
+        tracing::info!(request_id = id, %method, route, model, status, ms, "answered");
+    }
     response
 }
 
@@ -553,10 +557,6 @@ pub fn insert_limits(response: &mut Response, states: &States, dialect: Dialect)
 /// Visible ASCII and not too long: fit to be logged and echoed.
 fn is_sane_id(id: &str) -> bool {
     !id.is_empty() && id.len() <= REQUEST_ID_BYTES_MAX && id.bytes().all(|b| b.is_ascii_graphic())
-}
-
-async fn scrape(State(app): State<Arc<App>>) -> Response {
-    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], app.metrics.encode()).into_response()
 }
 
 #[cfg(test)]

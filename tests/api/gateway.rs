@@ -35,6 +35,7 @@ async fn start(connections_max: usize) -> Gateway {
         drain_timeout: Duration::from_secs(10),
         cors: Cors::Off,
         admin_key_sha256: None,
+        observers: gateway::Observers::default(),
     };
     let registry = Arc::new(Registry::new(["m".to_owned()]));
     let (stop, stopped) = oneshot::channel::<()>();

@@ -51,6 +51,31 @@ const SHAPE: &[Mistake] = &[
         1,
         &["`admin_key_env` must be the name of an environment"],
     ),
+    (
+        "an unknown key of telemetry",
+        "server: { telemetry: { otlp_endpont: http://h:4318 } }",
+        1,
+        &["`telemetry`: unknown key `otlp_endpont`: did you mean `otlp_endpoint`?"],
+    ),
+    (
+        "no endpoint",
+        "server: { telemetry: { otlp_endpoint: grpc://h:4317 } }",
+        1,
+        &["`otlp_endpoint` must begin with http:// or https://"],
+    ),
+    (
+        "a share over 1",
+        "server: { telemetry: { sample: 1.5 } }",
+        1,
+        &["`sample` must be a number from 0 to 1, not `1.5`"],
+    ),
+    (
+        "a receiver's key",
+        "server: { telemetry: { headers: { x-api-key: k } } }",
+        1,
+        &["`telemetry`: header `x-api-key` carries a key", "use `headers_env`"],
+    ),
+    ("an access log", "server: { access_log: [a] }", 1, &["`access_log` must be text, not a list"]),
     ("a limit of 0", "limits: { requests_per_minute: 0 }", 1, &["whole number of 1 or more, not `0`"]),
     (
         "a broken limit",
@@ -501,6 +526,9 @@ fn secrets_are_not_repeated() {
         "keys: { k: { sha256: S3CRET } }",
         "server: { store: \"mysql://u:S3CRET@h/d\" }",
         "server: { shared_limits: \"redis:S3CRET\" }",
+        "server: { telemetry: { otlp_endpoint: \"http://u:S3CRET@h:4318\" } }",
+        "server: { telemetry: { headers: { authorization: S3CRET } } }",
+        "server: { telemetry: { headers_env: x-api-key=S3CRET } }",
     ] {
         let errors =
             parse(&format!("{text}\nmodels: {{ m: {{ source: a/b }} }}")).expect_err(text).to_string();

@@ -6,8 +6,8 @@ mod program;
 mod random;
 
 use novastack::config::{
-    Capabilities, Choice, Config, ConfigErrors, Continues, Facts, Format, KeySource, SharedLimits, Store,
-    Surroundings, Target,
+    AccessLog, Capabilities, Choice, Config, ConfigErrors, Continues, Facts, Format, KeySource, SharedLimits,
+    Store, Surroundings, Target, Telemetry,
 };
 use std::path::Path;
 use std::time::Duration;
@@ -257,6 +257,35 @@ keys: { ci: { sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0
         "f.yaml:10: alias `gpt-4o` stands for `auto`, and there are no `routes`",
         "f.yaml:11: key `ci` may ask for `auto`, and there are no `routes`",
     ] {
+        assert!(warnings.contains(words), "{words}\n{warnings}");
+    }
+}
+
+#[test]
+fn what_is_told_of_requests() {
+    let rest = "models: { m: { source: a/b } }\n";
+    let server = |text: &str| ok(&format!("server: {text}\n{rest}")).server;
+    assert_eq!(server("{}").telemetry, Telemetry::default());
+    assert_eq!(server("{}").access_log, None);
+    let told = server(
+        "{ telemetry: { otlp_endpoint: \"https://otel.example.org/base/\", headers: { X-Team: search }, \
+         headers_env: OTLP_KEYS, sample: 0.1, service_name: gate }, access_log: logs/access.jsonl }",
+    );
+    let telemetry = Telemetry {
+        otlp_endpoint: Some("https://otel.example.org/base".into()),
+        headers: [("x-team".to_owned(), "search".to_owned())].into(),
+        headers_env: Some("OTLP_KEYS".into()),
+        sample: Some(0.1),
+        service_name: Some("gate".into()),
+    };
+    assert_eq!(told.telemetry, telemetry);
+    assert_eq!(told.access_log, Some(AccessLog::File("/etc/nova/logs/access.jsonl".into())));
+    assert_eq!(server("{ access_log: stdout }").access_log, Some(AccessLog::Stdout));
+    assert_eq!(server("{ access_log: stderr }").access_log, Some(AccessLog::Stderr));
+    let text =
+        "server: { telemetry: { otlp_endpoint: http://far:4318, headers_env: NOT_SET } }\n".to_owned() + rest;
+    let warnings = parse_bare(&text).expect("valid").warnings.join("\n");
+    for words in ["f.yaml:1: the environment variable NOT_SET is not set: no headers", "travel unencrypted"] {
         assert!(warnings.contains(words), "{words}\n{warnings}");
     }
 }

@@ -1,15 +1,18 @@
 //! The gateway as its callers see it: the program with a `novastack.yaml`, mock upstreams of both formats,
 //! and a tiny model of its own.
 
+mod access_log;
 mod counts;
 mod faults;
+mod metrics;
 mod replicas;
 mod resume;
+mod trace;
 mod usage;
 
 use crate::support::golden_dir;
 use crate::support::server::Server;
-use crate::support::upstream::{TEXT, USAGE, Upstream};
+use crate::support::upstream::{TEXT, USAGE, Upstream, openai_stream};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 
@@ -74,9 +77,14 @@ pub fn start(config: &str, arguments: &[&str]) -> Gateway {
 
 /// The same, in a folder that has a configuration.
 pub fn start_in(file: tempfile::TempDir, arguments: &[&str]) -> Gateway {
+    start_with(file, arguments, &[])
+}
+
+/// The same, with more of an environment.
+pub fn start_with(file: tempfile::TempDir, arguments: &[&str], environment: &[(&str, &str)]) -> Gateway {
     let path = file.path().join("novastack.yaml").display().to_string();
     let arguments = [&["--config", &path], arguments].concat();
-    let server = Server::try_start_with(&arguments, &UPSTREAM_KEYS);
+    let server = Server::try_start_with(&arguments, &[&UPSTREAM_KEYS, environment].concat());
     let server = server.unwrap_or_else(|log| panic!("novastack serve {arguments:?}:\n{log}"));
     Gateway { server, file, client: crate::support::client() }
 }
@@ -120,6 +128,14 @@ pub fn message(model: &str, stream: bool) -> Value {
     let mut body = chat(model, stream);
     body["max_tokens"] = 64.into();
     body
+}
+
+/// The events of a mock's stream up to its first text.
+pub fn begun_stream() -> Vec<u8> {
+    let whole = openai_stream(&json!({ "model": "mock" }));
+    let text = whole.find("Hello, ").expect("text");
+    let end = text + whole[text..].find("\n\n").expect("its end") + 2;
+    whole[..end].into()
 }
 
 pub const CONFIG: &str = r#"

@@ -2,6 +2,7 @@
 
 pub mod gguf_writer;
 pub mod hip;
+pub mod otlp;
 pub mod server;
 pub mod upstream;
 

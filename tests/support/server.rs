@@ -37,6 +37,7 @@ impl Server {
             .args(["serve", "--port", "0", "--threads", "2"])
             .args(args)
             .env_remove("NOVASTACK_API_KEYS")
+            .env_remove("OTEL_EXPORTER_OTLP_ENDPOINT")
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -97,7 +98,12 @@ impl Server {
 
     /// Sends SIGTERM.
     pub fn terminate(&self) {
-        let _ = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
+        self.signal("-TERM");
+    }
+
+    /// Sends a signal, as `kill` names it.
+    pub fn signal(&self, signal: &str) {
+        let _ = Command::new("kill").args([signal, &self.child.id().to_string()]).status();
     }
 
     /// The exit code, once the program has ended.

@@ -1,0 +1,97 @@
+//! What the gateway is asked at each scrape: how its upstreams, its store and its own log are doing.
+
+use crate::gateway::observe::Observers;
+use crate::gateway::route::{Hosted, Routing};
+use crate::store::Recorder;
+use arc_swap::ArcSwap;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use std::fmt::{Debug, Error, Formatter};
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::watch;
+
+/// Whom to ask.
+pub struct Gauges {
+    /// For the upstreams of the configuration as it is.
+    pub routing: Arc<ArcSwap<Routing>>,
+    /// The store's.
+    pub recorder: Option<Recorder>,
+    /// Of requests.
+    pub observers: Observers,
+    /// Requests being answered.
+    pub in_flight: watch::Receiver<usize>,
+}
+
+impl Debug for Gauges {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> Result<(), Error> {
+        formatter.write_str("Gauges")
+    }
+}
+
+/// A value of an upstream's model under a metric's name.
+type Value = (&'static str, &'static str, fn(&Hosted, Instant) -> f64);
+
+const UPSTREAM: [Value; 4] = [
+    (
+        "upstream_breaker_open",
+        "1 while an upstream's model that keeps failing is left alone",
+        |hosted, now| f64::from(u8::from(hosted.health.is_open(now))),
+    ),
+    ("upstream_limit", "Requests at a time that the adaptive limit allows", |hosted, now| {
+        hosted.load.load(now).limit
+    }),
+    ("upstream_in_flight", "Requests under way to an upstream's model", |hosted, now| {
+        hosted.load.load(now).in_flight as f64
+    }),
+    ("upstream_resting", "Places that rest after an upstream refused a request", |hosted, now| {
+        hosted.load.load(now).resting as f64
+    }),
+];
+
+impl Collector for Gauges {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), Error> {
+        let (now, routing) = (Instant::now(), self.routing.load());
+        let targets = routing.config().models.iter().filter_map(|model| routing.target(&model.name));
+        let hosted: Vec<([(&str, &str); 2], &Hosted)> = targets
+            .filter_map(|target| {
+                let hosted = target.upstream.as_ref()?;
+                Some(([("model", target.model.name.as_str()), ("provider", hosted.upstream.name())], hosted))
+            })
+            .collect();
+        for (name, help, value) in UPSTREAM {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for (labels, hosted) in &hosted {
+                ConstGauge::new(value(hosted, now)).encode(family.encode_family(labels)?)?;
+            }
+        }
+        let mut gauge = |name, help, value: usize| {
+            let gauge = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            ConstGauge::new(value as u64).encode(gauge)
+        };
+        gauge("requests_in_flight", "Requests being answered", *self.in_flight.borrow())?;
+        if let Some(recorder) = &self.recorder {
+            gauge("store_queue", "Usage records that wait to be written", recorder.waiting())?;
+        }
+        let spans = self.observers.spans();
+        for (name, help, count) in [
+            (
+                "store_lost_records",
+                "Usage records that were lost",
+                self.recorder.as_ref().map(Recorder::lost),
+            ),
+            ("access_log_lost_lines", "Lines that the access log lost", self.observers.lines_lost()),
+            ("trace_spans", "Spans that ended", spans.map(|(ended, _)| ended)),
+            ("trace_spans_sent", "Spans that their receiver took", spans.map(|(_, sent)| sent)),
+        ] {
+            if let Some(count) = count {
+                let counter = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+                ConstCounter::new(count).encode(counter)?;
+            }
+        }
+        Ok(())
+    }
+}
