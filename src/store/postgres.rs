@@ -482,8 +482,10 @@ fn words(error: &postgres::Error) -> String {
         };
         return format!("{}{hint}", said.message());
     }
-    match error.source() {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
+    let Some(cause) = error.source() else { return error.to_string() };
+    let text = format!("{error}: {cause}");
+    match text.contains("certificate") {
+        true => format!("{text} (the variable SSL_CERT_FILE may name a file with its authority's)"),
+        false => text,
     }
 }
