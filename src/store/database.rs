@@ -114,8 +114,8 @@ pub fn charges(records: &[UsageRecord]) -> BTreeMap<&str, f64> {
     charges
 }
 
-/// A record's tags as they are kept: a JSON object of texts.
-pub fn tags_text(record: &UsageRecord) -> String {
-    let tags = record.tags.iter().map(|(name, value)| (name.clone(), value.as_str().into()));
+/// A record's tags as they are kept: a JSON object of texts, each as `storable` makes it.
+pub fn tags_text(record: &UsageRecord, storable: fn(&str) -> String) -> String {
+    let tags = record.tags.iter().map(|(name, value)| (storable(name), storable(value).into()));
     serde_json::Value::Object(tags.collect()).to_string()
 }

@@ -20,8 +20,8 @@ const SHOWN_CHARS: usize = 8;
 const NAME_CHARS_MAX: usize = 128;
 /// Models that one key may name.
 const MODELS_MAX: usize = 1000;
-/// A credit's, a day's, a month's.
-const DOLLARS_MAX: f64 = 1e12;
+/// A credit's, a day's, a month's, a record's.
+pub(super) const DOLLARS_MAX: f64 = 1e12;
 /// The year 9999: dates beyond it have no usual form.
 pub(super) const UNIX_MS_MAX: u64 = 253_402_300_799_000;
 /// As [`key`] reads them.

@@ -27,6 +27,9 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// Connections for everything but the writer.
 const LENT_MAX: usize = 4;
+/// Threads of connections: those lent, the writer's, and what still hangs of earlier ones where a server
+/// takes connections and says nothing.
+const THREADS_MAX: usize = 16;
 /// How long one may wait for another to give its connection back.
 const LEND_TIMEOUT: Duration = Duration::from_secs(10);
 /// To one address, until TCP stands.
@@ -90,6 +93,8 @@ struct Inner {
     tls: Option<MakeRustlsConnect>,
     /// Names this process in `batches`.
     writer: Arc<str>,
+    /// Every connection's thread has one of these.
+    threads: Arc<()>,
     pool: Mutex<Pool>,
     given_back: Condvar,
 }
@@ -111,9 +116,9 @@ impl Server {
         let tls = tls(&config).map_err(|reason| unusable(&place, reason))?;
         let writer = uuid::Uuid::new_v4().to_string().into();
         let (pool, given_back) = (Mutex::default(), Condvar::new());
-        let server = Self(Arc::new(Inner { config, tls, writer, pool, given_back }));
+        let server = Self(Arc::new(Inner { config, tls, writer, threads: Arc::default(), pool, given_back }));
         let prepared = match server.lend() {
-            Ok(mut lent) => lent.session().run(|client| prepare(client)),
+            Ok(mut lent) => lent.session().run(prepare),
             Err(reason) => return Err(unusable(&place, format!("cannot be reached: {reason}"))),
         };
         match prepared {
@@ -189,7 +194,10 @@ pub struct Session {
 
 impl Session {
     fn open(server: &Inner, timeout: Duration) -> Result<Self, String> {
-        let (config, tls) = (server.config.clone(), server.tls.clone());
+        let (config, tls, counted) = (server.config.clone(), server.tls.clone(), server.threads.clone());
+        if Arc::strong_count(&counted) > THREADS_MAX + 1 {
+            return Err(format!("{THREADS_MAX} connections hang already"));
+        }
         let (jobs, inbox) = mpsc::channel::<Job>();
         let (opened, answer) = mpsc::sync_channel(1);
         let thread = thread::Builder::new().name("postgres".into()).spawn(move || {
@@ -201,6 +209,7 @@ impl Session {
                 }
                 Err(error) => drop(opened.send(Err(words(&error)))),
             }
+            drop(counted);
         });
         thread.map_err(|error| format!("a thread could not be started: {error}"))?;
         match answer.recv_timeout(OPEN_TIMEOUT) {
@@ -272,8 +281,7 @@ impl Connection for Session {
         let estimated: Vec<bool> = records.iter().map(|record| record.estimated).collect();
         let costs: Vec<f64> = records.iter().map(|record| record.cost).collect();
         let ttfts: Vec<Option<i64>> = records.iter().map(|it| it.ttft_ms.map(|ms| ms as i64)).collect();
-        let tags: Vec<String> = records.iter().map(tags_text).collect();
-        // Keys' names are known to have nothing that cannot be stored.
+        let tags: Vec<String> = records.iter().map(|record| tags_text(record, storable)).collect();
         let (keys, dollars): (Vec<String>, Vec<f64>) =
             charges(records).into_iter().map(|(key, dollars)| (storable(key), dollars)).unzip();
         let parameters: [Parameter; 22] = [
@@ -341,7 +349,7 @@ fn cell(row: &postgres::Row, at: usize) -> Result<Value, postgres::Error> {
     })
 }
 
-/// PostgreSQL's texts have every character but U+0000.
+/// PostgreSQL's texts have every character but U+0000, escaped in JSON or not.
 fn storable(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }

@@ -215,7 +215,7 @@ fn insert(connection: &mut Connection, records: &[UsageRecord]) -> rusqlite::Res
                 record.ttft_ms.map(|ms| ms as i64),
                 record.outcome.as_str(),
                 record.status,
-                tags_text(record),
+                tags_text(record, str::to_owned),
             ])?;
         }
         let mut spend = transaction.prepare_cached(SPEND)?;

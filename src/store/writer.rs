@@ -9,7 +9,7 @@
 
 use super::database::{Connection, Database, is_charged};
 use super::error::{Doing, StoreError};
-use super::keys::{self, KeyTable, UNIX_MS_MAX};
+use super::keys::{self, DOLLARS_MAX, KeyTable, UNIX_MS_MAX};
 use super::record::{Outcome, UsageRecord};
 use arc_swap::ArcSwap;
 use std::mem;
@@ -290,6 +290,8 @@ fn bound(record: &mut UsageRecord) {
     if !record.cost.is_finite() || record.cost < 0.0 {
         record.cost = 0.0;
     }
+    // Sums stay finite.
+    record.cost = record.cost.min(DOLLARS_MAX);
     record.unix_ms = record.unix_ms.min(UNIX_MS_MAX);
     let UsageRecord { input_tokens, cached_tokens, output_tokens, latency_ms, ttft_ms, .. } = &mut *record;
     for count in [input_tokens, cached_tokens, output_tokens, latency_ms].into_iter().chain(ttft_ms) {

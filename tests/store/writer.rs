@@ -2,7 +2,7 @@
 
 use super::place::{self, Place};
 use super::{all_records, record, totals, wait_until};
-use novastack::store::{Filter, StoreError, UsageRecord, now_unix_ms};
+use novastack::store::{Dimension, Filter, StoreError, UsageQuery, UsageRecord, now_unix_ms};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -70,16 +70,21 @@ fn no_record_is_too_odd_to_be_written(place: &Place) {
         UsageRecord { cost: f64::NAN, ..record(1) },
         UsageRecord { cost: -1.0, unix_ms: u64::MAX, latency_ms: u64::MAX, ..record(2) },
         UsageRecord { input_tokens: u64::MAX, output_tokens: u64::MAX, ..record(3) },
+        UsageRecord { cost: f64::MAX, key: "rich".into(), ..record(6) },
+        UsageRecord { cost: f64::MAX, key: "rich".into(), ..record(7) },
         UsageRecord { input_tokens: u64::MAX, task: "\u{e9}".repeat(5000), ..record(4) },
         UsageRecord { tags: (0..99).map(|n| (n.to_string(), "x".repeat(9999))).collect(), ..record(5) },
     ];
     odd.into_iter().for_each(|it| store.recorder().record(it));
     store.close().expect("written");
     let totals = totals(&store);
-    assert_eq!((totals.attempts, totals.cost), (5, 0.75));
+    assert_eq!((totals.attempts, totals.cost), (7, 2e12 + 0.75));
     let found = all_records(&store, Filter::default());
-    assert_eq!(found[3].task.len(), 1024);
-    assert_eq!((found[4].tags.len(), found[4].tags[0].1.len()), (16, 1024));
+    assert_eq!(found[5].task.len(), 1024);
+    assert_eq!((found[6].tags.len(), found[6].tags[0].1.len()), (16, 1024));
+    let by_day = UsageQuery { group_by: vec![Dimension::Day], ..UsageQuery::default() };
+    let days = store.usage(&by_day).expect("days");
+    assert_eq!(days.last().expect("a day").group, [Some("9999-12-31".to_owned())]);
 }
 
 fn a_store_that_is_dropped_has_written_everything(place: &Place) {
