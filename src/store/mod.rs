@@ -66,8 +66,8 @@ impl Store {
     }
 
     /// Writes every record that was taken, and ends the writer; records that come later are lost. A
-    /// disk or a server that fails is tried for 10 seconds and the time of one attempt (another 15 at
-    /// most), then the error says how many records are lost. The second call does nothing.
+    /// disk or a server that fails is tried for 10 seconds (one that says nothing at all, for half a
+    /// minute), then the error says how many records are lost. The second call does nothing.
     pub fn close(&self) -> Result<(), StoreError> {
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(writer) = writer else { return Ok(()) };

@@ -31,7 +31,7 @@ const RETRY_MAX: Duration = Duration::from_secs(2);
 const QUEUE_MAX: usize = 1 << 16;
 /// How often the writer looks for what other processes did.
 const WATCH: Duration = Duration::from_secs(1);
-/// How long [`Shared::close`] goes on trying to write.
+/// How long after [`Shared::close`] the writer goes on trying what fails.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Of each text of a record.
 const TEXT_BYTES_MAX: usize = 1024;
@@ -57,7 +57,7 @@ impl Recorder {
     pub fn record(&self, mut record: UsageRecord) {
         bound(&mut record);
         let mut queue = self.shared.queue();
-        if queue.is_closed || queue.records.len() >= QUEUE_MAX {
+        if queue.closed.is_some() || queue.records.len() >= QUEUE_MAX {
             self.shared.lost.fetch_add(1, Ordering::Relaxed);
             return;
         }
@@ -91,7 +91,8 @@ pub struct Shared {
 #[derive(Default)]
 struct Queue {
     records: Vec<UsageRecord>,
-    is_closed: bool,
+    /// Since when.
+    closed: Option<Instant>,
 }
 
 impl Shared {
@@ -101,7 +102,7 @@ impl Shared {
 
     /// No more records; the writer ends. Says how many were lost before.
     pub(super) fn close(&self) -> u64 {
-        self.queue().is_closed = true;
+        self.queue().closed = Some(Instant::now());
         self.wake.notify_one();
         self.lost()
     }
@@ -165,19 +166,16 @@ struct Writer {
 
 impl Writer {
     fn run(mut self) {
-        let mut end = None;
         loop {
-            let is_closed = self.take();
+            let closed = self.take();
             let is_working = self.work();
-            if is_closed && self.batch.is_empty() && self.shared.queue().records.is_empty() {
-                self.tell_losses();
-                return;
-            }
-            if is_closed && Instant::now() >= *end.get_or_insert_with(|| Instant::now() + CLOSE_TIMEOUT) {
+            if let Some(closed) = closed {
                 let left = self.batch.len() + self.shared.queue().records.len();
-                self.shared.lost.fetch_add(left as u64, Ordering::Relaxed);
-                self.tell_losses();
-                return;
+                if left == 0 || (!is_working && closed.elapsed() >= CLOSE_TIMEOUT) {
+                    self.shared.lost.fetch_add(left as u64, Ordering::Relaxed);
+                    self.tell_losses();
+                    return;
+                }
             }
             if !is_working {
                 // A full queue does not wait by itself.
@@ -188,17 +186,17 @@ impl Writer {
     }
 
     /// Waits a tick, or less when there is enough to do, and takes all records, unless some are left
-    /// from before. Says whether the queue is closed.
-    fn take(&mut self) -> bool {
+    /// from before. Says since when the queue is closed.
+    fn take(&mut self) -> Option<Instant> {
         let queue = self.shared.queue();
-        let idle = |queue: &mut Queue| queue.records.len() < BATCH && !queue.is_closed;
+        let idle = |queue: &mut Queue| queue.records.len() < BATCH && queue.closed.is_none();
         let (mut queue, _) =
             self.shared.wake.wait_timeout_while(queue, TICK, idle).unwrap_or_else(PoisonError::into_inner);
         if self.batch.is_empty() {
             // Both keep their memory.
             mem::swap(&mut self.batch, &mut queue.records);
         }
-        queue.is_closed
+        queue.closed
     }
 
     /// Writes what was taken and looks for changes by others. Says whether the store does its work.
