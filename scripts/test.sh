@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Every check there is: format, lints, docs, Rust tests, and the OpenAI SDK against a live server.
-# Installs what is missing (npm, clang-19 and llvm-19 by apt, Python packages into target/). Downloads are kept in
+# Installs what is missing (npm, clang-19, llvm-19 and postgresql by apt, Python packages into target/). Downloads are kept in
 # target/ and in the model cache; a second run downloads nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -9,9 +9,11 @@ step() { printf '\n== %s\n' "$*"; }
 
 server=
 log=$(mktemp)
+postgres=
 finish() {
   status=$?
   trap - EXIT
+  if [ -n "$postgres" ]; then scripts/test_postgres.sh stop "$postgres" && rm -rf "$postgres"; fi
   if [ -n "$server" ]; then
     kill "$server" 2>/dev/null || true
     wait "$server" 2>/dev/null || true
@@ -115,6 +117,11 @@ rm -r "$dialects"
 kill -TERM "$server"
 wait "$server" || { echo "the server left with status $? after SIGTERM" >&2; exit 1; }
 server=
+
+step "a PostgreSQL server for the store's tests"
+postgres=$(mktemp -d)
+NOVASTACK_TEST_POSTGRES=$(scripts/test_postgres.sh "$postgres")
+export NOVASTACK_TEST_POSTGRES NOVASTACK_TEST_POSTGRES_CA=$postgres/ca.pem
 
 # Last, so that its closing line is the last thing to read.
 step "cargo test"

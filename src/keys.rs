@@ -57,7 +57,7 @@ pub struct PlaceArgs {
     /// The novastack.yaml whose `server.store` it is [default: novastack.yaml].
     #[arg(long, value_name = "FILE", conflicts_with = "store")]
     config: Option<PathBuf>,
-    /// The store itself: sqlite:PATH.
+    /// The store itself: sqlite:PATH or postgres://HOST/DATABASE.
     #[arg(long, value_name = "URL")]
     store: Option<String>,
 }
@@ -197,36 +197,32 @@ pub fn run(command: KeysCommand) -> Result<(), String> {
 
 /// The store, and the configuration where it was found by one.
 fn open(place: &PlaceArgs) -> Result<(Arc<Store>, Option<Config>), String> {
-    let (path, config) = match &place.store {
-        Some(url) => match url.strip_prefix("sqlite:") {
-            Some(path) if !path.is_empty() => (PathBuf::from(path), None),
-            // Not repeated: it may hold a password.
-            _ => return Err("--store must be sqlite:PATH".into()),
+    let (place, config) = match &place.store {
+        // Not repeated when it is wrong: it may hold a password.
+        Some(url) => match config::Store::parse(url, Path::new("")) {
+            Some(place) => (place, None),
+            None => return Err("--store must be sqlite:PATH or postgres://HOST/DATABASE".into()),
         },
         None => {
             let file = place.config.as_deref().unwrap_or(Path::new("novastack.yaml"));
             if place.config.is_none() && !file.exists() {
                 return Err(
-                    "there is no novastack.yaml here: give --config FILE or --store sqlite:PATH".into()
+                    "there is no novastack.yaml here: give --config FILE, or --store sqlite:PATH or \
+                            postgres://HOST/DATABASE"
+                        .into(),
                 );
             }
             let config = Config::load(file).map_err(|errors| errors.to_string())?;
-            let path = match &config.server.store {
-                Some(config::Store::Sqlite(path)) => path.clone(),
-                Some(config::Store::Postgres(_)) => {
-                    return Err("a store in PostgreSQL is not supported yet: use sqlite:PATH".into());
-                }
-                None => {
-                    return Err(format!(
-                        "{} names no store: add `store: sqlite:novastack.db` to its `server`, or give --store",
-                        file.display()
-                    ));
-                }
+            let Some(place) = config.server.store.clone() else {
+                return Err(format!(
+                    "{} names no store: add `store: sqlite:novastack.db` to its `server`, or give --store",
+                    file.display()
+                ));
             };
-            (path, Some(config))
+            (place, Some(config))
         }
     };
-    Ok((Store::open(&path).map_err(|error| error.to_string())?, config))
+    Ok((Store::open(&place).map_err(|error| error.to_string())?, config))
 }
 
 impl SettingsArgs {

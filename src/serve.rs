@@ -79,13 +79,7 @@ fn has_keys(args: &ServeArgs, config: &Config, store: Option<&Store>) -> bool {
 
 /// The store that the configuration names.
 fn store(config: &Config) -> Result<Option<Arc<Store>>, String> {
-    match &config.server.store {
-        None => Ok(None),
-        Some(config::Store::Sqlite(path)) => Store::open(path).map(Some).map_err(|error| error.to_string()),
-        Some(config::Store::Postgres(_)) => {
-            Err("`server.store`: postgres is not supported yet; use sqlite:PATH".into())
-        }
-    }
+    config.server.store.as_ref().map(Store::open).transpose().map_err(|error| error.to_string())
 }
 
 /// What a configuration may say and nothing here does yet: said aloud, not passed over.

@@ -141,12 +141,22 @@ pub enum AccessLog {
 }
 
 /// `store`: a URL.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Store {
     /// `sqlite:PATH`, relative to the configuration's folder.
     Sqlite(std::path::PathBuf),
     /// `postgres://...`
     Postgres(String),
+}
+
+/// Without the URL: it may hold a password.
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Sqlite(path) => f.debug_tuple("Sqlite").field(path).finish(),
+            Self::Postgres(_) => f.write_str("Postgres(..)"),
+        }
+    }
 }
 
 /// `shared_limits`: `memory` or a URL.

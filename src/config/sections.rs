@@ -6,6 +6,7 @@ use super::telemetry::{access_log, telemetry};
 use super::tree::Node;
 use super::{Key, Limits, Server, SharedLimits, Store};
 use std::collections::BTreeMap;
+use std::path::Path;
 use url::Url;
 
 const SERVER_KEYS: [&str; 7] =
@@ -54,18 +55,26 @@ pub fn server(reader: &mut Reader, root: &Fields) -> Server {
     server
 }
 
-// URLs of stores may hold passwords: they are not repeated.
 fn store(reader: &mut Reader, node: &Node) -> Option<Store> {
     let text = reader.text(node, "`store`")?;
-    match text.strip_prefix("sqlite:") {
-        Some(path) if !path.is_empty() => return Some(Store::Sqlite(reader.folder.join(path))),
-        _ => {}
+    let store = Store::parse(text, reader.folder);
+    if store.is_none() {
+        // URLs of stores may hold passwords: they are not repeated.
+        reader.error(node.line, "`store` must be sqlite:PATH or postgres://HOST/DATABASE");
     }
-    if ["postgres", "postgresql"].iter().any(|scheme| has_host(text, scheme)) {
-        return Some(Store::Postgres(text.to_owned()));
+    store
+}
+
+impl Store {
+    /// Reads `sqlite:PATH`, relative to a folder, or `postgres://...`.
+    pub fn parse(text: &str, folder: &Path) -> Option<Self> {
+        match text.strip_prefix("sqlite:") {
+            Some(path) if !path.is_empty() => return Some(Self::Sqlite(folder.join(path))),
+            _ => {}
+        }
+        let is_postgres = ["postgres", "postgresql"].iter().any(|scheme| has_host(text, scheme));
+        is_postgres.then(|| Self::Postgres(text.to_owned()))
     }
-    reader.error(node.line, "`store` must be sqlite:PATH or postgres://HOST/DATABASE");
-    None
 }
 
 fn shared_limits(reader: &mut Reader, node: &Node) -> Option<SharedLimits> {

@@ -1,15 +1,13 @@
 //! What can go wrong with a store.
 
-use std::path::PathBuf;
-
 /// Why a store could not do what it was asked for. Messages are fit for the operator's eyes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// The file cannot serve as a store. It was left as it was.
-    #[error("the store {}: {reason}", path.display())]
+    /// The file or the database cannot serve as a store. It was left as it was.
+    #[error("the store {place}: {reason}")]
     Unusable {
-        /// The file.
-        path: PathBuf,
+        /// The file's path; the database's URL without user and password.
+        place: String,
         /// What is wrong, and what is allowed.
         reason: String,
     },
@@ -53,8 +51,8 @@ pub(super) trait Doing<T> {
     fn doing(self, doing: &'static str) -> Result<T, StoreError>;
 }
 
-impl<T> Doing<T> for rusqlite::Result<T> {
+impl<T> Doing<T> for Result<T, String> {
     fn doing(self, doing: &'static str) -> Result<T, StoreError> {
-        self.map_err(|error| StoreError::Failed { doing, reason: error.to_string() })
+        self.map_err(|reason| StoreError::Failed { doing, reason })
     }
 }

@@ -4,12 +4,11 @@
 //! export is read, it keeps nothing from being written or tidied up.
 
 use super::Store;
-use super::database::Database;
+use super::database::{Database, Row};
 use super::error::{Doing, StoreError};
 use super::record::{Outcome, UsageRecord};
 use super::usage::Filter;
 use rusqlite::types::Value;
-use rusqlite::{Row, params_from_iter};
 use std::time::{Duration, UNIX_EPOCH};
 
 /// Records of a page: about half a megabyte.
@@ -48,8 +47,9 @@ impl Store {
     pub fn records(&self, filter: Filter) -> Result<Records, StoreError> {
         filter.check()?;
         let last = "SELECT coalesce(max(id), 0) FROM usage";
-        let last_id =
-            self.database.connect()?.query_row(last, [], |row| row.get(0)).doing("reading usage")?;
+        let last_id = self.database.with(|connection| {
+            connection.read(last, &[]).and_then(|rows| rows[0].get(0)).doing("reading usage")
+        })?;
         Ok(Records { database: self.database.clone(), filter, after_id: 0, last_id })
     }
 }
@@ -57,27 +57,27 @@ impl Store {
 impl Records {
     /// The next page, at most 1,000 records; an empty one is the end.
     pub fn page(&mut self) -> Result<Vec<UsageRecord>, StoreError> {
-        let doing = "reading usage";
-        let mut parameters = vec![Value::from(self.after_id), Value::from(self.last_id)];
-        let condition = self.filter.sql(&mut parameters);
-        let sql = format!(
-            "SELECT id, unix_ms, request_id, attempt, usage.key, route, model, provider, task, input_tokens, \
-             cached_tokens, output_tokens, estimated, cost, latency_ms, ttft_ms, outcome, status, tags \
-             FROM usage WHERE id > ? AND id <= ? AND {condition} ORDER BY id LIMIT {PAGE}"
-        );
-        let connection = self.database.connect()?;
-        let mut statement = connection.prepare(&sql).doing(doing)?;
-        let found = statement
-            .query_map(params_from_iter(parameters), |row| Ok((row.get(0)?, record(row)?)))
-            .and_then(Iterator::collect::<rusqlite::Result<Vec<(i64, _)>>>)
-            .doing(doing)?;
+        let found = self.database.with(|connection| {
+            let mut parameters = vec![Value::from(self.after_id), Value::from(self.last_id)];
+            let condition = self.filter.sql(connection.dialect(), &mut parameters);
+            let sql = format!(
+                "SELECT id, unix_ms, request_id, attempt, usage.key, route, model, provider, task, \
+                 input_tokens, cached_tokens, output_tokens, estimated, cost, latency_ms, ttft_ms, outcome, \
+                 status, tags FROM usage WHERE id > $1 AND id <= $2 AND {condition} ORDER BY id LIMIT {PAGE}"
+            );
+            let rows = connection.read(&sql, &parameters);
+            let records = rows.and_then(|rows| {
+                rows.iter().map(|row| Ok((row.get(0)?, record(row)?))).collect::<Result<Vec<(i64, _)>, _>>()
+            });
+            records.doing("reading usage")
+        })?;
         self.after_id = found.last().map_or(self.last_id, |(id, _)| *id);
         Ok(found.into_iter().map(|(_, record)| record).collect())
     }
 }
 
-fn record(row: &Row) -> rusqlite::Result<UsageRecord> {
-    let number = |column| row.get::<_, i64>(column).map(|number| number.max(0) as u64);
+fn record(row: &Row) -> Result<UsageRecord, String> {
+    let number = |column| row.get::<i64>(column).map(|number| number.max(0) as u64);
     let tags: String = row.get(18)?;
     let tags = serde_json::from_str::<serde_json::Map<_, _>>(&tags).unwrap_or_default();
     Ok(UsageRecord {
@@ -95,8 +95,8 @@ fn record(row: &Row) -> rusqlite::Result<UsageRecord> {
         estimated: row.get(12)?,
         cost: row.get(13)?,
         latency_ms: number(14)?,
-        ttft_ms: row.get::<_, Option<i64>>(15)?.map(|ms| ms.max(0) as u64),
-        outcome: match row.get_ref(16)?.as_str()? {
+        ttft_ms: row.get::<Option<i64>>(15)?.map(|ms| ms.max(0) as u64),
+        outcome: match row.get::<String>(16)?.as_str() {
             "completed" => Outcome::Completed,
             "cancelled" => Outcome::Cancelled,
             _ => Outcome::Failed,

@@ -1,10 +1,11 @@
 //! Keys: made from the system's random numbers, shown once, kept as SHA-256. A key is `nsk-` and 64
 //! hexadecimal digits, which are 256 random bits: its plain SHA-256 cannot be searched for.
 
+use super::database::{Connection, Row, atomically};
 use super::error::{Doing, StoreError};
 use super::{Store, now_unix_ms};
 use crate::config::Limits;
-use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
+use rusqlite::types::Value as Cell;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
@@ -19,12 +20,13 @@ const SHOWN_CHARS: usize = 8;
 const NAME_CHARS_MAX: usize = 128;
 /// Models that one key may name.
 const MODELS_MAX: usize = 1000;
-/// A credit's, a day's, a month's.
-const DOLLARS_MAX: f64 = 1e12;
+/// A credit's, a day's, a month's, a record's.
+pub(super) const DOLLARS_MAX: f64 = 1e12;
 /// The year 9999: dates beyond it have no usual form.
-const UNIX_MS_MAX: u64 = 253_402_300_799_000;
-const READ: &str = "SELECT name, sha256, prefix, models, limits, credit, created_unix_ms, expires_unix_ms, \
-     revoked_unix_ms FROM keys";
+pub(super) const UNIX_MS_MAX: u64 = 253_402_300_799_000;
+/// As [`key`] reads them.
+const COLUMNS: &str =
+    "name, sha256, prefix, models, limits, credit, created_unix_ms, expires_unix_ms, revoked_unix_ms";
 
 /// What a key may do, as its owner sets it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -130,29 +132,26 @@ impl Store {
             created_unix_ms: now_unix_ms(),
             revoked_unix_ms: None,
         };
-        let connection = self.database.connect()?;
-        let settings = &key.settings;
-        let added = connection
-            .execute(
-                "INSERT INTO keys (name, sha256, prefix, models, limits, credit, created_unix_ms, \
-                 expires_unix_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO NOTHING",
-                params![
-                    key.name,
-                    key.sha256.as_slice(),
-                    key.prefix,
-                    Value::from(settings.models.as_slice()).to_string(),
-                    settings.limits.as_ref().map(limits_text),
-                    settings.credit,
-                    key.created_unix_ms as i64,
-                    settings.expires_unix_ms.map(|ms| ms as i64),
-                ],
-            )
-            .doing(doing)?;
-        if added == 0 {
-            return Err(StoreError::NameTaken(key.name));
-        }
-        self.shared.read_keys(&connection)?;
-        Ok((Arc::new(key), text))
+        let [models, limits, credit, expires] = cells(&key.settings);
+        let cells = [
+            key.name.clone().into(),
+            key.sha256.to_vec().into(),
+            key.prefix.clone().into(),
+            models,
+            limits,
+            credit,
+            (key.created_unix_ms as i64).into(),
+            expires,
+        ];
+        let insert = "INSERT INTO keys (name, sha256, prefix, models, limits, credit, created_unix_ms, \
+                      expires_unix_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (name) DO NOTHING";
+        self.database.with(|connection| {
+            if connection.change(insert, &cells).doing(doing)? == 0 {
+                return Err(StoreError::NameTaken(key.name));
+            }
+            self.shared.read_keys(connection)?;
+            Ok((Arc::new(key), text))
+        })
     }
 
     /// Changes what a key may do. Nothing of others' changes is lost: `change` sees the settings as
@@ -162,70 +161,91 @@ impl Store {
         name: &str,
         change: impl FnOnce(&mut KeySettings) -> Result<(), String>,
     ) -> Result<Arc<Key>, StoreError> {
-        let doing = "changing a key";
-        let mut connection = self.database.connect()?;
-        let transaction =
-            connection.transaction_with_behavior(TransactionBehavior::Immediate).doing(doing)?;
-        let mut key = read_one(&transaction, name)?;
-        if key.revoked_unix_ms.is_some() {
-            return Err(StoreError::Revoked(key.name));
-        }
-        change(&mut key.settings).map_err(StoreError::Invalid)?;
-        check(&key.settings)?;
-        let settings = &key.settings;
-        let update = "UPDATE keys SET models = ?, limits = ?, credit = ?, expires_unix_ms = ? WHERE name = ?";
-        let values = params![
-            Value::from(settings.models.as_slice()).to_string(),
-            settings.limits.as_ref().map(limits_text),
-            settings.credit,
-            settings.expires_unix_ms.map(|ms| ms as i64),
-            key.name,
-        ];
-        transaction.execute(update, values).doing(doing)?;
-        transaction.commit().doing(doing)?;
-        self.shared.read_keys(&connection)?;
-        Ok(Arc::new(key))
+        self.update_key("changing a key", name, |key| {
+            if key.revoked_unix_ms.is_some() {
+                return Err(StoreError::Revoked(key.name.clone()));
+            }
+            change(&mut key.settings).map_err(StoreError::Invalid)?;
+            check(&key.settings)
+        })
     }
 
     /// Ends a key for good. One that is revoked already stays as it is.
     pub fn revoke_key(&self, name: &str) -> Result<Arc<Key>, StoreError> {
-        let connection = self.database.connect()?;
-        connection
-            .execute(
-                "UPDATE keys SET revoked_unix_ms = ? WHERE name = ? AND revoked_unix_ms IS NULL",
-                params![now_unix_ms() as i64, name],
-            )
-            .doing("revoking a key")?;
-        let key = read_one(&connection, name)?;
-        self.shared.read_keys(&connection)?;
-        Ok(Arc::new(key))
+        self.update_key("revoking a key", name, |key| {
+            key.revoked_unix_ms.get_or_insert_with(now_unix_ms);
+            Ok(())
+        })
+    }
+
+    fn update_key(
+        &self,
+        doing: &'static str,
+        name: &str,
+        change: impl FnOnce(&mut Key) -> Result<(), StoreError>,
+    ) -> Result<Arc<Key>, StoreError> {
+        self.database.with(|connection| {
+            let key = atomically(connection, doing, |connection| {
+                let mut key = read_one(connection, name)?;
+                change(&mut key)?;
+                let [models, limits, credit, expires] = cells(&key.settings);
+                let revoked = number(key.revoked_unix_ms);
+                let update = "UPDATE keys SET models = $1, limits = $2, credit = $3, expires_unix_ms = $4, \
+                              revoked_unix_ms = $5 WHERE name = $6";
+                let cells = [models, limits, credit, expires, revoked, key.name.clone().into()];
+                connection.change(update, &cells).doing(doing)?;
+                Ok(key)
+            })?;
+            self.shared.read_keys(connection)?;
+            Ok(Arc::new(key))
+        })
     }
 }
 
-/// All keys of the file.
-pub(super) fn read_all(connection: &Connection) -> Result<KeyTable, StoreError> {
-    let read = || {
-        // One transaction, so that keys and what they spent are of one moment.
-        let transaction = connection.unchecked_transaction()?;
-        let keys = transaction
-            .prepare_cached(&format!("{READ} ORDER BY name"))?
-            .query_map([], key)?
-            .map(|key| key.map(Arc::new))
-            .collect::<rusqlite::Result<Vec<_>>>()?;
-        let spent = transaction
-            .prepare_cached("SELECT key, dollars FROM spent")?
-            .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
-            .collect::<rusqlite::Result<_>>()?;
-        let by_sha256 = keys.iter().map(|key| (key.sha256, key.clone())).collect();
-        Ok(KeyTable { keys, by_sha256, spent })
-    };
-    read().doing("reading keys")
+/// Settings as they are kept: models, limits, credit, end.
+fn cells(settings: &KeySettings) -> [Cell; 4] {
+    [
+        Value::from(settings.models.as_slice()).to_string().into(),
+        settings.limits.as_ref().map(limits_text).into(),
+        settings.credit.into(),
+        number(settings.expires_unix_ms),
+    ]
 }
 
-fn read_one(connection: &Connection, name: &str) -> Result<Key, StoreError> {
-    let found = connection.query_row(&format!("{READ} WHERE name = ?"), [name], key).optional();
-    match found.doing("reading keys")? {
-        Some(key) => Ok(key),
+fn number(ms: Option<u64>) -> Cell {
+    ms.map(|ms| ms as i64).into()
+}
+
+/// All keys of the store.
+pub(super) fn read_all(connection: &mut dyn Connection) -> Result<KeyTable, StoreError> {
+    // One statement, so that keys and what they spent are of one moment. Keys of the configuration have
+    // spent something, and no row of their own.
+    let sql = format!(
+        "SELECT {COLUMNS}, spent.key, dollars FROM keys FULL JOIN spent ON spent.key = keys.name \
+         ORDER BY name"
+    );
+    let mut table = KeyTable::default();
+    let mut add = |row: &Row| {
+        if row.get::<Option<String>>(0)?.is_some() {
+            let key = Arc::new(key(row)?);
+            table.by_sha256.insert(key.sha256, key.clone());
+            table.keys.push(key);
+        }
+        if let Some(name) = row.get(9)? {
+            table.spent.insert(name, row.get(10)?);
+        }
+        Ok(())
+    };
+    connection.read(&sql, &[]).and_then(|rows| rows.iter().try_for_each(&mut add)).doing("reading keys")?;
+    Ok(table)
+}
+
+/// A key that nobody else changes until the transaction ends.
+fn read_one(connection: &mut dyn Connection, name: &str) -> Result<Key, StoreError> {
+    let sql = format!("SELECT {COLUMNS} FROM keys WHERE name = $1 {}", connection.dialect().for_update);
+    let found = connection.read(&sql, &[name.to_owned().into()]).doing("reading keys")?;
+    match found.first() {
+        Some(row) => key(row).doing("reading keys"),
         None => {
             let hint = nearest(name, read_all(connection)?.keys.iter().map(|key| key.name.as_str()));
             Err(StoreError::NoSuchKey { name: name.to_owned(), hint })
@@ -233,16 +253,16 @@ fn read_one(connection: &Connection, name: &str) -> Result<Key, StoreError> {
     }
 }
 
-fn key(row: &Row) -> rusqlite::Result<Key> {
+fn key(row: &Row) -> Result<Key, String> {
     let limits: Option<String> = row.get(4)?;
-    let ms = |column| row.get::<_, Option<i64>>(column).map(|ms| ms.map(|ms| ms.max(0) as u64));
+    let ms = |column| row.get::<Option<i64>>(column).map(|ms| ms.map(|ms| ms.max(0) as u64));
     Ok(Key {
         name: row.get(0)?,
         sha256: row.get(1)?,
         prefix: row.get(2)?,
         settings: KeySettings {
-            models: json(3, &row.get::<_, String>(3)?, models_of)?,
-            limits: limits.map(|text| json(4, &text, limits_of)).transpose()?,
+            models: json(&row.get::<String>(3)?, models_of)?,
+            limits: limits.map(|text| json(&text, limits_of)).transpose()?,
             credit: row.get(5)?,
             expires_unix_ms: ms(7)?,
         },
@@ -252,14 +272,9 @@ fn key(row: &Row) -> rusqlite::Result<Key> {
 }
 
 /// What cannot be read is an error: a key whose bounds are not understood must not be without bounds.
-fn json<T>(column: usize, text: &str, read: fn(&Value) -> Option<T>) -> rusqlite::Result<T> {
-    serde_json::from_str(text).ok().as_ref().and_then(read).ok_or_else(|| {
-        rusqlite::Error::FromSqlConversionFailure(
-            column,
-            rusqlite::types::Type::Text,
-            format!("`{text}` is not understood").into(),
-        )
-    })
+fn json<T>(text: &str, read: fn(&Value) -> Option<T>) -> Result<T, String> {
+    let value = serde_json::from_str(text).ok();
+    value.as_ref().and_then(read).ok_or_else(|| format!("`{text}` is not understood"))
 }
 
 fn models_of(value: &Value) -> Option<Vec<String>> {

@@ -1,20 +1,25 @@
 //! What outlives a process: keys, and one record for each attempt to answer a request. One SQLite
-//! file; several processes may have it open (a server and `novastack keys`).
+//! file, or one PostgreSQL database; several processes may have it open (a server and `novastack keys`;
+//! with PostgreSQL, servers on several machines).
 //!
 //! [`record`] is the record; [`writer`] takes records off the request's path; [`usage`] adds them up
-//! and [`export`] reads them back; [`keys`] makes and finds keys.
+//! and [`export`] reads them back; [`keys`] makes and finds keys. Their SQL is for both databases;
+//! [`database`] is what they ask of one, [`sqlite`] and [`postgres`] are the two.
 //!
-//! Invariants: recording never waits for a disk; what is not written is counted; a key's text is
-//! never kept, only its SHA-256; what a key has spent is written in the transaction of its usage.
+//! Invariants: recording never waits for a disk or a server; what is not written is counted; a record
+//! is written once; a key's text is never kept, only its SHA-256; what a key has spent is written in
+//! the transaction of its usage.
 //!
-//! Deliberately absent: renaming keys (usage refers to them by name), removing old records, and other
-//! databases than SQLite. Limits are counted by the gateway.
+//! Deliberately absent: renaming keys (usage refers to them by name), removing old records, moving from
+//! one database to the other. Limits are counted by the gateway.
 
 mod database;
 mod error;
 pub mod export;
 pub mod keys;
+mod postgres;
 pub mod record;
+mod sqlite;
 pub mod usage;
 mod writer;
 
@@ -25,15 +30,15 @@ pub use record::{Outcome, UsageRecord};
 pub use usage::{Dimension, Filter, Totals, UsageQuery, UsageRow};
 pub use writer::Recorder;
 
+use crate::config;
 use database::Database;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{SystemTime, UNIX_EPOCH};
 use writer::Shared;
 
-/// Keys and usage, in a file. Its methods but [`Store::keys`] and [`Store::recorder`] wait for the
-/// disk: async code calls them from a thread that may block.
+/// Keys and usage, in a file or a database. Its methods but [`Store::keys`] and [`Store::recorder`] wait
+/// for a disk or a server: async code calls them from a thread that may block.
 pub struct Store {
     database: Database,
     shared: Arc<Shared>,
@@ -41,11 +46,11 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the file; where there is none, it is created with permissions for its owner only. Starts
-    /// the writer's thread.
-    pub fn open(path: &Path) -> Result<Arc<Self>, StoreError> {
-        let database = Database::open(path)?;
-        let keys = keys::read_all(&database.connect()?)?;
+    /// Opens the file (where there is none, it is created with permissions for its owner only) or the
+    /// database, whose tables are made where there are none. Starts the writer's thread.
+    pub fn open(place: &config::Store) -> Result<Arc<Self>, StoreError> {
+        let database = Database::open(place)?;
+        let keys = database.with(|connection| keys::read_all(connection))?;
         let (shared, writer) = writer::start(&database, keys)?;
         Ok(Arc::new(Self { database, shared, writer: Mutex::new(Some(writer)) }))
     }
@@ -61,8 +66,8 @@ impl Store {
     }
 
     /// Writes every record that was taken, and ends the writer; records that come later are lost. A
-    /// disk that fails is tried for 10 seconds, then the error says how many records are lost. The
-    /// second call does nothing.
+    /// disk or a server that fails is tried for 10 seconds (one that says nothing at all, for half a
+    /// minute), then the error says how many records are lost. The second call does nothing.
     pub fn close(&self) -> Result<(), StoreError> {
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(writer) = writer else { return Ok(()) };

@@ -1,9 +1,9 @@
 //! Totals of usage, by whatever they are grouped by.
 
 use super::Store;
+use super::database::{Dialect, Row};
 use super::error::{Doing, StoreError};
 use rusqlite::types::Value;
-use rusqlite::{Row, params_from_iter};
 use std::fmt::Write;
 
 /// Groups in one answer.
@@ -73,20 +73,21 @@ impl Dimension {
     }
 
     /// An expression over a row of `usage`; its parameters are added in order.
-    fn sql(&self, parameters: &mut Vec<Value>) -> &'static str {
-        match self {
+    fn sql(&self, dialect: &Dialect, parameters: &mut Vec<Value>) -> String {
+        let column = match self {
             Self::Key => "usage.key",
             Self::Model => "model",
             Self::Route => "route",
             Self::Task => "task",
-            Self::Day => "date(unix_ms / 1000, 'unixepoch')",
+            Self::Day => dialect.day,
             Self::Provider => "provider",
             Self::Outcome => "outcome",
             Self::Tag(name) => {
                 parameters.push(name.clone().into());
-                "(SELECT value FROM json_each(usage.tags) WHERE json_each.key = ?)"
+                return (dialect.tag)(parameters.len());
             }
-        }
+        };
+        column.to_owned()
     }
 }
 
@@ -103,17 +104,18 @@ pub struct Filter {
 
 impl Filter {
     /// A condition over a row of `usage`; its parameters are added in order.
-    pub(super) fn sql(&self, parameters: &mut Vec<Value>) -> String {
+    pub(super) fn sql(&self, dialect: &Dialect, parameters: &mut Vec<Value>) -> String {
         let mut sql = String::from("true");
         for (moment, compare) in [(self.from_unix_ms, ">="), (self.to_unix_ms, "<")] {
             if let Some(moment) = moment {
-                let _ = write!(sql, " AND unix_ms {compare} ?");
                 parameters.push(i64::try_from(moment).unwrap_or(i64::MAX).into());
+                let _ = write!(sql, " AND unix_ms {compare} ${}", parameters.len());
             }
         }
         for (dimension, value) in self.equal.iter().take(DIMENSIONS_MAX) {
-            let _ = write!(sql, " AND coalesce({}, '') = ?", dimension.sql(parameters));
+            let column = dimension.sql(dialect, parameters);
             parameters.push(value.clone().into());
+            let _ = write!(sql, " AND coalesce({column}, '') = ${}", parameters.len());
         }
         sql
     }
@@ -177,11 +179,11 @@ pub struct Totals {
 }
 
 /// Reads a row's columns as they come; totals begin behind the group's.
-fn row(row: &Row, dimensions: usize) -> rusqlite::Result<UsageRow> {
-    let group = (0..dimensions).map(|at| row.get(at)).collect::<rusqlite::Result<_>>()?;
-    let number = |at: usize| row.get::<_, i64>(dimensions + at).map(|number| number.max(0) as u64);
+fn row(row: &Row, dimensions: usize) -> Result<UsageRow, String> {
+    let group = (0..dimensions).map(|at| row.get(at)).collect::<Result<_, _>>()?;
+    let number = |at: usize| row.get::<i64>(dimensions + at).map(|number| number.max(0) as u64);
     let percentile = |at: usize| {
-        row.get::<_, Option<i64>>(dimensions + at).map(|number| number.map(|number| number.max(0) as u64))
+        row.get::<Option<i64>>(dimensions + at).map(|number| number.map(|number| number.max(0) as u64))
     };
     let totals = Totals {
         requests: number(0)?,
@@ -206,7 +208,6 @@ impl Store {
     /// `group_by` there is always one. Records count once they are written, a moment after they were
     /// taken.
     pub fn usage(&self, query: &UsageQuery) -> Result<Vec<UsageRow>, StoreError> {
-        let doing = "adding up usage";
         query.filter.check()?;
         let dimensions = query.group_by.len();
         if dimensions > DIMENSIONS_MAX {
@@ -214,14 +215,15 @@ impl Store {
                 "at most {DIMENSIONS_MAX} dimensions to group by, not {dimensions}"
             )));
         }
-        let mut parameters = Vec::new();
-        let sql = sql(query, &mut parameters);
-        let connection = self.database.connect()?;
-        let mut statement = connection.prepare(&sql).doing(doing)?;
-        let rows = statement
-            .query_map(params_from_iter(parameters), |found| row(found, dimensions))
-            .and_then(Iterator::collect::<rusqlite::Result<Vec<_>>>)
-            .doing(doing)?;
+        let rows = self.database.with(|connection| {
+            let mut parameters = Vec::new();
+            let sql = sql(query, connection.dialect(), &mut parameters);
+            let rows = connection.read(&sql, &parameters);
+            rows.and_then(|rows| {
+                rows.iter().map(|found| row(found, dimensions)).collect::<Result<Vec<_>, _>>()
+            })
+            .doing("adding up usage")
+        })?;
         if rows.len() > GROUPS_MAX {
             return Err(StoreError::TooManyGroups(GROUPS_MAX));
         }
@@ -232,14 +234,16 @@ impl Store {
     }
 }
 
-fn sql(query: &UsageQuery, parameters: &mut Vec<Value>) -> String {
+fn sql(query: &UsageQuery, dialect: &Dialect, parameters: &mut Vec<Value>) -> String {
     let mut picked = String::new();
     let mut groups = String::new();
+    let mut order = String::new();
     for (at, dimension) in query.group_by.iter().enumerate() {
-        let _ = write!(picked, "{} AS g{at}, ", dimension.sql(parameters));
+        let _ = write!(picked, "{} AS g{at}, ", dimension.sql(dialect, parameters));
         let _ = write!(groups, "g{at}, ");
+        let _ = write!(order, "g{at} NULLS FIRST, ");
     }
-    let condition = query.filter.sql(parameters);
+    let condition = query.filter.sql(dialect, parameters);
     let percentile = |of: &str, percent: u32| {
         format!("max(CASE WHEN {of}_rank = ({of}_count * {percent} + 99) / 100 THEN {of} END)")
     };
@@ -255,10 +259,11 @@ fn sql(query: &UsageQuery, parameters: &mut Vec<Value>) -> String {
                 row_number() OVER (PARTITION BY {groups} one ORDER BY ttft NULLS LAST) AS ttft_rank
             FROM picked WINDOW everything AS (PARTITION BY {groups} one)
         )
-        SELECT {groups} count(DISTINCT request_id), count(*), sum(outcome = 'failed'),
-            sum(outcome = 'cancelled'), sum(estimated), sum(input_tokens), sum(cached_tokens),
-            sum(output_tokens), sum(cost), {}, {}, {}, {}
-        FROM ranked GROUP BY {groups} one ORDER BY {groups} one LIMIT {}",
+        SELECT {groups} count(DISTINCT request_id), count(*), count(*) FILTER (WHERE outcome = 'failed'),
+            count(*) FILTER (WHERE outcome = 'cancelled'), count(*) FILTER (WHERE estimated),
+            CAST(sum(input_tokens) AS bigint), CAST(sum(cached_tokens) AS bigint),
+            CAST(sum(output_tokens) AS bigint), sum(cost), {}, {}, {}, {}
+        FROM ranked GROUP BY {groups} one ORDER BY {order} one LIMIT {}",
         percentile("latency", 50),
         percentile("latency", 95),
         percentile("ttft", 50),

@@ -1,18 +1,17 @@
-//! Usage records on their way to the file. [`Recorder::record`] puts them into a bounded queue; one
+//! Usage records on their way to the database. [`Recorder::record`] puts them into a bounded queue; one
 //! thread takes all of it every [`TICK`], or sooner when [`BATCH`] wait, and writes them in one
-//! transaction with what their keys have spent. So a kill loses what came in the last moment, and a
-//! disk that hangs costs memory up to the bound, then records: those are counted and logged.
+//! transaction (of at most [`WRITE_MAX`]) with what their keys have spent. So a kill loses what came in
+//! the last moment, and a disk that hangs or a server that is away costs memory up to the bound, then
+//! records: those are counted and logged.
 //!
-//! The thread also looks every second whether another process changed the file, and reads the keys
-//! again.
+//! The thread also looks every second whether another process changed something, and reads the keys
+//! again. It connects when it has something to do, and anew after its connection broke.
 
-use super::database::Database;
+use super::database::{Connection, Database, is_charged};
 use super::error::{Doing, StoreError};
-use super::keys::{self, KeyTable};
+use super::keys::{self, DOLLARS_MAX, KeyTable, UNIX_MS_MAX};
 use super::record::{Outcome, UsageRecord};
 use arc_swap::ArcSwap;
-use rusqlite::{Connection, TransactionBehavior, params};
-use std::collections::HashMap;
 use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -23,12 +22,16 @@ use std::time::{Duration, Instant};
 const TICK: Duration = Duration::from_millis(200);
 /// Records that are worth a transaction of their own.
 const BATCH: usize = 1000;
+/// Records of a transaction: a few MiB, which any database takes within a second.
+const WRITE_MAX: usize = 8192;
+/// Between two tries of what failed, at most.
+const RETRY_MAX: Duration = Duration::from_secs(2);
 /// Records that may wait: 65,536 of about 500 bytes are 32 MiB; as many again may be in the writer's
 /// hands. At 12,000 requests a second that is five seconds.
 const QUEUE_MAX: usize = 1 << 16;
 /// How often the writer looks for what other processes did.
 const WATCH: Duration = Duration::from_secs(1);
-/// How long [`Shared::close`] goes on trying to write.
+/// How long after [`Shared::close`] the writer goes on trying what fails.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Of each text of a record.
 const TEXT_BYTES_MAX: usize = 1024;
@@ -36,12 +39,6 @@ const TEXT_BYTES_MAX: usize = 1024;
 const TAGS_MAX: usize = 16;
 /// Of tokens and milliseconds in one record: sums over millions of records stay in 64 bits.
 const COUNT_MAX: u64 = 1 << 40;
-
-const INSERT: &str = "INSERT INTO usage (unix_ms, request_id, attempt, key, route, model, provider, task, \
-     input_tokens, cached_tokens, output_tokens, estimated, cost, latency_ms, ttft_ms, outcome, status, tags) \
-     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
-const SPEND: &str = "INSERT INTO spent (key, dollars) VALUES (?, ?) \
-     ON CONFLICT (key) DO UPDATE SET dollars = dollars + excluded.dollars";
 
 /// Takes usage records.
 #[derive(Clone)]
@@ -54,13 +51,13 @@ impl Recorder {
         Self { shared }
     }
 
-    /// Takes a record. Never waits for the disk: when the queue is full (65,536 records) or the store
-    /// is closed, the record is lost, which is counted, and logged while the store is open. Texts are cut at 1,024 bytes; the
-    /// first 16 tags count.
+    /// Takes a record. Never waits for the database: when the queue is full (65,536 records) or the store
+    /// is closed, the record is lost, which is counted, and logged while the store is open. Texts are cut
+    /// at 1,024 bytes; the first 16 tags count.
     pub fn record(&self, mut record: UsageRecord) {
         bound(&mut record);
         let mut queue = self.shared.queue();
-        if queue.is_closed || queue.records.len() >= QUEUE_MAX {
+        if queue.closed.is_some() || queue.records.len() >= QUEUE_MAX {
             self.shared.lost.fetch_add(1, Ordering::Relaxed);
             return;
         }
@@ -94,7 +91,8 @@ pub struct Shared {
 #[derive(Default)]
 struct Queue {
     records: Vec<UsageRecord>,
-    is_closed: bool,
+    /// Since when.
+    closed: Option<Instant>,
 }
 
 impl Shared {
@@ -104,7 +102,7 @@ impl Shared {
 
     /// No more records; the writer ends. Says how many were lost before.
     pub(super) fn close(&self) -> u64 {
-        self.queue().is_closed = true;
+        self.queue().closed = Some(Instant::now());
         self.wake.notify_one();
         self.lost()
     }
@@ -114,7 +112,7 @@ impl Shared {
     }
 
     /// Reads the keys and publishes them.
-    pub(super) fn read_keys(&self, connection: &Connection) -> Result<(), StoreError> {
+    pub(super) fn read_keys(&self, connection: &mut dyn Connection) -> Result<(), StoreError> {
         let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         self.keys.store(Arc::new(keys::read_all(connection)?));
         Ok(())
@@ -130,15 +128,16 @@ pub fn start(database: &Database, keys: KeyTable) -> Result<(Arc<Shared>, JoinHa
         wake: Condvar::new(),
         lost: AtomicU64::new(0),
     });
-    let connection = database.connect()?;
     let writer = Writer {
-        data_version: data_version(&connection).doing("looking for changes")?,
-        connection,
         shared: shared.clone(),
+        database: database.clone(),
+        connection: None,
         batch: Vec::new(),
-        is_failing: false,
+        number: 1,
+        retry: TICK,
         has_spent: false,
         watched: Instant::now(),
+        version: None,
         lost_logged: 0,
     };
     let thread = std::thread::Builder::new().name("store".into()).spawn(move || writer.run());
@@ -149,91 +148,119 @@ pub fn start(database: &Database, keys: KeyTable) -> Result<(Arc<Shared>, JoinHa
 
 struct Writer {
     shared: Arc<Shared>,
-    connection: Connection,
+    database: Database,
+    connection: Option<Box<dyn Connection>>,
     /// Taken from the queue, not yet written.
     batch: Vec<UsageRecord>,
-    is_failing: bool,
+    /// Of what is written next.
+    number: u64,
+    /// To the next try; a tick while everything works.
+    retry: Duration,
     /// Dollars were added since the keys were read.
     has_spent: bool,
     watched: Instant,
-    /// SQLite's counter of changes by others.
-    data_version: i64,
+    /// As the keys were read.
+    version: Option<String>,
     lost_logged: u64,
 }
 
 impl Writer {
     fn run(mut self) {
-        let mut end = None;
         loop {
-            let is_closed = self.take();
-            self.write();
-            self.watch();
-            if is_closed && self.batch.is_empty() && self.shared.queue().records.is_empty() {
-                self.tell_losses();
-                return;
-            }
-            if is_closed && Instant::now() >= *end.get_or_insert_with(|| Instant::now() + CLOSE_TIMEOUT) {
+            let closed = self.take();
+            let is_working = self.work();
+            if let Some(closed) = closed {
                 let left = self.batch.len() + self.shared.queue().records.len();
-                self.shared.lost.fetch_add(left as u64, Ordering::Relaxed);
-                self.tell_losses();
-                return;
+                if left == 0 || (!is_working && closed.elapsed() >= CLOSE_TIMEOUT) {
+                    self.shared.lost.fetch_add(left as u64, Ordering::Relaxed);
+                    self.tell_losses();
+                    return;
+                }
+            }
+            if !is_working {
+                // A full queue does not wait by itself.
+                std::thread::sleep(self.retry);
+                self.retry = (self.retry * 2).min(RETRY_MAX);
             }
         }
     }
 
     /// Waits a tick, or less when there is enough to do, and takes all records, unless some are left
-    /// from before. Says whether the queue is closed.
-    fn take(&mut self) -> bool {
+    /// from before. Says since when the queue is closed.
+    fn take(&mut self) -> Option<Instant> {
         let queue = self.shared.queue();
-        let idle = |queue: &mut Queue| queue.records.len() < BATCH && !queue.is_closed;
+        let idle = |queue: &mut Queue| queue.records.len() < BATCH && queue.closed.is_none();
         let (mut queue, _) =
             self.shared.wake.wait_timeout_while(queue, TICK, idle).unwrap_or_else(PoisonError::into_inner);
         if self.batch.is_empty() {
             // Both keep their memory.
             mem::swap(&mut self.batch, &mut queue.records);
         }
-        queue.is_closed
+        queue.closed
     }
 
-    fn write(&mut self) {
-        if self.batch.is_empty() {
-            return;
+    /// Writes what was taken and looks for changes by others. Says whether the store does its work.
+    fn work(&mut self) -> bool {
+        let is_due = self.watched.elapsed() >= WATCH;
+        if is_due {
+            self.watched = Instant::now();
+            self.tell_losses();
         }
-        match insert(&mut self.connection, &self.batch) {
-            Ok(has_spent) => {
-                self.has_spent |= has_spent;
-                self.batch.clear();
-                if mem::take(&mut self.is_failing) {
-                    tracing::info!("usage records are written again");
-                }
-            }
-            Err(error) => {
-                if !mem::replace(&mut self.is_failing, true) {
-                    tracing::error!(%error, records = self.batch.len(), "usage records wait: the store fails");
-                }
-                // A full queue does not wait by itself.
-                std::thread::sleep(TICK);
-            }
+        if self.batch.is_empty() && !is_due {
+            return true;
         }
-    }
-
-    fn watch(&mut self) {
-        if self.watched.elapsed() < WATCH {
-            return;
-        }
-        self.watched = Instant::now();
-        self.tell_losses();
-        let seen = data_version(&self.connection).doing("looking for changes");
-        let read = seen.and_then(|version| {
-            if version != self.data_version || self.has_spent {
-                self.shared.read_keys(&self.connection)?;
-                (self.data_version, self.has_spent) = (version, false);
+        let connection = match self.connection.take() {
+            Some(connection) => Ok(connection),
+            None => {
+                // Versions of two connections cannot be compared.
+                self.version = None;
+                self.database.connect()
             }
-            Ok(())
+        };
+        let worked = connection.and_then(|mut connection| {
+            let written = self.write(&mut *connection);
+            let watched = if is_due { self.watch(&mut *connection) } else { Ok(()) };
+            if !connection.is_broken() {
+                self.connection = Some(connection);
+            }
+            written.and(watched)
         });
-        if let Err(error) = read {
-            tracing::warn!(%error, "keys are as they were");
+        match &worked {
+            Ok(()) if self.retry == TICK => {}
+            Ok(()) => {
+                self.retry = TICK;
+                tracing::info!("the store works again: usage records are written");
+            }
+            // The first of several.
+            Err(error) if self.retry == TICK => {
+                let records = self.batch.len();
+                tracing::error!(%error, records, "usage records wait, and keys are as they were");
+            }
+            Err(_) => {}
         }
+        worked.is_ok()
+    }
+
+    fn write(&mut self, connection: &mut dyn Connection) -> Result<(), StoreError> {
+        while !self.batch.is_empty() {
+            // What failed comes again as it was: nothing is added to a batch that is not empty.
+            let records = &self.batch[..self.batch.len().min(WRITE_MAX)];
+            connection.add_usage(self.number, records).doing("writing usage records")?;
+            self.has_spent |= records.iter().any(is_charged);
+            let written = records.len();
+            self.batch.drain(..written);
+            self.number += 1;
+        }
+        Ok(())
+    }
+
+    fn watch(&mut self, connection: &mut dyn Connection) -> Result<(), StoreError> {
+        let version = connection.version().doing("looking for changes")?;
+        if self.version.as_ref() != Some(&version) || self.has_spent {
+            self.shared.read_keys(connection)?;
+            (self.version, self.has_spent) = (Some(version), false);
+        }
+        Ok(())
     }
 
     fn tell_losses(&mut self) {
@@ -245,59 +272,8 @@ impl Writer {
     }
 }
 
-fn data_version(connection: &Connection) -> rusqlite::Result<i64> {
-    connection.pragma_query_value(None, "data_version", |row| row.get(0))
-}
-
-/// Writes records and adds their cost to what their keys have spent, all or nothing. Says whether
-/// something was spent.
-fn insert(connection: &mut Connection, records: &[UsageRecord]) -> rusqlite::Result<bool> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let mut spent: HashMap<&str, f64> = HashMap::new();
-    {
-        let mut insert = transaction.prepare_cached(INSERT)?;
-        for record in records {
-            let tags: serde_json::Map<_, _> =
-                record.tags.iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect();
-            insert.execute(params![
-                record.unix_ms.min(i64::MAX as u64) as i64,
-                record.request_id,
-                record.attempt,
-                record.key,
-                record.route,
-                record.model,
-                record.provider,
-                record.task,
-                count(record.input_tokens),
-                count(record.cached_tokens),
-                count(record.output_tokens),
-                record.estimated,
-                record.cost,
-                count(record.latency_ms),
-                record.ttft_ms.map(count),
-                record.outcome.as_str(),
-                record.status,
-                serde_json::Value::Object(tags).to_string(),
-            ])?;
-            if record.cost > 0.0 && !record.key.is_empty() {
-                *spent.entry(&record.key).or_default() += record.cost;
-            }
-        }
-        let mut spend = transaction.prepare_cached(SPEND)?;
-        for (key, dollars) in &spent {
-            spend.execute(params![key, dollars])?;
-        }
-    }
-    transaction.commit()?;
-    Ok(!spent.is_empty())
-}
-
-fn count(number: u64) -> i64 {
-    number.min(COUNT_MAX) as i64
-}
-
 impl Outcome {
-    /// As it stands in the file, in answers and in exports.
+    /// As it is kept, in answers and in exports.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Completed => "completed",
@@ -311,6 +287,13 @@ impl Outcome {
 fn bound(record: &mut UsageRecord) {
     if !record.cost.is_finite() || record.cost < 0.0 {
         record.cost = 0.0;
+    }
+    // Sums stay finite.
+    record.cost = record.cost.min(DOLLARS_MAX);
+    record.unix_ms = record.unix_ms.min(UNIX_MS_MAX);
+    let UsageRecord { input_tokens, cached_tokens, output_tokens, latency_ms, ttft_ms, .. } = &mut *record;
+    for count in [input_tokens, cached_tokens, output_tokens, latency_ms].into_iter().chain(ttft_ms) {
+        *count = (*count).min(COUNT_MAX);
     }
     record.tags.truncate(TAGS_MAX);
     let UsageRecord { request_id, key, route, model, provider, task, tags, .. } = record;

@@ -1,11 +1,17 @@
 //! What was used is known to the token, and kept; limits hold.
 
 use super::{CONFIG, Gateway, chat, fill, message, start};
+use crate::store::place::Place;
 use crate::support::upstream::{Act, USAGE, Upstream, answer, openai_stream, stream_head};
 use serde_json::{Value, json};
 use std::time::Duration;
 
 const STORE: &str = "server: { store: sqlite:usage.db, admin_key_env: TEST_ADMIN_KEY }\n";
+
+/// The same with a place in PostgreSQL.
+fn in_postgres(place: &Place) -> String {
+    STORE.replace("sqlite:usage.db", &format!("\"{}\"", place.url))
+}
 
 impl Gateway {
     async fn admin(&self, method: reqwest::Method, path: &str, body: Option<Value>) -> Value {
@@ -38,8 +44,19 @@ fn row<'a>(rows: &'a [Value], by: &str, value: &str) -> &'a Value {
 
 #[tokio::test]
 async fn totals_are_what_upstreams_served() {
+    totals(STORE).await;
+}
+
+#[tokio::test]
+async fn totals_are_what_upstreams_served_in_postgres() {
+    if let Some(place) = Place::postgres() {
+        totals(&in_postgres(&place)).await;
+    }
+}
+
+async fn totals(store: &str) {
     let (openai, anthropic) = (Upstream::start().await, Upstream::start().await);
-    let config = STORE.to_owned()
+    let config = store.to_owned()
         + &fill(CONFIG, &openai, &anthropic)
         + "named_routes: { safe: [deepseek-v4-pro, claude-opus-4.7] }\n";
     let mut gateway = start(&config, &[]);
@@ -171,6 +188,59 @@ async fn keys_are_made_limited_and_revoked() {
         let answer = crate::support::client().get(url).bearer_auth(key).send().await.expect("an answer");
         assert!([401, 403].contains(&answer.status().as_u16()), "{}", answer.status());
     }
+}
+
+/// Keys and what they used are everywhere at once, and after a restart.
+#[tokio::test]
+async fn two_gateways_share_a_database() {
+    let Some(place) = Place::postgres() else { return };
+    let (openai, anthropic) = (Upstream::start().await, Upstream::start().await);
+    let config = in_postgres(&place) + &fill(CONFIG, &openai, &anthropic);
+    let (one, other) = (start(&config, &[]), start(&config, &[]));
+    let paid = json!({ "name": "paid", "credit": 50 });
+    let made = one.admin(reqwest::Method::POST, "/admin/keys", Some(paid)).await;
+    let key = format!("Bearer {}", made["key"].as_str().unwrap_or_else(|| panic!("{made}")));
+    let ask = async |gateway: &Gateway| {
+        let headers = [("authorization", key.as_str())];
+        gateway.post("/v1/chat/completions", &headers, &chat("deepseek-v4-pro", false)).await
+    };
+    let until = async |gateway: &Gateway, status: u16| {
+        for _ in 0..100 {
+            let told = ask(gateway).await;
+            if told.status == status {
+                return told;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("never {status}")
+    };
+    // Without keys a gateway is open: the other one knows the key when it refuses who has none.
+    for _ in 0..100 {
+        if other.chat("deepseek-v4-pro", false).await.status == 401 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!((ask(&one).await.status, ask(&other).await.status), (200, 200));
+    for gateway in [&one, &other] {
+        let rows = gateway.usage("key").await;
+        assert_eq!(row(&rows, "key", "paid")["requests"], 2, "{rows:?}");
+    }
+    // Limits begin with what the database says was spent.
+    let spend = "UPDATE spent SET dollars = dollars + 49.999 WHERE key = 'paid'";
+    std::thread::scope(|scope| scope.spawn(|| place.execute(spend)).join()).expect("spent");
+    let other = super::start_in(other.stop(), &[]);
+    let told = ask(&other).await;
+    assert_eq!(
+        (told.status, &told.json()["error"]["code"]),
+        (429, &json!("insufficient_quota")),
+        "{}",
+        told.text
+    );
+    one.admin(reqwest::Method::POST, "/admin/keys/paid", Some(json!({ "add_credit": 50 }))).await;
+    until(&other, 200).await;
+    other.admin(reqwest::Method::DELETE, "/admin/keys/paid", None).await;
+    assert!(until(&one, 401).await.text.contains("revoked"));
 }
 
 /// A model at its limit is as good as one that is busy: the next one answers.

@@ -1,13 +1,35 @@
 //! The admin API, over HTTP.
 
-use super::{open, place, record};
+use super::place::Place;
+use super::record;
 use novastack::gateway::admin::{AdminState, router};
 use novastack::store::{Outcome, Store, UsageRecord, now_unix_ms};
 use reqwest::Method;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
-use tempfile::TempDir;
+
+macro_rules! on_each_store_async {
+    ($($test:ident),+ $(,)?) => {
+        mod on_sqlite {
+            $(#[tokio::test] async fn $test() { super::$test(&crate::store::place::Place::sqlite()).await; })+
+        }
+        mod on_postgres {
+            $(#[tokio::test] async fn $test() {
+                if let Some(place) = crate::store::place::Place::postgres() {
+                    super::$test(&place).await;
+                }
+            })+
+        }
+    };
+}
+
+on_each_store_async!(
+    only_the_admin_key_opens_it,
+    keys_are_made_changed_and_revoked,
+    usage_is_grouped_and_filtered,
+    exports_are_streamed_whole,
+);
 
 const ADMIN: &str = "the-admin-key";
 
@@ -15,19 +37,17 @@ struct Api {
     url: String,
     client: reqwest::Client,
     store: Arc<Store>,
-    _folder: TempDir,
 }
 
 impl Api {
-    async fn start(key: Option<&str>) -> Self {
-        let (folder, path) = place();
-        let store = open(&path);
+    async fn start(place: &Place, key: Option<&str>) -> Self {
+        let store = place.open();
         let admin_key_sha256 = key.map(|key| Sha256::digest(key).into());
         let app: axum::Router = router(AdminState { store: store.clone(), admin_key_sha256 });
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         tokio::spawn(async move { axum::serve(listener, app).await });
-        Self { url, client: crate::support::client(), store, _folder: folder }
+        Self { url, client: crate::support::client(), store }
     }
 
     async fn ask(&self, method: Method, path: &str, key: &str, body: Option<Value>) -> (u16, String) {
@@ -54,9 +74,8 @@ impl Api {
     }
 }
 
-#[tokio::test]
-async fn only_the_admin_key_opens_it() {
-    let api = Api::start(Some(ADMIN)).await;
+async fn only_the_admin_key_opens_it(place: &Place) {
+    let api = Api::start(place, Some(ADMIN)).await;
     let (_, secret) = api.store.create_key("alice", Default::default()).expect("a key");
     for path in ["/admin/usage", "/admin/usage/export", "/admin/keys", "/admin/keys/alice"] {
         for key in ["", "wrong", &secret] {
@@ -71,15 +90,14 @@ async fn only_the_admin_key_opens_it() {
     let answer = api.client.get(format!("{}/admin/keys", api.url)).header("x-api-key", ADMIN).send().await;
     assert_eq!(answer.expect("an answer").status(), 200);
 
-    let off = Api::start(None).await;
+    let off = Api::start(place, None).await;
     let (status, text) = off.ask(Method::GET, "/admin/usage", ADMIN, None).await;
     assert_eq!(status, 403);
     assert!(text.contains("server.admin_key_env"), "{text}");
 }
 
-#[tokio::test]
-async fn keys_are_made_changed_and_revoked() {
-    let api = Api::start(Some(ADMIN)).await;
+async fn keys_are_made_changed_and_revoked(place: &Place) {
+    let api = Api::start(place, Some(ADMIN)).await;
     let body = json!({
         "name": "alice", "models": ["small"], "limits": { "requests_per_minute": 60 }, "credit": 5,
         "expires_at": "2100-01-01",
@@ -126,9 +144,8 @@ async fn keys_are_made_changed_and_revoked() {
     assert!(!listed.to_string().contains(&secret[..12]));
 }
 
-#[tokio::test]
-async fn usage_is_grouped_and_filtered() {
-    let api = Api::start(Some(ADMIN)).await;
+async fn usage_is_grouped_and_filtered(place: &Place) {
+    let api = Api::start(place, Some(ADMIN)).await;
     let failed =
         UsageRecord { outcome: Outcome::Failed, status: 502, provider: None, cost: 0.0, ..record(0) };
     let later = UsageRecord { unix_ms: record(0).unix_ms + 86_400_000, model: "=x".into(), ..record(2) };
@@ -170,9 +187,8 @@ async fn usage_is_grouped_and_filtered() {
     }
 }
 
-#[tokio::test]
-async fn exports_are_streamed_whole() {
-    let api = Api::start(Some(ADMIN)).await;
+async fn exports_are_streamed_whole(place: &Place) {
+    let api = Api::start(place, Some(ADMIN)).await;
     api.record((0..3500).map(record));
     let (status, lines) = api.ask(Method::GET, "/admin/usage/export", ADMIN, None).await;
     assert_eq!(status, 200);

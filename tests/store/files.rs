@@ -1,15 +1,32 @@
 //! What becomes of a file: created, recognised, refused.
 
-use super::{open, place, record, totals};
+use super::{record, totals};
+use novastack::config;
 use novastack::store::{Store, StoreError};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::sync::Barrier;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Barrier};
+use tempfile::TempDir;
+
+/// A folder and a file in it that is not there yet.
+fn place() -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("nova.db");
+    (folder, path)
+}
+
+fn try_open(path: &Path) -> Result<Arc<Store>, StoreError> {
+    Store::open(&config::Store::Sqlite(path.to_owned()))
+}
+
+fn open(path: &Path) -> Arc<Store> {
+    try_open(path).unwrap_or_else(|error| panic!("{error}"))
+}
 
 /// The words of an error that leaves the file as it was.
 fn refused(path: &Path) -> String {
     let before = std::fs::read(path).expect("a file");
-    let Err(error) = Store::open(path) else { panic!("{} was taken for a store", path.display()) };
+    let Err(error) = try_open(path) else { panic!("{} was taken for a store", path.display()) };
     assert_eq!(std::fs::read(path).expect("a file"), before, "the file was changed");
     assert!(matches!(error, StoreError::Unusable { .. }), "{error:?}");
     let text = error.to_string();
@@ -77,7 +94,7 @@ fn another_programs_database_is_refused() {
 fn places_where_no_file_can_be() {
     let (folder, _) = place();
     for bad in [folder.path().to_owned(), folder.path().join("none/nova.db")] {
-        let Err(error) = Store::open(&bad) else { panic!("{} was opened", bad.display()) };
+        let Err(error) = try_open(&bad) else { panic!("{} was opened", bad.display()) };
         let text = error.to_string();
         assert!(text.contains(&bad.display().to_string()) && text.contains("cannot be"), "{text}");
     }

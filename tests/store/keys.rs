@@ -1,20 +1,26 @@
 //! Keys through the library and through `novastack keys`.
 
-use super::{keys_command, open, place, record, totals, wait_until};
+use super::place::Place;
+use super::{keys_command, record, totals, wait_until};
 use novastack::config::Limits;
 use novastack::store::{KeySettings, Refusal, StoreError, UsageRecord, now_unix_ms};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::process::Output;
 
+on_each_store!(
+    a_keys_life,
+    settings_out_of_range_are_refused_and_nothing_changes,
+    the_command_line,
+    a_server_sees_what_the_command_line_does,
+);
+
 fn digest(secret: &str) -> [u8; 32] {
     Sha256::digest(secret).into()
 }
 
-#[test]
-fn a_keys_life() {
-    let (_folder, path) = place();
-    let store = open(&path);
+fn a_keys_life(place: &Place) {
+    let store = place.open();
     let limits =
         Limits { requests_per_minute: Some(u64::MAX), dollars_per_month: Some(0.1), ..Limits::default() };
     let settings = KeySettings {
@@ -32,11 +38,10 @@ fn a_keys_life() {
     let now = now_unix_ms();
     assert_eq!(store.keys().find(&digest(&secret), now).expect("found").settings, settings);
     drop(store);
-    for entry in std::fs::read_dir(path.parent().expect("a folder")).expect("a folder") {
-        let bytes = std::fs::read(entry.expect("an entry").path()).expect("a file");
-        assert!(!bytes.windows(12).any(|window| window == &secret.as_bytes()[..12]));
-    }
-    let store = open(&path);
+    let kept = place.contents();
+    assert!(!kept.windows(12).any(|window| window == &secret.as_bytes()[..12]));
+    assert!(kept.windows(8).any(|window| window == key.prefix.as_bytes()));
+    let store = place.open();
     assert_eq!(*store.keys().find(&digest(&secret), now).expect("found"), *key);
     assert_eq!(store.keys().find(&digest(&secret), now + 60_001), Err(Refusal::Expired));
     assert_eq!(store.keys().find(&digest("nsk-other"), now), Err(Refusal::Unknown));
@@ -61,10 +66,8 @@ fn a_keys_life() {
     assert_eq!(error, "there is no key named `alcie`: did you mean `alice`?");
 }
 
-#[test]
-fn settings_out_of_range_are_refused_and_nothing_changes() {
-    let (_folder, path) = place();
-    let store = open(&path);
+fn settings_out_of_range_are_refused_and_nothing_changes(place: &Place) {
+    let store = place.open();
     let with = |limits: Limits| KeySettings { limits: Some(limits), ..KeySettings::default() };
     for (bad, word) in [
         (with(Limits { concurrency: Some(0), ..Limits::default() }), "concurrency"),
@@ -105,10 +108,8 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).trim_end().to_owned()
 }
 
-#[test]
-fn the_command_line() {
-    let (folder, path) = place();
-    let keys = |args: &[&str]| keys_command(folder.path(), &[args, &["--store", "sqlite:nova.db"]].concat());
+fn the_command_line(place: &Place) {
+    let keys = |args: &[&str]| keys_command(place.folder.path(), &[args, &["--store", &place.url]].concat());
     let limits = ["--requests-per-minute", "60", "--dollars-per-day", "2.5", "--credit", "50"];
     let made =
         keys(&[&["create", "alice", "--models", "small,auto", "--expires-days", "30"], &limits[..]].concat());
@@ -130,7 +131,7 @@ fn the_command_line() {
     for name in ["limits", "credit", "expires_at"] {
         assert!(alice[name].is_null(), "{alice}");
     }
-    assert!(open(&path).keys().find(&digest(&secret), now_unix_ms()).is_ok());
+    assert!(place.open().keys().find(&digest(&secret), now_unix_ms()).is_ok());
 
     assert!(stderr(&keys(&["create", "alice"])).contains("a key named `alice` already"));
     assert!(stderr(&keys(&["revoke", "alise"])).contains("did you mean `alice`?"));
@@ -152,10 +153,12 @@ fn the_command_line() {
 
 #[test]
 fn the_command_line_finds_the_store() {
-    let (folder, path) = place();
+    let place = Place::sqlite();
+    let folder = &place.folder;
     let keys = |args: &[&str]| keys_command(folder.path(), args);
-    assert!(stderr(&keys(&["list"])).contains("--config FILE or --store sqlite:PATH"));
-    assert!(stderr(&keys(&["list", "--store", "redis://secret"])).ends_with("--store must be sqlite:PATH"));
+    assert!(stderr(&keys(&["list"])).contains("--config FILE, or --store sqlite:PATH"));
+    let told = stderr(&keys(&["list", "--store", "redis://secret"]));
+    assert!(told.ends_with("--store must be sqlite:PATH or postgres://HOST/DATABASE"), "{told}");
     let yaml = |text: &str| std::fs::write(folder.path().join("novastack.yaml"), text).expect("a file");
     yaml("models: { small: { source: x } }\n");
     assert!(stderr(&keys(&["list"])).contains("names no store"));
@@ -166,17 +169,15 @@ fn the_command_line_finds_the_store() {
     let made = keys(&["create", "alice", "--models", "small,lagre"]);
     stdout(&made);
     assert!(String::from_utf8_lossy(&made.stderr).contains("no model, alias or named route `lagre`"));
-    assert_eq!(open(&path).keys().all().len(), 1);
+    assert_eq!(place.open().keys().all().len(), 1);
     assert!(stderr(&keys(&["create", "ci"])).contains("the configuration has a key named `ci`"));
 }
 
 /// A server writes usage while `novastack keys` runs beside it, several at a time.
-#[test]
-fn a_server_sees_what_the_command_line_does() {
-    let (folder, path) = place();
-    let store = open(&path);
+fn a_server_sees_what_the_command_line_does(place: &Place) {
+    let store = place.open();
     let recorder = store.recorder();
-    let keys = |args: &[&str]| keys_command(folder.path(), &[args, &["--store", "sqlite:nova.db"]].concat());
+    let keys = |args: &[&str]| keys_command(place.folder.path(), &[args, &["--store", &place.url]].concat());
     let secrets: Vec<String> = std::thread::scope(|scope| {
         let keys = &keys;
         let makers: Vec<_> = (0..4)

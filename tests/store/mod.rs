@@ -1,28 +1,34 @@
-//! Keys and usage records in real files: through the library, the program and the admin API.
+//! Keys and usage records in real files and in a real PostgreSQL database: through the library, the
+//! program and the admin API. `scripts/test_postgres.sh` starts the server.
+
+/// Each of these tests on each store. They take a [`Place`].
+macro_rules! on_each_store {
+    ($($test:ident),+ $(,)?) => {
+        mod on_sqlite {
+            $(#[test] fn $test() { super::$test(&crate::store::place::Place::sqlite()); })+
+        }
+        mod on_postgres {
+            $(#[test] fn $test() {
+                if let Some(place) = crate::store::place::Place::postgres() {
+                    super::$test(&place);
+                }
+            })+
+        }
+    };
+}
 
 mod admin;
 mod files;
 mod keys;
+pub mod place;
+mod postgres;
 mod totals;
 mod writer;
 
 use novastack::store::{Dimension, Filter, Outcome, Store, Totals, UsageQuery, UsageRecord};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tempfile::TempDir;
-
-/// A folder and a file in it that is not there yet.
-fn place() -> (TempDir, PathBuf) {
-    let folder = tempfile::tempdir().expect("a folder");
-    let path = folder.path().join("nova.db");
-    (folder, path)
-}
-
-fn open(path: &Path) -> Arc<Store> {
-    Store::open(path).unwrap_or_else(|error| panic!("{error}"))
-}
 
 fn record(number: u64) -> UsageRecord {
     UsageRecord {
@@ -67,7 +73,7 @@ fn is(dimension: &str, value: &str) -> (Dimension, String) {
 }
 
 /// Waits for what another thread or process is about to bring about.
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(30);
     while !holds() {
         assert!(Instant::now() < end, "{what}: not within 30 s");

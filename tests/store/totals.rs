@@ -1,11 +1,18 @@
 //! Totals against sums by hand, and exports.
 
-use super::{all_records, is, open, place, record, totals};
+use super::place::Place;
+use super::{all_records, is, record, totals};
 use novastack::store::{
     Dimension, ExportFormat, Filter, Outcome, StoreError, Totals, UsageQuery, UsageRecord, UsageRow,
 };
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
+
+on_each_store!(
+    exports_are_what_their_formats_say,
+    an_export_ends_though_records_go_on_coming,
+    questions_with_too_long_answers_are_refused,
+);
 
 const DAY_MS: u64 = 86_400_000;
 
@@ -116,10 +123,6 @@ proptest! {
         range in (prop::option::of(0..3 * DAY_MS), prop::option::of(2 * DAY_MS..5 * DAY_MS)),
         equal in prop::option::of((any_dimension(), 0..120usize)),
     ) {
-        let (_folder, path) = place();
-        let store = open(&path);
-        given.iter().for_each(|it| store.recorder().record(it.clone()));
-        store.close().expect("written");
         let value = |dimension: &Dimension, at: usize| {
             given.get(at).and_then(|it| dimension_of(dimension, it)).unwrap_or_default()
         };
@@ -127,43 +130,49 @@ proptest! {
         let filter = Filter {
             from_unix_ms: range.0, to_unix_ms: range.1, equal: equal.into_iter().collect(),
         };
-
-        let counts = |it: &&UsageRecord| {
-            range.0.is_none_or(|from| it.unix_ms >= from)
-                && range.1.is_none_or(|to| it.unix_ms < to)
-                && filter.equal.iter().all(|(d, value)| dimension_of(d, it).unwrap_or_default() == *value)
-        };
-        let mut groups: BTreeMap<Vec<Option<String>>, Vec<&UsageRecord>> = BTreeMap::new();
-        if group_by.is_empty() {
-            groups.insert(Vec::new(), Vec::new());
-        }
-        let picked: Vec<&UsageRecord> = given.iter().filter(counts).collect();
-        for it in &picked {
-            groups.entry(group_by.iter().map(|d| dimension_of(d, it)).collect()).or_default().push(it);
-        }
-        let expected: Vec<UsageRow> = groups
-            .into_iter()
-            .map(|(group, records)| UsageRow { group, totals: by_hand(&records) })
-            .collect();
-        let found = store.usage(&UsageQuery { group_by, filter: filter.clone() }).expect("totals");
-        prop_assert_eq!(found, expected);
-        let all = all_records(&store, filter);
-        prop_assert_eq!(all.iter().collect::<Vec<_>>(), picked);
-
-        let mut spent: BTreeMap<&str, f64> = BTreeMap::new();
-        given.iter().for_each(|it| *spent.entry(&it.key).or_default() += it.cost);
-        drop(store);
-        let keys = open(&path).keys();
-        for (key, dollars) in spent {
-            prop_assert_eq!(keys.spent(key), if key.is_empty() { 0.0 } else { dollars });
+        let query = UsageQuery { group_by, filter };
+        for place in [Some(Place::sqlite()), Place::postgres()].iter().flatten() {
+            check_totals(place, &given, &query)?;
         }
     }
 }
 
-#[test]
-fn exports_are_what_their_formats_say() {
-    let (_folder, path) = place();
-    let store = open(&path);
+fn check_totals(place: &Place, given: &[UsageRecord], query: &UsageQuery) -> Result<(), TestCaseError> {
+    let store = place.open();
+    given.iter().for_each(|it| store.recorder().record(it.clone()));
+    store.close().expect("written");
+    let filter = &query.filter;
+    let counts = |it: &&UsageRecord| {
+        filter.from_unix_ms.is_none_or(|from| it.unix_ms >= from)
+            && filter.to_unix_ms.is_none_or(|to| it.unix_ms < to)
+            && filter.equal.iter().all(|(d, value)| dimension_of(d, it).unwrap_or_default() == *value)
+    };
+    let mut groups: BTreeMap<Vec<Option<String>>, Vec<&UsageRecord>> = BTreeMap::new();
+    if query.group_by.is_empty() {
+        groups.insert(Vec::new(), Vec::new());
+    }
+    let picked: Vec<&UsageRecord> = given.iter().filter(counts).collect();
+    for it in &picked {
+        groups.entry(query.group_by.iter().map(|d| dimension_of(d, it)).collect()).or_default().push(it);
+    }
+    let expected: Vec<UsageRow> =
+        groups.into_iter().map(|(group, records)| UsageRow { group, totals: by_hand(&records) }).collect();
+    prop_assert_eq!(store.usage(query).expect("totals"), expected);
+    let all = all_records(&store, filter.clone());
+    prop_assert_eq!(all.iter().collect::<Vec<_>>(), picked);
+
+    let mut spent: BTreeMap<&str, f64> = BTreeMap::new();
+    given.iter().for_each(|it| *spent.entry(&it.key).or_default() += it.cost);
+    drop(store);
+    let keys = place.open().keys();
+    for (key, dollars) in spent {
+        prop_assert_eq!(keys.spent(key), if key.is_empty() { 0.0 } else { dollars });
+    }
+    Ok(())
+}
+
+fn exports_are_what_their_formats_say(place: &Place) {
+    let store = place.open();
     let given = [
         record(1),
         UsageRecord {
@@ -213,10 +222,8 @@ fn exports_are_what_their_formats_say() {
     assert_eq!(lines[1]["tags"]["t"], "-1, \"2\"");
 }
 
-#[test]
-fn an_export_ends_though_records_go_on_coming() {
-    let (_folder, path) = place();
-    let store = open(&path);
+fn an_export_ends_though_records_go_on_coming(place: &Place) {
+    let store = place.open();
     (0..2500).for_each(|number| store.recorder().record(record(number)));
     super::wait_until("the writes", || totals(&store).attempts == 2500);
     let mut records = store.records(Filter::default()).expect("records");
@@ -232,10 +239,8 @@ fn an_export_ends_though_records_go_on_coming() {
     assert_eq!(sizes, [1000, 1000, 500, 0]);
 }
 
-#[test]
-fn questions_with_too_long_answers_are_refused() {
-    let (_folder, path) = place();
-    let store = open(&path);
+fn questions_with_too_long_answers_are_refused(place: &Place) {
+    let store = place.open();
     for number in 0..10_001 {
         store.recorder().record(UsageRecord { task: format!("t{number}"), ..record(number) });
     }

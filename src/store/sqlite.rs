@@ -1,0 +1,227 @@
+//! An SQLite file: created, recognised, brought to the current schema, opened.
+//!
+//! Every operation opens a connection of its own, which takes a fraction of a millisecond; so none
+//! waits for another but for the moments in which two write. The writer keeps one.
+
+use super::database::{self, Dialect, Row, charges, tags_text};
+use super::error::StoreError;
+use super::record::UsageRecord;
+use rusqlite::types::Value;
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, params, params_from_iter};
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long a writer waits for another, in this process or another one.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between two tries of what SQLite itself does not wait for.
+const BUSY_STEP: Duration = Duration::from_millis(20);
+/// Marks the file as ours: "Nova".
+const APPLICATION_ID: i32 = 0x4e6f_7661;
+/// Each brings the schema from the version that is its index to the next. Never changed, only added to.
+const MIGRATIONS: [&str; 1] = [include_str!("sqlite.sql")];
+
+const INSERT: &str = "INSERT INTO usage (unix_ms, request_id, attempt, key, route, model, provider, task, \
+     input_tokens, cached_tokens, output_tokens, estimated, cost, latency_ms, ttft_ms, outcome, status, tags) \
+     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+const SPEND: &str = "INSERT INTO spent (key, dollars) VALUES (?, ?) \
+     ON CONFLICT (key) DO UPDATE SET dollars = dollars + excluded.dollars";
+
+const DIALECT: Dialect = Dialect {
+    begin: "BEGIN IMMEDIATE",
+    // Who writes has the file.
+    for_update: "",
+    day: "date(unix_ms / 1000, 'unixepoch')",
+    tag: |parameter| format!("(SELECT value FROM json_each(usage.tags) WHERE json_each.key = ${parameter})"),
+};
+
+#[derive(Clone)]
+pub struct File {
+    path: PathBuf,
+}
+
+impl File {
+    /// Creates the file with permissions for its owner only, unless it is there, and brings it to the
+    /// current schema. A file that is not ours, or newer than this program, is left as it is.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let unusable = |reason: String| StoreError::Unusable { place: path.display().to_string(), reason };
+        // Also keeps SQLite from seeing a meaning in names like `:memory:`.
+        let absolute = std::path::absolute(path).map_err(|error| unusable(error.to_string()))?;
+        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&absolute) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(unusable(format!("cannot be created: {error}")));
+            }
+            _ => {}
+        }
+        let file = Self { path: absolute };
+        file.prepare().map_err(|problem| {
+            unusable(match problem {
+                Problem::Told(reason) => reason,
+                Problem::Sqlite(error) => match error.sqlite_error_code() {
+                    Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => format!(
+                        "is not an SQLite database, or is damaged ({error}); it was left as it is: \
+                         name another file, or restore it"
+                    ),
+                    _ => format!("cannot be opened: {error}"),
+                },
+            })
+        })?;
+        Ok(file)
+    }
+
+    /// A connection of one's own.
+    pub fn connect(&self) -> Result<Connection, String> {
+        self.connection().map_err(|error| error.to_string())
+    }
+
+    fn connection(&self) -> rusqlite::Result<Connection> {
+        // Without CREATE: a file that has gone is an error, not an empty store.
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&self.path, flags)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        // With a write-ahead log, a commit outlives the process; only a power cut may undo the latest.
+        connection.pragma_update(None, "synchronous", "NORMAL")?;
+        Ok(connection)
+    }
+
+    fn prepare(&self) -> Result<(), Problem> {
+        let mut connection = self.connection()?;
+        let number = |connection: &Connection, pragma: &str| {
+            connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0))
+        };
+        let version = number(&connection, "user_version")?;
+        let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+        let is_new = version == 0 && tables == 0;
+        if !is_new && number(&connection, "application_id")? != i64::from(APPLICATION_ID) {
+            return Err(Problem::Told(
+                "is a database of another program; it was left as it is: name another file".into(),
+            ));
+        }
+        let known = MIGRATIONS.len() as i64;
+        if version > known {
+            return Err(Problem::Told(format!(
+                "was written by a newer NovaStack: its schema is version {version}, this program knows \
+                 up to {known}; it was left as it is: use the newer program"
+            )));
+        }
+        use_write_ahead_log(&connection)?;
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        // Another process may have been faster.
+        let version = number(&transaction, "user_version")?.clamp(0, known);
+        for migration in &MIGRATIONS[version as usize..] {
+            transaction.execute_batch(migration)?;
+        }
+        if version < known {
+            transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+            transaction.pragma_update(None, "user_version", known)?;
+        }
+        Ok(transaction.commit()?)
+    }
+}
+
+/// SQLite does not wait for others by itself when it changes the mode of a new file.
+fn use_write_ahead_log(connection: &Connection) -> Result<(), Problem> {
+    let end = Instant::now() + BUSY_TIMEOUT;
+    loop {
+        let mode =
+            connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0));
+        match mode {
+            Ok(mode) if mode.eq_ignore_ascii_case("wal") => return Ok(()),
+            Ok(mode) => {
+                return Err(Problem::Told(format!(
+                    "cannot have a write-ahead log (its journal mode stays `{mode}`): \
+                     it must lie on a local file system"
+                )));
+            }
+            Err(error) if is_busy(&error) && Instant::now() < end => std::thread::sleep(BUSY_STEP),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+}
+
+enum Problem {
+    Told(String),
+    Sqlite(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for Problem {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+impl database::Connection for Connection {
+    fn dialect(&self) -> &'static Dialect {
+        &DIALECT
+    }
+
+    fn read(&mut self, sql: &str, parameters: &[Value]) -> Result<Vec<Row>, String> {
+        let read = || -> rusqlite::Result<Vec<Row>> {
+            let mut statement = self.prepare_cached(sql)?;
+            let columns = statement.column_count();
+            let row =
+                |row: &rusqlite::Row| (0..columns).map(|at| row.get(at)).collect::<Result<_, _>>().map(Row);
+            statement.query_map(params_from_iter(parameters), row)?.collect()
+        };
+        read().map_err(|error| error.to_string())
+    }
+
+    fn change(&mut self, sql: &str, parameters: &[Value]) -> Result<u64, String> {
+        let changed = self.execute(sql, params_from_iter(parameters));
+        changed.map(|rows| rows as u64).map_err(|error| error.to_string())
+    }
+
+    /// A commit's answer cannot get lost here.
+    fn add_usage(&mut self, _batch: u64, records: &[UsageRecord]) -> Result<(), String> {
+        insert(self, records).map_err(|error| error.to_string())
+    }
+
+    fn version(&mut self) -> Result<String, String> {
+        let version = self.pragma_query_value(None, "data_version", |row| row.get::<_, i64>(0));
+        version.map(|number| number.to_string()).map_err(|error| error.to_string())
+    }
+
+    fn is_broken(&self) -> bool {
+        false
+    }
+}
+
+fn insert(connection: &mut Connection, records: &[UsageRecord]) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    {
+        let mut insert = transaction.prepare_cached(INSERT)?;
+        for record in records {
+            insert.execute(params![
+                record.unix_ms as i64,
+                record.request_id,
+                record.attempt,
+                record.key,
+                record.route,
+                record.model,
+                record.provider,
+                record.task,
+                record.input_tokens as i64,
+                record.cached_tokens as i64,
+                record.output_tokens as i64,
+                record.estimated,
+                record.cost,
+                record.latency_ms as i64,
+                record.ttft_ms.map(|ms| ms as i64),
+                record.outcome.as_str(),
+                record.status,
+                tags_text(record, str::to_owned),
+            ])?;
+        }
+        let mut spend = transaction.prepare_cached(SPEND)?;
+        for (key, dollars) in charges(records) {
+            spend.execute(params![key, dollars])?;
+        }
+    }
+    transaction.commit()
+}
