@@ -79,17 +79,13 @@ fn store(config: &Config) -> Result<Option<Arc<Store>>, String> {
 }
 
 /// What a configuration may say and nothing here does yet: said aloud, not passed over.
-fn check_supported(config: &Config) -> Result<(), String> {
-    if matches!(config.server.shared_limits, config::SharedLimits::Redis(_)) {
-        return Err("`server.shared_limits`: redis is not supported yet; use memory".into());
-    }
+fn warn_unsupported(config: &Config) {
     for (name, _) in config.providers.iter().filter(|(_, provider)| provider.continues_partial) {
         tracing::warn!(
             provider = name,
             "`continues_partial` has no effect yet: broken streams end with an error"
         );
     }
-    Ok(())
 }
 
 /// SHA-256 of the admin key, where its environment variable is set.
@@ -175,7 +171,7 @@ fn read_config(args: &ServeArgs) -> Result<Config, String> {
         }
         config.models.push(Model::local(name, source.clone()));
     }
-    check_supported(&config)?;
+    warn_unsupported(&config);
     if config.models.is_empty() {
         return Err("nothing to serve: give --model, or --config with `models`".into());
     }

@@ -90,10 +90,16 @@ impl Drop for Bill {
 /// A limiter that knows what keys and models have spent before: in this day and month, and keys in all.
 ///
 /// # Errors
-/// Where the store cannot be read.
-pub fn limiter(store: Option<&Store>, config: &Config) -> Result<Limiter, StoreError> {
-    let limiter = Limiter::default();
-    let Some(store) = store else { return Ok(limiter) };
+/// Where the store cannot be read, or limits are to be shared and the URL is wrong.
+pub fn limiter(store: Option<&Store>, config: &Config) -> Result<Limiter, String> {
+    let limiter = Limiter::new(&config.server.shared_limits)?;
+    match store {
+        None => Ok(limiter),
+        Some(store) => seeded(limiter, store, config).map_err(|error| error.to_string()),
+    }
+}
+
+fn seeded(limiter: Limiter, store: &Store, config: &Config) -> Result<Limiter, StoreError> {
     let now = Now::read();
     let midnight =
         OffsetDateTime::from_unix_timestamp(now.unix_s as i64).unwrap_or(OffsetDateTime::UNIX_EPOCH);
@@ -141,14 +147,14 @@ impl Account {
     ///
     /// # Errors
     /// The model is at its limits.
-    pub fn attempt(&self, target: &Target, number: u32) -> Result<Attempt, Box<Refusal>> {
+    pub async fn attempt(&self, target: &Target, number: u32) -> Result<Attempt, Box<Refusal>> {
         let Model { name, limits, price, .. } = &target.model;
         let reservation = match *limits == Limits::default() {
             true => None,
             false => {
                 let holder = Holder { id: Id::Model(name), limits, credit: None };
                 let estimate = estimate(self.input_estimate, self.output_bound, price.as_ref());
-                Some(self.limiter.reserve(&[holder], estimate, Now::read())?)
+                Some(self.limiter.reserve(&[holder], estimate, Now::read()).await?)
             }
         };
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -69,7 +69,8 @@ async fn answer(
     let routing = app.routing();
     let asked = Asked { body: &body, headers: &headers, path: &path, tenant: &context.tenant };
     let plan = routing.plan(&name, &asked)?;
-    let account = app.account(&context, plan.route.clone(), plan.targets.first().map(|it| &**it), &asked)?;
+    let first = plan.targets.first().map(|it| &**it);
+    let account = app.account(&context, plan.route.clone(), first, &asked).await?;
     route::strip(&mut body);
     let chat = Chat { app, context, dialect, headers, body, stream, account, attempts: AtomicU32::new(0) };
     let answered = fallback::first(&plan, &mut limits, &chat).await;
@@ -130,7 +131,7 @@ impl Ask for Chat {
 
     async fn ask(&self, target: &Target, limits: &mut Limits) -> Result<Answer, Failure> {
         let number = self.attempts.fetch_add(1, Ordering::Relaxed) + 1;
-        let opened = self.account.attempt(target, number);
+        let opened = self.account.attempt(target, number).await;
         let mut attempt = Some(
             opened.map_err(|refusal| Failure { error: ApiError::over_limit(&refusal), then: Then::Next })?,
         );

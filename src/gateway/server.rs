@@ -170,11 +170,11 @@ impl App {
             account::limiter(store.as_deref(), routing.load().config()).map_err(io::Error::other)?;
         let recorder = store.as_ref().map(|store| store.recorder());
         Ok(Self {
-            limiter: Arc::new(limiter),
             routing,
             store,
             sink: recorder.map(|recorder| Arc::new(move |record| recorder.record(record)) as Sink),
-            metrics: Metrics::new(registry.clone()),
+            metrics: Metrics::new(registry.clone(), limiter.counters()),
+            limiter: Arc::new(limiter),
             text: TextPool::new(),
             phase: watch::Sender::new(Phase::Running),
             in_flight: watch::Sender::new(0),
@@ -229,7 +229,7 @@ impl App {
     ///
     /// # Errors
     /// The key is over a limit.
-    pub fn account(
+    pub async fn account(
         &self,
         context: &RequestContext,
         route: String,
@@ -245,7 +245,7 @@ impl App {
             let holder = Holder { id: Id::Key(&tenant.name), limits, credit: tenant.credit };
             let price = first.and_then(|target| target.model.price.as_ref());
             let estimate = account::estimate(input, output_bound, price);
-            let reserved = self.limiter.reserve(&[holder], estimate, Now::read());
+            let reserved = self.limiter.reserve(&[holder], estimate, Now::read()).await;
             bill = Bill::of(reserved.map_err(|refusal| ApiError::over_limit(&refusal))?);
         }
         Ok(Account {
@@ -267,7 +267,7 @@ impl App {
     ///
     /// # Errors
     /// The key, or the model, is over a limit.
-    pub fn attempt(
+    pub async fn attempt(
         &self,
         context: &RequestContext,
         name: &str,
@@ -275,8 +275,8 @@ impl App {
     ) -> Result<Option<Attempt>, ApiError> {
         let routing = self.routing();
         let Some(target) = routing.target(name) else { return Ok(None) };
-        let account = self.account(context, name.to_owned(), Some(target), asked)?;
-        account.attempt(target, 1).map(Some).map_err(|refusal| ApiError::over_limit(&refusal))
+        let account = self.account(context, name.to_owned(), Some(target), asked).await?;
+        account.attempt(target, 1).await.map(Some).map_err(|refusal| ApiError::over_limit(&refusal))
     }
 
     /// Our model of that name or alias, if it can serve.
@@ -334,6 +334,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<DrainOutcome> {
     let app = Arc::new(App::new(config, registry, routing, store)?);
+    app.limiter.connect().await;
     let router = router(app.clone())?;
     let (close, closed) = oneshot::channel::<()>();
     let mut connections = std::pin::pin!(connections(listener, router, &app.config, closed));
@@ -349,6 +350,7 @@ pub async fn serve(
     if tokio::time::timeout(FLUSH_TIMEOUT, connections).await.is_err() {
         tracing::debug!("connections were still open at the end");
     }
+    app.limiter.close().await;
     Ok(outcome)
 }
 
@@ -434,7 +436,7 @@ fn router(app: Arc<App>) -> io::Result<axum::Router> {
             .route("/tokenize", post(tokenize::tokenize))
             .route("/detokenize", post(tokenize::detokenize))
     };
-    let router = api()
+    let mut router = api()
         .nest("/router", api())
         .route(&format!("/anthropic{MESSAGES}"), post(chat::messages))
         .route("/health", get(health))
@@ -447,17 +449,13 @@ fn router(app: Arc<App>) -> io::Result<axum::Router> {
         })
         .layer(DefaultBodyLimit::max(app.config.body_bytes_max))
         .layer(from_fn_with_state(app.clone(), enter));
-    let router = match &app.store {
-        Some(store) => {
-            let admin_key_sha256 = app.config.admin_key_sha256;
-            router.merge(admin::router(AdminState { store: store.clone(), admin_key_sha256 }))
-        }
-        None => router,
-    };
-    let router = match cors(&app.config.cors)? {
-        Some(cors) => router.layer(cors),
-        None => router,
-    };
+    if let Some(store) = &app.store {
+        let admin_key_sha256 = app.config.admin_key_sha256;
+        router = router.merge(admin::router(AdminState { store: store.clone(), admin_key_sha256 }));
+    }
+    if let Some(cors) = cors(&app.config.cors)? {
+        router = router.layer(cors);
+    }
     Ok(router.with_state(app))
 }
 
