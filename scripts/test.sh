@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every check there is: format, lints, docs, Rust tests, and the OpenAI SDK against a live server.
-# Installs what is missing (npm, clang-19 and llvm-19 by apt, Python packages into target/). Downloads are kept in
-# target/ and in the model cache; a second run downloads nothing.
+# Installs what is missing (npm, clang-19, llvm-19 and redis-server by apt, Python packages into target/). Downloads
+# are kept in target/ and in the model cache; a second run downloads nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -9,9 +9,12 @@ step() { printf '\n== %s\n' "$*"; }
 
 server=
 log=$(mktemp)
+redis=$(mktemp -d)
 finish() {
   status=$?
   trap - EXIT
+  scripts/test_redis.sh stop "$redis" || true
+  rm -rf "$redis"
   if [ -n "$server" ]; then
     kill "$server" 2>/dev/null || true
     wait "$server" 2>/dev/null || true
@@ -115,6 +118,10 @@ rm -r "$dialects"
 kill -TERM "$server"
 wait "$server" || { echo "the server left with status $? after SIGTERM" >&2; exit 1; }
 server=
+
+step "a private Redis"
+NOVASTACK_TEST_REDIS=$(scripts/test_redis.sh "$redis")
+export NOVASTACK_TEST_REDIS
 
 # Last, so that its closing line is the last thing to read.
 step "cargo test"

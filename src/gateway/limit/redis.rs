@@ -26,7 +26,7 @@
 mod delivery;
 
 #[cfg(test)]
-mod tests;
+pub mod tests;
 
 use super::account::{Account, Calendar, Need, Over, Used, dollars, nanodollars};
 use super::{Estimate, Held, Holder, Id, Memory, Now, Refusal, Reservation, Spent, States, memory};
@@ -101,15 +101,26 @@ enum Link {
     Down,
 }
 
+/// What only tests have otherwise.
+struct Options {
+    prefix: String,
+    timeout: Duration,
+    lease: Duration,
+    /// That moment stands for those milliseconds since 1970; None: Redis' own clock holds.
+    frozen: Option<(Instant, u64)>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { prefix: PREFIX.to_owned(), timeout: TIMEOUT, lease: LEASE, frozen: None }
+    }
+}
+
 struct Inner {
     client: Client,
     /// Of the server, without user and password.
     place: String,
-    prefix: String,
-    timeout: Duration,
-    lease: Duration,
-    /// In tests that moment stands for those milliseconds since 1970, instead of Redis' own clock.
-    frozen: Option<(Instant, u64)>,
+    options: Options,
     scripts: Scripts,
     connection: Mutex<Option<ConnectionManager>>,
     link: watch::Sender<Link>,
@@ -179,15 +190,10 @@ impl Redis {
     /// # Errors
     /// It is no such URL. Its password is not told.
     pub fn open(url: &str) -> Result<Self, String> {
-        Self::with(url, PREFIX, LEASE, None)
+        Self::with(url, Options::default())
     }
 
-    fn with(
-        url: &str,
-        prefix: &str,
-        lease: Duration,
-        frozen: Option<(Instant, u64)>,
-    ) -> Result<Self, String> {
+    fn with(url: &str, options: Options) -> Result<Self, String> {
         let place = place(url);
         // TLS needs a provider of ciphers; a second call finds it installed.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -197,10 +203,7 @@ impl Redis {
         let inner = Inner {
             client,
             place,
-            prefix: prefix.to_owned(),
-            timeout: TIMEOUT,
-            lease,
-            frozen,
+            options,
             scripts: Scripts::new(),
             connection: Mutex::default(),
             link: watch::Sender::new(Link::Starting),
@@ -228,15 +231,17 @@ impl Redis {
 
     /// See [`Limiter::close`](super::Limiter::close).
     pub async fn close(&self) {
-        let flush = async {
-            let (done, flushed) = oneshot::channel();
-            self.inner.queue.send(Message::Flush(done)).await.ok()?;
-            flushed.await.ok()
-        };
-        if timeout(PATIENCE, flush).await.ok().flatten().is_none() {
+        if timeout(PATIENCE, self.flush()).await.ok().flatten().is_none() {
             let redis = &self.inner.place;
             tracing::warn!(redis, "what was settled last is not counted: Redis cannot be reached");
         }
+    }
+
+    /// Waits until all is delivered that was settled before.
+    async fn flush(&self) -> Option<()> {
+        let (done, flushed) = oneshot::channel();
+        self.inner.queue.send(Message::Flush(done)).await.ok()?;
+        flushed.await.ok()
     }
 
     /// For metrics.
@@ -284,14 +289,14 @@ impl Redis {
                 }
             }
         });
-        let answer = match timeout(inner.timeout, told).await {
+        let answer = match timeout(inner.options.timeout, told).await {
             Ok(Ok(Ok(answer))) => answer,
             Ok(Ok(Err(error))) => {
                 inner.fail(&error);
                 return inner.alone(holders, estimate, now);
             }
             Ok(Err(_)) | Err(_) => {
-                inner.fail(&format!("no answer within {} ms", inner.timeout.as_millis()));
+                inner.fail(&format!("no answer within {} ms", inner.options.timeout.as_millis()));
                 return inner.alone(holders, estimate, now);
             }
         };
@@ -344,7 +349,7 @@ fn argument(value: Option<impl ToString>) -> String {
 
 impl Inner {
     fn base(&self, id: Id<'_>) -> Box<str> {
-        let prefix = &self.prefix;
+        let prefix = &self.options.prefix;
         match id {
             Id::Key(name) => format!("{prefix}:key:{name}"),
             Id::Model(name) => format!("{prefix}:model:{name}"),
@@ -354,7 +359,7 @@ impl Inner {
 
     /// Whose base it is.
     fn holder<'a>(&self, base: &'a str) -> Option<Id<'a>> {
-        let (kind, name) = base.strip_prefix(&*self.prefix)?.strip_prefix(':')?.split_once(':')?;
+        let (kind, name) = base.strip_prefix(&*self.options.prefix)?.strip_prefix(':')?.split_once(':')?;
         Some(if kind == "key" { Id::Key(name) } else { Id::Model(name) })
     }
 
@@ -368,7 +373,9 @@ impl Inner {
 
     /// The scripts' argument for the time.
     fn time(&self, at: Instant) -> String {
-        argument(self.frozen.map(|(from, ms)| ms + at.saturating_duration_since(from).as_millis() as u64))
+        argument(
+            self.options.frozen.map(|(from, ms)| ms + at.saturating_duration_since(from).as_millis() as u64),
+        )
     }
 
     async fn run<T: FromRedisValue>(
@@ -396,7 +403,7 @@ impl Inner {
         let mut arguments = vec![
             self.time(at),
             self.lease_id(id),
-            self.lease.as_millis().to_string(),
+            self.options.lease.as_millis().to_string(),
             need.tokens.to_string(),
             need.nanodollars.to_string(),
         ];

@@ -11,6 +11,8 @@ use tokio::time::{sleep, timeout};
 
 /// Settlements, leases or holders that go in one call: some 100 microseconds of Redis' time.
 const BATCH: usize = 64;
+/// The longest that looking for it, and telling what was spent, may take.
+const RESTORE: Duration = Duration::from_secs(5);
 /// Between two looks for a Redis that is away.
 const RETRY: Duration = Duration::from_millis(500);
 /// Times that a batch is sent to a Redis that answers, before it is given up.
@@ -64,14 +66,15 @@ pub async fn keep(inner: Weak<Inner>) {
     while let Some(inner) = inner.upgrade() {
         if *inner.link.borrow() == Link::Up {
             let mut link = inner.link.subscribe();
-            let lost = timeout(inner.lease / 3, link.wait_for(|link| *link != Link::Up)).await.is_ok();
+            let lost =
+                timeout(inner.options.lease / 3, link.wait_for(|link| *link != Link::Up)).await.is_ok();
             // Tests with a time of their own renew themselves.
-            if !lost && inner.frozen.is_none() {
+            if !lost && inner.options.frozen.is_none() {
                 inner.renew(Instant::now()).await;
             }
             continue;
         }
-        let restored = timeout(PATIENCE, inner.restore()).await;
+        let restored = timeout(RESTORE, inner.restore()).await;
         match restored.unwrap_or_else(|_| Err((ErrorKind::Io, "it cannot be reached").into())) {
             Ok(()) => {
                 inner.counters.up.set(1);
@@ -89,7 +92,7 @@ pub async fn keep(inner: Weak<Inner>) {
 impl Inner {
     /// Sends one batch, as often as it takes; while Redis is away it waits.
     async fn deliver(&self, settlements: &[Settlement], number: u64) {
-        let mut keys = vec![format!("{}:gateway:{}", self.prefix, self.process)];
+        let mut keys = vec![format!("{}:gateway:{}", self.options.prefix, self.process)];
         let last = settlements.last().map_or_else(Instant::now, |settlement| settlement.at);
         let mut arguments = vec![self.time(last), number.to_string()];
         for settlement in settlements {
@@ -135,7 +138,7 @@ impl Inner {
         for batch in leases.chunks(BATCH) {
             let (bases, ids): (Vec<&str>, Vec<String>) =
                 batch.iter().map(|(base, id)| (&**base, id.clone())).unzip();
-            let arguments = [vec![self.time(at), self.lease.as_millis().to_string()], ids].concat();
+            let arguments = [vec![self.time(at), self.options.lease.as_millis().to_string()], ids].concat();
             if let Err(error) = bounded(self.run::<i64>(&self.scripts.renew, &bases, &arguments)).await {
                 return self.fail(&error);
             }
@@ -144,14 +147,14 @@ impl Inner {
 
     /// Makes a new connection, and sees that Redis takes writes and has our scripts. Where it has not
     /// what this process knows, it is told.
-    async fn restore(&self) -> RedisResult<()> {
+    pub(super) async fn restore(&self) -> RedisResult<()> {
         let config = ConnectionManagerConfig::new()
             .set_connection_timeout(Some(PATIENCE))
             .set_response_timeout(Some(LATE))
             .set_number_of_retries(1)
             .set_pipeline_buffer_size(PIPELINE);
         let mut connection = ConnectionManager::new_with_config(self.client.clone(), config).await?;
-        let key = format!("{}:epoch", self.prefix);
+        let key = format!("{}:epoch", self.options.prefix);
         let mut probe = pipe();
         probe.cmd("SET").arg(&key).arg(&self.process).arg("NX").ignore().cmd("GET").arg(&key);
         let (epoch,): (String,) = probe.query_async(&mut connection).await?;
@@ -169,7 +172,7 @@ impl Inner {
     }
 
     /// Says what holders are known to have spent.
-    async fn seed(&self) -> RedisResult<()> {
+    pub(super) async fn seed(&self) -> RedisResult<()> {
         let known: Vec<(Box<str>, Known)> =
             lock(&self.known).iter().map(|(base, known)| (base.clone(), *known)).collect();
         for batch in known.chunks(BATCH) {
