@@ -63,7 +63,9 @@ async fn two_programs_keep_one_limit() {
         assert_eq!(metric(gateway, "novastack_shared_limits_up").await, "1");
         assert_eq!(metric(gateway, "novastack_shared_limits_outages_total").await, "0");
     }
-    both.map(|gateway| gateway.stop());
+    for gateway in both {
+        gateway.stop();
+    }
 }
 
 /// The places of a program that was killed are free again before long.

@@ -10,12 +10,12 @@
 //! While Redis cannot be reached each gateway counts alone, with all of each limit and with the dollars
 //! that were last known to be spent: no request waits, none fails. What was spent meanwhile waits in the
 //! queue. Whether Redis lost its data a key tells that is written once: if it is gone, every gateway says
-//! what it knows to be spent, as it does when it starts.
+//! what it knew to be spent, and the largest number comes on top of what was counted since.
 //!
-//! Dollars are seeded by the larger of both, a gateway's and Redis' number. Both count what was really
-//! spent, and each may miss what the other has (Redis may have lost data; a store has no reservations, and
-//! is perhaps not everybody's), so the larger is nearer. Gateways that start one after the other change
-//! nothing.
+//! A gateway that starts says what its store knows, and the larger of that and of what is counted holds.
+//! Both count what was really spent, and each may miss what the other has (Redis may have lost data; a
+//! store has no reservations, and is perhaps not everybody's), so the larger is nearer. Gateways that
+//! start one after the other change nothing.
 //!
 //! Invariants: no lock is held across an await; a settlement counts once, however often it is sent; a
 //! caller who goes away while Redis is asked gives back what he was given.
@@ -31,7 +31,7 @@ pub mod tests;
 use super::account::{Account, Calendar, Need, Over, Used, dollars, nanodollars};
 use super::{Estimate, Held, Holder, Id, Memory, Now, Refusal, Reservation, Spent, States, memory};
 use crate::config::Limits;
-use ::redis::aio::ConnectionManager;
+use ::redis::aio::MultiplexedConnection;
 use ::redis::{Client, ErrorKind, FromRedisValue, RedisResult, Script};
 use delivery::{Message, Settlement};
 use prometheus_client::metrics::counter::Counter;
@@ -122,7 +122,8 @@ struct Inner {
     place: String,
     options: Options,
     scripts: Scripts,
-    connection: Mutex<Option<ConnectionManager>>,
+    /// None that mends itself: a new one is made where it is seen whether the data is still there.
+    connection: Mutex<Option<MultiplexedConnection>>,
     link: watch::Sender<Link>,
     /// Who wrote the key that says whether the data is still there; of the last time it was read.
     epoch: Mutex<Option<String>>,

@@ -4,6 +4,7 @@
 -- BASE:running  zset   reservations by the millisecond at which their leases end; gone with the last lease
 -- BASE:spent    hash   nanodollars of a day and a month; gone a month after the last of them
 -- BASE:total    text   nanodollars of all time, for credit; stays
+-- The last two also stand under another base for what of them was not counted here but told by a gateway.
 --
 -- Lua's numbers are doubles, whole up to 2^53 = 9.007e15. Buckets count in UNIT-ths of a request or a token, so
 -- that each millisecond gives `limit` back: whole for 1.5e11 a minute, more than anybody serves. Dollars are

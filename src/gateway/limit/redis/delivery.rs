@@ -2,8 +2,7 @@
 //! is away.
 
 use super::{Inner, Known, LATE, Link, PATIENCE, Party, argument, lock};
-use ::redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use ::redis::{ErrorKind, RedisError, RedisResult, pipe};
+use ::redis::{AsyncConnectionConfig, ErrorKind, RedisError, RedisResult, pipe};
 use std::sync::Weak;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
@@ -148,36 +147,40 @@ impl Inner {
     /// Makes a new connection, and sees that Redis takes writes and has our scripts. Where it has not
     /// what this process knows, it is told.
     pub(super) async fn restore(&self) -> RedisResult<()> {
-        let config = ConnectionManagerConfig::new()
+        let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(PATIENCE))
             .set_response_timeout(Some(LATE))
-            .set_number_of_retries(1)
             .set_pipeline_buffer_size(PIPELINE);
-        let mut connection = ConnectionManager::new_with_config(self.client.clone(), config).await?;
+        let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
         let key = format!("{}:epoch", self.options.prefix);
+        let new = uuid::Uuid::new_v4().simple().to_string();
         let mut probe = pipe();
-        probe.cmd("SET").arg(&key).arg(&self.process).arg("NX").ignore().cmd("GET").arg(&key);
+        probe.cmd("SET").arg(&key).arg(new).arg("NX").ignore().cmd("GET").arg(&key);
         let (epoch,): (String,) = probe.query_async(&mut connection).await?;
         let scripts = &self.scripts;
         for script in [&scripts.reserve, &scripts.settle, &scripts.renew, &scripts.seed] {
             script.load_async(&mut connection).await?;
         }
         *lock(&self.connection) = Some(connection);
-        if lock(&self.epoch).as_ref() != Some(&epoch) {
-            self.seed().await?;
+        let known = lock(&self.epoch).clone();
+        if known.as_ref() != Some(&epoch) {
+            self.seed(known.is_some()).await?;
             *lock(&self.epoch) = Some(epoch);
         }
         self.link.send_replace(Link::Up);
         Ok(())
     }
 
-    /// Says what holders are known to have spent.
-    pub(super) async fn seed(&self) -> RedisResult<()> {
+    /// Says what holders are known to have spent: before Redis lost its data, or by a store.
+    pub(super) async fn seed(&self, lost: bool) -> RedisResult<()> {
         let known: Vec<(Box<str>, Known)> =
             lock(&self.known).iter().map(|(base, known)| (base.clone(), *known)).collect();
         for batch in known.chunks(BATCH) {
-            let bases: Vec<&str> = batch.iter().map(|(base, _)| &**base).collect();
-            let mut arguments = vec![self.time(Instant::now())];
+            let prefix = &self.options.prefix;
+            let told = |base: &str| format!("{prefix}:told{}", &base[prefix.len()..]);
+            let bases: Vec<String> =
+                batch.iter().flat_map(|(base, _)| [base.to_string(), told(base)]).collect();
+            let mut arguments = vec![self.time(Instant::now()), u8::from(lost).to_string()];
             for (_, known) in batch {
                 arguments.extend([known.day.to_string(), known.month.to_string()]);
                 arguments.extend(known.nanodollars.map(|amount| amount.to_string()));

@@ -97,9 +97,13 @@ impl Shared {
         })
     }
 
+    fn flush(&self) {
+        self.runtime.block_on(self.redis.flush()).expect("delivered");
+    }
+
     pub fn seed_spent(&self, id: Id<'_>, spent: Spent, now: Now) {
         self.redis.seed_spent(id, spent, now);
-        self.runtime.block_on(self.redis.inner.seed()).expect("seeded");
+        self.runtime.block_on(self.redis.inner.seed(false)).expect("seeded");
     }
 
     pub fn spent(&self, id: Id<'_>, now: Now) -> Spent {
@@ -184,6 +188,8 @@ proptest! {
                     let (one, other) = in_flight.swap_remove(which % in_flight.len());
                     one.settle(used, f64::from(cost) / 1e6, now.at);
                     other.settle(used, f64::from(cost) / 1e6, now.at);
+                    // A batch has one time.
+                    redis.flush();
                 }
                 Action::Drop(which) if !in_flight.is_empty() => {
                     drop(in_flight.swap_remove(which % in_flight.len()));
@@ -402,6 +408,11 @@ impl Server {
         drop(listener);
         let folder = tempfile::tempdir().unwrap();
         let child = Self::spawn(port, &folder);
+        let end = Instant::now() + LONG;
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(Instant::now() < end, "redis-server does not listen");
+            std::thread::sleep(Duration::from_millis(10));
+        }
         Self { child, url: format!("redis://127.0.0.1:{port}"), port, folder }
     }
 
