@@ -36,8 +36,10 @@ async fn ask(gateway: &Gateway, limits: &str) -> u16 {
     gateway.post("/v1/chat/completions", &headers, &chat("deepseek-v4-pro", false)).await.status
 }
 
-async fn metric(gateway: &Gateway, name: &str) -> String {
-    let (_, text) = gateway.server.get("/metrics").await;
+async fn metric(gateway: &Gateway, limits: &str, name: &str) -> String {
+    let url = format!("{}/metrics", gateway.server.url);
+    let answer = gateway.client.get(url).bearer_auth(secret(limits)).send().await.expect("an answer");
+    let text = answer.text().await.expect("a text");
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     line.unwrap_or_else(|| panic!("no {name} in {text}")).to_owned()
 }
@@ -60,8 +62,8 @@ async fn two_programs_keep_one_limit() {
     assert!((60..=60 + back).contains(&passed), "{passed} passed, {back} came back");
     assert_eq!(openai.asked().len(), passed);
     for gateway in &both {
-        assert_eq!(metric(gateway, "novastack_shared_limits_up").await, "1");
-        assert_eq!(metric(gateway, "novastack_shared_limits_outages_total").await, "0");
+        assert_eq!(metric(gateway, limits, "novastack_shared_limits_up").await, "1");
+        assert_eq!(metric(gateway, limits, "novastack_shared_limits_outages_total").await, "0");
     }
     for gateway in both {
         gateway.stop();
@@ -106,8 +108,8 @@ async fn a_program_without_its_redis_serves() {
     for status in [200, 200, 200, 429] {
         assert_eq!(ask(&gateway, limits).await, status);
     }
-    assert_eq!(metric(&gateway, "novastack_shared_limits_up").await, "0");
-    assert_eq!(metric(&gateway, "novastack_shared_limits_outages_total").await, "1");
-    assert_eq!(metric(&gateway, "novastack_shared_limits_alone_total").await, "4");
+    assert_eq!(metric(&gateway, limits, "novastack_shared_limits_up").await, "0");
+    assert_eq!(metric(&gateway, limits, "novastack_shared_limits_outages_total").await, "1");
+    assert_eq!(metric(&gateway, limits, "novastack_shared_limits_alone_total").await, "4");
     gateway.stop();
 }

@@ -1,11 +1,12 @@
-//! Limits that several gateways share through one Redis (6 or later, or Valkey), by the rules of the
+//! Limits that several gateways share through one Redis (6 or later), by the rules of the
 //! memory's: a reservation is one script over all its holders, all or nothing, and one round trip.
 //! Settlements go through a bounded queue, which a task of its own sends on in batches. The scripts
 //! decide who passes; what a refused caller is told, and how limits stand, is computed from their counts
 //! by the same [`Account`] as in memory.
 //!
 //! Concurrency is a set of leases. A living gateway renews those of its requests; those of a gateway that
-//! was killed end by themselves after [`LEASE`].
+//! was killed end by themselves after [`LEASE`]. Only holders with such a limit have any: one that is set
+//! later counts requests from then on.
 //!
 //! While Redis cannot be reached each gateway counts alone, with all of each limit and with the dollars
 //! that were last known to be spent: no request waits, none fails. What was spent meanwhile waits in the
