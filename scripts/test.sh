@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every check there is: format, lints, docs, Rust tests, and the OpenAI SDK against a live server.
-# Installs what is missing (npm, clang-19, llvm-19 and postgresql by apt, Python packages into target/). Downloads are kept in
-# target/ and in the model cache; a second run downloads nothing.
+# Installs what is missing (npm, clang-19, llvm-19, postgresql and redis-server by apt, Python packages into
+# target/). Downloads are kept in target/ and in the model cache; a second run downloads nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -10,10 +10,12 @@ step() { printf '\n== %s\n' "$*"; }
 server=
 log=$(mktemp)
 postgres=
+redis=
 finish() {
   status=$?
   trap - EXIT
   if [ -n "$postgres" ]; then scripts/test_postgres.sh stop "$postgres" && rm -rf "$postgres"; fi
+  if [ -n "$redis" ]; then scripts/test_redis.sh stop "$redis" && rm -rf "$redis"; fi
   if [ -n "$server" ]; then
     kill "$server" 2>/dev/null || true
     wait "$server" 2>/dev/null || true
@@ -122,6 +124,10 @@ step "a PostgreSQL server for the store's tests"
 postgres=$(mktemp -d)
 NOVASTACK_TEST_POSTGRES=$(scripts/test_postgres.sh "$postgres")
 export NOVASTACK_TEST_POSTGRES NOVASTACK_TEST_POSTGRES_CA=$postgres/ca.pem
+step "a private Redis"
+redis=$(mktemp -d)
+NOVASTACK_TEST_REDIS=$(scripts/test_redis.sh "$redis")
+export NOVASTACK_TEST_REDIS
 
 # Last, so that its closing line is the last thing to read.
 step "cargo test"

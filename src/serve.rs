@@ -82,14 +82,6 @@ fn store(config: &Config) -> Result<Option<Arc<Store>>, String> {
     config.server.store.as_ref().map(Store::open).transpose().map_err(|error| error.to_string())
 }
 
-/// What a configuration may say and nothing here does yet: said aloud, not passed over.
-fn check_supported(config: &Config) -> Result<(), String> {
-    if matches!(config.server.shared_limits, config::SharedLimits::Redis(_)) {
-        return Err("`server.shared_limits`: redis is not supported yet; use memory".into());
-    }
-    Ok(())
-}
-
 /// SHA-256 of the admin key, where its environment variable is set.
 fn admin_key(config: &Config) -> Option<[u8; 32]> {
     let key = std::env::var(config.server.admin_key_env.as_ref()?).ok().filter(|key| !key.is_empty())?;
@@ -176,7 +168,6 @@ fn read_config(args: &ServeArgs) -> Result<Config, String> {
         }
         config.models.push(Model::local(name, source.clone()));
     }
-    check_supported(&config)?;
     if config.models.is_empty() {
         return Err("nothing to serve: give --model, or --config with `models`".into());
     }

@@ -96,10 +96,16 @@ impl Drop for Bill {
 /// A limiter that knows what keys and models have spent before: in this day and month, and keys in all.
 ///
 /// # Errors
-/// Where the store cannot be read.
-pub fn limiter(store: Option<&Store>, config: &Config) -> Result<Limiter, StoreError> {
-    let limiter = Limiter::default();
-    let Some(store) = store else { return Ok(limiter) };
+/// Where the store cannot be read, or limits are to be shared and the URL is wrong.
+pub fn limiter(store: Option<&Store>, config: &Config) -> Result<Limiter, String> {
+    let limiter = Limiter::new(&config.server.shared_limits)?;
+    match store {
+        None => Ok(limiter),
+        Some(store) => seeded(limiter, store, config).map_err(|error| error.to_string()),
+    }
+}
+
+fn seeded(limiter: Limiter, store: &Store, config: &Config) -> Result<Limiter, StoreError> {
     let now = Now::read();
     let midnight =
         OffsetDateTime::from_unix_timestamp(now.unix_s as i64).unwrap_or(OffsetDateTime::UNIX_EPOCH);
@@ -147,7 +153,7 @@ impl Account {
     ///
     /// # Errors
     /// The model is at its limits.
-    pub fn attempt(&self, target: &Target, number: u32) -> Result<Attempt, Box<Refusal>> {
+    pub async fn attempt(&self, target: &Target, number: u32) -> Result<Attempt, Box<Refusal>> {
         let Model { name, limits, .. } = &target.model;
         let price = target.price();
         let input = target.calibration.apply(self.input_estimate);
@@ -156,7 +162,7 @@ impl Account {
             false => {
                 let holder = Holder { id: Id::Model(name), limits, credit: None };
                 let estimate = estimate(input, self.output_bound, price.as_deref());
-                let reserved = self.limiter.reserve(&[holder], estimate, Now::read());
+                let reserved = self.limiter.reserve(&[holder], estimate, Now::read()).await;
                 Some(reserved.inspect_err(|refusal| self.metrics.refused("model", refusal.kind))?)
             }
         };

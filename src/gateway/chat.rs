@@ -73,7 +73,8 @@ async fn answer(
     let asked =
         Asked { body: &body, headers: &headers, path: &path, tenant: &context.tenant, counts: &counts };
     let plan = Arc::new(routing.plan(&name, &asked)?);
-    let account = app.account(&context, plan.route.clone(), plan.targets.first().map(|it| &**it), &asked)?;
+    let first = plan.targets.first().map(|it| &**it);
+    let account = app.account(&context, plan.route.clone(), first, &asked).await?;
     route::strip(&mut body);
     let attempts = AtomicU32::new(0);
     let seed = OnceLock::new();
@@ -178,7 +179,7 @@ impl Ask for Chat {
 
     async fn ask(&self, target: &Target, limits: &mut Limits) -> Result<Answer, Failure> {
         let number = self.attempts.fetch_add(1, Ordering::Relaxed) + 1;
-        let opened = self.account.attempt(target, number);
+        let opened = self.account.attempt(target, number).await;
         let mut attempt = Some(
             opened.map_err(|refusal| Failure { error: ApiError::over_limit(&refusal), then: Then::Next })?,
         );

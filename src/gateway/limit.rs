@@ -15,25 +15,26 @@
 //! Invariants: a refused request takes nothing from any holder; a reservation that is dropped frees its
 //! concurrency; holders that hold no state are forgotten.
 //!
-//! Deliberately absent: sharing between processes, and what was spent before the process began, which
-//! the store knows ([`Limiter::seed_spent`]).
+//! Counted by this process alone ([`Memory`]), or together with all others that name the same Redis
+//! ([`Redis`]), by the same rules. What was spent before the process began the store knows
+//! ([`Limiter::seed_spent`]).
 
 mod account;
 mod headers;
+mod memory;
+mod redis;
 
 #[cfg(test)]
 mod tests;
 
+pub use self::redis::{Counters, Redis};
 pub use headers::{State, States};
+pub use memory::Memory;
 
-use crate::config::Limits;
-use account::{Account, Calendar, Need, nanodollars};
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use self::redis::Lease;
+use crate::config::{Limits, SharedLimits};
+use account::Need;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-
-/// Holders at which those without state are looked for first; again whenever their number has doubled.
-const SWEEP_MIN: usize = 1024;
 
 /// A time, on both clocks.
 #[derive(Clone, Copy, Debug)]
@@ -154,135 +155,73 @@ impl Refusal {
 }
 
 /// Counts what holders use. One lives as long as the process, through all configurations.
-pub struct Limiter {
-    keys: RwLock<Holders>,
-    models: RwLock<Holders>,
-}
-
-type Shared = Arc<Mutex<Account>>;
-
-struct Holders {
-    accounts: HashMap<Box<str>, Shared>,
-    sweep_at: usize,
-}
-
-impl Default for Limiter {
-    fn default() -> Self {
-        let none = || RwLock::new(Holders { accounts: HashMap::new(), sweep_at: SWEEP_MIN });
-        Self { keys: none(), models: none() }
-    }
+pub enum Limiter {
+    /// By this process alone.
+    Memory(Memory),
+    /// Together with others.
+    Redis(Redis),
 }
 
 impl Limiter {
-    /// Takes an estimate from all holders, or from none of them.
+    /// One that counts where a configuration says; not yet connected.
+    ///
+    /// # Errors
+    /// The URL is none of Redis.
+    pub fn new(shared: &SharedLimits) -> Result<Self, String> {
+        match shared {
+            SharedLimits::Memory => Ok(Self::Memory(Memory::default())),
+            SharedLimits::Redis(url) => Redis::open(url).map(Self::Redis),
+        }
+    }
+
+    /// Takes an estimate from all holders, or from none of them. In memory at once; else it waits for one
+    /// answer of Redis, and no longer than a quarter of a second.
     ///
     /// # Errors
     /// The limit that keeps the request waiting longest, of all that it is over.
-    pub fn reserve(
+    pub async fn reserve(
         &self,
         holders: &[Holder<'_>],
         estimate: Estimate,
         now: Now,
     ) -> Result<Reservation, Box<Refusal>> {
-        let calendar = Calendar::of(now.unix_s);
-        let need = Need { tokens: estimate.tokens, nanodollars: nanodollars(estimate.dollars) };
-        let mut taken = Vec::with_capacity(holders.len());
-        let mut states = States::default();
-        let mut refused: Option<(account::Over, &Holder<'_>)> = None;
-        for holder in holders {
-            let shared = self.account(holder.id, now.at);
-            let mut account = lock(&shared);
-            account.advance(holder.limits, now.at, &calendar);
-            match account.over(holder, &need, &calendar) {
-                Some(over) if refused.as_ref().is_none_or(|(worst, _)| worst.wait < over.wait) => {
-                    refused = Some((over, holder));
-                }
-                // After a refusal the others are only asked how long they would take.
-                None if refused.is_none() => {
-                    let charge = account.take(&need);
-                    states.add(account.states());
-                    drop(account);
-                    taken.push((shared, charge));
-                    continue;
-                }
-                _ => {}
-            }
-            states.add(account.states());
-        }
-        match refused {
-            None => Ok(Reservation { taken, need, states }),
-            Some((over, holder)) => {
-                for (shared, charge) in &taken {
-                    lock(shared).give_back(&need, charge);
-                }
-                Err(Box::new(over.refusal(holder, &need, states)))
-            }
+        match self {
+            Self::Memory(memory) => memory.reserve(holders, estimate, now),
+            Self::Redis(redis) => redis.reserve(holders, estimate, now).await,
         }
     }
 
-    /// Sets what a holder had spent before this process counted, in the current day and month, and in
-    /// all. Replaces what was counted.
+    /// Says what a holder had spent before this process counted, in the current day and month, and in
+    /// all. Before [`connect`](Self::connect).
     pub fn seed_spent(&self, id: Id<'_>, spent: Spent, now: Now) {
-        let shared = self.account(id, now.at);
-        lock(&shared).seed(spent, &Calendar::of(now.unix_s));
-    }
-
-    /// What a holder has spent, reservations included.
-    pub fn spent(&self, id: Id<'_>, now: Now) -> Spent {
-        let found = self.found(id);
-        found.map_or(Spent::default(), |shared| lock(&shared).spent(&Calendar::of(now.unix_s)))
-    }
-
-    /// Forgets a holder that is no more: a revoked key.
-    pub fn forget(&self, id: Id<'_>) {
-        let (holders, name) = self.holders(id);
-        holders.write().unwrap_or_else(PoisonError::into_inner).accounts.remove(name);
-    }
-
-    /// Holders that are remembered.
-    pub fn len(&self) -> usize {
-        [&self.keys, &self.models].map(|holders| read(holders).accounts.len()).iter().sum()
-    }
-
-    /// Nobody is remembered.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    fn holders<'a>(&self, id: Id<'a>) -> (&RwLock<Holders>, &'a str) {
-        match id {
-            Id::Key(name) => (&self.keys, name),
-            Id::Model(name) => (&self.models, name),
+        match self {
+            Self::Memory(memory) => memory.seed_spent(id, spent, now),
+            Self::Redis(redis) => redis.seed_spent(id, spent, now),
         }
     }
 
-    fn found(&self, id: Id<'_>) -> Option<Shared> {
-        let (holders, name) = self.holders(id);
-        read(holders).accounts.get(name).cloned()
+    /// Begins to count together with others; waits about a second for it at most. Where that fails it is
+    /// tried again and again, and the process counts alone until then.
+    pub async fn connect(&self) {
+        if let Self::Redis(redis) = self {
+            redis.connect().await;
+        }
     }
 
-    fn account(&self, id: Id<'_>, now: Instant) -> Shared {
-        if let Some(found) = self.found(id) {
-            return found;
+    /// Waits until what was settled is counted where others see it, about a second at most.
+    pub async fn close(&self) {
+        if let Self::Redis(redis) = self {
+            redis.close().await;
         }
-        let (holders, name) = self.holders(id);
-        let mut holders = holders.write().unwrap_or_else(PoisonError::into_inner);
-        if holders.accounts.len() >= holders.sweep_at {
-            // Nobody can get at an account without this lock, so a count of one stays one.
-            holders.accounts.retain(|_, shared| Arc::strong_count(shared) > 1 || !lock(shared).is_blank(now));
-            holders.sweep_at = (2 * holders.accounts.len()).max(SWEEP_MIN);
-        }
-        let blank = || Arc::new(Mutex::new(Account::new(now)));
-        holders.accounts.entry(name.into()).or_insert_with(blank).clone()
     }
-}
 
-fn lock(shared: &Shared) -> MutexGuard<'_, Account> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn read(holders: &RwLock<Holders>) -> std::sync::RwLockReadGuard<'_, Holders> {
-    holders.read().unwrap_or_else(PoisonError::into_inner)
+    /// For metrics; None: nothing is shared.
+    pub fn counters(&self) -> Option<&Counters> {
+        match self {
+            Self::Memory(_) => None,
+            Self::Redis(redis) => Some(redis.counters()),
+        }
+    }
 }
 
 /// A place under the limits of some holders, for one request. Dropped without
@@ -290,18 +229,28 @@ fn read(holders: &RwLock<Holders>) -> std::sync::RwLockReadGuard<'_, Holders> {
 /// could measure is no free ride.
 #[must_use = "dropping it charges the estimate"]
 pub struct Reservation {
-    taken: Vec<(Shared, account::Charge)>,
+    held: Held,
     need: Need,
     states: States,
+}
+
+/// Where a reservation is counted.
+enum Held {
+    /// It is over.
+    Nowhere,
+    Memory(memory::Taken),
+    Redis(Lease),
 }
 
 impl Reservation {
     /// Replaces the estimate by what was really used, also where the attempt failed or was cancelled:
     /// 0 for what never reached a model. The request stays counted as one.
     pub fn settle(mut self, tokens: u64, dollars: f64, now: Instant) {
-        let real = Need { tokens, nanodollars: nanodollars(dollars) };
-        for (shared, charge) in std::mem::take(&mut self.taken) {
-            lock(&shared).settle(&self.need, &real, &charge, now);
+        let real = Need::of(&Estimate { tokens, dollars });
+        match std::mem::replace(&mut self.held, Held::Nowhere) {
+            Held::Nowhere => {}
+            Held::Memory(taken) => memory::settle(&taken, &self.need, &real, now),
+            Held::Redis(lease) => lease.settle(&self.need, &real, now),
         }
     }
 
@@ -313,8 +262,10 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        for (shared, _) in &self.taken {
-            lock(shared).leave();
+        match std::mem::replace(&mut self.held, Held::Nowhere) {
+            Held::Nowhere => {}
+            Held::Memory(taken) => memory::leave(&taken),
+            Held::Redis(lease) => lease.settle(&self.need, &self.need, Instant::now()),
         }
     }
 }

@@ -6,7 +6,7 @@ mod gauges;
 
 pub use gauges::Gauges;
 
-use super::limit::LimitKind;
+use super::limit::{Counters, LimitKind};
 use super::local::LocalError;
 use super::registry::Registry;
 use crate::engine::handle::EngineStats;
@@ -123,8 +123,8 @@ struct ModelMetrics {
 }
 
 impl Metrics {
-    /// Metrics of the server that serves these models.
-    pub fn new(models: Arc<Registry>) -> Self {
+    /// Metrics of the server that serves these models, and of its limits where they are shared.
+    pub fn new(models: Arc<Registry>, shared: Option<&Counters>) -> Self {
         let mut registry = MetricRegistry::with_prefix("novastack");
         let requests = Family::default();
         let histograms = || Histograms::new_with_constructor(seconds);
@@ -149,6 +149,9 @@ impl Metrics {
         registry.register("inter_token_latency_seconds", "Between tokens of a choice", m.inter_token.clone());
         registry.register("request_seconds", "From arrival to the last token", m.end_to_end.clone());
         let attempts = AttemptMetrics::registered(&mut registry);
+        if let Some(shared) = shared {
+            shared.register(&mut registry);
+        }
         registry.register_collector(Box::new(Engines(models)));
         Self { registry, requests, model, attempts }
     }
@@ -348,7 +351,7 @@ mod tests {
 
     #[test]
     fn requests_and_generations_are_counted_by_their_labels() {
-        let metrics = Metrics::new(Arc::new(Registry::new([])));
+        let metrics = Metrics::new(Arc::new(Registry::new([])), None);
         metrics.request("/v1/models", "", 200);
         metrics.request("/v1/models", "", 200);
         let mut run = metrics.generation("m", Instant::now());

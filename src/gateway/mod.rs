@@ -10,8 +10,6 @@
 //! Invariants: nothing here outlives its request (dropping a response drops its token stream,
 //! which cancels it); every body, wait and queue has a bound; API keys are never kept or logged,
 //! only their digests.
-//!
-//! Deliberately absent until they work: limits shared by several processes.
 
 pub mod access_log;
 pub mod account;

@@ -176,11 +176,11 @@ impl App {
             in_flight: in_flight.subscribe(),
         };
         Ok(Self {
-            limiter: Arc::new(limiter),
             routing,
             store,
             sink: recorder.map(|recorder| Arc::new(move |record| recorder.record(record)) as Sink),
-            metrics: Metrics::new(registry.clone()).with(gauges),
+            metrics: Metrics::new(registry.clone(), limiter.counters()).with(gauges),
+            limiter: Arc::new(limiter),
             text: TextPool::new(),
             phase: watch::Sender::new(Phase::Running),
             in_flight,
@@ -240,7 +240,7 @@ impl App {
     ///
     /// # Errors
     /// The key is over a limit.
-    pub fn account(
+    pub async fn account(
         &self,
         context: &RequestContext,
         route: String,
@@ -258,7 +258,7 @@ impl App {
             let holder = Holder { id: Id::Key(&tenant.name), limits, credit: tenant.credit };
             let price = first.and_then(Target::price);
             let estimate = account::estimate(input, output_bound, price.as_deref());
-            let reserved = self.limiter.reserve(&[holder], estimate, Now::read());
+            let reserved = self.limiter.reserve(&[holder], estimate, Now::read()).await;
             let reserved =
                 reserved.inspect_err(|refusal| self.metrics.attempts().refused("key", refusal.kind));
             bill = Bill::of(reserved.map_err(|refusal| ApiError::over_limit(&refusal))?);
@@ -283,7 +283,7 @@ impl App {
     ///
     /// # Errors
     /// The key, or the model, is over a limit.
-    pub fn attempt(
+    pub async fn attempt(
         &self,
         context: &RequestContext,
         name: &str,
@@ -291,8 +291,8 @@ impl App {
     ) -> Result<Option<Attempt>, ApiError> {
         let routing = self.routing();
         let Some(target) = routing.target(name) else { return Ok(None) };
-        let account = self.account(context, name.to_owned(), Some(target), asked)?;
-        account.attempt(target, 1).map(Some).map_err(|refusal| ApiError::over_limit(&refusal))
+        let account = self.account(context, name.to_owned(), Some(target), asked).await?;
+        account.attempt(target, 1).await.map(Some).map_err(|refusal| ApiError::over_limit(&refusal))
     }
 
     /// Our model of that name or alias, if it can serve.
@@ -350,6 +350,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<DrainOutcome> {
     let app = Arc::new(App::new(config, registry, routing, store)?);
+    app.limiter.connect().await;
     let router = router(app.clone())?;
     let (close, closed) = oneshot::channel::<()>();
     let mut connections = std::pin::pin!(connections(listener, router, &app.config, closed));
@@ -365,6 +366,7 @@ pub async fn serve(
     if tokio::time::timeout(FLUSH_TIMEOUT, connections).await.is_err() {
         tracing::debug!("connections were still open at the end");
     }
+    app.limiter.close().await;
     Ok(outcome)
 }
 
@@ -455,7 +457,7 @@ fn router(app: Arc<App>) -> io::Result<axum::Router> {
             .route("/tokenize", post(tokenize::tokenize))
             .route("/detokenize", post(tokenize::detokenize))
     };
-    let router = api()
+    let mut router = api()
         .nest("/router", api())
         .route("/to/{name}/v1/chat/completions", post(chat::completions))
         .route(&format!("/to/{{name}}{MESSAGES}"), post(chat::messages))
@@ -472,22 +474,17 @@ fn router(app: Arc<App>) -> io::Result<axum::Router> {
         })
         .layer(DefaultBodyLimit::max(app.config.body_bytes_max))
         .layer(from_fn_with_state(app.clone(), enter));
-    let router = match &app.store {
-        Some(store) => {
-            let admin_key_sha256 = app.config.admin_key_sha256;
-            router.merge(admin::router(AdminState { store: store.clone(), admin_key_sha256 }))
-        }
-        None => router,
-    };
-    let router = match cors::layer(&app.config.cors)? {
-        Some(cors) => router.layer(cors),
-        None => router,
-    };
+    if let Some(store) = &app.store {
+        let admin_key_sha256 = app.config.admin_key_sha256;
+        router = router.merge(admin::router(AdminState { store: store.clone(), admin_key_sha256 }));
+    }
+    if let Some(cors) = cors::layer(&app.config.cors)? {
+        router = router.layer(cors);
+    }
     let observers = &app.config.observers;
-    let router = match observers.are_none() {
-        true => router,
-        false => router.layer(from_fn_with_state(observers.clone(), observe::observe)),
-    };
+    if !observers.are_none() {
+        router = router.layer(from_fn_with_state(observers.clone(), observe::observe));
+    }
     Ok(router.with_state(app))
 }
 

@@ -7,6 +7,7 @@ mod faults;
 mod metrics;
 mod replicas;
 mod resume;
+mod shared;
 mod trace;
 mod usage;
 

@@ -106,6 +106,11 @@ impl Server {
         let _ = Command::new("kill").args([signal, &self.child.id().to_string()]).status();
     }
 
+    /// Sends SIGKILL.
+    pub fn kill(&self) {
+        let _ = Command::new("kill").args(["-KILL", &self.child.id().to_string()]).status();
+    }
+
     /// The exit code, once the program has ended.
     pub fn wait(mut self) -> Option<i32> {
         self.child.wait().expect("the child can be waited for").code()

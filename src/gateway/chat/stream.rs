@@ -205,7 +205,7 @@ impl Chat {
         for target in targets {
             let Some(hosted) = &target.upstream else { continue };
             let number = self.attempts.fetch_add(1, Ordering::Relaxed) + 1;
-            let Ok(attempt) = self.account.attempt(target, number) else { continue };
+            let Ok(attempt) = self.account.attempt(target, number).await else { continue };
             let mut attempt = Some(attempt);
             match self.ask_upstream(&target.model.name, hosted, &mut limits, &mut attempt, Some(&told)).await
             {

@@ -1,6 +1,6 @@
 //! What one holder has used, and whether a request fits.
 
-use super::{Holder, Id, LimitKind, Refusal, Spent, State, States};
+use super::{Estimate, Holder, Id, LimitKind, Refusal, Spent, State, States};
 use crate::config::Limits;
 use std::time::{Duration, Instant};
 use time::{Date, Month, OffsetDateTime};
@@ -8,6 +8,8 @@ use time::{Date, Month, OffsetDateTime};
 const DAY_S: u64 = 86_400;
 /// Nanoseconds of a minute.
 const MINUTE_NS: u128 = 60_000_000_000;
+/// Milliseconds of a minute.
+pub const MINUTE_MS: u64 = 60_000;
 /// When a request over the limit of concurrency may try again: nobody knows when a place is freed.
 const RETRY_CONCURRENCY: Duration = Duration::from_secs(1);
 /// A wait that does not help.
@@ -18,7 +20,8 @@ pub fn nanodollars(dollars: f64) -> u128 {
     (dollars * 1e9).round() as u128
 }
 
-fn dollars(nanodollars: u128) -> f64 {
+/// Dollars of billionths.
+pub fn dollars(nanodollars: u128) -> f64 {
     nanodollars as f64 / 1e9
 }
 
@@ -29,12 +32,18 @@ pub struct Need {
     pub nanodollars: u128,
 }
 
+impl Need {
+    pub fn of(estimate: &Estimate) -> Self {
+        Self { tokens: estimate.tokens, nanodollars: nanodollars(estimate.dollars) }
+    }
+}
+
 /// The day and month (UTC) of a time.
 pub struct Calendar {
     /// Days since 1970-01-01.
-    day: u64,
+    pub day: u64,
     /// Months since year 0.
-    month: u32,
+    pub month: u32,
     day_left: Duration,
     month_left: Duration,
 }
@@ -122,6 +131,18 @@ pub struct Over {
     pub wait: Duration,
 }
 
+/// What a holder has used, as somebody else counts it. Buckets are in units of which a request, or a
+/// token, is [`MINUTE_MS`]: each millisecond gives `limit` back.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Used {
+    pub requests: u64,
+    pub tokens: u64,
+    pub in_flight: u64,
+    pub day_nanodollars: u64,
+    pub month_nanodollars: u64,
+    pub total_nanodollars: u64,
+}
+
 /// What a holder has used.
 #[derive(Debug)]
 pub struct Account {
@@ -149,6 +170,23 @@ impl Account {
             day_nanodollars: 0,
             month_nanodollars: 0,
             total_nanodollars: 0,
+        }
+    }
+
+    /// As somebody else counts it, with the limits and at the time of that count.
+    pub fn of(used: &Used, limits: &Limits, calendar: &Calendar) -> Self {
+        let bucket =
+            |used: u64, limit| Bucket { used: u128::from(used) * (MINUTE_NS / u128::from(MINUTE_MS)), limit };
+        Self {
+            requests: bucket(used.requests, limits.requests_per_minute),
+            tokens: bucket(used.tokens, limits.tokens_per_minute),
+            in_flight: used.in_flight,
+            day: calendar.day,
+            month: calendar.month,
+            day_nanodollars: used.day_nanodollars.into(),
+            month_nanodollars: used.month_nanodollars.into(),
+            total_nanodollars: used.total_nanodollars.into(),
+            ..Self::new(Instant::now())
         }
     }
 

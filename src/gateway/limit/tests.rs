@@ -1,16 +1,61 @@
+use super::memory::SWEEP_MIN;
+use super::redis::tests::Shared;
 use super::*;
 use crate::gateway::dialect::Dialect;
 use proptest::prelude::*;
 
 /// 2026-01-30 23:59:00 UTC.
-const EVE: u64 = 1_769_817_540;
+pub const EVE: u64 = 1_769_817_540;
+
+/// A limiter under test. One that is shared sees what was settled before it is asked again.
+enum Subject {
+    Memory(Memory),
+    Redis(Box<Shared>),
+}
+
+impl Subject {
+    fn reserve(
+        &self,
+        holders: &[Holder<'_>],
+        estimate: Estimate,
+        now: Now,
+    ) -> Result<Reservation, Box<Refusal>> {
+        match self {
+            Self::Memory(memory) => memory.reserve(holders, estimate, now),
+            Self::Redis(redis) => redis.reserve(holders, estimate, now),
+        }
+    }
+
+    fn seed_spent(&self, id: Id<'_>, spent: Spent, now: Now) {
+        match self {
+            Self::Memory(memory) => memory.seed_spent(id, spent, now),
+            Self::Redis(redis) => redis.seed_spent(id, spent, now),
+        }
+    }
+
+    fn spent(&self, id: Id<'_>, now: Now) -> Spent {
+        match self {
+            Self::Memory(memory) => memory.spent(id, now),
+            Self::Redis(redis) => redis.spent(id, now),
+        }
+    }
+}
+
+/// Does a test with the limits of this process, and with those of a Redis where there is one.
+fn with_each(test: impl Fn(Subject, Now)) {
+    let now = start();
+    test(Subject::Memory(Memory::default()), now);
+    if let Some(redis) = Shared::start(now) {
+        test(Subject::Redis(Box::new(redis)), now);
+    }
+}
 
 fn later(now: Now, by: Duration) -> Now {
     // The wall clock is a little ahead, as it is when fractions are cut off one by one.
     Now { at: now.at + by, unix_s: now.unix_s + by.as_nanos().div_ceil(1_000_000_000) as u64 }
 }
 
-fn start() -> Now {
+pub fn start() -> Now {
     Now { at: Instant::now(), unix_s: EVE }
 }
 
@@ -18,193 +63,204 @@ fn seconds(count: f64) -> Duration {
     Duration::from_secs_f64(count)
 }
 
-fn tokens(tokens: u64) -> Estimate {
+pub fn tokens(tokens: u64) -> Estimate {
     Estimate { tokens, dollars: 0.0 }
 }
 
-fn costs(dollars: f64) -> Estimate {
+pub fn costs(dollars: f64) -> Estimate {
     Estimate { tokens: 0, dollars }
 }
 
-fn key(limits: &Limits) -> Holder<'_> {
+pub fn key(limits: &Limits) -> Holder<'_> {
     Holder { id: Id::Key("ci"), limits, credit: None }
 }
 
-fn model(limits: &Limits) -> Holder<'_> {
+pub fn model(limits: &Limits) -> Holder<'_> {
     Holder { id: Id::Model("big"), limits, credit: None }
 }
 
-fn refused(result: Result<Reservation, Box<Refusal>>) -> Box<Refusal> {
+pub fn refused(result: Result<Reservation, Box<Refusal>>) -> Box<Refusal> {
     result.err().expect("a refusal")
 }
 
 #[test]
 fn requests_refill_one_by_one() {
-    let (limiter, now) = (Limiter::default(), start());
-    let limits = Limits { requests_per_minute: Some(60), ..Limits::default() };
-    for _ in 0..60 {
-        drop(limiter.reserve(&[key(&limits)], tokens(0), now).unwrap());
-    }
-    let refusal = refused(limiter.reserve(&[key(&limits)], tokens(0), now));
-    assert_eq!((refusal.kind, refusal.limit), (LimitKind::RequestsPerMinute, 60.0));
-    assert_eq!((refusal.retry_after, refusal.retry_after_s()), (Some(seconds(1.0)), Some(1)));
-    assert_eq!(refusal.message, "key `ci` is limited to 60 requests a minute; try again in 1s");
-    let state = State { limit: 60, remaining: 0, reset: seconds(60.0) };
-    assert_eq!(refusal.states.requests, Some(state));
-    drop(limiter.reserve(&[key(&limits)], tokens(0), later(now, seconds(1.0))).unwrap());
-    assert!(limiter.reserve(&[key(&limits)], tokens(0), later(now, seconds(1.9))).is_err());
+    with_each(|limiter, now| {
+        let limits = Limits { requests_per_minute: Some(60), ..Limits::default() };
+        for _ in 0..60 {
+            drop(limiter.reserve(&[key(&limits)], tokens(0), now).unwrap());
+        }
+        let refusal = refused(limiter.reserve(&[key(&limits)], tokens(0), now));
+        assert_eq!((refusal.kind, refusal.limit), (LimitKind::RequestsPerMinute, 60.0));
+        assert_eq!((refusal.retry_after, refusal.retry_after_s()), (Some(seconds(1.0)), Some(1)));
+        assert_eq!(refusal.message, "key `ci` is limited to 60 requests a minute; try again in 1s");
+        let state = State { limit: 60, remaining: 0, reset: seconds(60.0) };
+        assert_eq!(refusal.states.requests, Some(state));
+        drop(limiter.reserve(&[key(&limits)], tokens(0), later(now, seconds(1.0))).unwrap());
+        assert!(limiter.reserve(&[key(&limits)], tokens(0), later(now, seconds(1.9))).is_err());
+    });
 }
 
 #[test]
 fn tokens_are_settled_by_what_was_used() {
-    let (limiter, now) = (Limiter::default(), start());
-    let limits = Limits { tokens_per_minute: Some(1000), ..Limits::default() };
-    let reserve = |count, now| limiter.reserve(&[key(&limits)], tokens(count), now);
-    let remaining = |now| reserve(0, now).unwrap().states().tokens.unwrap().remaining;
-    reserve(900, now).unwrap().settle(100, 0.0, now.at);
-    assert_eq!(remaining(now), 900);
-    reserve(900, now).unwrap().settle(0, 0.0, now.at);
-    assert_eq!(remaining(now), 900);
-    // More than was thought: a debt.
-    reserve(100, now).unwrap().settle(1900, 0.0, now.at);
-    let refusal = refused(reserve(500, now));
-    assert_eq!(refusal.states.tokens.unwrap().remaining, 0);
-    assert_eq!(refusal.retry_after, Some(seconds(90.0)));
-    assert!(refusal.message.contains("needs about 500; try again in 1m30s"), "{}", refusal.message);
-    assert!(reserve(500, later(now, seconds(89.9))).is_err());
-    // Dropped: the estimate counts.
-    drop(reserve(500, later(now, seconds(90.0))).unwrap());
-    assert_eq!(remaining(later(now, seconds(90.0))), 0);
-    // What is given back late does not overfill.
-    let early = reserve(200, later(now, seconds(200.0))).unwrap();
-    let late = later(now, seconds(400.0));
-    early.settle(0, 0.0, late.at);
-    assert_eq!(remaining(late), 1000);
+    with_each(|limiter, now| {
+        let limits = Limits { tokens_per_minute: Some(1000), ..Limits::default() };
+        let reserve = |count, now| limiter.reserve(&[key(&limits)], tokens(count), now);
+        let remaining = |now| reserve(0, now).unwrap().states().tokens.unwrap().remaining;
+        reserve(900, now).unwrap().settle(100, 0.0, now.at);
+        assert_eq!(remaining(now), 900);
+        reserve(900, now).unwrap().settle(0, 0.0, now.at);
+        assert_eq!(remaining(now), 900);
+        // More than was thought: a debt.
+        reserve(100, now).unwrap().settle(1900, 0.0, now.at);
+        let refusal = refused(reserve(500, now));
+        assert_eq!(refusal.states.tokens.unwrap().remaining, 0);
+        assert_eq!(refusal.retry_after, Some(seconds(90.0)));
+        assert!(refusal.message.contains("needs about 500; try again in 1m30s"), "{}", refusal.message);
+        assert!(reserve(500, later(now, seconds(89.9))).is_err());
+        // Dropped: the estimate counts.
+        drop(reserve(500, later(now, seconds(90.0))).unwrap());
+        assert_eq!(remaining(later(now, seconds(90.0))), 0);
+        // What is given back late does not overfill.
+        let early = reserve(200, later(now, seconds(200.0))).unwrap();
+        let late = later(now, seconds(400.0));
+        early.settle(0, 0.0, late.at);
+        assert_eq!(remaining(late), 1000);
+    });
 }
 
 #[test]
 fn what_can_never_pass_is_said_so() {
-    let (limiter, now) = (Limiter::default(), start());
-    let limits = Limits { tokens_per_minute: Some(1000), ..Limits::default() };
-    let refusal = refused(limiter.reserve(&[model(&limits)], tokens(1001), now));
-    assert_eq!((refusal.kind, refusal.retry_after), (LimitKind::TokensPerMinute, None));
-    assert_eq!(
-        refusal.message,
-        "model `big` is limited to 1000 tokens a minute for all callers together, and this request needs about \
-         1001; it can never pass: shorten the prompt or lower `max_tokens`"
-    );
-    assert!(limiter.reserve(&[model(&limits)], tokens(1000), now).is_ok());
+    with_each(|limiter, now| {
+        let limits = Limits { tokens_per_minute: Some(1000), ..Limits::default() };
+        let refusal = refused(limiter.reserve(&[model(&limits)], tokens(1001), now));
+        assert_eq!((refusal.kind, refusal.retry_after), (LimitKind::TokensPerMinute, None));
+        assert_eq!(
+            refusal.message,
+            "model `big` is limited to 1000 tokens a minute for all callers together, and this request needs about \
+             1001; it can never pass: shorten the prompt or lower `max_tokens`"
+        );
+        assert!(limiter.reserve(&[model(&limits)], tokens(1000), now).is_ok());
+    });
 }
 
 #[test]
 fn places_are_freed_by_settling_and_by_dropping() {
-    let (limiter, now) = (Limiter::default(), start());
-    let limits = Limits { concurrency: Some(2), ..Limits::default() };
-    let reserve = || limiter.reserve(&[key(&limits)], tokens(0), now);
-    let (a, b) = (reserve().unwrap(), reserve().unwrap());
-    assert_eq!(refused(reserve()).kind, LimitKind::Concurrency);
-    a.settle(0, 0.0, now.at);
-    let c = reserve().unwrap();
-    assert!(reserve().is_err());
-    drop((b, c));
-    let _two = (reserve().unwrap(), reserve().unwrap());
-    assert!(reserve().is_err());
+    with_each(|limiter, now| {
+        let limits = Limits { concurrency: Some(2), ..Limits::default() };
+        let reserve = || limiter.reserve(&[key(&limits)], tokens(0), now);
+        let (a, b) = (reserve().unwrap(), reserve().unwrap());
+        assert_eq!(refused(reserve()).kind, LimitKind::Concurrency);
+        a.settle(0, 0.0, now.at);
+        let c = reserve().unwrap();
+        assert!(reserve().is_err());
+        drop((b, c));
+        let _two = (reserve().unwrap(), reserve().unwrap());
+        assert!(reserve().is_err());
+    });
 }
 
 #[test]
 fn a_refusal_by_the_second_takes_nothing_from_the_first() {
-    let (limiter, now) = (Limiter::default(), start());
-    let own = Limits {
-        requests_per_minute: Some(1),
-        tokens_per_minute: Some(100),
-        concurrency: Some(1),
-        dollars_per_day: Some(1.0),
-        dollars_per_month: Some(1.0),
-    };
-    let small = Limits { tokens_per_minute: Some(10), ..Limits::default() };
-    let all = Estimate { tokens: 100, dollars: 1.0 };
-    for _ in 0..3 {
-        let refusal = refused(limiter.reserve(&[key(&own), model(&small)], all, now));
-        assert_eq!(refusal.holder, "model `big`");
-    }
-    assert_eq!(limiter.spent(Id::Key("ci"), now), Spent::default());
-    let whole = limiter.reserve(&[key(&own)], all, now).unwrap();
-    // The longest wait is told, in whatever order the holders come.
-    let slow = Limits { requests_per_minute: Some(2), ..Limits::default() };
-    let holders = [model(&slow), key(&own)];
-    for holders in [holders, [holders[1], holders[0]]] {
-        let refusal = refused(limiter.reserve(&holders, tokens(1), now));
-        assert_eq!((refusal.holder.as_str(), refusal.kind), ("key `ci`", LimitKind::DollarsPerMonth));
-    }
-    drop(whole);
+    with_each(|limiter, now| {
+        let own = Limits {
+            requests_per_minute: Some(1),
+            tokens_per_minute: Some(100),
+            concurrency: Some(1),
+            dollars_per_day: Some(1.0),
+            dollars_per_month: Some(1.0),
+        };
+        let small = Limits { tokens_per_minute: Some(10), ..Limits::default() };
+        let all = Estimate { tokens: 100, dollars: 1.0 };
+        for _ in 0..3 {
+            let refusal = refused(limiter.reserve(&[key(&own), model(&small)], all, now));
+            assert_eq!(refusal.holder, "model `big`");
+        }
+        assert_eq!(limiter.spent(Id::Key("ci"), now), Spent::default());
+        let whole = limiter.reserve(&[key(&own)], all, now).unwrap();
+        // The longest wait is told, in whatever order the holders come.
+        let slow = Limits { requests_per_minute: Some(2), ..Limits::default() };
+        let holders = [model(&slow), key(&own)];
+        for holders in [holders, [holders[1], holders[0]]] {
+            let refusal = refused(limiter.reserve(&holders, tokens(1), now));
+            assert_eq!((refusal.holder.as_str(), refusal.kind), ("key `ci`", LimitKind::DollarsPerMonth));
+        }
+        drop(whole);
+    });
 }
 
 #[test]
 fn dollars_are_of_utc_days_and_months() {
-    let (limiter, now) = (Limiter::default(), start());
-    let limits = Limits { dollars_per_day: Some(1.0), dollars_per_month: Some(1.5), ..Limits::default() };
-    let reserve = |dollars, now| limiter.reserve(&[key(&limits)], costs(dollars), now);
-    let before_midnight = reserve(0.6, now).unwrap();
-    let refusal = refused(reserve(0.5, now));
-    assert_eq!((refusal.kind, refusal.retry_after), (LimitKind::DollarsPerDay, Some(seconds(60.0))));
-    assert!(refusal.message.contains("$1 a day (UTC)") && refusal.message.contains("($0.5)"));
-    // 2026-01-31.
-    let midnight = later(now, seconds(60.0));
-    drop(reserve(0.5, midnight).unwrap());
-    // Counts for the day on which it began, and for the month.
-    before_midnight.settle(0, 0.7, midnight.at);
-    let spent = limiter.spent(Id::Key("ci"), midnight);
-    assert_eq!(spent, Spent { day: 0.5, month: 1.2, total: 1.2 });
-    let refusal = refused(reserve(0.4, midnight));
-    assert_eq!((refusal.kind, refusal.retry_after), (LimitKind::DollarsPerMonth, Some(seconds(86_400.0))));
-    drop(reserve(0.4, later(midnight, seconds(86_400.0))).unwrap());
-    assert_eq!(refused(reserve(2.0, midnight)).retry_after, None);
+    with_each(|limiter, now| {
+        let limits = Limits { dollars_per_day: Some(1.0), dollars_per_month: Some(1.5), ..Limits::default() };
+        let reserve = |dollars, now| limiter.reserve(&[key(&limits)], costs(dollars), now);
+        let before_midnight = reserve(0.6, now).unwrap();
+        let refusal = refused(reserve(0.5, now));
+        assert_eq!((refusal.kind, refusal.retry_after), (LimitKind::DollarsPerDay, Some(seconds(60.0))));
+        assert!(refusal.message.contains("$1 a day (UTC)") && refusal.message.contains("($0.5)"));
+        // 2026-01-31.
+        let midnight = later(now, seconds(60.0));
+        drop(reserve(0.5, midnight).unwrap());
+        // Counts for the day on which it began, and for the month.
+        before_midnight.settle(0, 0.7, midnight.at);
+        let spent = limiter.spent(Id::Key("ci"), midnight);
+        assert_eq!(spent, Spent { day: 0.5, month: 1.2, total: 1.2 });
+        let refusal = refused(reserve(0.4, midnight));
+        assert_eq!(
+            (refusal.kind, refusal.retry_after),
+            (LimitKind::DollarsPerMonth, Some(seconds(86_400.0)))
+        );
+        drop(reserve(0.4, later(midnight, seconds(86_400.0))).unwrap());
+        assert_eq!(refused(reserve(2.0, midnight)).retry_after, None);
+    });
 }
 
 #[test]
 fn credit_ends_for_good() {
-    let (limiter, now) = (Limiter::default(), start());
-    let limits = Limits::default();
-    let holder = Holder { credit: Some(50.0), ..key(&limits) };
-    limiter.seed_spent(Id::Key("ci"), Spent { day: 0.0, month: 10.0, total: 49.5 }, now);
-    let refusal = refused(limiter.reserve(&[holder], costs(0.6), now));
-    assert_eq!((refusal.kind, refusal.retry_after), (LimitKind::Credit, None));
-    assert!(refusal.message.ends_with("more credit is needed"), "{}", refusal.message);
-    assert_eq!(refusal.kind.code(), "insufficient_quota");
-    limiter.reserve(&[holder], costs(0.5), now).unwrap().settle(1, 0.7, now.at);
-    assert_eq!(limiter.spent(Id::Key("ci"), now).total, 50.2);
-    // Nor what seems to be free.
-    assert!(limiter.reserve(&[holder], costs(0.0), now).is_err());
-    // A key of the same name as a model is another holder.
-    assert!(limiter.reserve(&[Holder { id: Id::Model("ci"), ..holder }], costs(0.6), now).is_ok());
-    for odd in [f64::NAN, f64::INFINITY, -1.0] {
-        drop(limiter.reserve(&[Holder { id: Id::Key("odd"), ..key(&limits) }], costs(odd), now).unwrap());
-    }
+    with_each(|limiter, now| {
+        let limits = Limits::default();
+        let holder = Holder { credit: Some(50.0), ..key(&limits) };
+        limiter.seed_spent(Id::Key("ci"), Spent { day: 0.0, month: 10.0, total: 49.5 }, now);
+        let refusal = refused(limiter.reserve(&[holder], costs(0.6), now));
+        assert_eq!((refusal.kind, refusal.retry_after), (LimitKind::Credit, None));
+        assert!(refusal.message.ends_with("more credit is needed"), "{}", refusal.message);
+        assert_eq!(refusal.kind.code(), "insufficient_quota");
+        limiter.reserve(&[holder], costs(0.5), now).unwrap().settle(1, 0.7, now.at);
+        assert_eq!(limiter.spent(Id::Key("ci"), now).total, 50.2);
+        // Nor what seems to be free.
+        assert!(limiter.reserve(&[holder], costs(0.0), now).is_err());
+        // A key of the same name as a model is another holder.
+        assert!(limiter.reserve(&[Holder { id: Id::Model("ci"), ..holder }], costs(0.6), now).is_ok());
+        for odd in [f64::NAN, f64::INFINITY, -1.0] {
+            drop(limiter.reserve(&[Holder { id: Id::Key("odd"), ..key(&limits) }], costs(odd), now).unwrap());
+        }
+    });
 }
 
 #[test]
 fn limits_change_between_requests() {
-    let (limiter, now) = (Limiter::default(), start());
-    let per_minute = |count| Limits { requests_per_minute: count, ..Limits::default() };
-    let reserve = |count, now| limiter.reserve(&[key(&per_minute(count))], tokens(0), now).map(drop);
-    for _ in 0..10 {
-        reserve(Some(10), now).unwrap();
-    }
-    assert!(reserve(Some(10), now).is_err());
-    reserve(Some(11), now).unwrap();
-    // 11 are used: 9 too many.
-    let refusal = reserve(Some(3), now).unwrap_err();
-    assert_eq!(refusal.retry_after, Some(seconds(180.0)));
-    reserve(Some(3), later(now, seconds(180.0))).unwrap();
-    reserve(None, later(now, seconds(180.0))).unwrap();
-    reserve(Some(1), later(now, seconds(180.0))).unwrap();
-    // A store may say 0.
-    assert_eq!(reserve(Some(0), now).unwrap_err().retry_after, None);
+    with_each(|limiter, now| {
+        let per_minute = |count| Limits { requests_per_minute: count, ..Limits::default() };
+        let reserve = |count, now| limiter.reserve(&[key(&per_minute(count))], tokens(0), now).map(drop);
+        for _ in 0..10 {
+            reserve(Some(10), now).unwrap();
+        }
+        assert!(reserve(Some(10), now).is_err());
+        reserve(Some(11), now).unwrap();
+        // 11 are used: 9 too many.
+        let refusal = reserve(Some(3), now).unwrap_err();
+        assert_eq!(refusal.retry_after, Some(seconds(180.0)));
+        reserve(Some(3), later(now, seconds(180.0))).unwrap();
+        reserve(None, later(now, seconds(180.0))).unwrap();
+        reserve(Some(1), later(now, seconds(180.0))).unwrap();
+        // A store may say 0.
+        assert_eq!(reserve(Some(0), now).unwrap_err().retry_after, None);
+    });
 }
 
 #[test]
 fn who_holds_nothing_is_forgotten() {
-    let (limiter, now) = (Limiter::default(), start());
+    let (limiter, now) = (Memory::default(), start());
     let limits = Limits { requests_per_minute: Some(60), ..Limits::default() };
     let in_flight = limiter.reserve(&[key(&limits)], tokens(0), now).unwrap();
     limiter.reserve(&[model(&limits)], costs(1.0), now).unwrap().settle(0, 1.0, now.at);
@@ -224,31 +280,33 @@ fn who_holds_nothing_is_forgotten() {
 
 #[test]
 fn headers_are_the_dialects() {
-    let (limiter, now) = (Limiter::default(), start());
-    let own = Limits { requests_per_minute: Some(60), tokens_per_minute: Some(1000), ..Limits::default() };
-    let shared = Limits { requests_per_minute: Some(30), ..Limits::default() };
-    let reservation = limiter.reserve(&[key(&own), model(&shared)], tokens(900), now).unwrap();
-    let found = reservation.states().headers(Dialect::OpenAi, now.unix_s);
-    let expected = [
-        ("x-ratelimit-limit-requests", "30"),
-        ("x-ratelimit-remaining-requests", "29"),
-        ("x-ratelimit-reset-requests", "2s"),
-        ("x-ratelimit-limit-tokens", "1000"),
-        ("x-ratelimit-remaining-tokens", "100"),
-        ("x-ratelimit-reset-tokens", "54s"),
-    ];
-    assert_eq!(found, expected.map(|(name, value)| (name, value.to_owned())));
-    let found = reservation.states().headers(Dialect::Anthropic, now.unix_s);
-    let expected = [
-        ("anthropic-ratelimit-requests-limit", "30"),
-        ("anthropic-ratelimit-requests-remaining", "29"),
-        ("anthropic-ratelimit-requests-reset", "2026-01-30T23:59:02Z"),
-        ("anthropic-ratelimit-tokens-limit", "1000"),
-        ("anthropic-ratelimit-tokens-remaining", "100"),
-        ("anthropic-ratelimit-tokens-reset", "2026-01-30T23:59:54Z"),
-    ];
-    assert_eq!(found, expected.map(|(name, value)| (name, value.to_owned())));
-    assert_eq!(States::default().headers(Dialect::OpenAi, 0), []);
+    with_each(|limiter, now| {
+        let own =
+            Limits { requests_per_minute: Some(60), tokens_per_minute: Some(1000), ..Limits::default() };
+        let shared = Limits { requests_per_minute: Some(30), ..Limits::default() };
+        let reservation = limiter.reserve(&[key(&own), model(&shared)], tokens(900), now).unwrap();
+        let found = reservation.states().headers(Dialect::OpenAi, now.unix_s);
+        let expected = [
+            ("x-ratelimit-limit-requests", "30"),
+            ("x-ratelimit-remaining-requests", "29"),
+            ("x-ratelimit-reset-requests", "2s"),
+            ("x-ratelimit-limit-tokens", "1000"),
+            ("x-ratelimit-remaining-tokens", "100"),
+            ("x-ratelimit-reset-tokens", "54s"),
+        ];
+        assert_eq!(found, expected.map(|(name, value)| (name, value.to_owned())));
+        let found = reservation.states().headers(Dialect::Anthropic, now.unix_s);
+        let expected = [
+            ("anthropic-ratelimit-requests-limit", "30"),
+            ("anthropic-ratelimit-requests-remaining", "29"),
+            ("anthropic-ratelimit-requests-reset", "2026-01-30T23:59:02Z"),
+            ("anthropic-ratelimit-tokens-limit", "1000"),
+            ("anthropic-ratelimit-tokens-remaining", "100"),
+            ("anthropic-ratelimit-tokens-reset", "2026-01-30T23:59:54Z"),
+        ];
+        assert_eq!(found, expected.map(|(name, value)| (name, value.to_owned())));
+        assert_eq!(States::default().headers(Dialect::OpenAi, 0), []);
+    });
 }
 
 #[test]
@@ -272,7 +330,7 @@ fn durations_are_written_as_openai_does() {
 /// Many threads on few holders: what is settled is what is counted.
 #[test]
 fn threads_lose_nothing() {
-    let (limiter, now) = (Limiter::default(), start());
+    let (limiter, now) = (Memory::default(), start());
     let limits = Limits { tokens_per_minute: Some(1_000_000), concurrency: Some(3), ..Limits::default() };
     let admitted: u64 = std::thread::scope(|scope| {
         let work = |thread: u64| {
@@ -403,7 +461,7 @@ proptest! {
         let (own, credit, shared) = (limits((own.0, own.1, own.2)), own.3.map(f64::from), limits(shared));
         let holders = [Holder { credit, ..key(&own) }, model(&shared)];
         let mut models = [Model::default(), Model::default()];
-        let (limiter, start) = (Limiter::default(), start());
+        let (limiter, start) = (Memory::default(), start());
         let mut now_ns = 0u64;
         let mut in_flight: Vec<(Reservation, u64, u32, usize)> = Vec::new();
         for action in actions {
@@ -471,7 +529,7 @@ proptest! {
         last in 1..500u64,
         limit in 500..2000u64,
     ) {
-        let (limiter, mut now) = (Limiter::default(), start());
+        let (limiter, mut now) = (Memory::default(), start());
         let limits = Limits {
             requests_per_minute: Some(7), tokens_per_minute: Some(limit), ..Limits::default()
         };
@@ -493,7 +551,7 @@ proptest! {
 #[ignore = "a measurement"]
 fn how_fast() {
     const TURNS: u32 = 1_000_000;
-    let (limiter, now) = (Limiter::default(), start());
+    let (limiter, now) = (Memory::default(), start());
     let limits = Limits {
         requests_per_minute: Some(100_000_000),
         tokens_per_minute: Some(10_000_000_000),

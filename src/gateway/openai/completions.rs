@@ -163,7 +163,7 @@ pub async fn create(
     let asked =
         Asked { body: &body, headers: &headers, path: &path, tenant: &context.tenant, counts: &counts };
     let read = CompletionRequest::read(&fields, ModelView::of(&model))?;
-    let mut attempt = app.attempt(&context, name, &asked)?;
+    let mut attempt = app.attempt(&context, name, &asked).await?;
     let states = attempt.as_ref().map(Attempt::states);
     match complete(&app, context, limits, model, read, &mut attempt).await {
         Ok(mut response) => {
