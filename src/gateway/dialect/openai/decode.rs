@@ -259,7 +259,7 @@ impl OpenAiDecoder {
         });
         let state = &mut self.choices[at];
         if let Some(delta) = wire.delta.as_ref().or(wire.message.as_ref()) {
-            state.delta(delta, text, out)?;
+            state.delta(delta, wire.delta.is_none(), text, out)?;
         }
         if let Some(word) = filled(&wire.finish_reason)
             && !state.finished
@@ -296,7 +296,14 @@ fn stop_reason(word: &str) -> StopReason {
 }
 
 impl ChoiceState {
-    fn delta(&mut self, delta: &Delta, text: &str, out: &mut Vec<ChatEvent>) -> Result<(), DecodeError> {
+    /// `whole`: it is a message, each of whose calls is another one.
+    fn delta(
+        &mut self,
+        delta: &Delta,
+        whole: bool,
+        text: &str,
+        out: &mut Vec<ChatEvent>,
+    ) -> Result<(), DecodeError> {
         let choice = self.choice;
         let reasoning = filled(&delta.reasoning_content).or(filled(&delta.reasoning));
         let details = delta.reasoning_details.as_deref().unwrap_or_default();
@@ -333,10 +340,14 @@ impl ChoiceState {
             out.push(ChatEvent::Refusal { choice, text: text.to_owned() });
         }
         for call in delta.tool_calls.iter().flatten() {
-            self.call(call.index, filled(&call.id), call.function.as_ref(), text, out)?;
+            let id = filled(&call.id);
+            let named = call.function.as_ref().is_some_and(|function| filled(&function.name).is_some());
+            let found = if whole { None } else { self.find_call(call.index, id, named) };
+            self.call(found, call.index, id, call.function.as_ref(), text, out)?;
         }
         if let Some(function) = &delta.function_call {
-            self.call(Some(0), None, Some(function), text, out)?;
+            let found = self.find_call(Some(0), None, filled(&function.name).is_some());
+            self.call(found, Some(0), None, Some(function), text, out)?;
         }
         Ok(())
     }
@@ -356,8 +367,10 @@ impl ChoiceState {
         }
     }
 
+    /// A piece of the call at this place, or of a new one.
     fn call(
         &mut self,
+        found: Option<usize>,
         index: Option<u32>,
         id: Option<&str>,
         function: Option<&Function>,
@@ -367,7 +380,7 @@ impl ChoiceState {
         let choice = self.choice;
         let name = function.and_then(|function| filled(&function.name));
         let json = function.and_then(|function| function.arguments.as_ref()).and_then(|json| json.0.filled());
-        let at = match self.find_call(index, id, name.is_some()) {
+        let at = match found {
             Some(at) => at,
             None if self.calls.len() == CALLS_MAX => {
                 return Err(DecodeError::shape(format!("more than {CALLS_MAX} tool calls"), text));

@@ -287,7 +287,7 @@ fn weight(events: &[ChatEvent]) -> usize {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(600))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
 
     #[test]
     fn openais_events_there_and_back(events in events(Dialect::OpenAi)) {
@@ -385,4 +385,13 @@ proptest! {
         let (events, _) = read(dialect, [&*damaged]);
         prop_assert!(weight(&events) <= 300 * damaged.len());
     }
+}
+
+/// Two calls of a whole message are two, whatever the model called them.
+#[test]
+fn calls_of_a_whole_message_never_join() {
+    let call = r#"{"id":"U","type":"function","function":{"name":"a","arguments":"{}"}}"#;
+    let text = format!(r#"{{"choices":[{{"message":{{"tool_calls":[{call},{call}]}}}}]}}"#);
+    let events = decode_whole(Dialect::OpenAi, text.as_bytes()).unwrap();
+    assert_eq!(kinds(&events)[0].3, vec![("U".to_owned(), "a".to_owned(), serde_json::json!({})); 2]);
 }
