@@ -2,6 +2,7 @@
 //! and a tiny model of its own.
 
 mod faults;
+mod providers;
 mod usage;
 
 use crate::support::golden_dir;
