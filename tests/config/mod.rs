@@ -300,12 +300,13 @@ fn compat_is_a_presets_and_the_files() {
     assert_eq!(of("{ preset: vllm }").0.past_reasoning, PastReasoning::Reasoning);
     assert_eq!(of("{ preset: moonshot }").0.missing_reasoning.as_deref(), Some(" "));
     let all = "{ preset: deepseek, compat: { max_tokens: any, stream_usage: false, developer_role: true, \
-               top_k: false, reasoning: none, past_reasoning: drop, missing_reasoning: \" x\" } }";
+               top_k: false, forced_tool_thinking: true, reasoning: none, past_reasoning: drop, missing_reasoning: \" x\" } }";
     let expected = Compat {
         max_tokens: MaxTokens::Any,
         stream_usage: false,
         developer_role: true,
         top_k: false,
+        forced_tool_thinking: true,
         reasoning: ReasoningSwitch::None,
         past_reasoning: PastReasoning::Drop,
         missing_reasoning: Some(" x".into()),
