@@ -28,8 +28,10 @@ use serde_json::Value;
 const CHOICES_MAX: u32 = 128;
 /// Tool calls that one choice may have.
 const CALLS_MAX: usize = 1024;
-/// Bytes of arguments that may come before the name of their call.
+/// Bytes of arguments that may come before the names of a choice's calls.
 const NAMELESS_BYTES_MAX: usize = 1 << 20;
+/// Bytes of a call's id.
+const ID_BYTES_MAX: usize = 1024;
 
 #[derive(Deserialize)]
 struct Chunk<'a> {
@@ -380,6 +382,10 @@ impl ChoiceState {
         let choice = self.choice;
         let name = function.and_then(|function| filled(&function.name));
         let json = function.and_then(|function| function.arguments.as_ref()).and_then(|json| json.0.filled());
+        if id.is_some_and(|id| id.len() > ID_BYTES_MAX) {
+            let reason = format!("a tool call's id is over {ID_BYTES_MAX} bytes");
+            return Err(DecodeError::shape(reason, text));
+        }
         let at = match found {
             Some(at) => at,
             None if self.calls.len() == CALLS_MAX => {
@@ -391,6 +397,7 @@ impl ChoiceState {
                 self.calls.len() - 1
             }
         };
+        let nameless: usize = self.calls.iter().map(|call| call.early.len()).sum();
         let state = &mut self.calls[at];
         if state.id.is_empty() {
             id.unwrap_or_default().clone_into(&mut state.id);
@@ -409,9 +416,9 @@ impl ChoiceState {
         let Some(json) = json else { return Ok(()) };
         if state.begun {
             out.push(ChatEvent::ToolArguments { choice, call, json: json.to_owned() });
-        } else if state.early.len() + json.len() > NAMELESS_BYTES_MAX {
+        } else if nameless + json.len() > NAMELESS_BYTES_MAX {
             let reason =
-                format!("over {NAMELESS_BYTES_MAX} bytes of a tool call's arguments came before its name");
+                format!("over {NAMELESS_BYTES_MAX} bytes of arguments came before their calls' names");
             return Err(DecodeError::shape(reason, text));
         } else {
             state.early.push_str(json);
