@@ -19,6 +19,8 @@ pub struct Compat {
     pub developer_role: bool,
     /// It takes `top_k`.
     pub top_k: bool,
+    /// It thinks where `tool_choice` forces a call. Where it does not, it is told not to think then.
+    pub forced_tool_thinking: bool,
     /// How a model is told to think, or not to.
     pub reasoning: ReasoningSwitch,
     /// What becomes of the reasoning of earlier answers.
@@ -87,6 +89,7 @@ pub fn plain() -> Compat {
         stream_usage: true,
         developer_role: true,
         top_k: true,
+        forced_tool_thinking: true,
         reasoning: ReasoningSwitch::OpenAi,
         past_reasoning: PastReasoning::Any,
         missing_reasoning: None,
@@ -126,11 +129,13 @@ pub fn openai() -> Compat {
 
 /// <https://api-docs.deepseek.com/guides/thinking_mode>: thinking is on unless disabled; once tools
 /// were called, earlier answers need their `reasoning_content`. That an empty one does, others found
-/// out (<https://github.com/earendil-works/pi/pull/3659>).
+/// out (<https://github.com/earendil-works/pi/pull/3659>), and that a forced tool and thinking exclude
+/// each other (<https://github.com/deepseek-ai/DeepSeek-V3/issues/1376>).
 pub fn deepseek() -> Compat {
     Compat {
         max_tokens: MaxTokens::MaxTokens,
         developer_role: false,
+        forced_tool_thinking: false,
         reasoning: ReasoningSwitch::DeepSeek,
         past_reasoning: PastReasoning::Content,
         missing_reasoning: Some(String::new()),
@@ -153,11 +158,13 @@ pub fn dashscope() -> Compat {
 /// <https://platform.kimi.ai/docs/guide/use-kimi-k2-thinking-model>: earlier answers that called
 /// tools need their `reasoning_content`; empty counts as missing, a space does not
 /// (<https://github.com/theopenco/llmgateway/pull/2093>). <https://platform.kimi.ai/docs/api/chat>:
-/// `max_tokens` is deprecated; the roles are system, user and assistant.
+/// `max_tokens` is deprecated; the roles are system, user and assistant. A forced tool and thinking
+/// exclude each other for the K2 models, as others found out.
 pub fn moonshot() -> Compat {
     Compat {
         max_tokens: MaxTokens::MaxCompletionTokens,
         developer_role: false,
+        forced_tool_thinking: false,
         reasoning: ReasoningSwitch::Moonshot,
         past_reasoning: PastReasoning::Content,
         missing_reasoning: Some(" ".into()),
@@ -194,11 +201,12 @@ impl Default for Compat {
     }
 }
 
-const KEYS: [&str; 7] = [
+const KEYS: [&str; 8] = [
     "max_tokens",
     "stream_usage",
     "developer_role",
     "top_k",
+    "forced_tool_thinking",
     "reasoning",
     "past_reasoning",
     "missing_reasoning",
@@ -238,6 +246,7 @@ pub fn compat(reader: &mut Reader, node: &Node, what: &str, preset: Compat) -> C
         ("stream_usage", &mut compat.stream_usage),
         ("developer_role", &mut compat.developer_role),
         ("top_k", &mut compat.top_k),
+        ("forced_tool_thinking", &mut compat.forced_tool_thinking),
     ] {
         if let Some(truth) =
             fields.get(name).and_then(|node| reader.truth(node, &format!("`{name}` in {what}")))

@@ -370,6 +370,14 @@ pub struct RemoteAnswer {
     state: State,
 }
 
+/// What an answer's content type says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Content {
+    Json,
+    Stream,
+    Either,
+}
+
 /// How far a stream has come.
 enum State {
     /// Nothing has been read.
@@ -416,11 +424,6 @@ fn retold(dialect: Dialect, body: &[u8]) -> Result<String, DecodeError> {
     Ok(told)
 }
 
-/// A content type as a message repeats it.
-fn shorten(kind: &str) -> String {
-    kind.chars().filter(|c| !c.is_control()).take(80).collect()
-}
-
 impl RemoteAnswer {
     /// The dialect that it is in.
     pub fn dialect(&self) -> Dialect {
@@ -453,26 +456,37 @@ impl RemoteAnswer {
         }
     }
 
-    /// Looks whether what comes is a stream. Servers that name no type, or text, are taken at their word.
-    async fn begin(&mut self, limits: &mut Limits) -> Result<State, Failure> {
+    /// Whether what comes is JSON, a stream, or may be either; an error at once where it is neither.
+    fn content(&self) -> Result<Content, Failure> {
         let kind = self.response.headers().get(header::CONTENT_TYPE);
         let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default().to_ascii_lowercase();
-        let kind = kind.split(';').next().unwrap_or_default().trim();
-        match kind {
-            "" | "text/event-stream" | "text/plain" | "application/octet-stream" => Ok(State::Open),
-            json if json == "application/json" || json.ends_with("+json") => {
-                let body = self.whole(limits).await?;
-                let told = retold(self.dialect, &body).map_err(|error| self.unread(error))?;
-                Ok(match self.read(Some(told.into())) {
-                    Ok(_) => State::Ended,
-                    Err(error) => State::Broken(error),
-                })
-            }
-            other => {
-                let message = format!("it answered with `{}`, not with a stream of events", shorten(other));
-                Err(Failure::retry(self.garbled(&message)))
-            }
+        match kind.split(';').next().unwrap_or_default().trim() {
+            "text/event-stream" => Ok(Content::Stream),
+            json if json == "application/json" || json.ends_with("+json") => Ok(Content::Json),
+            // Servers that name no type, or the most general ones, are given the benefit of the doubt.
+            "" | "text/plain" | "application/octet-stream" => Ok(Content::Either),
+            other => Err(self.wrong_kind(other)),
         }
+    }
+
+    fn wrong_kind(&self, kind: &str) -> Failure {
+        let kind: String = kind.chars().take(80).collect();
+        Failure::retry(
+            self.garbled(&format!("it answered with `{kind}`, which is no answer to this request")),
+        )
+    }
+
+    /// Looks whether a stream comes, and tells a whole answer as one.
+    async fn begin(&mut self, limits: &mut Limits) -> Result<State, Failure> {
+        if self.content()? != Content::Json {
+            return Ok(State::Open);
+        }
+        let body = self.whole(limits).await?;
+        let told = retold(self.dialect, &body).map_err(|error| self.unread(error))?;
+        Ok(match self.read(Some(told.into())) {
+            Ok(_) => State::Ended,
+            Err(error) => State::Broken(error),
+        })
     }
 
     /// Reads what came; None is the end of the connection.
@@ -508,6 +522,9 @@ impl RemoteAnswer {
 
     /// The whole body.
     pub async fn whole(&mut self, limits: &mut Limits) -> Result<Vec<u8>, Failure> {
+        if self.content()? == Content::Stream {
+            return Err(self.wrong_kind("text/event-stream"));
+        }
         self.bytes(ANSWER_BYTES_MAX, limits).await
     }
 

@@ -214,6 +214,30 @@ const PROVIDERS: &[Mistake] = &[
         1,
         &["must be true or false, not `yes`"],
     ),
+    (
+        "compat",
+        "providers: { p: { preset: openai, compat: { developer: true } } }\nmodels: { m: { provider: p } }",
+        1,
+        &["`compat` of provider `p`", "`developer_role`"],
+    ),
+    (
+        "a word of compat",
+        "providers: { p: { preset: openai, compat: { reasoning: deepsek } } }\nmodels: { m: { provider: p } }",
+        1,
+        &["unknown `reasoning` `deepsek`: did you mean `deepseek`?", "`openrouter`"],
+    ),
+    (
+        "a flag of compat",
+        "providers: { p: { preset: openai, compat: { top_k: 1 } } }\nmodels: { m: { provider: p } }",
+        1,
+        &["`top_k` in `compat` of provider `p` must be true or false"],
+    ),
+    (
+        "a text of compat",
+        "providers: { p: { preset: openai, compat: { missing_reasoning: [] } } }\nmodels: { m: { provider: p } }",
+        1,
+        &["`missing_reasoning`", "text of at most 1000 bytes"],
+    ),
 ];
 
 const MODELS: &[Mistake] = &[

@@ -6,8 +6,8 @@ mod program;
 mod random;
 
 use novastack::config::{
-    AccessLog, Capabilities, Choice, Config, ConfigErrors, Continues, Facts, Format, KeySource, SharedLimits,
-    Store, Surroundings, Target, Telemetry,
+    AccessLog, Capabilities, Choice, Compat, Config, ConfigErrors, Continues, Facts, Format, KeySource,
+    MaxTokens, PastReasoning, ReasoningSwitch, SharedLimits, Store, Surroundings, Target, Telemetry,
 };
 use std::path::Path;
 use std::time::Duration;
@@ -309,4 +309,39 @@ fn the_documented_example_runs_as_it_stands() {
     let whole: Vec<&&str> = whole.iter().filter(|text| text.contains("models:")).collect();
     assert!(!whole.is_empty());
     whole.iter().for_each(|text| drop(ok(text)));
+}
+
+/// How providers' formats differ: a preset's ways, and what the file says over them.
+#[test]
+fn compat_is_a_presets_and_the_files() {
+    let of = |provider: &str| {
+        let config = ok(&format!("providers: {{ p: {provider} }}\nmodels: {{ m: {{ provider: p }} }}"));
+        (config.providers["p"].compat.clone(), config.warnings)
+    };
+    let plain = of("{ format: openai, base_url: \"https://x.org/v1\" }").0;
+    assert_eq!(plain, Compat::default());
+    assert!(plain.stream_usage && plain.developer_role && plain.top_k);
+    let deepseek = of("{ preset: deepseek }").0;
+    assert_eq!((deepseek.max_tokens, deepseek.reasoning), (MaxTokens::MaxTokens, ReasoningSwitch::DeepSeek));
+    assert_eq!((deepseek.developer_role, deepseek.missing_reasoning.as_deref()), (false, Some("")));
+    assert_eq!(of("{ preset: openai }").0.max_tokens, MaxTokens::MaxCompletionTokens);
+    assert_eq!(of("{ preset: qwen }").0.reasoning, ReasoningSwitch::DashScope);
+    assert_eq!(of("{ preset: vllm }").0.past_reasoning, PastReasoning::Reasoning);
+    assert_eq!(of("{ preset: moonshot }").0.missing_reasoning.as_deref(), Some(" "));
+    let all = "{ preset: deepseek, compat: { max_tokens: any, stream_usage: false, developer_role: true, \
+               top_k: false, forced_tool_thinking: true, reasoning: none, past_reasoning: drop, missing_reasoning: \" x\" } }";
+    let expected = Compat {
+        max_tokens: MaxTokens::Any,
+        stream_usage: false,
+        developer_role: true,
+        top_k: false,
+        forced_tool_thinking: true,
+        reasoning: ReasoningSwitch::None,
+        past_reasoning: PastReasoning::Drop,
+        missing_reasoning: Some(" x".into()),
+    };
+    assert_eq!(of(all).0, expected);
+    assert_eq!(of("{ preset: moonshot, compat: { missing_reasoning: } }").0.missing_reasoning, None);
+    let (_, warnings) = of("{ preset: anthropic, compat: { top_k: false } }");
+    assert!(warnings.iter().any(|warning| warning.contains("no effect")), "{warnings:?}");
 }

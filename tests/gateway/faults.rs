@@ -1,20 +1,24 @@
 //! Everything that an upstream may do wrong: what the caller sees alone, and with a fallback.
 
-use super::{chat, fill, message, start};
+use super::{Answer, Gateway, chat, fill, message, start};
 use crate::support::upstream::{
-    Act, TEXT, Upstream, answer, anthropic_stream, openai_stream, openai_whole, raw, stream_head,
+    Act, TEXT, USAGE, Upstream, answer, anthropic_stream, anthropic_whole, openai_stream, openai_whole, raw,
+    stream_head,
 };
-use serde_json::json;
+use serde_json::{Value, json};
+use std::fmt::Write;
 use std::time::Duration;
 
 const CONFIG: &str = r#"
 providers:
-  open: { format: openai, base_url: @OPENAI/v1, timeout_s: 1, max_concurrency: 100 }
-  anth: { format: anthropic, base_url: @ANTHROPIC, timeout_s: 1 }
+  open: { format: openai, base_url: @OPENAI/v1, timeout_s: 2, max_concurrency: 100 }
+  anth: { format: anthropic, base_url: @ANTHROPIC, timeout_s: 2, max_concurrency: 100 }
+  open-one: { format: openai, base_url: @OPENAI/v1, timeout_s: 1, max_concurrency: 1 }
+  anth-one: { format: anthropic, base_url: @ANTHROPIC, timeout_s: 1, max_concurrency: 1 }
   gone: { format: openai, base_url: "http://127.0.0.1:9" }
 models:
-  bad: { provider: open }
-  bad-anth: { provider: anth }
+  bad: { provider: open-one }
+  bad-anth: { provider: anth-one }
   gone: { provider: gone }
   good: { provider: open }
   good-anth: { provider: anth }
@@ -25,65 +29,281 @@ named_routes:
   gone-safe: [gone, good]
 "#;
 
-/// Before anything has been sent, a fault is an error in the caller's dialect, or unseen with a fallback.
-#[tokio::test]
-async fn before_the_first_byte() {
-    let (openai, anthropic) = (Upstream::start().await, Upstream::start().await);
-    let error = |message: &str| json!({ "error": { "message": message, "type": "t", "code": "c" } });
-    let html = raw("200 OK", "content-type: text/html\r\n", "<html><body>Welcome</body></html>");
-    let whole = answer("200 OK", &openai_whole(&json!({ "model": "bad" })));
-    let faults: Vec<(&str, Vec<Act>, u16, &str)> = vec![
-        ("500", vec![Act::Send(answer("500 Oops", &error("it broke")))], 502, "it broke"),
-        ("503", vec![Act::Send(answer("503 Busy", &error("too busy")))], 503, "too busy"),
-        ("429 for ever", vec![Act::Send(answer("429 Slow", &error("slow down")))], 429, "slow down"),
-        ("401", vec![Act::Send(answer("401 No", &error("bad key")))], 502, "bad key"),
-        ("404", vec![Act::Send(answer("404 No", &error("no such model")))], 502, "no such model"),
+/// The formats of upstreams and of callers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    OpenAi,
+    Anthropic,
+}
+use Format::{Anthropic, OpenAi};
+
+impl Format {
+    fn error(self, message: &str) -> Value {
+        match self {
+            OpenAi => json!({ "error": { "message": message, "type": "t", "code": "c" } }),
+            Anthropic => json!({ "type": "error", "error": { "type": "t", "message": message } }),
+        }
+    }
+
+    /// A good answer's body.
+    fn good(self, stream: bool) -> String {
+        let body = json!({ "model": "bad" });
+        match (self, stream) {
+            (OpenAi, false) => openai_whole(&body).to_string(),
+            (OpenAi, true) => openai_stream(&body),
+            (Anthropic, false) => anthropic_whole(&body).to_string(),
+            (Anthropic, true) => anthropic_stream(&body),
+        }
+    }
+
+    async fn ask(self, gateway: &Gateway, model: &str, stream: bool) -> Answer {
+        match self {
+            OpenAi => gateway.chat(model, stream).await,
+            Anthropic => gateway.message(model, stream).await,
+        }
+    }
+}
+
+fn kind(stream: bool) -> &'static str {
+    if stream { "content-type: text/event-stream\r\n" } else { "content-type: application/json\r\n" }
+}
+
+/// Bytes behind a head of a good answer with this length.
+fn with_length(stream: bool, length: usize, body: &[u8]) -> Vec<Act> {
+    let head =
+        format!("HTTP/1.1 200 OK\r\nconnection: close\r\n{}content-length: {length}\r\n\r\n", kind(stream));
+    vec![Act::Send([head.as_bytes(), body].concat())]
+}
+
+/// An answer whose connection is not used again, as the mock closes it.
+fn last(status: &str, headers: &str, body: &str) -> Vec<u8> {
+    raw(status, &format!("connection: close\r\n{headers}"), body)
+}
+
+/// What fails before the first piece: what an upstream does, the caller's status, and words of the message.
+fn faults(format: Format, stream: bool) -> Vec<(&'static str, Vec<Act>, u16, &'static str)> {
+    const HTML: &str = "<html><body>Welcome</body></html>";
+    let status = |status: &str, message: &str| {
+        vec![Act::Send(last(status, kind(false), &format.error(message).to_string()))]
+    };
+    let ok = |headers: &str, body: &str| vec![Act::Send(last("200 OK", headers, body))];
+    let good = format.good(stream).into_bytes();
+    let o_umlaut = good.windows(2).position(|two| two == "\u{f6}".as_bytes()).expect("it is there");
+    // Of a stream, all before its first text.
+    let begun =
+        if stream { good.windows(6).position(|six| six == b"Hello,").unwrap() } else { good.len() / 2 };
+    let stalls = format!(
+        "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: text/html\r\ncontent-length: 99\r\n\r\n{HTML}"
+    );
+    let mut faults = vec![
+        ("500", status("500 Oops", "it broke"), 502, "it broke"),
+        ("503", status("503 Busy", "too busy"), 503, "too busy"),
+        ("429 for ever", status("429 Slow", "slow down"), 429, "slow down"),
+        ("401", status("401 No", "bad key"), 502, "bad key"),
+        ("404", status("404 No", "no such model"), 502, "no such model"),
+        ("an error under a good status", status("200 OK", "it broke"), 502, "it broke"),
         (
             "an HTML error",
-            vec![Act::Send(raw("502 Bad", "content-type: text/html\r\n", "<html>nginx</html>"))],
+            vec![Act::Send(last("502 Bad", "content-type: text/html\r\n", "<html>nginx</html>"))],
             502,
             "502",
         ),
-        ("HTML", vec![Act::Send(html)], 502, "provider open"),
-        ("nothing", vec![], 502, "provider open"),
-        ("half a head", vec![Act::Send(b"HTTP/1.1 200 OK\r\ncontent-".to_vec())], 502, "provider open"),
-        ("silence", vec![Act::Hang], 504, "1 second"),
-        ("a truncated body", vec![Act::Send(whole[..whole.len() - 20].to_vec())], 502, "provider open"),
+        ("HTML", ok("content-type: text/html; charset=utf-8\r\n", HTML), 502, "text/html"),
+        ("HTML of no type", ok("", HTML), 502, "provider"),
+        ("HTML of the right type", ok(kind(stream), HTML), 502, "provider"),
+        ("HTML that stalls", vec![Act::Send(stalls.as_bytes().to_vec()), Act::Hang], 502, "text/html"),
+        ("XML", ok("content-type: application/xml\r\n", "<a/>"), 502, "provider"),
+        ("nothing", vec![], 502, "provider"),
+        ("half a head", vec![Act::Send(b"HTTP/1.1 200 OK\r\ncontent-".to_vec())], 502, "provider"),
+        ("an empty object", ok("content-type: application/json\r\n", "{}"), 502, "provider"),
+        ("an empty body", ok(kind(stream), ""), 502, "provider"),
+        ("a Content-Length too long", with_length(stream, good.len(), &good[..begun]), 502, "provider"),
+        ("a Content-Length too short", with_length(stream, begun, &good), 502, "provider"),
+        ("silence", vec![Act::Hang], 504, "2 seconds"),
         (
             "silence in the body",
-            vec![Act::Send(whole[..whole.len() - 20].to_vec()), Act::Hang],
+            [with_length(stream, good.len(), &good[..begun]), vec![Act::Hang]].concat(),
             504,
-            "1 second",
+            "2 seconds",
         ),
-        ("an empty answer", vec![Act::Send(answer("200 OK", &json!({})))], 502, "provider open"),
     ];
-    // Each with models of its own: a target that keeps failing is left alone.
-    let mut config = fill(CONFIG, &openai, &anthropic);
-    for index in 0..faults.len() {
-        let model = |name: &str| format!("  {name}-{index}: {{ provider: open, upstream_name: {name} }}\n");
-        config = config
-            .replace("models:\n", &format!("models:\n{}{}{}", model("alone"), model("told"), model("led")));
-        let routes = format!(
-            "named_routes:\n  safe-{index}: [led-{index}, good]\n  safe-anth-{index}: [led-{index}, good-anth]\n"
-        );
-        config = config.replace("named_routes:\n", &routes);
+    if stream {
+        let event = format!("event: error\ndata: {}\n\n", format.error("it broke"));
+        faults.push(("an error event", ok(kind(true), &event), 502, "it broke"));
+    } else {
+        let stream = format.good(true);
+        faults.push(("a stream", ok(kind(true), &stream), 502, "text/event-stream"));
+        faults.push((
+            "half a character",
+            with_length(false, o_umlaut + 1, &good[..o_umlaut + 1]),
+            502,
+            "not JSON",
+        ));
     }
-    let gateway = start(&config, &[]);
-    for (index, (name, acts, status, words)) in faults.into_iter().enumerate() {
-        ["alone", "told", "led"].iter().for_each(|model| openai.always(model, acts.clone()));
-        let told = gateway.chat(&format!("alone-{index}"), index % 2 == 1).await;
-        assert_eq!(told.status, status, "{name}: {}", told.text);
-        assert!(told.json()["error"]["message"].as_str().unwrap().contains(words), "{name}: {}", told.text);
-        let told = gateway.message(&format!("told-{index}"), index % 2 == 0).await;
-        assert_eq!((told.status, &told.json()["type"]), (status, &json!("error")), "{name}: {}", told.text);
-        for route in ["safe", "safe-anth"] {
-            let told = gateway.chat(&format!("{route}-{index}"), index % 2 == 0).await;
-            assert_eq!((told.status, told.says().as_str()), (200, TEXT), "{name}: {}", told.text);
-            assert!(told.headers["x-novastack-model"].starts_with("good"), "{name}");
+    faults
+}
+
+/// Before anything has been sent, a fault is an error in the caller's dialect, or unseen with a fallback:
+/// streamed and not, for upstreams and callers of both formats.
+#[tokio::test]
+async fn before_the_first_byte() {
+    let (openai, anthropic) = (Upstream::start().await, Upstream::start().await);
+    // Each with models of its own: a target that keeps failing is left alone.
+    let (mut models, mut routes, mut cases) = (String::new(), String::new(), Vec::new());
+    for (upstream, mock, provider) in [(OpenAi, &openai, "open"), (Anthropic, &anthropic, "anth")] {
+        for (stream, caller) in [(false, OpenAi), (false, Anthropic), (true, OpenAi), (true, Anthropic)] {
+            for (name, acts, status, words) in faults(upstream, stream) {
+                let number = cases.len();
+                for model in [format!("alone-{number}"), format!("led-{number}")] {
+                    mock.always(&model, acts.clone());
+                    writeln!(models, "  {model}: {{ provider: {provider} }}").unwrap();
+                }
+                let other = if number % 2 == 0 { "good" } else { "good-anth" };
+                writeln!(routes, "  safe-{number}: [led-{number}, {other}]").unwrap();
+                cases.push((format!("{name} of {upstream:?} to {caller:?}"), stream, caller, status, words));
+            }
         }
+    }
+    let config = fill(CONFIG, &openai, &anthropic)
+        .replace("models:\n", &format!("models:\n{models}"))
+        .replace("named_routes:\n", &format!("named_routes:\n{routes}"));
+    let gateway = start(&config, &[]);
+    let check = async |number: usize| {
+        let (name, stream, caller, status, words) = &cases[number];
+        let told = caller.ask(&gateway, &format!("alone-{number}"), *stream).await;
+        assert_eq!(told.status, *status, "{name}, {stream}: {}", told.text);
+        let error = told.json();
+        assert!(error["error"]["message"].as_str().unwrap().contains(words), "{name}: {}", told.text);
+        assert_eq!(error["type"] == "error", *caller == Anthropic, "{name}: {}", told.text);
+        let told = caller.ask(&gateway, &format!("safe-{number}"), *stream).await;
+        assert_eq!((told.status, told.says().as_str()), (200, TEXT), "{name}, {stream}: {}", told.text);
+        assert!(told.headers["x-novastack-model"].starts_with("good"), "{name}");
+    };
+    // Those that wait for a timeout wait together.
+    let mut numbers: Vec<usize> = (0..cases.len()).collect();
+    numbers.sort_by_key(|number| cases[*number].3 == 504);
+    for batch in numbers.chunks(16) {
+        futures_util::future::join_all(batch.iter().map(|number| check(*number))).await;
     }
     let told = gateway.chat("gone-safe", true).await;
     assert_eq!((told.status, told.says().as_str()), (200, TEXT), "{}", told.text);
+}
+
+/// A whole answer in a stream's place is told as the stream that it should have been.
+#[tokio::test]
+async fn a_whole_answer_becomes_a_stream() {
+    let (openai, anthropic) = (Upstream::start().await, Upstream::start().await);
+    let gateway = start(&fill(CONFIG, &openai, &anthropic), &[]);
+    for (model, mock, upstream) in [("bad", &openai, OpenAi), ("bad-anth", &anthropic, Anthropic)] {
+        mock.always(model, vec![Act::Send(last("200 OK", kind(false), &upstream.good(false)))]);
+        let mut body = chat(model, true);
+        body["stream_options"] = json!({ "include_usage": true });
+        let told = gateway.post("/v1/chat/completions", &[], &body).await;
+        assert_eq!((told.status, told.says().as_str()), (200, TEXT), "{}", told.text);
+        let data = told.data();
+        assert!(data.iter().all(|chunk| chunk["model"] == model), "{}", told.text);
+        assert_eq!(data.last().unwrap()["usage"]["completion_tokens"], USAGE.2, "{}", told.text);
+        assert!(told.text.ends_with("data: [DONE]\n\n"), "{}", told.text);
+        let told = gateway.message(model, true).await;
+        assert_eq!((told.status, told.says().as_str()), (200, TEXT), "{}", told.text);
+        let data = told.data();
+        assert_eq!(data[0]["message"]["model"], model, "{}", told.text);
+        assert_eq!(data[data.len() - 2]["usage"]["output_tokens"], USAGE.2, "{}", told.text);
+        assert_eq!(data[data.len() - 1]["type"], "message_stop", "{}", told.text);
+    }
+}
+
+/// A call's arguments in one piece or in two hundred are the same call in both dialects.
+#[tokio::test]
+async fn a_tool_call_in_any_pieces() {
+    let (openai, anthropic) = (Upstream::start().await, Upstream::start().await);
+    let gateway = start(&fill(CONFIG, &openai, &anthropic), &[]);
+    let arguments = json!({ "text": "a\"\\\u{f6}\u{1f642}".repeat(60) }).to_string();
+    for pieces in [1, 200] {
+        let characters: Vec<char> = arguments.chars().collect();
+        let cut: Vec<String> = characters
+            .chunks(characters.len().div_ceil(pieces))
+            .map(|piece| piece.iter().collect())
+            .collect();
+        let chunk = |delta: Value, reason: Value| {
+            let choice = json!({ "index": 0, "delta": delta, "finish_reason": reason });
+            format!("data: {}\n\n", json!({ "id": "c", "model": "bad", "choices": [choice] }))
+        };
+        let call = |more: Value| chunk(json!({ "tool_calls": [more] }), Value::Null);
+        let mut text = call(json!({ "index": 0, "id": "t1", "function": { "name": "f", "arguments": "" } }));
+        for piece in &cut {
+            text += &call(json!({ "index": 0, "function": { "arguments": piece } }));
+        }
+        text += &(chunk(json!({}), json!("tool_calls")) + "data: [DONE]\n\n");
+        openai.always("bad", vec![Act::Send(last("200 OK", kind(true), &text))]);
+
+        let event = |data: Value| format!("event: {}\ndata: {data}\n\n", data["type"].as_str().unwrap());
+        let tool = json!({ "type": "tool_use", "id": "t1", "name": "f", "input": {} });
+        let mut text = event(json!({ "type": "message_start", "message": anthropic_whole(&json!({})) }))
+            + &event(json!({ "type": "content_block_start", "index": 0, "content_block": tool }));
+        for piece in &cut {
+            let delta = json!({ "type": "input_json_delta", "partial_json": piece });
+            text += &event(json!({ "type": "content_block_delta", "index": 0, "delta": delta }));
+        }
+        text += &event(json!({ "type": "content_block_stop", "index": 0 }));
+        text += &event(json!({ "type": "message_delta", "delta": { "stop_reason": "tool_use" } }));
+        text += &event(json!({ "type": "message_stop" }));
+        anthropic.always("bad-anth", vec![Act::Send(last("200 OK", kind(true), &text))]);
+
+        for model in ["bad", "bad-anth"] {
+            let told = gateway.chat(model, true).await;
+            let data = told.data();
+            let call = |data: &Value| data["choices"][0]["delta"]["tool_calls"][0].clone();
+            let all: String = data
+                .iter()
+                .filter_map(|data| Some(call(data)["function"]["arguments"].as_str()?.to_owned()))
+                .collect();
+            assert_eq!(all, arguments, "{model}, {pieces}: {}", told.text);
+            assert!(data.iter().any(|data| call(data)["id"] == "t1"), "{}", told.text);
+            assert!(
+                data.iter().any(|data| data["choices"][0]["finish_reason"] == "tool_calls"),
+                "{}",
+                told.text
+            );
+            let told = gateway.message(model, true).await;
+            let data = told.data();
+            let all: String = data.iter().filter_map(|data| data["delta"]["partial_json"].as_str()).collect();
+            assert_eq!(all, arguments, "{model}, {pieces}: {}", told.text);
+            assert!(data.iter().any(|data| data["content_block"]["id"] == "t1"), "{}", told.text);
+            assert!(data.iter().any(|data| data["delta"]["stop_reason"] == "tool_use"), "{}", told.text);
+        }
+    }
+}
+
+/// Thinking that another model signed is left out when the upstream refuses it, and only then.
+#[tokio::test]
+async fn foreign_thinking_is_left_out() {
+    let (openai, anthropic) = (Upstream::start().await, Upstream::start().await);
+    let gateway = start(&fill(CONFIG, &openai, &anthropic), &[]);
+    let mut body = message("bad-anth", false);
+    let thought = json!({ "type": "thinking", "thinking": "hm", "signature": "foreign" });
+    body["messages"] = json!([
+        { "role": "user", "content": "a" },
+        { "role": "assistant", "content": [thought, { "type": "text", "text": "b" }] },
+        { "role": "user", "content": "c" },
+    ]);
+    let refused = "messages.1.content.0: Invalid `signature` in `thinking` block";
+    for (refusals, status, asked) in [(0, 200, 1), (1, 200, 2), (2, 400, 2)] {
+        let before = anthropic.asked().len();
+        for _ in 0..refusals {
+            let refused = last("400 No", kind(false), &Anthropic.error(refused).to_string());
+            anthropic.once("bad-anth", vec![Act::Send(refused)]);
+        }
+        let told = gateway.post("/v1/messages", &[], &body).await;
+        assert_eq!(told.status, status, "{}", told.text);
+        let bodies = anthropic.asked()[before..].to_vec();
+        assert_eq!(bodies.len(), asked);
+        assert_eq!(bodies[0].body["messages"], body["messages"]);
+        if let Some(again) = bodies.get(1) {
+            let answered = json!([{ "type": "text", "text": "b" }]);
+            assert_eq!(again.body["messages"][1]["content"], answered);
+        }
+    }
 }
 
 /// The request's own fault goes nowhere else.
@@ -132,57 +352,70 @@ async fn what_passes_is_tried_again() {
     assert_eq!((told.status, told.headers["retry-after"].as_str()), (429, "60"), "{}", told.text);
 }
 
-/// After the first byte a fault ends the stream with an error event of the caller's dialect.
+/// After the first byte a fault ends the stream with an error event of the caller's dialect, and its place is
+/// free for the next.
 #[tokio::test]
 async fn after_the_first_byte() {
     let (openai, anthropic) = (Upstream::start().await, Upstream::start().await);
     let gateway = start(&fill(CONFIG, &openai, &anthropic), &[]);
-    let whole = openai_stream(&json!({ "model": "bad" })).into_bytes();
-    let at = |start: usize, wanted: &[u8]| {
-        start + whole[start..].windows(wanted.len()).position(|bytes| bytes == wanted).expect("it is there")
-    };
-    // After the first frame with text.
-    let cut = at(at(0, b"Hello, "), b"\n\n") + 2;
-    let o_umlaut = at(0, "\u{f6}".as_bytes());
-    let begun =
-        |rest: Vec<Act>| [vec![Act::Send(stream_head()), Act::Send(whole[..cut].to_vec())], rest].concat();
-    let error = b"data: {\"error\":{\"message\":\"it broke\",\"code\":500}}\n\n".to_vec();
-    let faults = [
-        ("closes", begun(vec![])),
-        ("stalls", begun(vec![Act::Hang])),
-        ("half a character", vec![Act::Send(stream_head()), Act::Send(whole[..o_umlaut + 1].to_vec())]),
-        ("garbage", begun(vec![Act::Send(b"data: {oh\n\n".to_vec())])),
-        ("an error event", begun(vec![Act::Send(error)])),
-    ];
-    for (name, acts) in faults {
-        openai.once("bad", acts.clone());
-        let told = gateway.chat("safe", true).await;
-        let last = told.data().pop().unwrap_or_default();
-        assert_eq!(told.status, 200, "{name}");
-        assert!(
-            last["error"]["message"].as_str().is_some_and(|text| text.contains("provider open")),
-            "{name}: {}",
-            told.text
-        );
-        assert!(
-            !told.text.ends_with("[DONE]\n\n") && TEXT.starts_with(&told.says()),
-            "{name}: {}",
-            told.text
-        );
-        openai.once("bad", acts);
-        let told = gateway.message("safe", true).await;
-        let last = told.data().pop().unwrap_or_default();
-        assert_eq!((&last["type"], told.status), (&json!("error"), 200), "{name}: {}", told.text);
-        assert!(
-            told.text.contains("event: error\n") && !told.text.contains("message_stop"),
-            "{name}: {}",
-            told.text
-        );
+    for (upstream, mock, model, route) in
+        [(OpenAi, &openai, "bad", "safe"), (Anthropic, &anthropic, "bad-anth", "anth-safe")]
+    {
+        let whole = upstream.good(true).into_bytes();
+        let at = |start: usize, wanted: &[u8]| {
+            start
+                + whole[start..].windows(wanted.len()).position(|bytes| bytes == wanted).expect("it is there")
+        };
+        // After the first frame with text.
+        let cut = at(at(0, b"Hello, "), b"\n\n") + 2;
+        let o_umlaut = at(0, "\u{f6}".as_bytes());
+        let begun = |rest: Vec<Act>| {
+            [vec![Act::Send(stream_head()), Act::Send(whole[..cut].to_vec())], rest].concat()
+        };
+        let send = |text: String| begun(vec![Act::Send(text.into_bytes())]);
+        let faults = [
+            ("closes", begun(vec![])),
+            (
+                "closes before its end",
+                vec![Act::Send(stream_head()), Act::Send(whole[..whole.len() - 90].to_vec())],
+            ),
+            ("stalls", begun(vec![Act::Hang])),
+            ("half a character", vec![Act::Send(stream_head()), Act::Send(whole[..o_umlaut + 1].to_vec())]),
+            ("garbage", send("data: {oh\n\n".into())),
+            ("HTML", send("data: <html>\n\n<html><body>502</body></html>".into())),
+            ("an error event", send(format!("event: error\ndata: {}\n\n", upstream.error("it broke")))),
+            ("an error without a name", send(format!("data: {}\n\n", upstream.error("it broke")))),
+            ("a Content-Length too long", with_length(true, whole.len() + 9, &whole[..cut])),
+            ("a Content-Length too short", with_length(true, cut, &whole)),
+        ];
+        for (name, acts) in faults {
+            for caller in [OpenAi, Anthropic] {
+                mock.once(model, acts.clone());
+                let told = caller.ask(&gateway, route, true).await;
+                let last = told.data().pop().unwrap_or_default();
+                let name = format!("{name} of {upstream:?} to {caller:?}");
+                assert_eq!((told.status, told.headers["x-novastack-model"].as_str()), (200, model), "{name}");
+                let words = last["error"]["message"].as_str().unwrap_or_default();
+                assert!(words.contains("provider"), "{name}: {}", told.text);
+                assert!(
+                    told.says().starts_with("Hello, ") && TEXT.starts_with(&told.says()),
+                    "{name}: {}",
+                    told.text
+                );
+                let ended = told.text.contains("data: [DONE]") || told.text.contains("event: message_stop");
+                assert!(!ended, "{name}: {}", told.text);
+                assert_eq!(
+                    told.text.contains("event: error\n"),
+                    caller == Anthropic,
+                    "{name}: {}",
+                    told.text
+                );
+                // Its place, the only one, is free again.
+                let told = caller.ask(&gateway, model, true).await;
+                assert_eq!((told.status, told.says().as_str()), (200, TEXT), "{name}: {}", told.text);
+            }
+        }
     }
-    let whole = anthropic_stream(&json!({ "model": "bad-anth" })).into_bytes();
-    anthropic.once("bad-anth", vec![Act::Send(stream_head()), Act::Send(whole[..whole.len() - 60].to_vec())]);
-    let told = gateway.chat("anth-safe", true).await;
-    assert!(told.data().pop().unwrap()["error"].is_object(), "{}", told.text);
 }
 
 /// However a good stream is cut into packets, it is the same stream.

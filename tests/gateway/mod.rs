@@ -5,6 +5,7 @@ mod access_log;
 mod counts;
 mod faults;
 mod metrics;
+mod providers;
 mod replicas;
 mod resume;
 mod shared;

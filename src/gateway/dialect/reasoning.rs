@@ -6,7 +6,7 @@
 //! 8192 (medium) tokens; higher ones leave the bound to the model. OpenAI's format has no word for
 //! "off" that all its models take, so with it nothing is said.
 
-use crate::config::ReasoningSwitch;
+use crate::config::{Compat, ReasoningSwitch};
 use crate::gateway::openai::fields::{BadField, Fields};
 use serde_json::{Map, Value, json};
 
@@ -179,18 +179,35 @@ pub fn write(wanted: Wanted, switch: ReasoningSwitch, out: &mut Map<String, Valu
     }
 }
 
+/// Whether a body in OpenAI's format forces a tool's call.
+fn forces_tool(body: &Map<String, Value>) -> bool {
+    body.get("tool_choice").is_some_and(|choice| choice == "required" || choice.is_object())
+}
+
+/// What is wanted of a provider: no thinking where it does not go with a forced tool, which is firmer.
+pub fn beside_tools<'a>(
+    wanted: Option<Wanted<'a>>,
+    compat: &Compat,
+    body: &Map<String, Value>,
+) -> Option<Wanted<'a>> {
+    if forces_tool(body) && !compat.forced_tool_thinking { Some(Wanted::Off) } else { wanted }
+}
+
 /// Turns a caller's `reasoning_effort` into the provider's own way. What a caller wrote in a
 /// provider's way stays as it is.
-pub fn respell(switch: ReasoningSwitch, body: &mut Map<String, Value>) {
-    if switch == ReasoningSwitch::OpenAi {
-        return;
-    }
+pub fn respell(compat: &Compat, body: &mut Map<String, Value>) {
     let own = ["thinking", "reasoning", "enable_thinking"].iter().any(|name| body.contains_key(*name))
         || body.get("chat_template_kwargs").is_some_and(|arguments| {
             ["enable_thinking", "thinking"].iter().any(|name| arguments.get(name).is_some())
         });
-    let Some(Value::String(effort)) = body.get("reasoning_effort").filter(|_| !own) else { return };
-    let effort = effort.clone();
-    body.remove("reasoning_effort");
-    write(Wanted::of_effort(&effort), switch, body);
+    if own {
+        return;
+    }
+    let effort = body.get("reasoning_effort").and_then(Value::as_str).map(str::to_owned);
+    let said = effort.as_deref().map(Wanted::of_effort);
+    let Some(wanted) = beside_tools(said, compat, body) else { return };
+    if said != Some(wanted) || compat.reasoning != ReasoningSwitch::OpenAi {
+        body.remove("reasoning_effort");
+        write(wanted, compat.reasoning, body);
+    }
 }

@@ -16,8 +16,8 @@ use serde_json::Value;
 
 /// Blocks that one message may have.
 const BLOCKS_MAX: usize = 4096;
-/// Bytes that a thinking block's signature may have.
-const SIGNATURE_BYTES_MAX: usize = 16 << 20;
+/// Bytes of signatures and inputs that wait for their blocks' ends.
+const WAITING_BYTES_MAX: usize = 16 << 20;
 
 #[derive(Deserialize)]
 struct Event<'a> {
@@ -291,6 +291,17 @@ impl AnthropicDecoder {
         };
         let signature = filled(&block.signature).unwrap_or_default().to_owned();
         self.blocks.push(BlockState { index, kind, signature, input, open: true });
+        self.check_waiting(0, text)
+    }
+
+    /// Whether so many bytes more may wait.
+    fn check_waiting(&self, more: usize, text: &str) -> Result<(), DecodeError> {
+        let waiting =
+            |block: &BlockState| block.signature.len() + block.input.as_ref().map_or(0, String::len);
+        if self.blocks.iter().map(waiting).sum::<usize>() + more > WAITING_BYTES_MAX {
+            let reason = format!("over {WAITING_BYTES_MAX} bytes of blocks wait for their ends");
+            return Err(DecodeError::shape(reason, text));
+        }
         Ok(())
     }
 
@@ -301,6 +312,9 @@ impl AnthropicDecoder {
         text: &str,
         out: &mut Vec<ChatEvent>,
     ) -> Result<(), DecodeError> {
+        if let Some(signature) = &delta.signature {
+            self.check_waiting(signature.0.len(), text)?;
+        }
         let Some(block) = self.blocks.iter_mut().rfind(|block| block.index == index) else {
             return Err(DecodeError::shape(format!("block {index} did not begin"), text));
         };
@@ -309,12 +323,7 @@ impl AnthropicDecoder {
             (Some("text_delta"), _) => out.extend(filled(&delta.text).map(text_event)),
             (Some("thinking_delta"), _) => out.extend(filled(&delta.thinking).map(reasoning_event)),
             (Some("signature_delta"), _) => {
-                let piece = filled(&delta.signature).unwrap_or_default();
-                if block.signature.len() + piece.len() > SIGNATURE_BYTES_MAX {
-                    let reason = format!("a signature is over {SIGNATURE_BYTES_MAX} bytes");
-                    return Err(DecodeError::shape(reason, text));
-                }
-                block.signature.push_str(piece);
+                block.signature.push_str(filled(&delta.signature).unwrap_or_default());
             }
             (Some("input_json_delta"), BlockKind::Call { call, arguments }) => {
                 if let Some(json) = filled(&delta.partial_json) {
@@ -370,13 +379,14 @@ impl BlockState {
         if !std::mem::replace(&mut self.open, false) {
             return;
         }
+        let (input, signature) = (self.input.take(), std::mem::take(&mut self.signature));
         match self.kind {
             BlockKind::Call { call, arguments: false } => {
-                let json = self.input.take().unwrap_or_else(|| "{}".to_owned());
+                let json = input.unwrap_or_else(|| "{}".to_owned());
                 out.push(ChatEvent::ToolArguments { choice: 0, call, json });
             }
-            BlockKind::Plain if !self.signature.is_empty() => {
-                out.push(ChatEvent::Signature { choice: 0, signature: std::mem::take(&mut self.signature) });
+            BlockKind::Plain if !signature.is_empty() => {
+                out.push(ChatEvent::Signature { choice: 0, signature });
             }
             _ => {}
         }

@@ -28,8 +28,10 @@ use serde_json::Value;
 const CHOICES_MAX: u32 = 128;
 /// Tool calls that one choice may have.
 const CALLS_MAX: usize = 1024;
-/// Bytes of arguments that may come before the name of their call.
+/// Bytes of arguments that may come before the names of a choice's calls.
 const NAMELESS_BYTES_MAX: usize = 1 << 20;
+/// Bytes of a call's id.
+const ID_BYTES_MAX: usize = 1024;
 
 #[derive(Deserialize)]
 struct Chunk<'a> {
@@ -259,7 +261,7 @@ impl OpenAiDecoder {
         });
         let state = &mut self.choices[at];
         if let Some(delta) = wire.delta.as_ref().or(wire.message.as_ref()) {
-            state.delta(delta, text, out)?;
+            state.delta(delta, wire.delta.is_none(), text, out)?;
         }
         if let Some(word) = filled(&wire.finish_reason)
             && !state.finished
@@ -296,7 +298,14 @@ fn stop_reason(word: &str) -> StopReason {
 }
 
 impl ChoiceState {
-    fn delta(&mut self, delta: &Delta, text: &str, out: &mut Vec<ChatEvent>) -> Result<(), DecodeError> {
+    /// `whole`: it is a message, each of whose calls is another one.
+    fn delta(
+        &mut self,
+        delta: &Delta,
+        whole: bool,
+        text: &str,
+        out: &mut Vec<ChatEvent>,
+    ) -> Result<(), DecodeError> {
         let choice = self.choice;
         let reasoning = filled(&delta.reasoning_content).or(filled(&delta.reasoning));
         let details = delta.reasoning_details.as_deref().unwrap_or_default();
@@ -333,10 +342,14 @@ impl ChoiceState {
             out.push(ChatEvent::Refusal { choice, text: text.to_owned() });
         }
         for call in delta.tool_calls.iter().flatten() {
-            self.call(call.index, filled(&call.id), call.function.as_ref(), text, out)?;
+            let id = filled(&call.id);
+            let named = call.function.as_ref().is_some_and(|function| filled(&function.name).is_some());
+            let found = if whole { None } else { self.find_call(call.index, id, named) };
+            self.call(found, call.index, id, call.function.as_ref(), text, out)?;
         }
         if let Some(function) = &delta.function_call {
-            self.call(Some(0), None, Some(function), text, out)?;
+            let found = self.find_call(Some(0), None, filled(&function.name).is_some());
+            self.call(found, Some(0), None, Some(function), text, out)?;
         }
         Ok(())
     }
@@ -356,8 +369,10 @@ impl ChoiceState {
         }
     }
 
+    /// A piece of the call at this place, or of a new one.
     fn call(
         &mut self,
+        found: Option<usize>,
         index: Option<u32>,
         id: Option<&str>,
         function: Option<&Function>,
@@ -367,7 +382,11 @@ impl ChoiceState {
         let choice = self.choice;
         let name = function.and_then(|function| filled(&function.name));
         let json = function.and_then(|function| function.arguments.as_ref()).and_then(|json| json.0.filled());
-        let at = match self.find_call(index, id, name.is_some()) {
+        if id.is_some_and(|id| id.len() > ID_BYTES_MAX) {
+            let reason = format!("a tool call's id is over {ID_BYTES_MAX} bytes");
+            return Err(DecodeError::shape(reason, text));
+        }
+        let at = match found {
             Some(at) => at,
             None if self.calls.len() == CALLS_MAX => {
                 return Err(DecodeError::shape(format!("more than {CALLS_MAX} tool calls"), text));
@@ -378,6 +397,7 @@ impl ChoiceState {
                 self.calls.len() - 1
             }
         };
+        let nameless: usize = self.calls.iter().map(|call| call.early.len()).sum();
         let state = &mut self.calls[at];
         if state.id.is_empty() {
             id.unwrap_or_default().clone_into(&mut state.id);
@@ -396,9 +416,9 @@ impl ChoiceState {
         let Some(json) = json else { return Ok(()) };
         if state.begun {
             out.push(ChatEvent::ToolArguments { choice, call, json: json.to_owned() });
-        } else if state.early.len() + json.len() > NAMELESS_BYTES_MAX {
+        } else if nameless + json.len() > NAMELESS_BYTES_MAX {
             let reason =
-                format!("over {NAMELESS_BYTES_MAX} bytes of a tool call's arguments came before its name");
+                format!("over {NAMELESS_BYTES_MAX} bytes of arguments came before their calls' names");
             return Err(DecodeError::shape(reason, text));
         } else {
             state.early.push_str(json);

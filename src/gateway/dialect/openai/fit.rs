@@ -21,7 +21,8 @@ pub fn passed(body: &mut Map<String, Value>, compat: &Compat) {
     {
         body.insert("max_tokens".into(), tokens);
     }
-    reasoning::respell(compat.reasoning, body);
+    reasoning::respell(compat, body);
+    tool_choice(body, compat);
     messages(body, compat);
     stream_usage(body, compat);
 }
@@ -36,9 +37,17 @@ pub fn translated(body: &mut Map<String, Value>, compat: &Compat) -> Result<(), 
     {
         body.insert("max_completion_tokens".into(), tokens);
     }
+    tool_choice(body, compat);
     messages(body, compat);
     stream_usage(body, compat);
     Ok(())
+}
+
+/// Who does not think with every choice refuses the word for the default, too.
+fn tool_choice(body: &mut Map<String, Value>, compat: &Compat) {
+    if !compat.forced_tool_thinking && body.get("tool_choice").is_some_and(|choice| choice == "auto") {
+        body.remove("tool_choice");
+    }
 }
 
 /// Without the chunk of usage nobody would know what a stream has used.

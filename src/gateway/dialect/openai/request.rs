@@ -71,7 +71,7 @@ pub fn to_openai(anthropic_body: &Value, compat: &Compat) -> Result<Value, BadFi
     }
     push_tools(&body, &mut out)?;
     push_format(&body, &mut out)?;
-    if let Some(wanted) = reasoning::of_anthropic(&body)? {
+    if let Some(wanted) = reasoning::beside_tools(reasoning::of_anthropic(&body)?, compat, &out) {
         reasoning::write(wanted, compat.reasoning, &mut out);
     }
     fit::translated(&mut out, compat)?;

@@ -287,7 +287,7 @@ fn weight(events: &[ChatEvent]) -> usize {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(600))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
 
     #[test]
     fn openais_events_there_and_back(events in events(Dialect::OpenAi)) {
@@ -385,4 +385,44 @@ proptest! {
         let (events, _) = read(dialect, [&*damaged]);
         prop_assert!(weight(&events) <= 300 * damaged.len());
     }
+}
+
+/// Two calls of a whole message are two, whatever the model called them.
+#[test]
+fn calls_of_a_whole_message_never_join() {
+    let call = r#"{"id":"U","type":"function","function":{"name":"a","arguments":"{}"}}"#;
+    let text = format!(r#"{{"choices":[{{"message":{{"tool_calls":[{call},{call}]}}}}]}}"#);
+    let events = decode_whole(Dialect::OpenAi, text.as_bytes()).unwrap();
+    assert_eq!(kinds(&events)[0].3, vec![("U".to_owned(), "a".to_owned(), serde_json::json!({})); 2]);
+}
+
+/// What waits for its end or its name is bounded over all that wait together.
+#[test]
+fn what_decoders_keep_is_bounded() {
+    let feed = |dialect: Dialect, mut frames: Box<dyn Iterator<Item = String> + '_>| {
+        let mut decoder = StreamDecoder::new(dialect);
+        let mut events = Vec::new();
+        let mut frame = |data| decoder.frame(&Frame { event: None, data }, &mut events);
+        let failed = frames.find_map(|data| frame(data).err());
+        failed.map(|error| error.to_string()).unwrap_or_default()
+    };
+    let long = "x".repeat(1 << 20);
+    let start = r#"{"type":"message_start","message":{}}"#.to_owned();
+    let block = |index: usize| {
+        let block = format!(r#"{{"type":"thinking","signature":"{long}"}}"#);
+        format!(r#"{{"type":"content_block_start","index":{index},"content_block":{block}}}"#)
+    };
+    let told = feed(Dialect::Anthropic, Box::new(std::iter::once(start.clone()).chain((0..40).map(block))));
+    assert!(told.contains("wait for their ends"), "{told}");
+    // Blocks that end leave room.
+    let ended = |index: usize| [block(index), format!(r#"{{"type":"content_block_stop","index":{index}}}"#)];
+    assert_eq!(feed(Dialect::Anthropic, Box::new(std::iter::once(start).chain((0..40).flat_map(ended)))), "");
+    let call = |index: usize, id: &str, arguments: &str| {
+        let call = format!(r#"{{"index":{index},"id":"{id}","function":{{"arguments":"{arguments}"}}}}"#);
+        format!(r#"{{"choices":[{{"index":0,"delta":{{"tool_calls":[{call}]}}}}]}}"#)
+    };
+    let told = feed(Dialect::OpenAi, Box::new((0..40).map(|index| call(index, "i", &long[..100_000]))));
+    assert!(told.contains("before their calls' names"), "{told}");
+    let told = feed(Dialect::OpenAi, Box::new(std::iter::once(call(0, &long, ""))));
+    assert!(told.contains("id is over 1024 bytes"), "{told}");
 }

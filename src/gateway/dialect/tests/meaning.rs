@@ -363,7 +363,7 @@ fn tells(body: &Value, part: &str) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(500))]
+    #![proptest_config(ProptestConfig::with_cases(200))]
 
     /// The same conversation in both dialects: each becomes the other.
     #[test]

@@ -199,6 +199,33 @@ fn thinking_in_every_providers_words() {
     }
 }
 
+/// A forced tool is firmer than thinking, where a provider does not do both.
+#[test]
+fn a_forced_tool_and_thinking() {
+    let tools = json!([{"name": "f", "input_schema": {"type": "object"}}]);
+    let thinks = json!({"type": "enabled", "budget_tokens": 5000});
+    let asked = |compat: &Compat, choice: &str| {
+        let choice = json!({"type": choice, "name": "f"});
+        translated(compat, json!({"thinking": thinks, "tools": tools, "tool_choice": choice}))
+    };
+    for compat in [deepseek(), moonshot()] {
+        for choice in ["any", "tool"] {
+            let body = asked(&compat, choice);
+            assert_eq!((&body["thinking"]["type"], body.get("reasoning_effort")), (&json!("disabled"), None));
+            assert!(!body["tool_choice"].is_null(), "{body}");
+        }
+        let body = asked(&compat, "auto");
+        assert_eq!((&body["thinking"]["type"], body.get("tool_choice")), (&json!("enabled"), None));
+        // Also for an OpenAI caller, unless he said it in the provider's words.
+        let forced = passed(&compat, json!({"tool_choice": "required"}));
+        assert_eq!(rest(&forced), json!({"tool_choice": "required", "thinking": {"type": "disabled"}}));
+        let own = json!({"tool_choice": "required", "thinking": {"type": "enabled"}});
+        assert_eq!(rest(&passed(&compat, own.clone())), own);
+    }
+    let body = asked(&vllm(), "any");
+    assert_eq!((&body["tool_choice"], &body["reasoning_effort"]), (&json!("required"), &json!("medium")));
+}
+
 /// Every spelling of OpenAI's kin reaches Claude.
 #[test]
 fn kins_words_for_claude() {

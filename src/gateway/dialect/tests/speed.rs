@@ -1,6 +1,6 @@
 //! Time per chunk, printed: `cargo test --release --lib dialect::tests::speed -- --ignored --nocapture`.
 
-use super::super::{Dialect, EncodeOptions, FrameReader, Progress, StreamDecoder, StreamEncoder};
+use super::super::{Dialect, EncodeOptions, FrameReader, Progress, StreamDecoder, StreamEncoder, pass};
 use std::time::Instant;
 
 const CHUNKS: usize = 200_000;
@@ -25,7 +25,9 @@ fn stream(dialect: Dialect) -> (String, String, String) {
 fn time_per_chunk() {
     for dialect in [Dialect::OpenAi, Dialect::Anthropic] {
         let (start, chunk, end) = stream(dialect);
-        for encode in [None, Some(Dialect::OpenAi), Some(Dialect::Anthropic)] {
+        for (passes, encode) in
+            [(false, None), (true, None), (false, Some(Dialect::OpenAi)), (false, Some(Dialect::Anthropic))]
+        {
             let (mut frames, mut decoder) = (FrameReader::default(), StreamDecoder::new(dialect));
             let mut encoder =
                 encode.map(|to| StreamEncoder::new(to, super::head(), EncodeOptions::default()));
@@ -43,6 +45,9 @@ fn time_per_chunk() {
                 frames.push(piece.as_bytes()).unwrap();
                 while let Some(frame) = frames.next() {
                     done = decoder.frame(&frame, &mut events).unwrap() == Progress::Done;
+                    if passes && !pass::is_usage_only(&frame.data) {
+                        pass::write(&frame, "our/model", &mut out);
+                    }
                 }
                 for event in events.drain(..) {
                     if let Some(encoder) = &mut encoder {
@@ -54,7 +59,9 @@ fn time_per_chunk() {
             }
             let ns = began.elapsed().as_nanos() / CHUNKS as u128;
             assert!(done);
-            println!("{dialect:?} decoded, encoded as {encode:?}: {ns} ns a chunk, {bytes} bytes out");
+            println!(
+                "{dialect:?} decoded, passed on: {passes}, encoded as {encode:?}: {ns} ns a chunk, {bytes} bytes out"
+            );
         }
     }
 }
