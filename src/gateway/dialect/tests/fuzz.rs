@@ -146,12 +146,12 @@ fn events(dialect: Dialect) -> impl Strategy<Value = Vec<ChatEvent>> {
         .prop_map(|(choices, usage)| events_of(choices, usage))
 }
 
-/// Whole answers do not keep in what order the kinds came: each kind's text, the calls with their
-/// arguments' value, the reason, by choice; and the usage.
-fn kinds(
-    events: &[ChatEvent],
-) -> Vec<(u32, [String; 3], Vec<String>, Vec<(String, String, Value)>, StopReason)> {
-    let mut all: Vec<(u32, [String; 3], Vec<String>, Vec<(String, String, Value)>, StopReason)> = Vec::new();
+/// A choice as whole answers keep it, which is without the order in which the kinds came: its texts
+/// (said, reasoned, refused), what is sealed, its calls with their arguments' value, and its end.
+type Kinds = (u32, [String; 3], Vec<String>, Vec<(String, String, Value)>, StopReason);
+
+fn kinds(events: &[ChatEvent]) -> Vec<Kinds> {
+    let mut all: Vec<Kinds> = Vec::new();
     for event in &essence(events) {
         let Some(choice) = event.choice() else { continue };
         if all.last().is_none_or(|last| last.0 != choice) {
@@ -354,7 +354,9 @@ proptest! {
 
     /// The same as whole answers and as errors.
     #[test]
-    fn odd_answers_are_events_or_an_error(value in answer_like(), bytes in prop::collection::vec(any::<u8>(), 0..60), status in 400..600u16) {
+    fn odd_answers_are_events_or_an_error(
+        value in answer_like(), bytes in prop::collection::vec(any::<u8>(), 0..60), status in 400..600u16,
+    ) {
         let text = value.to_string();
         for dialect in [Dialect::OpenAi, Dialect::Anthropic] {
             if let Ok(events) = decode_whole(dialect, text.as_bytes()) {
