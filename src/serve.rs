@@ -351,6 +351,7 @@ fn load(
         engines.push(engine);
         first.get_or_insert((checkpoint, shape));
     }
+    let places = args.max_queued as usize + shares.first().map_or(0, |args| args.max_running as usize);
     let (checkpoint, shape) = first.ok_or("a model has one replica at least")?;
     let tokenizer = match &checkpoint.tokenizer {
         Some(_) => {
@@ -364,7 +365,7 @@ fn load(
     Ok(LocalModel {
         token_bytes_max: tokenizer.as_ref().and_then(token_bytes).unwrap_or(1),
         name: name.to_string(),
-        engine: Replicas::new(engines),
+        engine: Replicas::new(engines, places),
         tokenizer,
         template: ChatTemplate::from_checkpoint(&checkpoint).map(Arc::new).map_err(|error| error.to_string()),
         defaults: GenerationDefaults::from_config(&checkpoint.generation_config)?,

@@ -25,6 +25,12 @@ pub enum SubmitError {
         /// The bound.
         limit: usize,
     },
+    /// More requests at a time than the engine has borne of late.
+    #[error("the model bears {limit} requests at a time as it is, and they are under way")]
+    Busy {
+        /// What it bears.
+        limit: usize,
+    },
     /// Prompt and at least one output token exceed the context (or all KV blocks there are).
     #[error("the prompt has {prompt_tokens} tokens, the context holds {max_context}")]
     PromptTooLong {

@@ -304,7 +304,7 @@ impl From<SubmitError> for ApiError {
     fn from(e: SubmitError) -> Self {
         let message = e.to_string();
         match e {
-            SubmitError::QueueFull { .. } => Self {
+            SubmitError::QueueFull { .. } | SubmitError::Busy { .. } => Self {
                 retry_after_s: Some(RETRY_QUEUE_S),
                 ..Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Some("queue_full"), message)
             },

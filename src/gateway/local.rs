@@ -438,6 +438,9 @@ impl Generation {
                     return Ok(Some(event));
                 }
                 Err(error) => {
+                    if matches!(error, LocalError::Timeout { .. }) {
+                        self.streams.iter_mut().flatten().for_each(ReplicaStream::timed_out);
+                    }
                     self.streams.clear();
                     self.metrics.end(Outcome::of(&error));
                     if let Some(attempt) = self.attempt.take() {

@@ -335,6 +335,14 @@ impl Collector for Engines {
                 ConstGauge::new(value(stats)).encode(family.encode_family(labels)?)?;
             }
         }
+        let (name, help) =
+            ("admission_limit", "Requests at a time that the adaptive limit of its engines allows");
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for model in &models {
+            let now = Instant::now();
+            let limit: f64 = model.engine.loads().iter().map(|load| load.load(now).limit).sum();
+            ConstGauge::new(limit).encode(family.encode_family(&[("model", model.name.as_str())])?)?;
+        }
         for (name, help, value) in COUNTERS {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             for (labels, stats) in &stats {

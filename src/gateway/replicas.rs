@@ -6,12 +6,17 @@
 //! differ without `--deterministic`, as they do between two runs). What failed for a fault of its own
 //! (logits that are not finite) would fail everywhere, and is not tried again.
 //!
+//! How many requests at a time an engine takes adapts ([`super::adaptive`]): refusals of its queue, and
+//! requests that get no token in their time, say that it was too much.
+//!
 //! Deliberately absent: replicas in other processes, which are upstreams.
 
+use super::adaptive::{AdaptiveLimiter, Outcome, Permit};
 use crate::engine::handle::{EngineHandle, EngineStats, SubmitError, TokenStream};
 use crate::protocol::{GenerateRequest, TokenEvent, TokenId};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Tokens by which prompts are told apart: system prompts and documents differ in them.
 const PREFIX_TOKENS: usize = 256;
@@ -19,19 +24,33 @@ const PREFIX_TOKENS: usize = 256;
 const BUSIER_MAX: usize = 2;
 
 /// A model's engines, at least one. Clones are cheap.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Replicas {
     engines: Arc<[EngineHandle]>,
+    /// What each bears.
+    loads: Arc<[AdaptiveLimiter]>,
+}
+
+impl std::fmt::Debug for Replicas {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.engines.iter()).finish()
+    }
 }
 
 impl Replicas {
-    /// Of engines of the same checkpoint.
+    /// Of engines of the same checkpoint, each for so many requests at a time, queued ones included.
     ///
     /// # Panics
     /// Without any.
-    pub fn new(engines: Vec<EngineHandle>) -> Self {
+    pub fn new(engines: Vec<EngineHandle>, places: usize) -> Self {
         assert!(!engines.is_empty(), "a model without engines");
-        Self { engines: engines.into() }
+        let loads = engines.iter().map(|_| AdaptiveLimiter::new(places)).collect();
+        Self { engines: engines.into(), loads }
+    }
+
+    /// What the engines bear.
+    pub fn loads(&self) -> &[AdaptiveLimiter] {
+        &self.loads
     }
 
     /// Queues a request. Never blocks.
@@ -39,24 +58,42 @@ impl Replicas {
     /// # Errors
     /// Where no replica takes it: the error of the one that would have been best.
     pub fn submit(&self, request: GenerateRequest) -> Result<ReplicaStream, SubmitError> {
-        let (stream, engine) = self.take(&request)?;
+        let (stream, engine, permit) = self.take(&request)?;
+        let permit = Some((permit, Instant::now()));
         let generated = match request.generated.is_empty() {
             true => vec![Some(Vec::new()); request.choices as usize],
             false => request.generated.clone(),
         };
-        Ok(ReplicaStream { replicas: self.clone(), stream, engine, request, generated, prompted: false })
+        Ok(ReplicaStream {
+            replicas: self.clone(),
+            stream,
+            engine,
+            permit,
+            request,
+            generated,
+            prompted: false,
+        })
     }
 
-    fn take(&self, request: &GenerateRequest) -> Result<(TokenStream, usize), SubmitError> {
+    fn take(&self, request: &GenerateRequest) -> Result<(TokenStream, usize, Permit), SubmitError> {
         let mut refused = None;
         for engine in self.order(&request.prompt) {
-            match self.engines[engine].submit(request.clone()) {
-                Ok(stream) => return Ok((stream, engine)),
-                // One that has stopped says less than one that is full.
-                Err(error) => match refused {
-                    None | Some(SubmitError::Stopped(_)) => refused = Some(error),
-                    Some(_) => {}
+            let now = Instant::now();
+            let error = match self.loads[engine].try_acquire(now) {
+                None => SubmitError::Busy { limit: self.loads[engine].load(now).limit as usize },
+                Some(permit) => match self.engines[engine].submit(request.clone()) {
+                    Ok(stream) => return Ok((stream, engine, permit)),
+                    Err(error) => {
+                        if matches!(error, SubmitError::QueueFull { .. }) {
+                            permit.done(Outcome::Overloaded { retry_after: None }, now);
+                        }
+                        error
+                    }
                 },
+            };
+            // One that has stopped says less than one that is full.
+            if matches!(refused, None | Some(SubmitError::Stopped(_))) {
+                refused = Some(error);
             }
         }
         Err(refused.unwrap_or_else(|| SubmitError::Stopped("there is no engine".into())))
@@ -114,12 +151,13 @@ impl Replicas {
 }
 
 /// A request's events, whichever replica they come from. Dropping it cancels the request.
-#[derive(Debug)]
 pub struct ReplicaStream {
     replicas: Replicas,
     stream: TokenStream,
     /// Whose stream it is.
     engine: usize,
+    /// Its place there, and since when.
+    permit: Option<(Permit, Instant)>,
     request: GenerateRequest,
     /// Per choice its output so far; None when it has ended.
     generated: Vec<Option<Vec<TokenId>>>,
@@ -140,6 +178,10 @@ impl ReplicaStream {
                     }
                 }
                 Some(TokenEvent::Token { choice, token }) => {
+                    if let Some((permit, since)) = &mut self.permit {
+                        let now = Instant::now();
+                        permit.tell(Outcome::Ok { latency: now - *since }, now);
+                    }
                     self.generated[*choice as usize].iter_mut().for_each(|output| output.push(token.token));
                 }
                 Some(TokenEvent::Finished { choice, .. }) => self.generated[*choice as usize] = None,
@@ -157,6 +199,13 @@ impl ReplicaStream {
     pub fn cancel_choice(&mut self, choice: u32) {
         self.generated[choice as usize] = None;
         self.stream.cancel_choice(choice);
+    }
+
+    /// Nobody waits any longer; where no token has come, it was too much for the engine.
+    pub fn timed_out(&mut self) {
+        if let Some((permit, _)) = &mut self.permit {
+            permit.tell(Outcome::TimedOut, Instant::now());
+        }
     }
 
     /// Goes on at another replica, where this one's has stopped.
@@ -177,9 +226,9 @@ impl ReplicaStream {
             Arc::make_mut(&mut request.sampling).prompt_logprobs = None;
         }
         match self.replicas.take(&request) {
-            Ok((stream, engine)) => {
+            Ok((stream, engine, permit)) => {
                 tracing::warn!(request = request.id, engine, "a request goes on at another replica");
-                (self.stream, self.engine) = (stream, engine);
+                (self.stream, self.engine, self.permit) = (stream, engine, Some((permit, Instant::now())));
                 true
             }
             Err(error) => {

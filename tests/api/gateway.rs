@@ -4,11 +4,12 @@ use crate::sim::fake::{Fake, VOCAB, alone};
 use arc_swap::ArcSwap;
 use novastack::clock::Clock;
 use novastack::config::{Config, Model};
+use novastack::engine::handle::SubmitError;
 use novastack::engine::worker::{EngineConfig, spawn};
 use novastack::gateway::{
     self, Cors, GenerationDefaults, LocalModel, Registry, Replicas, Routing, ServerConfig,
 };
-use novastack::protocol::{SamplingParams, TokenId};
+use novastack::protocol::{GenerateRequest, SamplingParams, TokenEvent, TokenId};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,7 +70,7 @@ fn model(fakes: Vec<Fake>) -> LocalModel {
     let start = |fake: Fake| spawn(config.clone(), Box::new(fake), Clock::real()).expect("a thread").0;
     LocalModel {
         name: "m".into(),
-        engine: Replicas::new(fakes.into_iter().map(start).collect()),
+        engine: Replicas::new(fakes.into_iter().map(start).collect(), 32),
         tokenizer: None,
         template: Err("none".into()),
         defaults: GenerationDefaults::default(),
@@ -153,7 +154,7 @@ async fn a_replica_takes_over_what_another_has_begun() {
     let complete = async |seed: usize| {
         let body = json!({
             "model": "m", "prompt": prompts[seed], "seed": seed, "max_tokens": 30, "n": 2,
-            "ignore_eos": true, "return_token_ids": true, "stream": seed % 2 == 0,
+            "ignore_eos": true, "return_token_ids": true, "stream": seed.is_multiple_of(2),
         });
         let answer = client.post(format!("http://{address}/v1/completions")).json(&body).send().await;
         let text = answer.expect("an answer").text().await.expect("a whole answer");
@@ -192,4 +193,53 @@ async fn a_replica_takes_over_what_another_has_begun() {
     }
     stop.send(()).expect("it runs");
     assert!(matches!(task.await, Ok(Ok(gateway::DrainOutcome::Drained))));
+}
+
+/// Requests that get no token in their time lower what an engine is given at a time; answers raise it again.
+#[tokio::test]
+async fn an_engine_is_given_what_it_bears() {
+    let (open, gate) = std::sync::mpsc::channel();
+    let prompts = (0..64).map(|seed| (seed, vec![5, 6, 7])).collect();
+    let fake = Fake { prompts, gate: Some(gate), ..Fake::default() };
+    let config = EngineConfig {
+        name: "m".into(),
+        max_context: 64,
+        kv_blocks: 64,
+        max_running: 8,
+        max_queued: 24,
+        step_token_budget: 16,
+        vocab: VOCAB as usize,
+        cache_salt: 0,
+    };
+    let replicas = Replicas::new(vec![spawn(config, Box::new(fake), Clock::real()).expect("a thread").0], 32);
+    let request = |seed: u64| GenerateRequest {
+        id: seed.to_string(),
+        prompt: vec![5, 6, 7].into(),
+        choices: 1,
+        sampling: Arc::new(SamplingParams { seed, max_tokens: 2, ..SamplingParams::default() }),
+        cache_salt: 0,
+        priority: 0,
+        generated: Vec::new(),
+    };
+    let limit = || replicas.loads()[0].load(std::time::Instant::now()).limit;
+    assert_eq!(limit(), 32.0);
+    let mut streams: Vec<_> = (0..20).map(|seed| replicas.submit(request(seed)).expect("room")).collect();
+    streams.iter_mut().for_each(|stream| stream.timed_out());
+    let fallen = limit();
+    assert!((20.0..25.0).contains(&fallen), "by a quarter, once: {fallen}");
+    let refused = (20..40).find_map(|seed| match replicas.submit(request(seed)) {
+        Ok(stream) => {
+            streams.push(stream);
+            None
+        }
+        Err(error) => Some(error),
+    });
+    assert!(matches!(refused, Some(SubmitError::Busy { limit: 20..25 })), "{refused:?}");
+    // Let through, they are answered.
+    drop(open);
+    for mut stream in streams {
+        while stream.next().await.is_some_and(|event| !matches!(event, TokenEvent::Finished { .. })) {}
+    }
+    assert_eq!(replicas.loads()[0].load(std::time::Instant::now()).in_flight, 0);
+    assert!(replicas.submit(request(50)).is_ok());
 }
