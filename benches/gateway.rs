@@ -1,5 +1,7 @@
-//! `cargo bench --bench gateway -- [--seconds N] [--mock-port PORT] [--peer NAME=URL ...]`: what the gateway
-//! costs, beside a mock upstream asked directly and beside peers that the caller started in front of it.
+//! `cargo bench --bench gateway -- [--seconds N] [--mock-port PORT] [--peer NAME=URL ...] [--soak REQUESTS]`: what
+//! the gateway costs, beside a mock upstream asked directly and beside peers that the caller started in front of
+//! it. `--soak` measures memory instead: so many requests, and a fiftieth of that in streams that their callers
+//! leave in the middle.
 //!
 //! Mock, load and gateway share this machine. The gateway has keys, limits, routing rules, prices and usage
 //! records on. Each row is one kind of request by so many clients, each with one connection that is kept, for so
@@ -62,22 +64,24 @@ struct Options {
     seconds: f64,
     mock_port: u16,
     peers: Vec<(String, String)>,
+    soak: usize,
 }
 
 fn options() -> Result<Options, String> {
-    let mut options = Options { seconds: 5.0, mock_port: 0, peers: Vec::new() };
+    let mut options = Options { seconds: 5.0, mock_port: 0, peers: Vec::new(), soak: 0 };
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
     while let Some(name) = arguments.next() {
         let value = arguments.next().ok_or_else(|| format!("{name} needs a value"))?;
         match name.as_str() {
             "--seconds" => options.seconds = value.parse().map_err(|_| "--seconds needs a number")?,
             "--mock-port" => options.mock_port = value.parse().map_err(|_| "--mock-port needs a port")?,
+            "--soak" => options.soak = value.parse().map_err(|_| "--soak needs a number of requests")?,
             "--peer" => {
                 let (name, url) = value.split_once('=').ok_or("--peer needs NAME=URL")?;
                 let address = url.trim_start_matches("http://").trim_end_matches('/');
                 options.peers.push((name.to_owned(), address.to_owned()));
             }
-            _ => return Err(format!("{name} is not known: --seconds, --mock-port, --peer")),
+            _ => return Err(format!("{name} is not known: --seconds, --mock-port, --peer, --soak")),
         }
     }
     Ok(options)
@@ -96,6 +100,9 @@ async fn run(options: Options) -> Result<(), String> {
     tokio::spawn(serve_mock(listener));
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
     let gateway = Gateway::start(folder.path(), &mock)?;
+    if options.soak > 0 {
+        return soak(&gateway, options.soak).await;
+    }
     let mut targets =
         vec![("mock alone".to_owned(), mock.clone()), ("NovaStack".to_owned(), gateway.address.clone())];
     targets.extend(options.peers.iter().cloned());
@@ -134,6 +141,52 @@ async fn run(options: Options) -> Result<(), String> {
     println!("\nResident memory of the gateway afterwards: {} MB", gateway.resident_kib() / 1024);
     Ok(())
 }
+
+/// Resident memory while requests are answered and streams are left.
+async fn soak(gateway: &Gateway, requests: usize) -> Result<(), String> {
+    const ROUNDS: usize = 10;
+    const CLIENTS: usize = 16;
+    println!("| requests | streams left in the middle | resident MB |");
+    println!("| --- | --- | --- |");
+    println!("| 0 | 0 | {:.1} |", gateway.resident_kib() as f64 / 1024.0);
+    for round in 1..=ROUNDS {
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..CLIENTS {
+            let address = gateway.address.clone();
+            tasks.spawn(async move {
+                let connect = || async {
+                    TcpStream::connect(&address).await.map_err(|error| format!("{address}: {error}"))
+                };
+                let (mut stream, mut buffer) = (connect().await?, Vec::new());
+                let request = Kind::Plain.request("bench");
+                for at in 0..requests / ROUNDS / CLIENTS {
+                    stream.write_all(&request).await.map_err(|error| error.to_string())?;
+                    read_answer(&mut stream, &mut buffer)
+                        .await
+                        .map_err(|error| format!("{address}: {error}"))?;
+                    if at % 50 == 0 {
+                        let mut left = connect().await?;
+                        let request = Kind::Stream.request("bench");
+                        let request = String::from_utf8_lossy(&request).replace(r#""max_tokens":64"#, HALF);
+                        left.write_all(request.as_bytes()).await.map_err(|error| error.to_string())?;
+                        let mut some = [0; 600];
+                        left.read_exact(&mut some).await.map_err(|error| error.to_string())?;
+                    }
+                }
+                Ok::<_, String>(())
+            });
+        }
+        while let Some(done) = tasks.join_next().await {
+            done.map_err(|error| error.to_string())??;
+        }
+        let (sent, left) = (requests * round / ROUNDS, requests * round / ROUNDS / 50);
+        println!("| {sent} | {left} | {:.1} |", gateway.resident_kib() as f64 / 1024.0);
+    }
+    Ok(())
+}
+
+/// What makes the mock send half a stream, and wait.
+const HALF: &str = r#""max_tokens":63"#;
 
 /// `novastack serve` in front of the mock.
 struct Gateway {
@@ -290,6 +343,12 @@ async fn serve_mock(listener: TcpListener) {
                 let streams = body.windows(13).any(|bytes| bytes == br#""stream":true"#)
                     || body.windows(14).any(|bytes| bytes == br#""stream": true"#);
                 let answer = if streams { &streamed } else { &plain };
+                if body.windows(HALF.len()).any(|bytes| bytes == HALF.as_bytes()) {
+                    let _ = stream.write_all(&answer[..answer.len() / 2]).await;
+                    // Until the other side leaves.
+                    let _ = stream.read_u8().await;
+                    return;
+                }
                 if stream.write_all(answer).await.is_err() {
                     return;
                 }

@@ -111,6 +111,15 @@ def test_anthropic(by_anthropic, url, model):
     assert (final.stop_reason, final.usage.output_tokens) == ("max_tokens", 12)
 
 
+def test_tokens_are_counted(by_anthropic, url):
+    exact = said(url)["usage"]["prompt_tokens"]
+    # A model of the gateway's own, and one of an upstream with Anthropic's API.
+    for model in ["qwen3-235b", "claude-opus-4.7"]:
+        assert by_anthropic.messages.count_tokens(model=model, messages=MESSAGES).input_tokens == exact
+    # An estimate.
+    assert 0 < by_anthropic.messages.count_tokens(model="minimax-2.7", messages=MESSAGES).input_tokens < 3 * exact
+
+
 def test_system_prompts_and_history(by_anthropic, by_openai):
     history = [*MESSAGES, {"role": "assistant", "content": "It waits."}, {"role": "user", "content": "For what?"}]
     system = [{"type": "text", "text": "Be brief."}]
