@@ -162,7 +162,8 @@ fn totals_sql(condition: &str) -> String {
             FROM usage WHERE arm IS NOT NULL AND {condition}
         ), request AS (
             SELECT route, arm, count(*) AS attempts, max(is_completed) AS completed,
-                max(is_cancelled) AS cancelled, count(*) FILTER (WHERE outcome = 'failed') AS failures,
+                CASE WHEN max(is_completed) = 0 THEN max(is_cancelled) ELSE 0 END AS cancelled,
+                count(*) FILTER (WHERE outcome = 'failed') AS failures,
                 sum(input_tokens) AS input, sum(cached_tokens) AS cached, sum(output_tokens) AS output,
                 sum(cost) AS cost, min(unix_ms + ttft_ms) - min(unix_ms) AS ttft,
                 CASE WHEN max(is_completed) = 1 THEN max(unix_ms + latency_ms) - min(unix_ms) END AS latency

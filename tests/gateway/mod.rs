@@ -6,6 +6,7 @@ mod counts;
 mod faults;
 mod metrics;
 mod replicas;
+mod report;
 mod resume;
 mod trace;
 mod usage;

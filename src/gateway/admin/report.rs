@@ -11,7 +11,10 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 
 /// `GET /admin/report?route=NAME&from=...&to=...&format=json|csv`, and any dimension of usage as a filter.
-pub async fn report(State(state): State<AdminState>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
+pub async fn report(
+    State(state): State<AdminState>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
     let (query, format) = UsageParameters::read(query.as_deref().unwrap_or_default(), &["json", "csv"])?;
     if !query.group_by.is_empty() {
         let message = "a report is by route and arm: leave `group_by` out, or ask GET /admin/usage".into();
@@ -49,7 +52,8 @@ fn table(rows: &[ArmRow]) -> Vec<u8> {
     let line = |row: &ArmRow| {
         let scores = names.iter().flat_map(|name| {
             let score = row.scores.iter().find(|score| score.name == *name);
-            score_columns(score.unwrap_or(&none)).map(|(_, value)| if score.is_some() { value } else { Value::Null })
+            score_columns(score.unwrap_or(&none))
+                .map(|(_, value)| if score.is_some() { value } else { Value::Null })
         });
         columns(row).into_iter().map(|(_, value)| value).chain(scores).map(cell).collect()
     };
