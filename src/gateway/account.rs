@@ -39,6 +39,8 @@ pub struct Account {
     pub key: String,
     /// What chose the targets.
     pub route: String,
+    /// Which arm a split chose.
+    pub arm: Option<String>,
     /// As named by the caller.
     pub task: String,
     /// Of the body's `metadata`.
@@ -174,6 +176,7 @@ impl Account {
             attempt: number,
             key: self.key.clone(),
             route: self.route.clone(),
+            arm: self.arm.clone(),
             model: target.model.name.clone(),
             provider: provider.map(|hosted| hosted.upstream.name().to_owned()),
             task: self.task.clone(),

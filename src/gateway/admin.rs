@@ -1,14 +1,18 @@
-//! The admin API: what was used, and keys.
+//! The admin API: what was used, what became of it, and keys.
 //!
-//! `GET /admin/usage` adds up, `GET /admin/usage/export` streams records; `GET` and `POST
+//! `GET /admin/usage` adds up, `GET /admin/usage/export` streams records; `GET /admin/report` ([`report`])
+//! compares the arms of splits, `POST /admin/scores` scores anybody's request; `GET` and `POST
 //! /admin/keys` list and make keys, `POST` and `DELETE /admin/keys/{name}` change and revoke one. All
 //! of it needs the admin key, which is no key for models; without one configured it is off.
 //!
 //! [`router`] brings its own state and its own guard: it is merged beside what callers' keys guard.
 
+mod report;
+
 use super::auth::presented;
 use super::error::ApiError;
 use super::openai::fields::{BadField, Fields};
+use super::scores;
 use crate::config::Limits;
 use crate::store::export::{csv, spreadsheet_safe};
 use crate::store::{
@@ -48,6 +52,8 @@ pub fn router<S: Clone + Send + Sync + 'static>(state: AdminState) -> axum::Rout
     axum::Router::new()
         .route("/admin/usage", get(usage))
         .route("/admin/usage/export", get(export))
+        .route("/admin/report", get(report::report))
+        .route("/admin/scores", post(score))
         .route("/admin/keys", get(list).post(create))
         .route("/admin/keys/{name}", post(change).delete(revoke))
         .method_not_allowed_fallback(async |request: Request| {
@@ -72,7 +78,7 @@ fn may_pass(state: &AdminState, headers: &HeaderMap) -> Result<(), ApiError> {
 }
 
 /// The store waits for a disk: not on the async threads.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, ApiError> {
     match tokio::task::spawn_blocking(work).await {
@@ -127,6 +133,17 @@ async fn export(State(state): State<AdminState>, RawQuery(query): RawQuery) -> R
 
 fn into_io(error: ApiError) -> std::io::Error {
     std::io::Error::other(error.message)
+}
+
+/// `POST /admin/scores`: as `POST /v1/scores`, with the name of the key that has made the request.
+async fn score(State(state): State<AdminState>, request: Request) -> Result<Json<Value>, ApiError> {
+    let body = body(request).await?;
+    let fields = Fields::root(&body)?;
+    let key = fields.required_str("key", "the name of the request's key; empty: it has none")?.to_owned();
+    let (score, mut answer) = scores::read(&fields, &["key"])?;
+    answer["key"] = key.as_str().into();
+    scores::keep(state.store, key, score).await?;
+    Ok(Json(answer))
 }
 
 /// `GET /admin/keys`.
@@ -315,7 +332,7 @@ fn columns(totals: &Totals) -> [(&'static str, Value); 13] {
     ]
 }
 
-/// Reads the query of both usage endpoints.
+/// Reads the query of the usage endpoints and of the report.
 struct UsageParameters;
 
 impl UsageParameters {

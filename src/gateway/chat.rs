@@ -75,6 +75,7 @@ async fn answer(
     let plan = Arc::new(routing.plan(&name, &asked)?);
     let first = plan.targets.first().map(|it| &**it);
     let account = app.account(&context, plan.route.clone(), first, &asked).await?;
+    let account = Account { arm: plan.arm.clone(), ..account };
     route::strip(&mut body);
     let attempts = AtomicU32::new(0);
     let seed = OnceLock::new();
@@ -108,6 +109,7 @@ async fn answer(
     };
     tell("x-novastack-model", name.clone());
     tell("x-novastack-route", plan.route.clone());
+    plan.arm.iter().for_each(|arm| tell("x-novastack-arm", arm.clone()));
     tell("x-novastack-attempts", attempts.to_string());
     insert_limits(&mut response, &chat.account.bill.states(), dialect);
     Ok(response)

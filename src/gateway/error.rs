@@ -221,6 +221,12 @@ impl ApiError {
         Self::invalid(StatusCode::UNAUTHORIZED, Some("invalid_admin_key"), message.into())
     }
 
+    /// 404: nothing is kept here.
+    pub fn no_store() -> Self {
+        let message = "this server keeps no scores: set `server.store` in novastack.yaml";
+        Self::invalid(StatusCode::NOT_FOUND, Some("no_store"), message.into())
+    }
+
     /// 400: a parameter of the URL's query.
     pub fn bad_query(param: &str, message: String) -> Self {
         Self::invalid(StatusCode::BAD_REQUEST, Some("invalid_value"), message).at(param)
@@ -367,6 +373,12 @@ impl From<StoreError> for ApiError {
             StoreError::Revoked(_) => Self::invalid(StatusCode::CONFLICT, Some("key_revoked"), message),
             StoreError::NoSuchKey { .. } => {
                 Self::invalid(StatusCode::NOT_FOUND, Some("key_not_found"), message)
+            }
+            StoreError::NoSuchRequest(_) => {
+                Self::invalid(StatusCode::NOT_FOUND, Some("request_not_found"), message).at("request_id")
+            }
+            StoreError::TooManyScores(_) => {
+                Self::invalid(StatusCode::BAD_REQUEST, Some("too_many_scores"), message).at("name")
             }
         }
     }

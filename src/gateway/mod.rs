@@ -5,6 +5,7 @@
 //! [`error`] is the only map from errors to HTTP; [`registry`] says which models are loaded; [`usage`]
 //! knows costs, [`account`] records them and keeps to the limits that [`limit`] counts,
 //! [`adaptive`] finds out what an upstream bears; [`metrics`] counts; [`admin`] shows usage and makes keys;
+//! [`scores`] takes what callers think of answers;
 //! [`observe`] tells of each request: by a span ([`trace`]) and a line ([`access_log`]).
 //!
 //! Invariants: nothing here outlives its request (dropping a response drops its token stream,
@@ -32,6 +33,7 @@ pub mod registry;
 pub mod remote;
 pub mod replicas;
 pub mod route;
+pub mod scores;
 pub mod server;
 pub mod sse;
 pub mod trace;

@@ -8,6 +8,10 @@
 //! `reasoning` where reasoning is asked for, `long_document_qa` from 32,000 tokens on, else `chat`.
 //! A prompt's tokens are estimated from its bytes ([`BYTES_PER_TOKEN`]).
 //!
+//! A split's arm is chosen for the request, not for the attempt: whatever its targets come to, fallbacks
+//! included, counts for the arm. Only splits on the way to the first target say which; of one within
+//! another, the outer arm comes first (`outer/inner`).
+//!
 //! Deliberately absent: trying ([`super::fallback`]), limits.
 
 use super::adaptive::AdaptiveLimiter;
@@ -88,6 +92,8 @@ pub struct Hosted {
 pub struct Plan {
     /// What chose: a name, `auto:LINE`, `auto`.
     pub route: String,
+    /// Which arm a split chose: the names that it led to, joined by `/`. None: no split did.
+    pub arm: Option<String>,
     /// In order, each once; at least one.
     pub targets: Vec<Arc<Target>>,
 }
@@ -215,7 +221,7 @@ impl Routing {
     pub fn plan(&self, name: &str, asked: &Asked<'_>) -> Result<Plan, ApiError> {
         self.check_allowed(name, asked.tenant)?;
         let name = self.config.aliases.get(name).map_or(name, String::as_str);
-        let mut request = Request { routing: self, asked, facts: None };
+        let mut request = Request { routing: self, asked, facts: None, arm: None, splits: 0 };
         let mut names = Vec::new();
         let mut route = name.to_owned();
         if name == AUTO && !self.config.routes.is_empty() {
@@ -235,7 +241,8 @@ impl Routing {
         }
         let mut seen = std::collections::HashSet::new();
         let targets = names.iter().filter(|name| seen.insert(name.as_str()));
-        Ok(Plan { route, targets: targets.filter_map(|name| self.targets.get(name).cloned()).collect() })
+        let targets = targets.filter_map(|name| self.targets.get(name).cloned()).collect();
+        Ok(Plan { route, arm: request.arm, targets })
     }
 
     /// Whether a name leaves a choice of models.
@@ -264,12 +271,15 @@ struct Request<'a> {
     routing: &'a Routing,
     asked: &'a Asked<'a>,
     facts: Option<Facts>,
+    arm: Option<String>,
+    /// Splits that were asked so far.
+    splits: u32,
 }
 
 impl Request<'_> {
     /// What rules may ask about; found out once, where some rule is asked.
     fn facts(&mut self, name: &str) -> &Facts {
-        let Self { routing, asked, facts } = self;
+        let Self { routing, asked, facts, .. } = self;
         facts.get_or_insert_with(|| facts_of(name, asked, &routing.config.header_names()))
     }
 
@@ -294,6 +304,12 @@ impl Request<'_> {
             Choice::Chain(chain) => chain.iter().try_for_each(|name| self.name(name, names, depth)),
             Choice::Split(arms) => {
                 let arm = self.arm(arms).to_owned();
+                self.splits += 1;
+                // Else the split is only asked when something before it has failed.
+                if names.is_empty() {
+                    let outer = self.arm.take().map(|outer| outer + "/");
+                    self.arm = Some(outer.unwrap_or_default() + &arm);
+                }
                 self.name(&arm, names, depth)
             }
             Choice::Cheapest(candidates) => {
@@ -352,11 +368,16 @@ impl Request<'_> {
                 .and_then(|messages| messages.iter().find(|message| message["role"] == "user"))
                 .map(Value::to_string)
         };
-        let digest = match key {
-            Some(key) => Sha256::digest(key.as_bytes()),
-            None => Sha256::digest(first().unwrap_or_default()),
+        let mut digest = match key {
+            Some(key) => Sha256::new_with_prefix(key.as_bytes()),
+            None => Sha256::new_with_prefix(first().unwrap_or_default()),
         };
-        let draw = u64::from_le_bytes(digest[..8].try_into().expect("a digest has 32 bytes"));
+        if self.splits > 0 {
+            // Else one within another would always draw what the outer one drew.
+            digest.update(self.splits.to_le_bytes());
+        }
+        let draw = digest.finalize();
+        let draw = u64::from_le_bytes(draw[..8].try_into().expect("a digest has 32 bytes"));
         let total: u64 = arms.iter().map(|(_, weight)| u64::from(*weight)).sum();
         let mut at = draw % total.max(1);
         for (name, weight) in arms {

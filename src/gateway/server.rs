@@ -23,9 +23,10 @@ use super::observe::{self, Observed, Observers, Peer};
 use super::openai::{completions, models, tokenize};
 use super::registry::{LocalModel, ModelState, Registry};
 use super::route::{self, Asked, Routing, Target};
+use super::scores;
 use crate::config::Limits;
 use crate::engine::handle::SubmitError;
-use crate::store::Store;
+use crate::store::{Store, now_unix_ms};
 use arc_swap::ArcSwap;
 use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, FromRequest, MatchedPath, Request, State};
@@ -61,6 +62,8 @@ pub(super) const REQUEST_ID: &str = "x-request-id";
 /// Where Anthropic's dialect is spoken.
 const MESSAGES: &str = "/v1/messages";
 const COUNT_TOKENS: &str = "/v1/messages/count_tokens";
+/// Under it everything is.
+const ANTHROPIC: &str = "/anthropic/";
 
 /// How to serve.
 #[derive(Clone)]
@@ -267,6 +270,7 @@ impl App {
             request_id: context.id.clone(),
             key: tenant.name.clone(),
             route,
+            arm: None,
             task: route::named("task", asked).unwrap_or_default().into_owned(),
             tags: Account::tags(asked.body),
             input_estimate: asked.counts.estimate,
@@ -452,6 +456,7 @@ fn router(app: Arc<App>) -> io::Result<axum::Router> {
             .route(MESSAGES, post(chat::messages))
             .route(COUNT_TOKENS, post(count_tokens))
             .route("/v1/completions", post(completions::create))
+            .route("/v1/scores", post(scores::create))
             .route("/v1/models", get(models::list))
             .route("/v1/models/{*id}", get(models::get))
             .route("/tokenize", post(tokenize::tokenize))
@@ -464,6 +469,7 @@ fn router(app: Arc<App>) -> io::Result<axum::Router> {
         .route(&format!("/to/{{name}}{COUNT_TOKENS}"), post(count_tokens))
         .route(&format!("/anthropic{MESSAGES}"), post(chat::messages))
         .route(&format!("/anthropic{COUNT_TOKENS}"), post(count_tokens))
+        .route("/anthropic/v1/scores", post(scores::create))
         .route("/health", get(health))
         .route("/metrics", get(scrape))
         .fallback(async |request: Request| {
@@ -493,7 +499,7 @@ async fn enter(State(app): State<Arc<App>>, mut request: Request, next: Next) ->
     let given = request.headers().get(REQUEST_ID).and_then(|value| value.to_str().ok());
     let id = match given {
         Some(id) if is_sane_id(id) => id.to_owned(),
-        _ => uuid::Uuid::new_v4().to_string(),
+        _ => new_id(),
     };
     // Before the phase is read: a request either sees the drain or is waited for.
     let in_flight = app.begin();
@@ -503,7 +509,8 @@ async fn enter(State(app): State<Arc<App>>, mut request: Request, next: Next) ->
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
     let path = request.uri().path();
-    let is_anthropic = path.ends_with(MESSAGES) || path.ends_with(COUNT_TOKENS);
+    let is_anthropic = [MESSAGES, COUNT_TOKENS].iter().any(|end| path.ends_with(end));
+    let is_anthropic = is_anthropic || path.starts_with(ANTHROPIC);
     let dialect = if is_anthropic { Dialect::Anthropic } else { Dialect::OpenAi };
     let draining = app.is_draining() && !OPEN_WHILE_DRAINING.contains(&path);
     let mut response = match app.routing.load().keys().check(path, request.headers(), app.store.as_deref()) {
@@ -549,6 +556,14 @@ pub fn insert_limits(response: &mut Response, states: &States, dialect: Dialect)
             response.headers_mut().insert(name, value);
         }
     }
+}
+
+/// Begins with the time (UUID version 7), so that the store's index of ids grows at its end.
+fn new_id() -> String {
+    let random = uuid::Uuid::new_v4().into_bytes();
+    // Not those two of the sixteen that say which version it is.
+    let random = std::array::from_fn(|at| if at < 6 { random[at] } else { random[at + 4] });
+    uuid::Builder::from_unix_timestamp_millis(now_unix_ms(), &random).into_uuid().to_string()
 }
 
 /// Visible ASCII and not too long: fit to be logged and echoed.

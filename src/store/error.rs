@@ -36,6 +36,12 @@ pub enum StoreError {
     /// The key is revoked, for good.
     #[error("the key `{0}` is revoked; make another with another name")]
     Revoked(String),
+    /// The key has made no request of this id, as far as records are written.
+    #[error("this key has made no request `{0}`; the id of a request is its answer's `x-request-id`")]
+    NoSuchRequest(String),
+    /// A request that has so many scores under other names.
+    #[error("the request has {0} scores already; post one of their names to replace it")]
+    TooManyScores(u64),
     /// A question with too long an answer.
     #[error(
         "the answer has more than {0} groups: group by less, or give a filter or a shorter range of time"

@@ -13,7 +13,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 /// Records of a page: about half a megabyte.
 const PAGE: usize = 1000;
-const COLUMNS: [&str; 18] = [
+// More may come, at the end.
+const COLUMNS: [&str; 19] = [
     "time",
     "request_id",
     "attempt",
@@ -32,6 +33,7 @@ const COLUMNS: [&str; 18] = [
     "outcome",
     "status",
     "tags",
+    "arm",
 ];
 
 /// Records in the order in which they were written, up to the last one when reading began.
@@ -63,7 +65,7 @@ impl Records {
             let sql = format!(
                 "SELECT id, unix_ms, request_id, attempt, usage.key, route, model, provider, task, \
                  input_tokens, cached_tokens, output_tokens, estimated, cost, latency_ms, ttft_ms, outcome, \
-                 status, tags FROM usage WHERE id > $1 AND id <= $2 AND {condition} ORDER BY id LIMIT {PAGE}"
+                 status, tags, arm FROM usage WHERE id > $1 AND id <= $2 AND {condition} ORDER BY id LIMIT {PAGE}"
             );
             let rows = connection.read(&sql, &parameters);
             let records = rows.and_then(|rows| {
@@ -106,6 +108,7 @@ fn record(row: &Row) -> Result<UsageRecord, String> {
             .into_iter()
             .filter_map(|(name, value): (String, serde_json::Value)| Some((name, value.as_str()?.to_owned())))
             .collect(),
+        arm: row.get(19)?,
     })
 }
 
@@ -157,6 +160,7 @@ fn csv_fields(record: &UsageRecord) -> [String; COLUMNS.len()] {
         record.outcome.as_str().to_owned(),
         record.status.to_string(),
         tags(record).to_string(),
+        spreadsheet_safe(record.arm.as_deref().unwrap_or_default()),
     ]
 }
 
@@ -180,6 +184,7 @@ fn json(record: &UsageRecord) -> String {
         "outcome": record.outcome.as_str(),
         "status": record.status,
         "tags": tags(record),
+        "arm": record.arm,
     })
     .to_string()
 }

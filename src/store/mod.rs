@@ -3,7 +3,8 @@
 //! with PostgreSQL, servers on several machines).
 //!
 //! [`record`] is the record; [`writer`] takes records off the request's path; [`usage`] adds them up
-//! and [`export`] reads them back; [`keys`] makes and finds keys. Their SQL is for both databases;
+//! and [`export`] reads them back; [`scores`] are what callers think of answers, [`report`] compares the
+//! arms of splits; [`keys`] makes and finds keys. Their SQL is for both databases;
 //! [`database`] is what they ask of one, [`sqlite`] and [`postgres`] are the two.
 //!
 //! Invariants: recording never waits for a disk or a server; what is not written is counted; a record
@@ -19,6 +20,8 @@ pub mod export;
 pub mod keys;
 mod postgres;
 pub mod record;
+pub mod report;
+pub mod scores;
 mod sqlite;
 pub mod usage;
 mod writer;
@@ -27,6 +30,8 @@ pub use error::StoreError;
 pub use export::{ExportFormat, Records};
 pub use keys::{Key, KeySettings, KeyTable, Refusal};
 pub use record::{Outcome, UsageRecord};
+pub use report::{ArmRow, ScoreTotals, Spread};
+pub use scores::Score;
 pub use usage::{Dimension, Filter, Totals, UsageQuery, UsageRow};
 pub use writer::Recorder;
 

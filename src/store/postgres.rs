@@ -51,7 +51,7 @@ const SERVER_VERSION_MIN: i32 = 13;
 /// Of the lock under which schemas are brought up to date: "NovaStac".
 const SCHEMA_LOCK: i64 = 0x4e6f_7661_5374_6163;
 /// Each brings the schema from the version that is its index to the next. Never changed, only added to.
-const MIGRATIONS: [&str; 1] = [include_str!("postgres.sql")];
+const MIGRATIONS: [&str; 2] = [include_str!("postgres.sql"), include_str!("postgres_2.sql")];
 
 const DIALECT: Dialect = Dialect {
     // Whatever the server's default is: a transaction that waited for a lock sees what it waited for.
@@ -70,17 +70,17 @@ const ADD_USAGE: &str = "
         RETURNING number
     ), added AS (
         INSERT INTO usage (unix_ms, request_id, attempt, key, route, model, provider, task, input_tokens,
-            cached_tokens, output_tokens, estimated, cost, latency_ms, ttft_ms, outcome, status, tags)
+            cached_tokens, output_tokens, estimated, cost, latency_ms, ttft_ms, outcome, status, tags, arm)
         SELECT unix_ms, request_id, attempt, key, route, model, provider, task, input_tokens,
-            cached_tokens, output_tokens, estimated, cost, latency_ms, ttft_ms, outcome, status, tags
-        FROM batch, unnest($3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)
-            WITH ORDINALITY AS record (unix_ms, request_id, attempt, key, route, model, provider, task,
+            cached_tokens, output_tokens, estimated, cost, latency_ms, ttft_ms, outcome, status, tags, arm
+        FROM batch, unnest($3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20,
+            $21) WITH ORDINALITY AS record (unix_ms, request_id, attempt, key, route, model, provider, task,
             input_tokens, cached_tokens, output_tokens, estimated, cost, latency_ms, ttft_ms, outcome, status,
-            tags, line)
+            tags, arm, line)
         ORDER BY line
     )
     INSERT INTO spent (key, dollars)
-    SELECT charge.key, charge.dollars FROM batch, unnest($21, $22) AS charge (key, dollars)
+    SELECT charge.key, charge.dollars FROM batch, unnest($22, $23) AS charge (key, dollars)
     ORDER BY charge.key
     ON CONFLICT (key) DO UPDATE SET dollars = spent.dollars + excluded.dollars";
 
@@ -276,15 +276,17 @@ impl Connection for Session {
             let column: Vec<i64> = records.iter().map(|record| number(record) as i64).collect();
             (Box::new(column), Type::INT8_ARRAY)
         };
-        let providers: Vec<Option<String>> =
-            records.iter().map(|record| record.provider.as_deref().map(storable)).collect();
+        let options = |text: fn(&UsageRecord) -> Option<&str>| -> Parameter {
+            let column: Vec<Option<String>> = records.iter().map(|it| text(it).map(storable)).collect();
+            (Box::new(column), Type::TEXT_ARRAY)
+        };
         let estimated: Vec<bool> = records.iter().map(|record| record.estimated).collect();
         let costs: Vec<f64> = records.iter().map(|record| record.cost).collect();
         let ttfts: Vec<Option<i64>> = records.iter().map(|it| it.ttft_ms.map(|ms| ms as i64)).collect();
         let tags: Vec<String> = records.iter().map(|record| tags_text(record, storable)).collect();
         let (keys, dollars): (Vec<String>, Vec<f64>) =
             charges(records).into_iter().map(|(key, dollars)| (storable(key), dollars)).unzip();
-        let parameters: [Parameter; 22] = [
+        let parameters: [Parameter; 23] = [
             (Box::new(self.writer.to_string()), Type::TEXT),
             (Box::new(batch as i64), Type::INT8),
             numbers(|it| it.unix_ms),
@@ -293,7 +295,7 @@ impl Connection for Session {
             texts(|it| &it.key),
             texts(|it| &it.route),
             texts(|it| &it.model),
-            (Box::new(providers), Type::TEXT_ARRAY),
+            options(|it| it.provider.as_deref()),
             texts(|it| &it.task),
             numbers(|it| it.input_tokens),
             numbers(|it| it.cached_tokens),
@@ -305,6 +307,7 @@ impl Connection for Session {
             texts(|it| it.outcome.as_str()),
             numbers(|it| it.status.into()),
             (Box::new(tags), Type::TEXT_ARRAY),
+            options(|it| it.arm.as_deref()),
             (Box::new(keys), Type::TEXT_ARRAY),
             (Box::new(dollars), Type::FLOAT8_ARRAY),
         ];

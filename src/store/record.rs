@@ -24,6 +24,8 @@ pub struct UsageRecord {
     pub key: String,
     /// What chose the model: a name, `auto:LINE`.
     pub route: String,
+    /// Which arm a split on the way chose; one within another follows it after a `/`. None: no split did.
+    pub arm: Option<String>,
     /// The model.
     pub model: String,
     /// Who served it; None: this process.

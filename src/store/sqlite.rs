@@ -21,11 +21,11 @@ const BUSY_STEP: Duration = Duration::from_millis(20);
 /// Marks the file as ours: "Nova".
 const APPLICATION_ID: i32 = 0x4e6f_7661;
 /// Each brings the schema from the version that is its index to the next. Never changed, only added to.
-const MIGRATIONS: [&str; 1] = [include_str!("sqlite.sql")];
+const MIGRATIONS: [&str; 2] = [include_str!("sqlite.sql"), include_str!("sqlite_2.sql")];
 
 const INSERT: &str = "INSERT INTO usage (unix_ms, request_id, attempt, key, route, model, provider, task, \
-     input_tokens, cached_tokens, output_tokens, estimated, cost, latency_ms, ttft_ms, outcome, status, tags) \
-     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+     input_tokens, cached_tokens, output_tokens, estimated, cost, latency_ms, ttft_ms, outcome, status, tags, \
+     arm) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 const SPEND: &str = "INSERT INTO spent (key, dollars) VALUES (?, ?) \
      ON CONFLICT (key) DO UPDATE SET dollars = dollars + excluded.dollars";
 
@@ -216,6 +216,7 @@ fn insert(connection: &mut Connection, records: &[UsageRecord]) -> rusqlite::Res
                 record.outcome.as_str(),
                 record.status,
                 tags_text(record, str::to_owned),
+                record.arm,
             ])?;
         }
         let mut spend = transaction.prepare_cached(SPEND)?;

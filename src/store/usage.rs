@@ -22,6 +22,8 @@ pub enum Dimension {
     Model,
     /// What chose the model.
     Route,
+    /// The arm that a split chose; None where none did.
+    Arm,
     /// The task.
     Task,
     /// The day, in UTC: `2026-01-31`.
@@ -41,6 +43,7 @@ impl Dimension {
             "key" => Self::Key,
             "model" => Self::Model,
             "route" => Self::Route,
+            "arm" => Self::Arm,
             "task" => Self::Task,
             "day" => Self::Day,
             "provider" => Self::Provider,
@@ -50,8 +53,8 @@ impl Dimension {
                 _ => {
                     let text = text.escape_debug();
                     return Err(format!(
-                        "`{text}` is nothing to group or filter by; there are key, model, route, task, day, \
-                         provider, outcome and tag:NAME"
+                        "`{text}` is nothing to group or filter by; there are key, model, route, arm, task, \
+                         day, provider, outcome and tag:NAME"
                     ));
                 }
             },
@@ -64,6 +67,7 @@ impl Dimension {
             Self::Key => "key".into(),
             Self::Model => "model".into(),
             Self::Route => "route".into(),
+            Self::Arm => "arm".into(),
             Self::Task => "task".into(),
             Self::Day => "day".into(),
             Self::Provider => "provider".into(),
@@ -78,6 +82,7 @@ impl Dimension {
             Self::Key => "usage.key",
             Self::Model => "model",
             Self::Route => "route",
+            Self::Arm => "arm",
             Self::Task => "task",
             Self::Day => dialect.day,
             Self::Provider => "provider",

@@ -296,8 +296,8 @@ fn bound(record: &mut UsageRecord) {
         *count = (*count).min(COUNT_MAX);
     }
     record.tags.truncate(TAGS_MAX);
-    let UsageRecord { request_id, key, route, model, provider, task, tags, .. } = record;
-    let texts = [request_id, key, route, model, task].into_iter().chain(provider);
+    let UsageRecord { request_id, key, route, arm, model, provider, task, tags, .. } = record;
+    let texts = [request_id, key, route, model, task].into_iter().chain(provider).chain(arm);
     for text in texts.chain(tags.iter_mut().flat_map(|(name, value)| [name, value])) {
         let end = (0..=TEXT_BYTES_MAX.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
         text.truncate(end.unwrap_or(0));

@@ -7,6 +7,7 @@ mod faults;
 mod metrics;
 mod providers;
 mod replicas;
+mod report;
 mod resume;
 mod shared;
 mod trace;

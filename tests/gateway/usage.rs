@@ -6,15 +6,15 @@ use crate::support::upstream::{Act, USAGE, Upstream, answer, openai_stream, stre
 use serde_json::{Value, json};
 use std::time::Duration;
 
-const STORE: &str = "server: { store: sqlite:usage.db, admin_key_env: TEST_ADMIN_KEY }\n";
+pub const STORE: &str = "server: { store: sqlite:usage.db, admin_key_env: TEST_ADMIN_KEY }\n";
 
 /// The same with a place in PostgreSQL.
-fn in_postgres(place: &Place) -> String {
+pub fn in_postgres(place: &Place) -> String {
     STORE.replace("sqlite:usage.db", &format!("\"{}\"", place.url))
 }
 
 impl Gateway {
-    async fn admin(&self, method: reqwest::Method, path: &str, body: Option<Value>) -> Value {
+    pub async fn admin(&self, method: reqwest::Method, path: &str, body: Option<Value>) -> Value {
         let url = format!("{}{path}", self.server.url);
         let mut request = crate::support::client().request(method, url).bearer_auth("admin-key");
         if let Some(body) = body {
@@ -24,7 +24,7 @@ impl Gateway {
     }
 
     /// Totals by outcome, once nothing changes any more.
-    async fn usage(&self, by: &str) -> Vec<Value> {
+    pub async fn usage(&self, by: &str) -> Vec<Value> {
         let mut last = Value::Null;
         for _ in 0..50 {
             tokio::time::sleep(Duration::from_millis(400)).await;

@@ -29,6 +29,7 @@ on_each_store_async!(
     keys_are_made_changed_and_revoked,
     usage_is_grouped_and_filtered,
     exports_are_streamed_whole,
+    arms_are_compared,
 );
 
 const ADMIN: &str = "the-admin-key";
@@ -77,7 +78,7 @@ impl Api {
 async fn only_the_admin_key_opens_it(place: &Place) {
     let api = Api::start(place, Some(ADMIN)).await;
     let (_, secret) = api.store.create_key("alice", Default::default()).expect("a key");
-    for path in ["/admin/usage", "/admin/usage/export", "/admin/keys", "/admin/keys/alice"] {
+    for path in ["/admin/usage", "/admin/usage/export", "/admin/report", "/admin/keys", "/admin/keys/alice"] {
         for key in ["", "wrong", &secret] {
             let (status, text) = api.ask(Method::GET, path, key, None).await;
             assert_eq!(status, 401, "{path} {key}");
@@ -205,4 +206,71 @@ async fn exports_are_streamed_whole(place: &Place) {
     assert!(none.starts_with("time,") && none.lines().count() == 1, "{none}");
     let (status, error) = api.get("/admin/usage/export?group_by=key").await;
     assert_eq!((status, &error["error"]["param"]), (400, &"group_by".into()));
+}
+
+async fn arms_are_compared(place: &Place) {
+    let api = Api::start(place, Some(ADMIN)).await;
+    let (status, table) = api.ask(Method::GET, "/admin/report?format=csv", ADMIN, None).await;
+    assert!(
+        status == 200 && table.starts_with("route,arm,requests,") && table.lines().count() == 1,
+        "{table}"
+    );
+    let arm =
+        |number: u64, arm: &str| UsageRecord { arm: Some(arm.into()), route: "ab".into(), ..record(number) };
+    let failed = UsageRecord { outcome: Outcome::Failed, ttft_ms: None, ..arm(4, "=b") };
+    let again = UsageRecord { attempt: 2, unix_ms: record(0).unix_ms + 500, ..arm(4, "=b") };
+    api.record([arm(1, "a"), arm(2, "a"), arm(3, "=b"), failed, again, record(5)]);
+    let score = async |id: &str, key: &str, name: &str, value: f64| {
+        let body = json!({ "request_id": id, "key": key, "name": name, "value": value, "comment": "so" });
+        api.json(Method::POST, "/admin/scores", Some(body)).await
+    };
+    let (status, answer) = score("r1", "alice", "thumbs", 0.5).await;
+    assert_eq!(
+        (status, answer),
+        (200, json!({ "request_id": "r1", "key": "alice", "name": "thumbs", "value": 0.5, "comment": "so" }))
+    );
+    assert_eq!(score("r2", "alice", "thumbs", 1.0).await.0, 200);
+    assert_eq!(score("r3", "alice", "stars", 4.0).await.0, 200);
+    let (status, error) = score("r1", "bob", "thumbs", 1.0).await;
+    assert_eq!((status, &error["error"]["code"]), (404, &"request_not_found".into()));
+    let no_key = json!({ "request_id": "r1", "name": "thumbs", "value": 1 });
+    let (status, error) = api.json(Method::POST, "/admin/scores", Some(no_key)).await;
+    assert_eq!((status, &error["error"]["param"]), (400, &"key".into()), "{error}");
+
+    let (status, report) = api.get("/admin/report?route=ab&from=2026-01-01&to=2026-01-02").await;
+    assert_eq!((status, &report["lost_records"]), (200, &0.into()), "{report}");
+    let rows = report["rows"].as_array().expect("rows");
+    let b = json!({
+        "route": "ab", "arm": "=b", "requests": 2, "completed": 2, "cancelled": 0, "failed": 0, "error_rate": 0.0,
+        "attempts": 3, "failed_attempts": 1, "input_tokens": 30, "cached_tokens": 12, "output_tokens": 9,
+        "cost": 0.75, "cost_mean": 0.375,
+        // The second one: from its first attempt, 4 ms after the hour, to the end of the other.
+        "latency_ms_mean": 368.0, "latency_ms_p50": 120, "latency_ms_p95": 616,
+        "ttft_ms_mean": 268.0, "ttft_ms_p50": 20, "ttft_ms_p95": 516,
+        "scores": { "stars": { "count": 1, "mean": 4.0, "standard_error": null } },
+    });
+    assert_eq!(rows[0], b);
+    assert_eq!(
+        (rows.len(), &rows[1]["arm"], &rows[1]["scores"]),
+        (2, &"a".into(), &json!({ "thumbs": { "count": 2, "mean": 0.75, "standard_error": 0.25 } }))
+    );
+    let (_, table) = api.ask(Method::GET, "/admin/report?format=csv", ADMIN, None).await;
+    assert_eq!(
+        table,
+        "route,arm,requests,completed,cancelled,failed,error_rate,attempts,failed_attempts,input_tokens,\
+         cached_tokens,output_tokens,cost,cost_mean,latency_ms_mean,latency_ms_p50,latency_ms_p95,ttft_ms_mean,\
+         ttft_ms_p50,ttft_ms_p95,score:stars:count,score:stars:mean,score:stars:standard_error,\
+         score:thumbs:count,score:thumbs:mean,score:thumbs:standard_error\r\n\
+         ab,'=b,2,2,0,0,0.0,3,1,30,12,9,0.75,0.375,368.0,120,616,268.0,20,516,1,4.0,,,,\r\n\
+         ab,a,2,2,0,0,0.0,2,0,20,8,6,0.5,0.25,120.0,120,120,20.0,20,20,,,,2,0.75,0.25\r\n"
+    );
+    let (_, none) = api.get("/admin/report?route=other").await;
+    assert_eq!(none["rows"], json!([]));
+    for (query, param) in [("group_by=arm", "group_by"), ("colour=red", "colour"), ("format=jsonl", "format")]
+    {
+        let (status, error) = api.get(&format!("/admin/report?{query}")).await;
+        assert_eq!((status, &error["error"]["param"]), (400, &param.into()), "{error}");
+    }
+    let (_, by_arm) = api.get("/admin/usage?group_by=arm&arm=a").await;
+    assert_eq!((&by_arm["rows"][0]["arm"], &by_arm["rows"][0]["requests"]), (&"a".into(), &2.into()));
 }

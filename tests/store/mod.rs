@@ -22,6 +22,8 @@ mod files;
 mod keys;
 pub mod place;
 mod postgres;
+mod report;
+mod scores;
 mod totals;
 mod writer;
 
@@ -37,6 +39,7 @@ fn record(number: u64) -> UsageRecord {
         attempt: 1,
         key: "alice".into(),
         route: "auto:12".into(),
+        arm: None,
         model: "small".into(),
         provider: Some("spare".into()),
         task: "chat".into(),

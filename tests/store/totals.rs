@@ -21,6 +21,7 @@ fn dimension_of(dimension: &Dimension, it: &UsageRecord) -> Option<String> {
         Dimension::Key => Some(it.key.clone()),
         Dimension::Model => Some(it.model.clone()),
         Dimension::Route => Some(it.route.clone()),
+        Dimension::Arm => it.arm.clone(),
         Dimension::Task => Some(it.task.clone()),
         Dimension::Day => Some(format!("1970-01-0{}", 1 + it.unix_ms / DAY_MS)),
         Dimension::Provider => it.provider.clone(),
@@ -69,12 +70,13 @@ fn any_record() -> impl Strategy<Value = UsageRecord> {
         word(&["", "chat"]),
         prop::option::of(word(&["spare", "main"])),
         prop::option::of(word(&["a", "b", ""])),
+        prop::option::of(word(&["small", "large/b"])),
     );
     let numbers = (0..5 * DAY_MS, 0..30u32, 1..4u32, 0..5000u64, 0..500u64, 0..2000u64, any::<bool>());
     let outcome = prop::sample::select(vec![Outcome::Completed, Outcome::Cancelled, Outcome::Failed]);
     let rest = (0..80u32, 0..40u64, prop::option::of(0..40u64), outcome);
     (names, numbers, rest).prop_map(|(names, numbers, (cost, latency_ms, ttft_ms, outcome))| {
-        let (key, model, route, task, provider, tag) = names;
+        let (key, model, route, task, provider, tag, arm) = names;
         let (unix_ms, request, attempt, input_tokens, cached_tokens, output_tokens, estimated) = numbers;
         UsageRecord {
             unix_ms,
@@ -82,6 +84,7 @@ fn any_record() -> impl Strategy<Value = UsageRecord> {
             attempt,
             key,
             route,
+            arm,
             model,
             provider,
             task,
@@ -105,6 +108,7 @@ fn any_dimension() -> impl Strategy<Value = Dimension> {
         Dimension::Key,
         Dimension::Model,
         Dimension::Route,
+        Dimension::Arm,
         Dimension::Task,
         Dimension::Day,
         Dimension::Provider,
@@ -180,6 +184,7 @@ fn exports_are_what_their_formats_say(place: &Place) {
             task: "=HYPERLINK(\"http://x\")".into(),
             model: "@sum".into(),
             provider: None,
+            arm: Some("-large/b".into()),
             ttft_ms: None,
             cost: 0.000_000_4,
             tags: vec![("t".into(), "-1, \"2\"".into())],
@@ -199,7 +204,7 @@ fn exports_are_what_their_formats_say(place: &Place) {
         table.starts_with("time,request_id,attempt,key,route,model,provider,task,input_tokens,"),
         "{table}"
     );
-    assert!(table.contains("\r\n2026-01-01T00:00:00.001Z,r1,1,alice,auto:12,small,spare,chat,10,4,3,false,0.25,120,20,completed,200,\"{\"\"team\"\":\"\"search\"\"}\"\r\n"), "{table}");
+    assert!(table.contains("\r\n2026-01-01T00:00:00.001Z,r1,1,alice,auto:12,small,spare,chat,10,4,3,false,0.25,120,20,completed,200,\"{\"\"team\"\":\"\"search\"\"}\",\r\n"), "{table}");
     assert!(table.contains(",\"a\"\"b,c\r\nd\",") && table.ends_with("\r\n"), "{table}");
     let mut reader = csv::Reader::from_reader(table.as_bytes());
     let head = reader.headers().expect("a head").clone();
@@ -211,6 +216,7 @@ fn exports_are_what_their_formats_say(place: &Place) {
     assert_eq!(cell(1, "request_id"), "a\"b,c\r\nd");
     assert_eq!((cell(1, "task").as_str(), cell(1, "model").as_str()), ("'=HYPERLINK(\"http://x\")", "'@sum"));
     assert_eq!((cell(1, "cost").as_str(), cell(1, "ttft_ms").as_str()), ("0.0000004", ""));
+    assert_eq!((cell(0, "arm").as_str(), cell(1, "arm").as_str()), ("", "'-large/b"));
     assert_eq!(cell(1, "tags"), r#"{"t":"-1, \"2\""}"#);
 
     let lines = text(ExportFormat::Jsonl);
@@ -219,6 +225,7 @@ fn exports_are_what_their_formats_say(place: &Place) {
     assert_eq!(lines.len(), 2);
     assert_eq!(lines[1]["task"], "=HYPERLINK(\"http://x\")");
     assert_eq!((&lines[1]["provider"], &lines[1]["cost"]), (&serde_json::Value::Null, &4e-7.into()));
+    assert_eq!((&lines[0]["arm"], &lines[1]["arm"]), (&serde_json::Value::Null, &"-large/b".into()));
     assert_eq!(lines[1]["tags"]["t"], "-1, \"2\"");
 }
 

@@ -169,6 +169,11 @@ impl<'a> Fields<'a> {
         self.read(name, "a number", |value| value.as_f64().map(|v| v as f32))
     }
 
+    /// A number.
+    pub fn f64(&self, name: &str) -> Result<Option<f64>, BadField> {
+        self.read(name, "a number", Value::as_f64)
+    }
+
     fn read<T>(&self, name: &str, what: &str, as_t: fn(&Value) -> Option<T>) -> Result<Option<T>, BadField> {
         match self.get(name) {
             None => Ok(None),
