@@ -196,7 +196,7 @@ impl Account {
             bill: self.bill.clone(),
             dialect: provider.map(|hosted| hosted.upstream.dialect()),
             input_estimate: self.input_estimate,
-            calibration: target.calibration.clone(),
+            calibration: Some(target.calibration.clone()),
             price: price.map(Cow::into_owned),
             record: Some(record),
             begun: Instant::now(),
@@ -229,7 +229,8 @@ pub struct Attempt {
     pieces: u64,
     bytes: usize,
     input_estimate: u64,
-    calibration: Arc<Calibration>,
+    /// None: the prompt was another one than the caller's.
+    calibration: Option<Arc<Calibration>>,
     price: Option<Price>,
     metrics: AttemptMetrics,
     sink: Option<Sink>,
@@ -274,6 +275,16 @@ impl Attempt {
         self.events(&[ChatEvent::Finish { choice: 0, reason }]);
     }
 
+    /// It asks for the rest of an answer: its prompt has what was told already.
+    pub fn of_rest(mut self) -> Self {
+        self.calibration = None;
+        self
+    }
+
+    fn expected_input(&self) -> u64 {
+        self.calibration.as_ref().map_or(self.input_estimate, |it| it.apply(self.input_estimate))
+    }
+
     /// How the limits of the request's key stand.
     pub fn states(&self) -> States {
         self.bill.states()
@@ -292,13 +303,16 @@ impl Attempt {
     fn record(&mut self, outcome: Outcome, status: u16) {
         let Some(mut record) = self.record.take() else { return };
         let exact = match (self.used, self.dialect) {
-            (Some(used), None) => Some(used),
+            // What failed before its first token is free.
+            (Some(used), None) if outcome != Outcome::Failed || used.output > 0 => Some(used),
             // An upstream's counts are its last word only at the end.
             (Some(used), Some(_)) if outcome == Outcome::Completed => Some(used),
             _ => None,
         };
         if let (Some(used), Some(_)) = (exact, self.dialect) {
-            self.calibration.learn(self.input_estimate, used.input);
+            self.calibration
+                .iter()
+                .for_each(|calibration| calibration.learn(self.input_estimate, used.input));
         }
         let used = exact.unwrap_or_else(|| self.estimate(outcome));
         (record.input_tokens, record.cached_tokens, record.output_tokens) =
@@ -334,7 +348,7 @@ impl Attempt {
             Some(Dialect::OpenAi) => self.pieces,
             _ => (self.bytes as u64).div_ceil(BYTES_PER_TOKEN),
         };
-        let input = if said.input > 0 { said.input } else { self.calibration.apply(self.input_estimate) };
+        let input = if said.input > 0 { said.input } else { self.expected_input() };
         TokenUsage { input, cached: said.cached, output: output.max(said.output), ..said }
     }
 }

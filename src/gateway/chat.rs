@@ -10,6 +10,7 @@ mod resume;
 mod stream;
 
 use super::account::{Account, Attempt};
+use super::app::{App, InFlight, RequestContext};
 use super::count::Counts;
 use super::dialect::{
     AnswerHead, ChatEvent, Dialect, EncodeError, EncodeOptions, StreamEncoder, TokenUsage, decode_whole,
@@ -19,10 +20,10 @@ use super::error::ApiError;
 use super::fallback::{self, Answered, Ask};
 use super::local::{Generation, Limits, TextEvent};
 use super::openai::chat;
-use super::openai::fields::Fields;
+use super::openai::fields::{BadField, Fields};
 use super::remote::{Failure, Piece, RemoteAnswer, Then, Upstream};
 use super::route::{self, Asked, Hosted, Plan, Target};
-use super::server::{App, InFlight, RequestContext, insert_limits};
+use super::server::insert_limits;
 use super::sse::{self, FrameSource, Frames};
 use super::usage;
 use crate::config::{Continues, compat};
@@ -69,10 +70,16 @@ async fn answer(
     let (name, mut body) = read_named(&app, &mut limits, request).await?;
     let stream = Fields::root(&body)?.flag("stream", false)?;
     let routing = app.routing();
+    routing.check_allowed(&name, &context.tenant)?;
     let counts = Counts::of_request(&app, &mut limits, &name, dialect, &body).await?;
     let asked =
         Asked { body: &body, headers: &headers, path: &path, tenant: &context.tenant, counts: &counts };
-    let plan = Arc::new(routing.plan(&name, &asked)?);
+    let mut plan = routing.plan(&name, &asked)?;
+    if body.get("resume_token_ids").is_some() {
+        // Token ids are one model's.
+        plan.targets.truncate(1);
+    }
+    let plan = Arc::new(plan);
     let first = plan.targets.first().map(|it| &**it);
     let account = app.account(&context, plan.route.clone(), first, &asked).await?;
     let account = Account { arm: plan.arm.clone(), ..account };
@@ -137,6 +144,11 @@ pub async fn read_named(
         }
     };
     Ok((name.to_owned(), body))
+}
+
+/// What an upstream with Anthropic's API sees of its caller's headers.
+pub fn beta(headers: &HeaderMap) -> HeaderMap {
+    headers.get(ANTHROPIC_BETA).map(|value| (ANTHROPIC_BETA, value.clone())).into_iter().collect()
 }
 
 /// A conversation on its way.
@@ -257,7 +269,7 @@ impl Chat {
         let body = self.upstream_body(upstream, upstream_name, told)?;
         let mut extra = HeaderMap::new();
         if self.dialect == Dialect::Anthropic && upstream.dialect() == Dialect::Anthropic {
-            extra.extend(self.headers.get(ANTHROPIC_BETA).map(|value| (ANTHROPIC_BETA, value.clone())));
+            extra = beta(&self.headers);
         }
         attempt.iter().for_each(|attempt| attempt.introduce(&mut extra));
         let mut answer = upstream.send(load, body, extra, limits).await?;
@@ -303,11 +315,17 @@ impl Chat {
         // What cannot be translated may pass through to another target.
         let body = for_upstream(self.dialect, &self.body, &upstream.peer(upstream_name));
         let mut body = body.map_err(Failure::next)?;
-        if self.stream && upstream.continues() == Some(Continues::Tokens) {
+        if upstream.continues() != Some(Continues::Tokens) {
+            if body.get("resume_token_ids").is_some() {
+                let why = "this model's provider does not go on by token ids";
+                return Err(Failure::next(BadField::unsupported("resume_token_ids", why)));
+            }
+            body.as_object_mut().and_then(|body| body.shift_remove("resumable"));
+        } else if self.stream {
             body["resumable"] = true.into();
             if body.get("seed").is_none_or(Value::is_null) {
-                // Within 63 bits, as JSON's integers are.
-                body["seed"] = (*self.seed.get_or_init(|| uuid::Uuid::new_v4().as_u64_pair().0 >> 1)).into();
+                // Within 31 bits: there may be others behind it.
+                body["seed"] = (*self.seed.get_or_init(|| uuid::Uuid::new_v4().as_u64_pair().0 >> 33)).into();
             }
         }
         if let Some(told) = told {

@@ -7,14 +7,14 @@
 //! Tokenizing takes about a millisecond per thousand tokens: it is done for our models where something
 //! is chosen among several (`auto`, named routes), and the answering engine takes the tokens over.
 
-use super::chat::read_named;
+use super::app::{App, RequestContext};
+use super::chat::{beta, read_named};
 use super::dialect::{Dialect, to_openai};
 use super::error::ApiError;
 use super::local::Limits;
 use super::openai::chat::chat_prompt;
 use super::registry::LocalModel;
 use super::route::{self, Asked, Target};
-use super::server::{App, RequestContext};
 use crate::config::compat;
 use crate::protocol::TokenId;
 use axum::extract::{Extension, Request, State};
@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
 
 /// A calibration of 1.
 const ONE: u32 = 1 << 12;
@@ -91,12 +92,9 @@ impl Counts {
         body: &Value,
     ) -> Result<Self, ApiError> {
         let mut counts = Self::estimated(body);
-        let routing = app.routing();
-        if !routing.chooses(name) {
-            return Ok(counts);
-        }
+        let reached = app.routing().chosen_among(name);
         for model in app.registry.ready() {
-            if model.engine.failure().is_some() || routing.target(&model.name).is_none() {
+            if model.engine.failure().is_some() || !reached.contains(&model.name) {
                 continue;
             }
             if let Some(prompt) = tokens(app, limits, &model, dialect, body).await? {
@@ -154,6 +152,9 @@ pub async fn count_tokens(
     let (headers, path) = (request.headers().clone(), request.uri().path().to_owned());
     let (name, mut body) = read_named(&app, &mut limits, request).await?;
     let routing = app.routing();
+    routing.check_allowed(&name, &context.tenant)?;
+    // One of the key's requests, of no tokens.
+    let admitted = app.admit(&context).await?;
     let counts = Counts::of_request(&app, &mut limits, &name, Dialect::Anthropic, &body).await?;
     let asked =
         Asked { body: &body, headers: &headers, path: &path, tenant: &context.tenant, counts: &counts };
@@ -172,12 +173,13 @@ pub async fn count_tokens(
         }
         Some(hosted) => {
             body["model"] = hosted.name.as_str().into();
-            match hosted.upstream.count(&body, &mut limits).await? {
+            match hosted.upstream.count(&body, beta(&headers), &mut limits).await? {
                 Some(tokens) => (tokens, "exact"),
                 None => (counts.of(&target), "estimate"),
             }
         }
     };
+    admitted.into_iter().for_each(|admitted| admitted.settle(0, 0.0, Instant::now()));
     let mut response = Json(json!({ "input_tokens": tokens })).into_response();
     let headers = response.headers_mut();
     headers.insert("x-novastack-count", HeaderValue::from_static(how));

@@ -336,6 +336,7 @@ impl From<LocalError> for ApiError {
             LocalError::ContextLength { .. } | LocalError::PromptTooLong { .. } => {
                 Self::invalid(StatusCode::BAD_REQUEST, Some("context_length_exceeded"), message)
             }
+            LocalError::Ended => Self::invalid(StatusCode::BAD_REQUEST, None, message),
             LocalError::EmptyPrompt => Self::invalid(StatusCode::BAD_REQUEST, Some("empty_prompt"), message),
             LocalError::NoTokenizer => Self::invalid(StatusCode::BAD_REQUEST, Some("no_tokenizer"), message),
             LocalError::NoTemplate(_) => {

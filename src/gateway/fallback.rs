@@ -46,7 +46,7 @@ impl Health {
     }
 
     /// Whether a request may pass. Of those that ask when the time is over one may.
-    fn admit(&self, now: Instant) -> bool {
+    pub(super) fn admit(&self, now: Instant) -> bool {
         let until = self.open_until.load(Ordering::Relaxed);
         let next = self.ms(now + OPEN);
         until == 0
@@ -54,12 +54,12 @@ impl Health {
                 && self.open_until.compare_exchange(until, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
-    fn succeeded(&self) {
+    pub(super) fn succeeded(&self) {
         self.failures.store(0, Ordering::Relaxed);
         self.open_until.store(0, Ordering::Relaxed);
     }
 
-    fn failed(&self, now: Instant) {
+    pub(super) fn failed(&self, now: Instant) {
         if self.failures.fetch_add(1, Ordering::Relaxed) + 1 >= FAILURES_MAX {
             self.open_until.store(self.ms(now + OPEN), Ordering::Relaxed);
         }

@@ -1,8 +1,8 @@
 //! What load balancers and monitors ask for: `GET /health` and `GET /metrics`.
 
+use super::app::App;
 use super::metrics;
 use super::registry::ModelState;
-use super::server::App;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};

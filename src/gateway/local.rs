@@ -40,6 +40,8 @@ pub enum LocalError {
     PromptTooLong { bytes: usize, tokens_min: usize, max_context: usize },
     #[error("the prompt has no tokens")]
     EmptyPrompt,
+    #[error("`resume_token_ids` has come to its end: a stop string is in it")]
+    Ended,
     #[error("the model has no tokenizer: send token ids to /v1/completions")]
     NoTokenizer,
     #[error("the model has no usable chat template ({0}): use /v1/completions")]
@@ -353,21 +355,23 @@ impl Generation {
             })?));
         }
         let choices_per_prompt = request.choices as usize;
-        let choices = (0..request.prompts.len() * choices_per_prompt)
-            .map(|choice| {
-                let mut detokenizer = model.tokenizer.as_ref().map(|tokenizer| {
-                    let stops = request.stops.clone();
-                    Detokenizer::new(tokenizer.clone(), request.skip_special, stops, request.include_stop)
-                });
-                let before = request.generated.get(choice);
-                if let (Some(detokenizer), Some(Some(ids))) = (&mut detokenizer, before) {
-                    // The caller has this text.
-                    ids.iter().for_each(|id| drop(detokenizer.push(*id)));
-                }
-                let held = Delta { choice, ..Delta::default() };
-                ChoiceText { detokenizer, held, finished: before.is_some_and(Option::is_none) }
-            })
-            .collect();
+        let choice = |choice: usize| {
+            let mut detokenizer = model.tokenizer.as_ref().map(|tokenizer| {
+                let stops = request.stops.clone();
+                Detokenizer::new(tokenizer.clone(), request.skip_special, stops, request.include_stop)
+            });
+            let before: Option<&Option<Vec<TokenId>>> = request.generated.get(choice);
+            if let (Some(detokenizer), Some(Some(ids))) = (&mut detokenizer, before)
+                // The caller has this text.
+                && ids.iter().any(|id| detokenizer.push(*id).stopped.is_some())
+            {
+                return Err(LocalError::Ended);
+            }
+            let held = Delta { choice, ..Delta::default() };
+            Ok(ChoiceText { detokenizer, held, finished: before.is_some_and(Option::is_none) })
+        };
+        let choices =
+            (0..request.prompts.len() * choices_per_prompt).map(choice).collect::<Result<_, _>>()?;
         metrics.submitted(usage.prompt_tokens);
         let prompts = request.prompts;
         Ok(Self {

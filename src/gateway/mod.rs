@@ -16,6 +16,7 @@ pub mod access_log;
 pub mod account;
 pub mod adaptive;
 pub mod admin;
+pub mod app;
 pub mod auth;
 pub mod chat;
 pub mod cors;

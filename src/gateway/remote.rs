@@ -251,7 +251,7 @@ impl Upstream {
             upstream: Place {
                 name: self.name.clone(),
                 timeout: self.provider.timeout,
-                _held: (permit, place),
+                held: Some((permit, place)),
             },
             state: State::New,
         };
@@ -278,12 +278,19 @@ impl Upstream {
     }
 
     /// What Anthropic's API counts for a prompt; None where this upstream counts nothing.
-    pub async fn count(&self, body: &Value, limits: &mut Limits) -> Result<Option<u64>, ApiError> {
+    pub async fn count(
+        &self,
+        body: &Value,
+        extra: HeaderMap,
+        limits: &mut Limits,
+    ) -> Result<Option<u64>, ApiError> {
         let (Format::Anthropic, Ok(headers)) = (self.provider.format, &self.headers) else { return Ok(None) };
+        let Ok(_place) = self.places.try_acquire() else { return Ok(None) };
         let body = serde_json::to_vec(body).map_err(|error| ApiError::internal(&error.to_string()))?;
         let counted = async {
             let request = self.client.post(format!("{}/count_tokens", self.url)).headers(headers.clone());
-            let mut response = request.body(body).send().await.ok()?.error_for_status().ok()?;
+            let mut response =
+                request.headers(extra).body(body).send().await.ok()?.error_for_status().ok()?;
             let mut answer = Vec::new();
             while let Some(bytes) = response.chunk().await.ok()? {
                 answer.extend_from_slice(&bytes);
@@ -391,7 +398,7 @@ enum State {
 struct Place {
     name: String,
     timeout: Duration,
-    _held: (Permit, OwnedSemaphorePermit),
+    held: Option<(Permit, OwnedSemaphorePermit)>,
 }
 
 /// A frame of a stream, and what it says.
@@ -428,6 +435,11 @@ impl RemoteAnswer {
     /// The dialect that it is in.
     pub fn dialect(&self) -> Dialect {
         self.dialect
+    }
+
+    /// Gives its place among requests up: nothing comes of it any more.
+    pub fn free_place(&mut self) {
+        self.upstream.held = None;
     }
 
     /// The next frame; None after the stream's proper end. Frames that came before a failure are

@@ -59,7 +59,7 @@ impl Replicas {
     /// Where no replica takes it: the error of the one that would have been best.
     pub fn submit(&self, request: GenerateRequest) -> Result<ReplicaStream, SubmitError> {
         let (stream, engine, permit) = self.take(&request)?;
-        let permit = Some((permit, Instant::now()));
+        let permit = (permit, Some(Instant::now()));
         let generated = match request.generated.is_empty() {
             true => vec![Some(Vec::new()); request.choices as usize],
             false => request.generated.clone(),
@@ -108,9 +108,13 @@ impl Replicas {
         prompt[..prompt.len().min(PREFIX_TOKENS)].hash(&mut hasher);
         let home = (hasher.finish() % self.engines.len() as u64) as usize;
         let live: Vec<usize> = self.engines.iter().map(EngineHandle::live).collect();
-        let least = live.iter().min().copied().unwrap_or(0);
         let mut order: Vec<usize> = (0..self.engines.len()).collect();
+        // They would seem to have nothing to do.
+        let stopped = |engine: usize| self.engines[engine].failure().is_some();
+        let least_of = order.iter().filter(|engine| !stopped(**engine)).map(|engine| live[*engine]);
+        let least = least_of.min().unwrap_or(0);
         order.sort_by_key(|engine| match *engine == home && live[*engine] <= least + BUSIER_MAX {
+            _ if stopped(*engine) => usize::MAX,
             true => 0,
             false => 1 + live[*engine],
         });
@@ -156,8 +160,8 @@ pub struct ReplicaStream {
     stream: TokenStream,
     /// Whose stream it is.
     engine: usize,
-    /// Its place there, and since when.
-    permit: Option<(Permit, Instant)>,
+    /// Its place there, and since when it waits for its first token.
+    permit: (Permit, Option<Instant>),
     request: GenerateRequest,
     /// Per choice its output so far; None when it has ended.
     generated: Vec<Option<Vec<TokenId>>>,
@@ -178,9 +182,9 @@ impl ReplicaStream {
                     }
                 }
                 Some(TokenEvent::Token { choice, token }) => {
-                    if let Some((permit, since)) = &mut self.permit {
+                    if let Some(since) = self.permit.1.take() {
                         let now = Instant::now();
-                        permit.tell(Outcome::Ok { latency: now - *since }, now);
+                        self.permit.0.tell(Outcome::Ok { latency: now - since }, now);
                     }
                     self.generated[*choice as usize].iter_mut().for_each(|output| output.push(token.token));
                 }
@@ -203,9 +207,7 @@ impl ReplicaStream {
 
     /// Nobody waits any longer; where no token has come, it was too much for the engine.
     pub fn timed_out(&mut self) {
-        if let Some((permit, _)) = &mut self.permit {
-            permit.tell(Outcome::TimedOut, Instant::now());
-        }
+        self.permit.0.tell(Outcome::TimedOut, Instant::now());
     }
 
     /// Goes on at another replica, where this one's has stopped.
@@ -228,7 +230,7 @@ impl ReplicaStream {
         match self.replicas.take(&request) {
             Ok((stream, engine, permit)) => {
                 tracing::warn!(request = request.id, engine, "a request goes on at another replica");
-                (self.stream, self.engine, self.permit) = (stream, engine, Some((permit, Instant::now())));
+                (self.stream, self.engine, self.permit) = (stream, engine, (permit, Some(Instant::now())));
                 true
             }
             Err(error) => {

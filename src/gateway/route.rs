@@ -6,7 +6,8 @@
 //!
 //! How a task is named where the caller names none: `vision` with images, `agent` with tools,
 //! `reasoning` where reasoning is asked for, `long_document_qa` from 32,000 tokens on, else `chat`.
-//! A prompt's tokens are estimated from its bytes ([`BYTES_PER_TOKEN`]).
+//! A prompt's tokens are counted by [`super::count`], which estimates from its bytes ([`BYTES_PER_TOKEN`])
+//! where it has no tokenizer.
 //!
 //! A split's arm is chosen for the request, not for the attempt: whatever its targets come to, fallbacks
 //! included, counts for the arm. Only splits on the way to the first target say which; of one within
@@ -26,7 +27,7 @@ use axum::http::{HeaderMap, header};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -245,10 +246,30 @@ impl Routing {
         Ok(Plan { route, arm: request.arm, targets })
     }
 
-    /// Whether a name leaves a choice of models.
-    pub fn chooses(&self, name: &str) -> bool {
+    /// The models among which a name leaves a choice; none where it names one.
+    pub fn chosen_among(&self, name: &str) -> BTreeSet<String> {
         let name = self.config.aliases.get(name).map_or(name, String::as_str);
-        self.config.named_routes.contains_key(name) || (name == AUTO && !self.config.routes.is_empty())
+        let (mut models, mut seen) = (BTreeSet::new(), BTreeSet::new());
+        let mut open: Vec<&Choice> = match self.config.named_routes.get(name) {
+            Some(choice) => vec![choice],
+            None if name == AUTO => self.config.routes.iter().map(|rule| &rule.choice).collect(),
+            None => Vec::new(),
+        };
+        while let Some(choice) = open.pop() {
+            let names: Vec<&String> = match choice {
+                Choice::Model(name) => vec![name],
+                Choice::Cheapest(names) if names.is_empty() => self.targets.keys().collect(),
+                Choice::Chain(names) | Choice::Cheapest(names) => names.iter().collect(),
+                Choice::Split(arms) => arms.iter().map(|(name, _)| name).collect(),
+            };
+            for name in names.into_iter().filter(|name| seen.insert(*name)) {
+                match self.config.named_routes.get(name) {
+                    Some(choice) => open.push(choice),
+                    None => _ = models.insert(name.clone()),
+                }
+            }
+        }
+        models
     }
 
     /// Whether a caller may give this name.

@@ -4,9 +4,9 @@
 //! A request's record is written a moment after its end. A score that comes sooner waits for it.
 
 use super::admin::blocking;
+use super::app::{App, RequestContext};
 use super::error::ApiError;
 use super::openai::fields::{BadField, Fields};
-use super::server::{App, RequestContext};
 use crate::store::{Score, Store};
 use axum::extract::{Extension, Request, State};
 use axum::http::StatusCode;

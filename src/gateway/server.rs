@@ -7,30 +7,26 @@
 //! Shutdown has three phases: new requests are refused with 503 while running ones go on; after
 //! `drain_timeout` what still runs ends with an error; then connections close.
 
-use super::account::{self, Account, Attempt, Bill, Sink};
 use super::admin::{self, AdminState};
-use super::auth::Tenant;
+use super::app::{App, RequestContext};
 use super::chat;
 use super::cors::{self, Cors};
 use super::count::count_tokens;
 use super::dialect::Dialect;
 use super::error::ApiError;
 use super::health::{health, scrape};
-use super::limit::{Holder, Id, Limiter, Now, States};
-use super::local::{self, Phase, TextPool};
-use super::metrics::{Gauges, Metrics};
+use super::limit::{Now, States};
+use super::local::Phase;
 use super::observe::{self, Observed, Observers, Peer};
 use super::openai::{completions, models, tokenize};
-use super::registry::{LocalModel, ModelState, Registry};
-use super::route::{self, Asked, Routing, Target};
+use super::registry::Registry;
+use super::route::Routing;
 use super::scores;
-use crate::config::Limits;
-use crate::engine::handle::SubmitError;
 use crate::store::{Store, now_unix_ms};
 use arc_swap::ArcSwap;
-use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, FromRequest, MatchedPath, Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::body::Body;
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
+use axum::http::HeaderValue;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -41,17 +37,14 @@ use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use serde_json::Value;
 use std::io;
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, Semaphore, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, oneshot};
 
-/// JSON of more bytes than this is parsed off the async threads.
-const PARSE_INLINE_BYTES_MAX: usize = 64 << 10;
 /// How long connections may take to send what is ready when the server ends.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// What a draining server still answers.
@@ -107,240 +100,6 @@ pub fn check_bind(host: IpAddr, has_keys: bool, allow_unauthenticated: bool) -> 
         "refusing to listen on {host} without API keys: whoever reaches that address could use the models; \
          give --api-key, or --allow-unauthenticated to do it all the same"
     ))
-}
-
-/// What handlers share.
-pub struct App {
-    pub(super) config: ServerConfig,
-    pub(super) registry: Arc<Registry>,
-    pub(super) metrics: Metrics,
-    pub(super) text: TextPool,
-    routing: Arc<ArcSwap<Routing>>,
-    pub(super) store: Option<Arc<Store>>,
-    sink: Option<Sink>,
-    limiter: Arc<Limiter>,
-    pub(super) phase: watch::Sender<Phase>,
-    in_flight: watch::Sender<usize>,
-}
-
-/// A request being answered; clones count once.
-#[derive(Clone)]
-pub struct InFlight {
-    _guard: Arc<InFlightGuard>,
-}
-
-struct InFlightGuard(watch::Sender<usize>);
-
-impl Drop for InFlightGuard {
-    fn drop(&mut self) {
-        self.0.send_modify(|count| *count -= 1);
-    }
-}
-
-/// What [`enter`] knows of a request.
-#[derive(Clone)]
-pub struct RequestContext {
-    /// The caller's `x-request-id`, or one of ours.
-    pub id: String,
-    /// When it arrived.
-    pub arrived: Instant,
-    /// Lives as long as the request does.
-    pub in_flight: InFlight,
-    /// Whose it is.
-    pub tenant: Arc<Tenant>,
-    /// The served model that it names, once known; a label of metrics.
-    model: Arc<OnceLock<String>>,
-    /// Where somebody wants to know of it.
-    observed: Option<Arc<Observed>>,
-}
-
-impl RequestContext {
-    /// It is about this model; only the first call counts.
-    pub fn names(&self, model: &str) {
-        let _ = self.model.set(model.to_owned());
-    }
-}
-
-impl App {
-    fn new(
-        config: ServerConfig,
-        registry: Arc<Registry>,
-        routing: Arc<ArcSwap<Routing>>,
-        store: Option<Arc<Store>>,
-    ) -> io::Result<Self> {
-        let limiter =
-            account::limiter(store.as_deref(), routing.load().config()).map_err(io::Error::other)?;
-        let recorder = store.as_ref().map(|store| store.recorder());
-        let in_flight = watch::Sender::new(0);
-        let gauges = Gauges {
-            routing: routing.clone(),
-            recorder: recorder.clone(),
-            observers: config.observers.clone(),
-            in_flight: in_flight.subscribe(),
-        };
-        Ok(Self {
-            routing,
-            store,
-            sink: recorder.map(|recorder| Arc::new(move |record| recorder.record(record)) as Sink),
-            metrics: Metrics::new(registry.clone(), limiter.counters()).with(gauges),
-            limiter: Arc::new(limiter),
-            text: TextPool::new(),
-            phase: watch::Sender::new(Phase::Running),
-            in_flight,
-            config,
-            registry,
-        })
-    }
-
-    /// New requests are refused.
-    pub fn is_draining(&self) -> bool {
-        *self.phase.borrow() != Phase::Running
-    }
-
-    fn begin(&self) -> InFlight {
-        self.in_flight.send_modify(|count| *count += 1);
-        InFlight { _guard: Arc::new(InFlightGuard(self.in_flight.clone())) }
-    }
-
-    /// What bounds this request's time.
-    pub fn limits(&self, context: &RequestContext) -> local::Limits {
-        let timeout = self.config.request_timeout;
-        let deadline = tokio::time::Instant::from_std(context.arrived) + timeout;
-        local::Limits { deadline, timeout, phase: self.phase.subscribe() }
-    }
-
-    /// The body as JSON.
-    pub async fn read_json(&self, limits: &mut local::Limits, request: Request) -> Result<Value, ApiError> {
-        if let Some(kind) = request.headers().get(header::CONTENT_TYPE) {
-            let kind = String::from_utf8_lossy(kind.as_bytes());
-            let essence = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-            // Other types would let a web page of any origin send requests without a preflight.
-            if essence != "application/json" && !essence.ends_with("+json") {
-                return Err(ApiError::wrong_content_type(&kind));
-            }
-        }
-        let bytes = limits.bound(Bytes::from_request(request, &())).await?.map_err(|rejection| {
-            match rejection.status() {
-                StatusCode::PAYLOAD_TOO_LARGE => ApiError::body_too_large(self.config.body_bytes_max),
-                _ => ApiError::unreadable_body(&rejection.body_text()),
-            }
-        })?;
-        let parsed = if bytes.len() <= PARSE_INLINE_BYTES_MAX {
-            serde_json::from_slice(&bytes)
-        } else {
-            self.text.run(limits, move || Ok(serde_json::from_slice(&bytes))).await?
-        };
-        parsed.map_err(|error| ApiError::malformed_json(&error))
-    }
-
-    /// What requests are routed by now.
-    pub fn routing(&self) -> Arc<Routing> {
-        self.routing.load_full()
-    }
-
-    /// Reserves what a request for these targets is expected to use under its key's limits. Attempts
-    /// are recorded under the account.
-    ///
-    /// # Errors
-    /// The key is over a limit.
-    pub async fn account(
-        &self,
-        context: &RequestContext,
-        route: String,
-        first: Option<&Target>,
-        asked: &Asked<'_>,
-    ) -> Result<Account, ApiError> {
-        let routing = self.routing();
-        let tenant = &context.tenant;
-        let limits = tenant.limits.as_ref().unwrap_or(&routing.config().limits);
-        context.observed.iter().for_each(|observed| observed.is_planned(&route, asked.body));
-        let input = first.map_or(asked.counts.estimate, |target| asked.counts.of(target));
-        let output_bound = route::output_bound(asked.body);
-        let mut bill = Bill::default();
-        if *limits != Limits::default() || tenant.credit.is_some() {
-            let holder = Holder { id: Id::Key(&tenant.name), limits, credit: tenant.credit };
-            let price = first.and_then(Target::price);
-            let estimate = account::estimate(input, output_bound, price.as_deref());
-            let reserved = self.limiter.reserve(&[holder], estimate, Now::read()).await;
-            let reserved =
-                reserved.inspect_err(|refusal| self.metrics.attempts().refused("key", refusal.kind));
-            bill = Bill::of(reserved.map_err(|refusal| ApiError::over_limit(&refusal))?);
-        }
-        Ok(Account {
-            request_id: context.id.clone(),
-            key: tenant.name.clone(),
-            route,
-            arm: None,
-            task: route::named("task", asked).unwrap_or_default().into_owned(),
-            tags: Account::tags(asked.body),
-            input_estimate: asked.counts.estimate,
-            output_bound,
-            metrics: self.metrics.attempts(),
-            sink: self.sink.clone(),
-            limiter: self.limiter.clone(),
-            bill: Arc::new(bill),
-            observed: context.observed.clone(),
-        })
-    }
-
-    /// The one attempt of a request that names one of our models.
-    ///
-    /// # Errors
-    /// The key, or the model, is over a limit.
-    pub async fn attempt(
-        &self,
-        context: &RequestContext,
-        name: &str,
-        asked: &Asked<'_>,
-    ) -> Result<Option<Attempt>, ApiError> {
-        let routing = self.routing();
-        let Some(target) = routing.target(name) else { return Ok(None) };
-        let account = self.account(context, name.to_owned(), Some(target), asked).await?;
-        account.attempt(target, 1).await.map(Some).map_err(|refusal| ApiError::over_limit(&refusal))
-    }
-
-    /// Our model of that name or alias, if it can serve.
-    pub fn model(&self, name: &str, context: &RequestContext) -> Result<Arc<LocalModel>, ApiError> {
-        let routing = self.routing();
-        let Some(target) = routing.target(name) else {
-            return Err(ApiError::unknown_model(name, &routing.names()));
-        };
-        routing.check_allowed(name, &context.tenant)?;
-        let name = &target.model.name;
-        context.names(name);
-        match target.upstream {
-            None => self.engine(name),
-            Some(_) => Err(ApiError::not_local(name)),
-        }
-    }
-
-    /// Our model of exactly that name, if it can serve.
-    pub fn engine(&self, name: &str) -> Result<Arc<LocalModel>, ApiError> {
-        match self.registry.get(name) {
-            None => Err(ApiError::model_failed(name, "the server was started without it")),
-            Some(ModelState::Loading) => Err(ApiError::model_loading(name)),
-            Some(ModelState::Failed(reason)) => Err(ApiError::model_failed(name, &reason)),
-            Some(ModelState::Ready(model)) => match model.engine.failure() {
-                Some(reason) => Err(ApiError::from(SubmitError::Stopped(reason)).at("model")),
-                None => Ok(model),
-            },
-        }
-    }
-
-    /// The model of that name; without a name, the only one there is.
-    pub fn model_or_only(
-        &self,
-        name: Option<&str>,
-        context: &RequestContext,
-    ) -> Result<Arc<LocalModel>, ApiError> {
-        match (name, self.registry.snapshot().as_slice()) {
-            (Some(name), _) => self.model(name, context),
-            (None, [(only, _)]) => self.model(only, context),
-            (None, _) => {
-                Err(super::openai::fields::BadField::missing("model", "several models are served").into())
-            }
-        }
-    }
 }
 
 /// Serves until `shutdown` completes, then drains. Records go to the store, and its keys are accepted.

@@ -104,7 +104,7 @@ impl Scheduler {
         let request = self.request_mut(seq.request);
         if !request.admitted {
             request.admitted = true;
-            request.cached_tokens = seq.computed;
+            request.cached_tokens = seq.computed.min(seq.prompt_len);
             self.waiting -= 1;
         }
         let at = self.running.partition_point(|other| other.rank() < seq.rank());

@@ -31,6 +31,10 @@ pub struct Told {
     tokens: u64,
     /// Of them, those from before it broke off last.
     before: u64,
+    /// Text came without its token ids: who sent it does not name them.
+    unnamed: bool,
+    /// The upstream's name of the model.
+    model: Option<String>,
     /// It has an answer's id, and when it was made (OpenAI).
     head: Option<(Value, Value)>,
     /// The content block that is open (Anthropic).
@@ -42,12 +46,23 @@ pub struct Told {
 }
 
 impl Told {
-    /// Nothing yet, of so many choices.
-    pub fn new(manner: Continues, choices: usize) -> Self {
+    /// Nothing yet, of so many choices; but what the request itself goes on with.
+    pub fn new(manner: Continues, choices: usize, body: &Value) -> Self {
+        let by_tokens = manner == Continues::Tokens;
+        let ids = |choice: &Value| {
+            let ids = choice.as_array()?.iter();
+            Some(ids.filter_map(|id| u32::try_from(id.as_u64()?).ok()).collect())
+        };
+        let resumed = body.get("resume_token_ids").and_then(Value::as_array);
         Self {
             manner,
-            text: (choices == 1).then(String::new),
-            ids: vec![Some(Vec::new()); choices],
+            text: (choices == 1 && !by_tokens).then(String::new),
+            ids: match resumed {
+                Some(choices) => choices.iter().map(ids).collect(),
+                None => vec![Some(Vec::new()); choices],
+            },
+            unnamed: false,
+            model: None,
             tokens: 0,
             before: 0,
             head: None,
@@ -67,7 +82,15 @@ impl Told {
         self.by_tokens()
             || self.times > 0
             || (self.head.is_none() && data.contains("\"created\""))
-            || data.contains("content_block_start")
+            || data.contains("content_block_")
+    }
+
+    /// Whether a stream that begins so is the same model's.
+    pub fn is_same(&self, events: &[ChatEvent]) -> bool {
+        events.iter().all(|event| match (event, &self.model) {
+            (ChatEvent::Start { model: Some(model), .. }, Some(first)) => model == first,
+            _ => true,
+        })
     }
 
     /// Takes note of a frame after it was spliced, and of what it said before. `data` is its JSON, where
@@ -79,12 +102,17 @@ impl Told {
             {
                 self.head = Some((id.clone(), created.clone()));
             }
-            if data["type"] == "content_block_start" {
-                self.block = data["index"].as_u64().unwrap_or(0);
+            match data["type"].as_str() {
+                Some("content_block_start") => self.block = data["index"].as_u64().unwrap_or(0),
+                // A block that has ended does not go on.
+                Some("content_block_stop") => self.text = None,
+                _ => {}
             }
             for choice in data["choices"].as_array().into_iter().flatten() {
                 let index = choice["index"].as_u64().unwrap_or(0) as usize;
                 let Some(Some(ids)) = self.ids.get_mut(index) else { continue };
+                let said = choice["delta"]["content"].as_str().is_some_and(|text| !text.is_empty());
+                self.unnamed |= said && !choice["token_ids"].is_array();
                 let new = choice["token_ids"].as_array().into_iter().flatten();
                 let known = ids.len();
                 ids.extend(new.filter_map(|id| u32::try_from(id.as_u64()?).ok()));
@@ -96,14 +124,18 @@ impl Told {
         }
         for event in events {
             match event {
-                ChatEvent::Start { .. } | ChatEvent::Usage(_) => {}
-                ChatEvent::Text { choice: 0, text } => {
-                    self.tokens += u64::from(!self.by_tokens());
-                    let text = self.owe(text).to_owned();
-                    if !text.is_empty() {
-                        self.owed.clear();
-                    }
-                    let all = self.text.take().map(|all| all + &text);
+                ChatEvent::Start { model, .. } => {
+                    self.model = self.model.take().or(model.clone());
+                }
+                ChatEvent::Usage(_) => {}
+                ChatEvent::Text { choice: 0, text } if !self.by_tokens() => {
+                    self.tokens += 1;
+                    let new = self.owe(text);
+                    let all = self.text.as_ref().map(|all| format!("{all}{new}"));
+                    self.owed = match new {
+                        "" => self.owed.split_off(text.len()),
+                        _ => String::new(),
+                    };
                     self.text = all.filter(|all| all.len() <= TEXT_BYTES_MAX);
                 }
                 _ => self.text = None,
@@ -116,7 +148,7 @@ impl Told {
         self.times += 1;
         self.before = self.tokens;
         let something = match self.by_tokens() {
-            true => self.ids.iter().any(Option::is_some),
+            true => !self.unnamed && self.ids.iter().any(Option::is_some),
             false => self.text.as_ref().is_some_and(|text| !text.trim().is_empty()),
         };
         if let Some(text) = self.text.as_ref().filter(|_| !self.by_tokens()) {
@@ -185,16 +217,16 @@ impl Told {
         if let Some((id, created)) = &self.head {
             (data["id"], data["created"]) = (id.clone(), created.clone());
         }
+        let mut says = false;
         if let Some(usage) = data.get_mut("usage").filter(|usage| usage.is_object()) {
             let output = usage["completion_tokens"].as_u64().unwrap_or(0) + self.before;
             let input = usage["prompt_tokens"].as_u64().unwrap_or(0).saturating_sub(self.repeated());
             usage["completion_tokens"] = output.into();
             usage["prompt_tokens"] = input.into();
             usage["total_tokens"] = (input + output).into();
-            return true;
+            says = data["choices"].as_array().is_none_or(Vec::is_empty);
         }
-        let mut says = false;
-        for choice in data["choices"].as_array_mut().into_iter().flatten() {
+        for choice in data.get_mut("choices").and_then(Value::as_array_mut).into_iter().flatten() {
             says |= !choice["finish_reason"].is_null();
             let Some(delta) = choice.get_mut("delta").and_then(Value::as_object_mut) else { continue };
             delta.shift_remove("role");
@@ -247,6 +279,7 @@ impl Told {
 
     /// The text without the white space that the caller has already.
     fn owe<'t>(&self, text: &'t str) -> &'t str {
-        text.strip_prefix(self.owed.as_str()).unwrap_or(text)
+        let same = self.owed.chars().zip(text.chars()).take_while(|(owed, came)| owed == came);
+        &text[same.map(|(_, came)| came.len_utf8()).sum()..]
     }
 }

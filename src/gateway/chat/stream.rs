@@ -3,12 +3,12 @@
 
 use super::resume::Told;
 use super::{Answer, Begun, Chat, untellable};
+use crate::gateway::app::InFlight;
 use crate::gateway::dialect::{ChatEvent, Dialect, Frame, StreamEncoder, pass};
 use crate::gateway::error::ApiError;
 use crate::gateway::local::Limits;
 use crate::gateway::remote::{Failure, Piece, Then};
 use crate::gateway::route::{Plan, Target};
-use crate::gateway::server::InFlight;
 use crate::gateway::sse::{FrameSource, Frames};
 use serde_json::Value;
 use std::borrow::Borrow;
@@ -68,7 +68,7 @@ impl Resume {
         }
         let asked = |name: &str| chat.body.get(name).and_then(Value::as_bool).unwrap_or(false);
         Some(Box::new(Self {
-            told: Told::new(manner, choices as usize),
+            told: Told::new(manner, choices as usize, &chat.body),
             hides_ids: !asked("return_token_ids") && !asked("resumable"),
             chat: chat.clone(),
             plan: plan.clone(),
@@ -82,7 +82,7 @@ impl Resume {
         if !self.told.reads_frames(&frame.data) {
             return None;
         }
-        let mut data: Value = serde_json::from_str(&frame.data).ok()?;
+        let mut data: Value = serde_json::from_str(&frame.data).ok().filter(Value::is_object)?;
         let stays = self.told.splice_frame(dialect, &mut data);
         Some((data, stays))
     }
@@ -98,6 +98,9 @@ impl RemoteStream {
         if let Some(attempt) = self.begun.attempt.take() {
             attempt.failed(failure.error.status.as_u16());
         }
+        // The rest needs one perhaps.
+        self.begun.answer.free_place();
+        resume.target.upstream.iter().for_each(|hosted| hosted.health.failed(Instant::now()));
         tracing::warn!(
             model = resume.target.model.name,
             reason = failure.error.message,
@@ -153,21 +156,22 @@ impl FrameSource for RemoteStream {
         }
         let upstream = self.begun.answer.dialect();
         let read = self.resume.as_ref().and_then(|resume| resume.read(&frame, upstream));
-        match (&mut self.out, &self.resume, &read) {
-            (Out::Anew(encoder), None, _) => tell(encoder, events.iter(), frames)?,
-            (Out::Anew(encoder), Some(resume), _) => {
+        match (&mut self.out, &self.resume) {
+            (Out::Anew(encoder), None) => tell(encoder, events.iter(), frames)?,
+            (Out::Anew(encoder), Some(resume)) => {
                 let events = events.iter().cloned().filter_map(|event| resume.told.splice(event));
                 tell(encoder, events, frames)?;
             }
-            (Out::Same { name, hides_usage }, Some(resume), Some((data, stays))) => {
-                if *stays {
-                    pass_read(&frame, data.clone(), name, *hides_usage, resume.hides_ids, frames);
-                }
+            (Out::Same { name, hides_usage }, _) if read.is_none() => {
+                pass_on(&frame, name, *hides_usage, frames);
             }
-            (Out::Same { name, hides_usage }, ..) => pass_on(&frame, name, *hides_usage, frames),
+            (Out::Same { .. }, _) => {}
         }
         if let Some(resume) = &mut self.resume {
             resume.told.note(read.as_ref().map(|(data, _)| data), &events);
+            if let (Out::Same { name, hides_usage }, Some((data, true))) = (&self.out, read) {
+                pass_read(&frame, data, name, *hides_usage, resume.hides_ids, frames);
+            }
         }
         Ok(true)
     }
@@ -196,7 +200,6 @@ impl Chat {
                 hosted.name == first.name
                     && hosted.upstream.dialect() == first.upstream.dialect()
                     && hosted.upstream.continues() == first.upstream.continues()
-                    && !hosted.health.is_open(Instant::now())
             })
         };
         let mut targets: Vec<&Arc<Target>> = plan.targets.iter().filter(same).collect();
@@ -204,16 +207,32 @@ impl Chat {
         targets.sort_by_key(|target| Arc::ptr_eq(target, &broken) == told.by_tokens());
         for target in targets {
             let Some(hosted) = &target.upstream else { continue };
+            if !hosted.health.admit(Instant::now()) {
+                continue;
+            }
             let number = self.attempts.fetch_add(1, Ordering::Relaxed) + 1;
             let Ok(attempt) = self.account.attempt(target, number).await else { continue };
-            let mut attempt = Some(attempt);
+            let mut attempt = Some(attempt.of_rest());
             match self.ask_upstream(&target.model.name, hosted, &mut limits, &mut attempt, Some(&told)).await
             {
-                Ok(Answer::Stream(begun)) => return Ok((begun, target.clone())),
+                Ok(Answer::Stream(mut begun)) => {
+                    hosted.health.succeeded();
+                    if begun.first.iter().all(|piece| told.is_same(&piece.events)) {
+                        return Ok((begun, target.clone()));
+                    }
+                    tracing::warn!(model = target.model.name, "another model answered: it does not go on");
+                    begun.attempt.take().into_iter().for_each(|attempt| attempt.failed(502));
+                }
                 Ok(_) => {}
                 Err(failure) => {
                     if let Some(attempt) = attempt {
                         attempt.failed(failure.error.status.as_u16());
+                    }
+                    if failure.error.status.is_server_error() {
+                        hosted.health.failed(Instant::now());
+                    }
+                    if failure.then == Then::Report {
+                        break;
                     }
                 }
             }
@@ -257,10 +276,9 @@ fn pass_read(
     hides_ids: bool,
     frames: &mut Frames,
 ) {
-    for choice in data["choices"].as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
-        if hides_ids {
-            choice.shift_remove("token_ids");
-        }
+    let choices = data.get_mut("choices").and_then(Value::as_array_mut).into_iter().flatten();
+    for choice in choices.filter_map(Value::as_object_mut).filter(|_| hides_ids) {
+        choice.shift_remove("token_ids");
     }
     pass_on(&Frame { event: frame.event.clone(), data: data.to_string() }, name, hides_usage, frames);
 }

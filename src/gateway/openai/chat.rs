@@ -6,12 +6,12 @@ use super::params::{ModelView, Params, StreamOptions, TOP_LOGPROBS_MAX};
 use super::wire::{ChunkUsage, Head, Usage, finish_reason, logprob, split_end};
 use super::{Collected, Encoder, EventStream};
 use crate::gateway::account::Attempt;
+use crate::gateway::app::{App, RequestContext};
 use crate::gateway::error::ApiError;
 use crate::gateway::local::{
     self, Delta, Generation, GenerationRequest, Limits, LocalError, MaxTokens, TextEvent, TokenScore,
 };
 use crate::gateway::registry::LocalModel;
-use crate::gateway::server::{App, RequestContext};
 use crate::gateway::sse::{self, Frames};
 use crate::protocol::{FinishReason, TokenId};
 use crate::text::RenderInput;

@@ -6,6 +6,7 @@ use super::params::{CHOICES_MAX, ModelView, Params, StreamOptions, TOP_LOGPROBS_
 use super::wire::{ChunkUsage, Head, finish_reason, logprob, split_end};
 use super::{Collected, Encoder, EventStream};
 use crate::gateway::account::Attempt;
+use crate::gateway::app::{App, RequestContext};
 use crate::gateway::count::Counts;
 use crate::gateway::dialect::Dialect;
 use crate::gateway::error::ApiError;
@@ -14,7 +15,7 @@ use crate::gateway::local::{
 };
 use crate::gateway::registry::LocalModel;
 use crate::gateway::route::Asked;
-use crate::gateway::server::{App, RequestContext, insert_limits};
+use crate::gateway::server::insert_limits;
 use crate::gateway::sse::{self, Frames};
 use crate::protocol::{FinishReason, TokenId};
 use axum::extract::{Extension, Request, State};

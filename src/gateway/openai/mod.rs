@@ -10,9 +10,9 @@ pub mod params;
 pub mod tokenize;
 pub mod wire;
 
+use super::app::InFlight;
 use super::error::ApiError;
 use super::local::{Delta, Generation, TextEvent, TokenScore, Usage};
-use super::server::InFlight;
 use super::sse::{FrameSource, Frames};
 use crate::protocol::FinishReason;
 

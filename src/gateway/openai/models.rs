@@ -2,10 +2,10 @@
 //! upstreams, and the names of routes.
 
 use super::fields::BadField;
+use crate::gateway::app::{App, RequestContext};
 use crate::gateway::error::ApiError;
 use crate::gateway::registry::LocalModel;
 use crate::gateway::route::{Routing, Target};
-use crate::gateway::server::{App, RequestContext};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path, State};
 use axum::response::{IntoResponse, Json, Response};

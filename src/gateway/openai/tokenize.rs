@@ -3,10 +3,10 @@
 
 use super::chat::{prompt_ids, render_input};
 use super::fields::{BadField, Fields, token_ids};
+use crate::gateway::app::{App, RequestContext};
 use crate::gateway::error::ApiError;
 use crate::gateway::local::LocalError;
 use crate::gateway::registry::LocalModel;
-use crate::gateway::server::{App, RequestContext};
 use crate::protocol::TokenId;
 use crate::text::RenderInput;
 use axum::extract::{Extension, Request, State};
