@@ -122,3 +122,24 @@ async fn a_path_or_a_header_forces_a_target() {
         told.text
     );
 }
+
+/// Counting is one of a key's requests, of no tokens, and is for those who may use the model.
+#[tokio::test]
+async fn counting_keeps_to_limits() {
+    let (openai, anthropic) = (Upstream::start().await, Upstream::start().await);
+    let config =
+        fill(CONFIG, &openai, &anthropic) + "limits: { requests_per_minute: 3, tokens_per_minute: 1000 }\n";
+    let gateway = start(&config, &[]);
+    let body =
+        json!({ "model": "qwen3-235b", "messages": [{ "role": "user", "content": "x".repeat(3000) }] });
+    for _ in 0..3 {
+        count(&gateway, "/v1/messages/count_tokens", &body).await;
+    }
+    let told = gateway.post("/v1/messages/count_tokens", &[], &body).await;
+    assert_eq!(
+        (told.status, &told.json()["error"]["type"]),
+        (429, &json!("rate_limit_error")),
+        "{}",
+        told.text
+    );
+}

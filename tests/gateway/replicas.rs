@@ -203,14 +203,19 @@ impl Told {
 #[tokio::test]
 async fn resume_token_ids_are_checked() {
     let server = Server::start(&["--model", &format!("m={}", golden_dir("llama").display())]);
+    let (_, text) = server.post("/detokenize", &json!({ "tokens": [64, 82] })).await;
+    let stop = text["prompt"].clone();
+    assert!(stop.as_str().is_some_and(|stop| stop.len() == 2), "{stop}");
     for (wrong, words) in [
         (json!([[1], [2]]), "for each of 1 choices"),
         (json!([null]), "not null for all"),
         (json!([[9_999_999]]), "must be a token id below"),
         (json!(["1"]), "a list of token ids or null"),
         (json!([vec![5; 24]]), "has come to its end"),
+        (json!([[64, 82]]), "a stop string is in it"),
     ] {
         let mut body = asked(1);
+        body["stop"] = stop.clone();
         body["resume_token_ids"] = wrong;
         let (status, answer) = server.post("/v1/chat/completions", &body).await;
         assert!(status == 400 && answer.to_string().contains(words), "{words}: {status} {answer}");

@@ -10,7 +10,8 @@ providers:
   deep: { preset: deepseek, base_url: @OPENAI/v1, api_key_env: TEST_OPENAI_KEY, continues_partial: true }
   moon: { preset: moonshot, base_url: @OPENAI/v1, api_key_env: TEST_OPENAI_KEY, continues_partial: true }
   vllm: { preset: vllm, base_url: @OPENAI/v1, continues_partial: true }
-  anth: { format: anthropic, base_url: @ANTHROPIC, continues_partial: true }
+  anth: { format: anthropic, base_url: @ANTHROPIC, continues_partial: true, max_concurrency: 1 }
+  nova: { preset: novastack, base_url: @OPENAI/v1 }
   never: { preset: vllm, base_url: @OPENAI/v1 }
 models:
   plain: { provider: plain }
@@ -19,6 +20,7 @@ models:
   vllm: { provider: vllm }
   anth: { provider: anth }
   never: { provider: never }
+  nova: { provider: nova }
   other: { provider: plain }
 fallbacks: { never: [other], plain: [other] }
 "#;
@@ -124,4 +126,32 @@ async fn nothing_else_goes_on() {
     let asked = openai.asked();
     assert!(asked.iter().all(|asked| asked.body["model"] != "other"), "another model was asked");
     assert_eq!(asked.iter().filter(|asked| asked.body["model"] == "plain").count(), 1 + 4);
+}
+
+/// One that claims to be a NovaStack and names no tokens is not asked again, and token ids go to nobody else.
+#[tokio::test]
+async fn token_ids_are_for_those_who_know_them() {
+    let (openai, anthropic) = (Upstream::start().await, Upstream::start().await);
+    let gateway = start(&fill(CONFIG, &openai, &anthropic), &[]);
+    let (first, _) = parts(&openai_stream(&json!({ "model": "nova" })));
+    openai.once("nova", first);
+    let told = gateway.chat("nova", true).await;
+    assert!(told.data().pop().unwrap()["error"].is_object() && told.says() == "Hello, ", "{}", told.text);
+    let asked = openai.asked();
+    assert_eq!((asked.len(), &asked[0].body["resumable"]), (1, &json!(true)));
+    assert!(asked[0].body["seed"].as_u64().is_some_and(|seed| seed < 1 << 31), "{}", asked[0].body);
+
+    let mut body = chat("vllm", true);
+    (body["resumable"], body["seed"]) = (true.into(), 7.into());
+    assert_eq!(gateway.post("/v1/chat/completions", &[], &body).await.says(), TEXT);
+    let asked = openai.asked().pop().expect("it was asked").body;
+    assert!(asked.get("resumable").is_none() && asked["seed"] == 7, "{asked}");
+    body["resume_token_ids"] = json!([[1, 2]]);
+    let told = gateway.post("/v1/chat/completions", &[], &body).await;
+    assert_eq!(
+        (told.status, &told.json()["error"]["param"]),
+        (400, &json!("resume_token_ids")),
+        "{}",
+        told.text
+    );
 }
