@@ -54,7 +54,7 @@ impl Drop for InFlightGuard {
     }
 }
 
-/// What [`enter`] knows of a request.
+/// What is known of a request before its handler sees it.
 #[derive(Clone)]
 pub struct RequestContext {
     /// The caller's `x-request-id`, or one of ours.

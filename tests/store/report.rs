@@ -154,7 +154,7 @@ fn by_hand(records: &[&UsageRecord], scores: &BTreeMap<(String, String, &str), f
             cached_tokens: records().map(|it| it.cached_tokens).sum(),
             output_tokens: records().map(|it| it.output_tokens).sum(),
             cost: records().map(|it| it.cost).sum(),
-            latency_ms: spread(ended(Outcome::Completed).into_iter().map(|it| latency(it)).collect()),
+            latency_ms: spread(ended(Outcome::Completed).into_iter().map(latency).collect()),
             ttft_ms: spread(own.iter().filter_map(ttft).collect()),
             scores: names.map(|name| score_totals(name, &values(name))).collect(),
         }

@@ -18,6 +18,8 @@ use serde_json::{Value, json};
 const TIMES_MAX: u32 = 3;
 /// Of text that is kept to go on with.
 const TEXT_BYTES_MAX: usize = 1 << 20;
+/// Of token ids that are.
+const TOKENS_MAX: u64 = 1 << 20;
 
 /// What a caller has of an answer that may break off.
 #[derive(Clone, Debug)]
@@ -117,6 +119,10 @@ impl Told {
                 let known = ids.len();
                 ids.extend(new.filter_map(|id| u32::try_from(id.as_u64()?).ok()));
                 self.tokens += (ids.len() - known) as u64;
+                if self.tokens > TOKENS_MAX {
+                    (self.ids, self.unnamed) = (Vec::new(), true);
+                    break;
+                }
                 if !choice["finish_reason"].is_null() {
                     self.ids[index] = None;
                 }
