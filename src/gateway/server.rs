@@ -22,7 +22,7 @@ use super::openai::{completions, models, tokenize};
 use super::registry::Registry;
 use super::route::Routing;
 use super::scores;
-use crate::store::{Store, now_unix_ms};
+use crate::store::{Store, new_request_id};
 use arc_swap::ArcSwap;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
@@ -258,7 +258,7 @@ async fn enter(State(app): State<Arc<App>>, mut request: Request, next: Next) ->
     let given = request.headers().get(REQUEST_ID).and_then(|value| value.to_str().ok());
     let id = match given {
         Some(id) if is_sane_id(id) => id.to_owned(),
-        _ => new_id(),
+        _ => new_request_id(),
     };
     // Before the phase is read: a request either sees the drain or is waited for.
     let in_flight = app.begin();
@@ -315,14 +315,6 @@ pub fn insert_limits(response: &mut Response, states: &States, dialect: Dialect)
             response.headers_mut().insert(name, value);
         }
     }
-}
-
-/// Begins with the time (UUID version 7), so that the store's index of ids grows at its end.
-fn new_id() -> String {
-    let random = uuid::Uuid::new_v4().into_bytes();
-    // Not those two of the sixteen that say which version it is.
-    let random = std::array::from_fn(|at| if at < 6 { random[at] } else { random[at + 4] });
-    uuid::Builder::from_unix_timestamp_millis(now_unix_ms(), &random).into_uuid().to_string()
 }
 
 /// Visible ASCII and not too long: fit to be logged and echoed.

@@ -29,7 +29,7 @@ mod writer;
 pub use error::StoreError;
 pub use export::{ExportFormat, Records};
 pub use keys::{Key, KeySettings, KeyTable, Refusal};
-pub use record::{Outcome, UsageRecord};
+pub use record::{Outcome, UsageRecord, new_request_id};
 pub use report::{ArmRow, ScoreTotals, Spread};
 pub use scores::Score;
 pub use usage::{Dimension, Filter, Totals, UsageQuery, UsageRow};

@@ -1,4 +1,6 @@
-//! A usage record.
+//! A usage record, and the ids that requests are recorded under.
+
+use super::now_unix_ms;
 
 /// How an attempt ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,4 +54,13 @@ pub struct UsageRecord {
     pub status: u16,
     /// Of the body's `metadata`, text values: (name, value).
     pub tags: Vec<(String, String)>,
+}
+
+/// An id for a request whose caller gave none. It begins with the time (UUID version 7), so that the index
+/// of ids grows at its end: random ones cost the writer several times as much.
+pub fn new_request_id() -> String {
+    let random = uuid::Uuid::new_v4().into_bytes();
+    // Without those two of the sixteen bytes that say which version it is.
+    let random = std::array::from_fn(|at| if at < 6 { random[at] } else { random[at + 6] });
+    uuid::Builder::from_unix_timestamp_millis(now_unix_ms(), &random).into_uuid().to_string()
 }

@@ -155,27 +155,28 @@ fn totals_sql(condition: &str) -> String {
     };
     format!(
         "WITH picked AS (
-            SELECT *, CASE WHEN outcome = 'completed' THEN 1 ELSE 0 END AS is_completed,
-                CASE WHEN outcome = 'cancelled' THEN 1 ELSE 0 END AS is_cancelled,
+            SELECT route, arm, usage.key AS key, request_id, unix_ms, latency_ms, ttft_ms, outcome,
+                input_tokens, cached_tokens, output_tokens, cost,
                 sum(CASE WHEN attempt = 1 THEN 1 ELSE 0 END)
                     OVER (PARTITION BY usage.key, request_id ORDER BY id) AS turn
             FROM usage WHERE arm IS NOT NULL AND {condition}
         ), request AS (
-            SELECT route, arm, count(*) AS attempts, max(is_completed) AS completed,
-                CASE WHEN max(is_completed) = 0 THEN max(is_cancelled) ELSE 0 END AS cancelled,
-                count(*) FILTER (WHERE outcome = 'failed') AS failures,
+            SELECT route, arm, count(*) AS attempts, count(*) FILTER (WHERE outcome = 'failed') AS failures,
+                max(CASE outcome WHEN 'completed' THEN 2 WHEN 'cancelled' THEN 1 ELSE 0 END) AS ended,
                 sum(input_tokens) AS input, sum(cached_tokens) AS cached, sum(output_tokens) AS output,
                 sum(cost) AS cost, min(unix_ms + ttft_ms) - min(unix_ms) AS ttft,
-                CASE WHEN max(is_completed) = 1 THEN max(unix_ms + latency_ms) - min(unix_ms) END AS latency
+                max(unix_ms + latency_ms) - min(unix_ms) AS took
             FROM picked GROUP BY route, arm, picked.key, request_id, turn
+        ), timed AS (
+            SELECT *, CASE WHEN ended = 2 THEN took END AS latency FROM request
         ), ranked AS (
             SELECT *, count(latency) OVER everything AS latency_count, count(ttft) OVER everything AS ttft_count,
                 row_number() OVER (PARTITION BY route, arm ORDER BY latency NULLS LAST) AS latency_rank,
                 row_number() OVER (PARTITION BY route, arm ORDER BY ttft NULLS LAST) AS ttft_rank
-            FROM request WINDOW everything AS (PARTITION BY route, arm)
+            FROM timed WINDOW everything AS (PARTITION BY route, arm)
         )
         SELECT route, arm, count(*), CAST(sum(attempts) AS bigint), CAST(sum(failures) AS bigint),
-            CAST(sum(completed) AS bigint), CAST(sum(cancelled) AS bigint), CAST(sum(input) AS bigint),
+            count(*) FILTER (WHERE ended = 2), count(*) FILTER (WHERE ended = 1), CAST(sum(input) AS bigint),
             CAST(sum(cached) AS bigint), CAST(sum(output) AS bigint), sum(cost), {}, {}
         FROM ranked GROUP BY route, arm ORDER BY route, arm LIMIT {}",
         spread("latency"),

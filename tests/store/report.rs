@@ -67,7 +67,7 @@ fn any_request() -> impl Strategy<Value = Made> {
     ]);
     let score = (prop::sample::select(vec!["thumbs", "stars"]), -40..40i32);
     let scores = prop::collection::vec(score, 0..3);
-    (0..30u32, names, 0..1_000_000u64, attempts, end, 0..80u32, scores).prop_map(
+    (0..15u32, names, 0..1_000_000u64, attempts, end, 0..80u32, scores).prop_map(
         |(id, (key, route, arm), begun, attempts, end, cost, scores)| Made {
             id,
             key,
@@ -192,11 +192,11 @@ fn assert_same(found: Vec<ArmRow>, expected: Vec<ArmRow>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn arms_equal_sums_by_hand(
-        given in prop::collection::vec(any_request(), 0..80),
+        given in prop::collection::vec(any_request(), 0..40),
         range in (prop::option::of(0..300_000u64), prop::option::of(700_000..1_000_000u64)),
         route in prop::option::of(prop::sample::select(vec!["ab", "auto:3"])),
     ) {
