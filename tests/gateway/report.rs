@@ -165,9 +165,19 @@ async fn compare(store: &str) {
     }
     // Without a route: all that have arms.
     let all = gateway.admin(Method::GET, "/admin/report", None).await;
-    assert_eq!(all["rows"], report["rows"]);
+    assert_eq!(rounded(&all["rows"]), rounded(&report["rows"]));
     let none = gateway.admin(Method::GET, "/admin/report?to=2020-01-01", None).await;
     assert_eq!(none["rows"], json!([]));
+}
+
+/// Without the last digits of numbers: a database adds up in any order.
+fn rounded(value: &Value) -> Value {
+    match value {
+        Value::Number(number) => format!("{:.9}", number.as_f64().expect("a number")).into(),
+        Value::Array(items) => items.iter().map(rounded).collect(),
+        Value::Object(map) => map.iter().map(|(name, value)| (name.clone(), rounded(value))).collect(),
+        other => other.clone(),
+    }
 }
 
 /// By hand, from the records: of whole requests, first attempt to last.
