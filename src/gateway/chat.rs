@@ -67,7 +67,7 @@ async fn answer(
 ) -> Result<Response, ApiError> {
     let mut limits = app.limits(&context);
     let (headers, path) = (request.headers().clone(), request.uri().path().to_owned());
-    let (name, mut body) = read_named(&app, &mut limits, request).await?;
+    let (name, mut body) = read_named(&app, &mut limits, &headers, request).await?;
     let stream = Fields::root(&body)?.flag("stream", false)?;
     let routing = app.routing();
     routing.check_allowed(&name, &context.tenant)?;
@@ -127,6 +127,7 @@ async fn answer(
 pub async fn read_named(
     app: &App,
     limits: &mut Limits,
+    headers: &HeaderMap,
     request: Request,
 ) -> Result<(String, Value), ApiError> {
     let (mut parts, body) = request.into_parts();
@@ -134,13 +135,12 @@ pub async fn read_named(
     let named = params
         .ok()
         .and_then(|params| params.iter().find(|(name, _)| *name == "name").map(|(_, it)| it.to_owned()));
-    let headers = parts.headers.clone();
     let body = app.read_json(limits, Request::from_parts(parts, body)).await?;
     let name = match &named {
         Some(name) => name,
         None => {
             let name = Fields::root(&body)?.required_str("model", "the name of a served model")?;
-            app.routing().forced(name, &headers)
+            app.routing().forced(name, headers)
         }
     };
     Ok((name.to_owned(), body))

@@ -155,3 +155,30 @@ async fn token_ids_are_for_those_who_know_them() {
         told.text
     );
 }
+
+/// What comes after the text of the rest is told under numbers that follow, also in Anthropic's own format.
+#[tokio::test]
+async fn a_call_after_the_rest_of_a_text() {
+    let (openai, anthropic) = (Upstream::start().await, Upstream::start().await);
+    let gateway = start(&fill(CONFIG, &openai, &anthropic), &[]);
+    let stream = anthropic_stream(&json!({ "model": "anth" }));
+    let event = |data: Value| format!("event: {}\ndata: {data}\n\n", data["type"].as_str().unwrap());
+    let tool = json!({ "type": "tool_use", "id": "t", "name": "f", "input": {} });
+    let call = [
+        json!({ "type": "content_block_start", "index": 1, "content_block": tool }),
+        json!({ "type": "content_block_delta", "index": 1, "delta": { "type": "input_json_delta", "partial_json": "{}" } }),
+        json!({ "type": "content_block_stop", "index": 1 }),
+    ];
+    let call: String = call.into_iter().map(event).collect();
+    let end = stream.find("event: message_delta").expect("the end");
+    let (first, rest) = parts(&(stream[..end].to_owned() + &call + &stream[end..]));
+    [first, rest].into_iter().for_each(|acts| anthropic.once("anth", acts));
+    let told = gateway.post("/v1/messages", &[], &message("anth", true)).await;
+    let data = told.data();
+    let blocks = data.iter().filter_map(|event| Some((event["type"].as_str()?, event["index"].as_u64()?)));
+    let blocks: Vec<_> = blocks.filter(|(kind, _)| *kind != "content_block_delta").collect();
+    let (start, stop) = ("content_block_start", "content_block_stop");
+    assert_eq!(blocks, [(start, 0), (stop, 0), (start, 1), (stop, 1)], "{}", told.text);
+    let json = data.iter().find(|event| event["delta"]["partial_json"] == "{}").expect("the call");
+    assert_eq!(json["index"], 1, "{}", told.text);
+}

@@ -41,6 +41,8 @@ pub struct Told {
     head: Option<(Value, Value)>,
     /// The content block that is open (Anthropic).
     block: u64,
+    /// The one that was when it broke off: the rest's first one goes on with it.
+    first_block: u64,
     /// So often it broke off.
     times: u32,
     /// White space at the end of the text that was not handed on, and may come again, at once.
@@ -69,6 +71,7 @@ impl Told {
             before: 0,
             head: None,
             block: 0,
+            first_block: 0,
             times: 0,
             owed: String::new(),
         }
@@ -153,6 +156,7 @@ impl Told {
     pub fn broke(&mut self) -> bool {
         self.times += 1;
         self.before = self.tokens;
+        self.first_block = self.block;
         let something = match self.by_tokens() {
             true => !self.unnamed && self.ids.iter().any(Option::is_some),
             false => self.text.as_ref().is_some_and(|text| !text.trim().is_empty()),
@@ -247,7 +251,7 @@ impl Told {
     }
 
     fn splice_block(&self, data: &mut Value) -> bool {
-        let block = self.block;
+        let block = self.first_block;
         if let Some(index) = data.get_mut("index") {
             *index = (index.as_u64().unwrap_or(0) + block).into();
         }
