@@ -1,11 +1,20 @@
-//! `cargo bench --bench gateway -- [--seconds N] [--mock-port PORT] [--peer NAME=URL ...] [--soak REQUESTS]`: what
-//! the gateway costs, beside a mock upstream asked directly and beside peers that the caller started in front of
-//! it. `--soak` measures memory instead: so many requests, and a fiftieth of that in streams that their callers
-//! leave in the middle.
+//! `cargo bench --bench gateway -- [--seconds N] [--rounds N] [--awake N] [--mock-port PORT] [--peer NAME=URL ...]
+//! [--soak REQUESTS]`: what the gateway costs, beside a mock upstream asked directly and beside peers that the
+//! caller started in front of it. `--soak` measures memory instead: so many requests, and a fiftieth of that in
+//! streams that their callers leave in the middle.
 //!
-//! Mock, load and gateway share this machine. The gateway has keys, limits, routing rules, prices and usage
-//! records on. Each row is one kind of request by so many clients, each with one connection that is kept, for so
-//! many seconds; answers are 20 tokens. A peer is started before, for one:
+//! Mock, load and gateway share this machine, each a process of its own: what is added is the time of a request
+//! through the gateway less that of one straight to the mock. A relay that copies bytes and reads none of them
+//! stands beside the gateway, for what a third process costs on this machine whatever it does. The gateway has
+//! keys, limits, routing rules, prices and usage records on. Each row is one kind of request by so many clients,
+//! each with one connection that is kept, for so many seconds; answers are 20 tokens. Of several rounds each figure
+//! is the median.
+//!
+//! `--awake N` runs loops on the first N processors that take what nobody else wants (SCHED_IDLE). A virtual
+//! processor that has nothing to do halts, and waking it may cost more than a request: without them the rows of one
+//! client measure the hypervisor.
+//!
+//! A peer is started before, for one:
 //!
 //!     vllm-router --worker-urls http://127.0.0.1:9901 --port 9902
 //!     cargo bench --bench gateway -- --mock-port 9901 --peer vllm-router=http://127.0.0.1:9902
@@ -20,6 +29,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 const TOKENS: usize = 20;
 const KEY: &str = "bench-key";
+const NOVASTACK: &str = "NovaStack";
 
 /// What a client sends.
 #[derive(Clone, Copy, PartialEq)]
@@ -62,26 +72,46 @@ impl Kind {
 
 struct Options {
     seconds: f64,
+    rounds: usize,
+    awake: usize,
     mock_port: u16,
     peers: Vec<(String, String)>,
     soak: usize,
+    /// Be one of the other processes of a run: the mock on this port, or the relay to this address.
+    part: Option<Part>,
+}
+
+enum Part {
+    Mock(u16),
+    Relay(String),
 }
 
 fn options() -> Result<Options, String> {
-    let mut options = Options { seconds: 5.0, mock_port: 0, peers: Vec::new(), soak: 0 };
+    let mut options =
+        Options { seconds: 5.0, rounds: 1, awake: 0, mock_port: 0, peers: Vec::new(), soak: 0, part: None };
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
     while let Some(name) = arguments.next() {
         let value = arguments.next().ok_or_else(|| format!("{name} needs a value"))?;
         match name.as_str() {
             "--seconds" => options.seconds = value.parse().map_err(|_| "--seconds needs a number")?,
             "--mock-port" => options.mock_port = value.parse().map_err(|_| "--mock-port needs a port")?,
+            "--rounds" => options.rounds = value.parse().map_err(|_| "--rounds needs a number")?,
+            "--awake" => options.awake = value.parse().map_err(|_| "--awake needs a number of processors")?,
             "--soak" => options.soak = value.parse().map_err(|_| "--soak needs a number of requests")?,
+            "--part-mock" => {
+                options.part = Some(Part::Mock(value.parse().map_err(|_| "--part-mock needs a port")?));
+            }
+            "--part-relay" => options.part = Some(Part::Relay(value)),
             "--peer" => {
                 let (name, url) = value.split_once('=').ok_or("--peer needs NAME=URL")?;
                 let address = url.trim_start_matches("http://").trim_end_matches('/');
                 options.peers.push((name.to_owned(), address.to_owned()));
             }
-            _ => return Err(format!("{name} is not known: --seconds, --mock-port, --peer, --soak")),
+            _ => {
+                return Err(format!(
+                    "{name} is not known: --seconds, --rounds, --awake, --mock-port, --peer, --soak"
+                ));
+            }
         }
     }
     Ok(options)
@@ -89,25 +119,46 @@ fn options() -> Result<Options, String> {
 
 fn main() -> Result<(), String> {
     let options = options()?;
+    if options.rounds == 0 {
+        return Err("--rounds is at least 1".into());
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    runtime.map_err(|error| error.to_string())?.block_on(run(options))
+    runtime.map_err(|error| error.to_string())?.block_on(async {
+        match &options.part {
+            None => run(options).await,
+            Some(Part::Mock(port)) => serve_mock(listen(*port).await?).await,
+            Some(Part::Relay(to)) => relay(listen(0).await?, to).await,
+        }
+    })
+}
+
+/// Says where it listens, for the process that started this one.
+async fn listen(port: u16) -> Result<TcpListener, String> {
+    let listener = TcpListener::bind(("127.0.0.1", port)).await.map_err(|error| error.to_string())?;
+    println!("http://{}", listener.local_addr().map_err(|error| error.to_string())?);
+    Ok(listener)
 }
 
 async fn run(options: Options) -> Result<(), String> {
-    let listener =
-        TcpListener::bind(("127.0.0.1", options.mock_port)).await.map_err(|error| error.to_string())?;
-    let mock = listener.local_addr().map_err(|error| error.to_string())?.to_string();
-    tokio::spawn(serve_mock(listener));
+    let itself = std::env::current_exe().map_err(|error| error.to_string())?;
+    let mock = Process::start(Command::new(&itself).args(["--part-mock", &options.mock_port.to_string()]))?;
+    let relay = Process::start(Command::new(&itself).args(["--part-relay", &mock.address]))?;
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
-    let gateway = Gateway::start(folder.path(), &mock)?;
+    let gateway = gateway(folder.path(), &mock.address)?;
     if options.soak > 0 {
         return soak(&gateway, options.soak).await;
     }
-    let mut targets =
-        vec![("mock alone".to_owned(), mock.clone()), ("NovaStack".to_owned(), gateway.address.clone())];
+    let mut targets = vec![
+        ("mock alone".to_owned(), mock.address.clone()),
+        ("relay of bytes".to_owned(), relay.address.clone()),
+        (NOVASTACK.to_owned(), gateway.address.clone()),
+    ];
     targets.extend(options.peers.iter().cloned());
-    println!("| request | clients | by | requests/s | p50 ms | p99 ms | added p50 ms | rate of the mock's |");
-    println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
+    let _awake = (0..options.awake).map(Awake::start).collect::<Result<Vec<_>, _>>()?;
+    println!(
+        "| request | clients | by | requests/s | p50 ms | p99 ms | added p50 ms | added p99 ms | rate of the mock's |"
+    );
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- |");
     for (kind, clients) in [
         (Kind::Plain, 1),
         (Kind::Plain, 16),
@@ -116,25 +167,28 @@ async fn run(options: Options) -> Result<(), String> {
         (Kind::Translated, 16),
         (Kind::TranslatedStream, 32),
     ] {
-        let mut alone = None;
-        for (name, address) in &targets {
-            // Nobody else translates.
-            let translated = matches!(kind, Kind::Translated | Kind::TranslatedStream);
-            if translated && name != "NovaStack" {
-                continue;
+        // Nobody else translates.
+        let translates = matches!(kind, Kind::Translated | Kind::TranslatedStream);
+        let targets: Vec<_> = targets.iter().filter(|(name, _)| !translates || name == NOVASTACK).collect();
+        let mut rows = vec![Vec::new(); targets.len()];
+        for _ in 0..options.rounds {
+            for ((_, address), row) in targets.iter().zip(&mut rows) {
+                load(address, kind, clients, 0.5).await?;
+                let measured = load(address, kind, clients, options.seconds).await?;
+                row.push([measured.rate, measured.percentile(50.0), measured.percentile(99.0)]);
             }
-            load(address, kind, clients, 0.5).await?;
-            let measured = load(address, kind, clients, options.seconds).await?;
-            let (rate, p50, p99) = (measured.rate, measured.percentile(50.0), measured.percentile(99.0));
+        }
+        let mut alone: Option<[f64; 3]> = None;
+        for ((name, _), row) in targets.iter().zip(&rows) {
+            let [rate, p50, p99] =
+                [0, 1, 2].map(|at| median(row.iter().map(|figures| figures[at]).collect()));
             let beside = match alone {
-                None => "| | |".to_owned(),
-                Some((alone_rate, alone_p50)) => {
-                    format!("| {:.3} | {:.2} |", p50 - alone_p50, rate / alone_rate)
+                None => "| | | |".to_owned(),
+                Some([alone_rate, alone_p50, alone_p99]) => {
+                    format!("| {:.3} | {:.3} | {:.2} |", p50 - alone_p50, p99 - alone_p99, rate / alone_rate)
                 }
             };
-            if !translated && alone.is_none() {
-                alone = Some((rate, p50));
-            }
+            alone = alone.or((!translates).then_some([rate, p50, p99]));
             println!("| {} | {clients} | {name} | {rate:.0} | {p50:.3} | {p99:.3} {beside}", kind.name());
         }
     }
@@ -142,8 +196,45 @@ async fn run(options: Options) -> Result<(), String> {
     Ok(())
 }
 
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    let middle = figures.len() / 2;
+    match figures.len() % 2 {
+        0 => figures[middle - 1..=middle].iter().sum::<f64>() / 2.0,
+        _ => figures[middle],
+    }
+}
+
+/// A loop that keeps a processor from halting, until it is dropped.
+struct Awake(Child);
+
+impl Awake {
+    fn start(processor: usize) -> Result<Self, String> {
+        let child = Command::new("taskset")
+            .args([
+                "--cpu-list",
+                &processor.to_string(),
+                "chrt",
+                "--idle",
+                "0",
+                "sh",
+                "-c",
+                "while :; do :; done",
+            ])
+            .spawn();
+        child.map(Self).map_err(|error| format!("taskset and chrt (util-linux): {error}"))
+    }
+}
+
+impl Drop for Awake {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Resident memory while requests are answered and streams are left.
-async fn soak(gateway: &Gateway, requests: usize) -> Result<(), String> {
+async fn soak(gateway: &Process, requests: usize) -> Result<(), String> {
     const ROUNDS: usize = 10;
     const CLIENTS: usize = 16;
     println!("| requests | streams left in the middle | resident MB |");
@@ -189,41 +280,45 @@ async fn soak(gateway: &Gateway, requests: usize) -> Result<(), String> {
 const HALF: &str = r#""max_tokens":63"#;
 
 /// `novastack serve` in front of the mock.
-struct Gateway {
+fn gateway(folder: &std::path::Path, mock: &str) -> Result<Process, String> {
+    let config = format!(
+        "server: {{ store: sqlite:usage.db }}\n\
+         providers: {{ mock: {{ format: openai, base_url: \"http://{mock}/v1\", max_concurrency: 4096 }} }}\n\
+         models: {{ m: {{ provider: mock, price: {{ input: 1, output: 2 }} }}, n: {{ provider: mock }} }}\n\
+         aliases: {{ bench: auto }}\n\
+         routes:\n\
+         - {{ if: context_length > 80000, use: n }}\n\
+         - {{ if: task == \"reasoning\" and budget < 0.0005, use: n }}\n\
+         - {{ if: 'header[\"x-forwarded-to\"] == \"claude\"', use: n }}\n\
+         - default: m\n\
+         limits: {{ requests_per_minute: 1000000000, tokens_per_minute: 100000000000, dollars_per_month: 1000000 }}\n"
+    );
+    let path = folder.join("novastack.yaml");
+    std::fs::write(&path, config).map_err(|error| error.to_string())?;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_novastack"));
+    command
+        .args(["serve", "--port", "0", "--api-key", KEY, "--config"])
+        .arg(&path)
+        .env("NOVASTACK_LOG", "warn");
+    Process::start(&mut command)
+}
+
+/// Another process of the run, which prints the URL it listens at. It ends with this value.
+struct Process {
     child: Child,
     address: String,
 }
 
-impl Gateway {
-    fn start(folder: &std::path::Path, mock: &str) -> Result<Self, String> {
-        let config = format!(
-            "server: {{ store: sqlite:usage.db }}\n\
-             providers: {{ mock: {{ format: openai, base_url: \"http://{mock}/v1\", max_concurrency: 4096 }} }}\n\
-             models: {{ m: {{ provider: mock, price: {{ input: 1, output: 2 }} }}, n: {{ provider: mock }} }}\n\
-             aliases: {{ bench: auto }}\n\
-             routes:\n\
-             - {{ if: context_length > 80000, use: n }}\n\
-             - {{ if: task == \"reasoning\" and budget < 0.0005, use: n }}\n\
-             - {{ if: 'header[\"x-forwarded-to\"] == \"claude\"', use: n }}\n\
-             - default: m\n\
-             limits: {{ requests_per_minute: 1000000000, tokens_per_minute: 100000000000, dollars_per_month: 1000000 }}\n"
-        );
-        let path = folder.join("novastack.yaml");
-        std::fs::write(&path, config).map_err(|error| error.to_string())?;
-        let mut child = Command::new(env!("CARGO_BIN_EXE_novastack"))
-            .args(["serve", "--port", "0", "--api-key", KEY, "--config"])
-            .arg(&path)
-            .env("NOVASTACK_LOG", "warn")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(|error| error.to_string())?;
+impl Process {
+    fn start(command: &mut Command) -> Result<Self, String> {
+        let mut child =
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(|error| error.to_string())?;
         let mut lines = BufReader::new(child.stdout.take().ok_or("no stdout")?).lines().map_while(Result::ok);
         let address = lines.find_map(|line| {
             let url = line.split_whitespace().find(|word| word.starts_with("http://"))?;
             Some(url.trim_start_matches("http://").to_owned())
         });
-        let address = address.ok_or("the gateway ended early")?;
+        let address = address.ok_or("another process of the run ended early")?;
         // It goes on writing.
         std::thread::spawn(move || lines.for_each(drop));
         Ok(Self { child, address })
@@ -236,7 +331,7 @@ impl Gateway {
     }
 }
 
-impl Drop for Gateway {
+impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -315,10 +410,11 @@ async fn read_answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Result<(),
 }
 
 /// An upstream that answers at once.
-async fn serve_mock(listener: TcpListener) {
+async fn serve_mock(listener: TcpListener) -> Result<(), String> {
     let (plain, streamed) = answers();
     let (plain, streamed) = (Arc::new(plain), Arc::new(streamed));
-    while let Ok((mut stream, _)) = listener.accept().await {
+    loop {
+        let (mut stream, _) = listener.accept().await.map_err(|error| error.to_string())?;
         let _ = stream.set_nodelay(true);
         let (plain, streamed) = (plain.clone(), streamed.clone());
         tokio::spawn(async move {
@@ -355,6 +451,16 @@ async fn serve_mock(listener: TcpListener) {
                 buffer.drain(..end + 4 + length);
             }
         });
+    }
+}
+
+/// Copies what either side sends to the other, with a connection of its own for each it accepts.
+async fn relay(listener: TcpListener, to: &str) -> Result<(), String> {
+    loop {
+        let (mut caller, _) = listener.accept().await.map_err(|error| error.to_string())?;
+        let mut upstream = TcpStream::connect(to).await.map_err(|error| format!("{to}: {error}"))?;
+        caller.set_nodelay(true).and(upstream.set_nodelay(true)).map_err(|error| error.to_string())?;
+        tokio::spawn(async move { tokio::io::copy_bidirectional(&mut caller, &mut upstream).await });
     }
 }
 

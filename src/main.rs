@@ -121,6 +121,9 @@ struct ServeArgs {
     /// Seconds that running requests have to finish after SIGTERM or ^C.
     #[arg(long, default_value = "30", value_parser = parse_seconds, value_name = "SECONDS")]
     drain_timeout: Duration,
+    /// Threads that serve connections [default: all cores, but 8 at the most].
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=64), value_name = "N")]
+    http_threads: Option<u8>,
     /// Largest request body: bytes, or with a suffix K, M, G.
     #[arg(long, default_value = "16M", value_parser = parse_bytes, value_name = "SIZE")]
     max_body: usize,

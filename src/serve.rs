@@ -39,6 +39,9 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(120);
 /// Connections at a time; more wait until one of these closes.
 const CONNECTIONS_MAX: usize = 4096;
 
+/// Threads that serve connections where nobody asks for more: each takes several thousand requests a second.
+const HTTP_THREADS_MAX: usize = 8;
+
 /// How long work on other threads may go on when the server has ended.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -56,9 +59,8 @@ pub fn run(args: ServeArgs) -> Result<(), String> {
     gateway::check_bind(host, has_keys, args.allow_unauthenticated)?;
     let port = args.port.or(config.server.port).unwrap_or(PORT);
     let observers = Observers::start(&config.server)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .max_blocking_threads(16)
+    // Connections have threads of their own.
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| format!("the runtime could not be started: {error}"))?;
@@ -80,6 +82,11 @@ fn has_keys(args: &ServeArgs, config: &Config, store: Option<&Store>) -> bool {
 /// The store that the configuration names.
 fn store(config: &Config) -> Result<Option<Arc<Store>>, String> {
     config.server.store.as_ref().map(Store::open).transpose().map_err(|error| error.to_string())
+}
+
+/// How many threads serve connections where nobody says.
+fn http_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(HTTP_THREADS_MAX)
 }
 
 /// SHA-256 of the admin key, where its environment variable is set.
@@ -104,6 +111,7 @@ async fn listen_and_serve(
         keep_alive: KEEP_ALIVE,
         head_timeout: HEAD_TIMEOUT,
         connections_max: CONNECTIONS_MAX,
+        workers: args.http_threads.map_or_else(http_threads, usize::from),
         drain_timeout: args.drain_timeout,
         cors: cors(&args.cors_origins),
         admin_key_sha256: admin_key(&config),

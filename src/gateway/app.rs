@@ -2,9 +2,10 @@
 
 use super::account::{self, Account, Attempt, Bill, Sink};
 use super::auth::Tenant;
+use super::bounds::{self, Phase};
 use super::error::ApiError;
 use super::limit::{Estimate, Holder, Id, Limiter, Now, Refusal, Reservation};
-use super::local::{self, Phase, TextPool};
+use super::local::TextPool;
 use super::metrics::{Gauges, Metrics};
 use super::observe::Observed;
 use super::registry::{LocalModel, ModelState, Registry};
@@ -120,14 +121,14 @@ impl App {
     }
 
     /// What bounds this request's time.
-    pub fn limits(&self, context: &RequestContext) -> local::Limits {
+    pub fn limits(&self, context: &RequestContext) -> bounds::Limits {
         let timeout = self.config.request_timeout;
         let deadline = tokio::time::Instant::from_std(context.arrived) + timeout;
-        local::Limits { deadline, timeout, phase: self.phase.subscribe() }
+        bounds::Limits::new(deadline, timeout, self.phase.subscribe())
     }
 
     /// The body as JSON.
-    pub async fn read_json(&self, limits: &mut local::Limits, request: Request) -> Result<Value, ApiError> {
+    pub async fn read_json(&self, limits: &mut bounds::Limits, request: Request) -> Result<Value, ApiError> {
         if let Some(kind) = request.headers().get(header::CONTENT_TYPE) {
             let kind = String::from_utf8_lossy(kind.as_bytes());
             let essence = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();

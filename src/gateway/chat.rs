@@ -11,14 +11,15 @@ mod stream;
 
 use super::account::{Account, Attempt};
 use super::app::{App, InFlight, RequestContext};
+use super::bounds::Limits;
 use super::count::Counts;
 use super::dialect::{
-    AnswerHead, ChatEvent, Dialect, EncodeError, EncodeOptions, StreamEncoder, TokenUsage, decode_whole,
-    encode_whole, for_upstream, to_openai,
+    AnswerHead, ChatEvent, DecodeError, Dialect, EncodeError, EncodeOptions, StreamEncoder, TokenUsage,
+    decode_whole, encode_whole, for_upstream, pass, to_openai,
 };
 use super::error::ApiError;
 use super::fallback::{self, Answered, Ask};
-use super::local::{Generation, Limits, TextEvent};
+use super::local::{Generation, TextEvent};
 use super::openai::chat;
 use super::openai::fields::{BadField, Fields};
 use super::remote::{Failure, Piece, RemoteAnswer, Then, Upstream};
@@ -28,8 +29,8 @@ use super::sse::{self, FrameSource, Frames};
 use super::usage;
 use crate::config::{Continues, compat};
 use axum::extract::{Extension, FromRequestParts, RawPathParams, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use axum::response::{IntoResponse, Json, Response};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use resume::Told;
 use serde_json::Value;
 use std::collections::VecDeque;
@@ -176,8 +177,8 @@ pub enum Answer {
     Events(Box<LocalEvents>),
     /// An upstream's stream.
     Stream(Box<Begun>),
-    /// A whole answer in the caller's dialect, and its events.
-    Whole(Value, Vec<ChatEvent>),
+    /// A whole answer as JSON in the caller's dialect, and its events.
+    Whole(String, Vec<ChatEvent>),
 }
 
 /// An upstream's stream that has begun.
@@ -251,8 +252,7 @@ impl Chat {
                 }
                 let mut all = Vec::new();
                 while events.next(&mut all).await? {}
-                let whole = self.whole(&self.head(name), &all)?;
-                Ok(Answer::Whole(whole, all))
+                Ok(Answer::Whole(self.whole(&self.head(name), &all)?, all))
             }
         }
     }
@@ -290,11 +290,9 @@ impl Chat {
         let events = decode_whole(upstream.dialect(), &body).map_err(|error| answer.unread(error))?;
         let whole = match upstream.dialect() == self.dialect {
             true => {
-                let whole = serde_json::from_slice(&body);
-                let mut whole: Value =
-                    whole.map_err(|error| Failure::report(ApiError::internal(&error.to_string())))?;
-                whole["model"] = name.into();
-                whole
+                let body = String::from_utf8(body)
+                    .map_err(|error| answer.unread(DecodeError::shape(error.to_string(), "")))?;
+                pass::renamed(&body, name)
             }
             false => self.whole(&self.head(name), &events).map_err(Failure::next)?,
         };
@@ -338,8 +336,9 @@ impl Chat {
         self.body.pointer("/stream_options/include_usage").and_then(Value::as_bool).unwrap_or(false)
     }
 
-    fn whole(&self, head: &AnswerHead, events: &[ChatEvent]) -> Result<Value, ApiError> {
-        encode_whole(self.dialect, head, events).map_err(|error| untellable(&error))
+    fn whole(&self, head: &AnswerHead, events: &[ChatEvent]) -> Result<String, ApiError> {
+        let whole = encode_whole(self.dialect, head, events).map_err(|error| untellable(&error))?;
+        Ok(whole.to_string())
     }
 
     fn encoder(&self, name: &str) -> StreamEncoder {
@@ -367,7 +366,10 @@ impl Answer {
         let (id, in_flight) = (chat.context.id.clone(), chat.context.in_flight.clone());
         match self {
             Answer::Ours(response) => response,
-            Answer::Whole(whole, events) => with_cost(Json(whole).into_response(), target, used(&events)),
+            Answer::Whole(whole, events) => {
+                let kind = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+                with_cost((kind, whole).into_response(), target, used(&events))
+            }
             Answer::Events(events) => {
                 let encoder = chat.encoder(&target.model.name);
                 sse::response(LocalStream { events, encoder, id, _in_flight: in_flight }, keep_alive)

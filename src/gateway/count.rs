@@ -8,10 +8,10 @@
 //! is chosen among several (`auto`, named routes), and the answering engine takes the tokens over.
 
 use super::app::{App, RequestContext};
+use super::bounds::Limits;
 use super::chat::{beta, read_named};
 use super::dialect::{Dialect, to_openai};
 use super::error::ApiError;
-use super::local::Limits;
 use super::openai::chat::chat_prompt;
 use super::registry::LocalModel;
 use super::route::{self, Asked, Target};

@@ -4,8 +4,8 @@
 //! An attempt has succeeded when its answer has begun: from then on its failures are the caller's to
 //! see. Before, nothing has been sent, and the caller sees none.
 
+use super::bounds::Limits;
 use super::error::ApiError;
-use super::local::Limits;
 use super::remote::{Failure, Then};
 use super::route::{Plan, Target};
 use std::collections::hash_map::RandomState;

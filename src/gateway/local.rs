@@ -11,6 +11,7 @@
 //! Deliberately absent: JSON.
 
 use super::account::Attempt;
+use super::bounds::Limits;
 use super::dialect::{StopReason, TokenUsage};
 use super::metrics::{Outcome, RequestMetrics};
 use super::registry::LocalModel;
@@ -21,9 +22,7 @@ use crate::text::{Detokenizer, TextError, Tokenizer};
 use futures_util::future::select_all;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::sync::{Semaphore, watch};
-use tokio::time::Instant;
+use tokio::sync::Semaphore;
 
 /// What can go wrong between a request and its text; messages are fit for callers but for
 /// `Internal`.
@@ -76,43 +75,6 @@ fn wanted(prompt_tokens: usize, max_tokens: Option<u32>) -> String {
             "{} were asked for ({prompt_tokens} in the prompt, {max} as max_tokens)",
             prompt_tokens as u64 + u64::from(max)
         ),
-    }
-}
-
-/// How far the server's shutdown has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Phase {
-    /// Serving.
-    Running,
-    /// No new requests; running ones go on.
-    Draining,
-    /// Running requests end now, with an error.
-    Aborting,
-}
-
-/// What bounds a request's time.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// When the request times out.
-    pub deadline: Instant,
-    /// For the message: the whole time it had.
-    pub timeout: Duration,
-    /// Ends it at the end of a shutdown.
-    pub phase: watch::Receiver<Phase>,
-}
-
-impl Limits {
-    /// The future's output, unless time is up first. Dropping it drops the future.
-    pub async fn bound<T>(&mut self, future: impl Future<Output = T>) -> Result<T, LocalError> {
-        tokio::select! {
-            biased;
-            // A closed channel means that the server is gone.
-            _ = self.phase.wait_for(|phase| *phase == Phase::Aborting) => Err(LocalError::Draining),
-            () = tokio::time::sleep_until(self.deadline) => {
-                Err(LocalError::Timeout { seconds: self.timeout.as_secs() })
-            }
-            output = future => Ok(output),
-        }
     }
 }
 

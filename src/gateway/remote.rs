@@ -10,21 +10,28 @@
 //! length of whole answers are bounded; dropping an answer closes its connection and frees its place.
 
 use super::adaptive::{AdaptiveLimiter, Outcome, Permit};
+use super::bounds::Limits;
 use super::dialect::anthropic::fit;
 use super::dialect::{
     AnswerHead, ChatEvent, DecodeError, Dialect, EncodeOptions, Frame, FrameReader, Peer, Progress,
     StreamDecoder, StreamEncoder, UpstreamError, decode_error, decode_whole,
 };
 use super::error::ApiError;
-use super::local::Limits;
+use super::http_client::{HttpClient, data};
 use crate::config::{Continues, Format, KeySource, Provider};
 use axum::body::Bytes;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::uri::InvalidUri;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
+use http_body_util::{BodyExt, Limited};
+use hyper::Response;
+use hyper::body::Incoming;
 use serde_json::Value;
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Sleep;
 
 /// Longest whole answer. A model's longest output is well under a megabyte of text; logprobs make it more.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -34,8 +41,8 @@ const FRAME_BYTES_MAX: usize = 16 << 20;
 const ERROR_BYTES_MAX: usize = 64 << 10;
 /// The version of Anthropic's API that is spoken.
 const ANTHROPIC_VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
-/// Connections that are kept for the next requests to a provider.
-const IDLE_CONNECTIONS_MAX: usize = 64;
+/// What upstreams are told of who asks, unless their configuration names another.
+const USER_AGENT: &str = concat!("novastack/", env!("CARGO_PKG_VERSION"));
 
 /// What a failed attempt means for the request.
 #[derive(Clone, Debug)]
@@ -113,9 +120,9 @@ impl Failure {
 pub struct Upstream {
     name: String,
     provider: Provider,
-    url: String,
+    url: Uri,
     headers: Result<HeaderMap, String>,
-    client: reqwest::Client,
+    client: HttpClient,
     /// `max_concurrency`, over all models.
     places: Arc<Semaphore>,
 }
@@ -126,25 +133,18 @@ impl Upstream {
     /// # Errors
     /// Where the system has no usable TLS roots, or a header is not one.
     pub fn new(name: &str, provider: &Provider) -> Result<Self, String> {
-        // A second call finds it installed.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = reqwest::Client::builder()
-            .connect_timeout(provider.connect_timeout)
-            .redirect(reqwest::redirect::Policy::none())
-            .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
-            .tcp_nodelay(true)
-            .user_agent(concat!("novastack/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|error| format!("provider {name}: {error}"))?;
         let path = match provider.format {
             Format::OpenAi => "/chat/completions",
             Format::Anthropic => "/v1/messages",
         };
+        let failed = |reason: String| format!("provider {name}: {reason}");
+        let url = format!("{}{path}", provider.base_url);
+        let url: Uri = url.parse().map_err(|error: InvalidUri| failed(error.to_string()))?;
         Ok(Self {
             name: name.to_owned(),
-            url: format!("{}{path}", provider.base_url),
+            client: HttpClient::new(&url, provider.connect_timeout).map_err(failed)?,
+            url,
             headers: headers(provider),
-            client,
             places: Arc::new(Semaphore::new(provider.concurrency_max)),
             provider: provider.clone(),
         })
@@ -221,7 +221,7 @@ impl Upstream {
         let begun = Instant::now();
         let place = self.places.clone().try_acquire_owned().map_err(|_| full())?;
         let mut permit = load.try_acquire(begun).ok_or_else(full)?;
-        let sent = self.client.post(&self.url).headers(headers.clone()).headers(extra).body(body).send();
+        let sent = self.client.post(self.url.clone(), with(headers, extra), body);
         let sent = limits.bound(tokio::time::timeout(self.provider.timeout, sent)).await;
         let response = match sent.map_err(Failure::report)? {
             Ok(Ok(response)) => response,
@@ -244,6 +244,8 @@ impl Upstream {
         permit.tell(outcome, Instant::now());
         let mut answer = RemoteAnswer {
             response,
+            idle: Box::pin(tokio::time::sleep(self.provider.timeout)),
+            is_waiting: false,
             frames: FrameReader::new(FRAME_BYTES_MAX),
             decoder: StreamDecoder::new(self.dialect()),
             waiting: VecDeque::new(),
@@ -271,7 +273,7 @@ impl Upstream {
         Failure::next(self.error(StatusCode::GATEWAY_TIMEOUT, &message))
     }
 
-    fn broken(&self, error: &reqwest::Error) -> Failure {
+    fn broken(&self, error: &hyper_util::client::legacy::Error) -> Failure {
         let what = if error.is_connect() { "it cannot be reached" } else { "the connection broke" };
         tracing::warn!(provider = self.name, error = %chain(error), what);
         Failure::retry(self.error(StatusCode::BAD_GATEWAY, what))
@@ -288,17 +290,13 @@ impl Upstream {
         let Ok(_place) = self.places.try_acquire() else { return Ok(None) };
         let body = serde_json::to_vec(body).map_err(|error| ApiError::internal(&error.to_string()))?;
         let counted = async {
-            let request = self.client.post(format!("{}/count_tokens", self.url)).headers(headers.clone());
-            let mut response =
-                request.headers(extra).body(body).send().await.ok()?.error_for_status().ok()?;
-            let mut answer = Vec::new();
-            while let Some(bytes) = response.chunk().await.ok()? {
-                answer.extend_from_slice(&bytes);
-                if answer.len() > ERROR_BYTES_MAX {
-                    return None;
-                }
+            let url = format!("{}/count_tokens", self.url).parse().ok()?;
+            let response = self.client.post(url, with(headers, extra), body).await.ok()?;
+            if !response.status().is_success() {
+                return None;
             }
-            serde_json::from_slice::<Value>(&answer).ok()?.get("input_tokens")?.as_u64()
+            let answer = Limited::new(response.into_body(), ERROR_BYTES_MAX).collect().await.ok()?;
+            serde_json::from_slice::<Value>(&answer.to_bytes()).ok()?.get("input_tokens")?.as_u64()
         };
         Ok(limits.bound(tokio::time::timeout(self.provider.timeout, counted)).await?.ok().flatten())
     }
@@ -308,9 +306,16 @@ impl Upstream {
     }
 }
 
+fn with(headers: &HeaderMap, extra: HeaderMap) -> HeaderMap {
+    let mut headers = headers.clone();
+    headers.extend(extra);
+    headers
+}
+
 /// What every request carries, the key among it.
 fn headers(provider: &Provider) -> Result<HeaderMap, String> {
     let mut headers = HeaderMap::new();
+    headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
     for (name, value) in &provider.headers {
         let name: HeaderName = name.parse().map_err(|_| format!("`{name}` is not a header's name"))?;
         let value =
@@ -368,7 +373,10 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 /// An answer whose head has come.
 pub struct RemoteAnswer {
-    response: reqwest::Response,
+    response: Response<Incoming>,
+    /// Ends a wait for news.
+    idle: Pin<Box<Sleep>>,
+    is_waiting: bool,
     frames: FrameReader,
     decoder: StreamDecoder,
     waiting: VecDeque<Piece>,
@@ -554,16 +562,30 @@ impl RemoteAnswer {
     }
 
     async fn chunk(&mut self, limits: &mut Limits) -> Result<Option<Bytes>, Failure> {
-        let next = tokio::time::timeout(self.upstream.timeout, self.response.chunk());
-        match limits.bound(next).await.map_err(Failure::report)? {
-            Ok(Ok(bytes)) => Ok(bytes),
-            Ok(Err(error)) => {
-                tracing::warn!(provider = self.upstream.name, error = %chain(&error), "an answer broke off");
+        let Self { response, idle, is_waiting, upstream, .. } = self;
+        // One timer for all pieces: setting it anew costs little. A wait that was given up goes on.
+        if !std::mem::replace(is_waiting, true) {
+            idle.as_mut().reset(tokio::time::Instant::now() + upstream.timeout);
+        }
+        let next = async {
+            tokio::select! {
+                biased;
+                next = data(response.body_mut()) => Some(next),
+                () = idle.as_mut() => None,
+            }
+        };
+        let next = limits.bound(next).await.map_err(Failure::report)?;
+        *is_waiting = false;
+        match next {
+            Some(Some(Ok(bytes))) => Ok(Some(bytes)),
+            Some(None) => Ok(None),
+            Some(Some(Err(error))) => {
+                tracing::warn!(provider = upstream.name, error = %chain(&error), "an answer broke off");
                 Err(Failure::retry(self.garbled("its answer broke off")))
             }
-            Err(_) => {
-                let message = format!("nothing came for {} seconds", self.upstream.timeout.as_secs());
-                let error = ApiError::upstream(&self.upstream.name, StatusCode::GATEWAY_TIMEOUT, &message);
+            None => {
+                let message = format!("nothing came for {} seconds", upstream.timeout.as_secs());
+                let error = ApiError::upstream(&upstream.name, StatusCode::GATEWAY_TIMEOUT, &message);
                 Err(Failure::next(error))
             }
         }

@@ -9,6 +9,7 @@
 
 use super::admin::{self, AdminState};
 use super::app::{App, RequestContext};
+use super::bounds::Phase;
 use super::chat;
 use super::cors::{self, Cors};
 use super::count::count_tokens;
@@ -16,12 +17,12 @@ use super::dialect::Dialect;
 use super::error::ApiError;
 use super::health::{health, scrape};
 use super::limit::{Now, States};
-use super::local::Phase;
 use super::observe::{self, Observed, Observers, Peer};
 use super::openai::{completions, models, tokenize};
 use super::registry::Registry;
 use super::route::Routing;
 use super::scores;
+use super::workers::Workers;
 use crate::store::{Store, new_request_id};
 use arc_swap::ArcSwap;
 use axum::body::Body;
@@ -71,6 +72,8 @@ pub struct ServerConfig {
     pub head_timeout: Duration,
     /// Connections at a time.
     pub connections_max: usize,
+    /// Threads that serve them.
+    pub workers: usize,
     /// How long running requests may go on after shutdown began.
     pub drain_timeout: Duration,
     /// Who may call from a browser.
@@ -116,7 +119,8 @@ pub async fn serve(
     app.limiter.connect().await;
     let router = router(app.clone())?;
     let (close, closed) = oneshot::channel::<()>();
-    let mut connections = std::pin::pin!(connections(listener, router, &app.config, closed));
+    let workers = Workers::start(app.config.workers, app.config.connections_max)?;
+    let mut connections = Box::pin(connections(listener, router, &app.config, &workers, closed));
     let drain = async {
         shutdown.await;
         app.drain().await
@@ -129,6 +133,7 @@ pub async fn serve(
     if tokio::time::timeout(FLUSH_TIMEOUT, connections).await.is_err() {
         tracing::debug!("connections were still open at the end");
     }
+    workers.end().await;
     app.limiter.close().await;
     Ok(outcome)
 }
@@ -138,6 +143,7 @@ async fn connections(
     mut listener: TcpListener,
     router: axum::Router,
     config: &ServerConfig,
+    workers: &Workers,
     closed: oneshot::Receiver<()>,
 ) {
     let mut http = http1::Builder::new();
@@ -161,17 +167,17 @@ async fn connections(
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "no TCP_NODELAY");
         }
-        let service = TowerToHyperService::new(router.clone());
-        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-            request.extensions_mut().insert(Peer(peer));
-            service.call(request)
-        });
-        let connection = http.serve_connection(TokioIo::new(stream), service);
+        let (http, router) = (http.clone(), router.clone());
         // Made here, so that it misses nothing.
         let closing = closing.clone().notified_owned();
-        tokio::spawn(async move {
+        let given = workers.give(stream, async move |stream| {
             let _place = place;
-            let mut connection = std::pin::pin!(connection);
+            let service = TowerToHyperService::new(router);
+            let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+                request.extensions_mut().insert(Peer(peer));
+                service.call(request)
+            });
+            let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
             let ended = tokio::select! {
                 ended = connection.as_mut() => ended,
                 () = closing => {
@@ -183,6 +189,9 @@ async fn connections(
                 tracing::debug!(%error, "a connection ended early");
             }
         });
+        if let Err(error) = given.await {
+            tracing::warn!(%error, "a connection could not be handed over");
+        }
     }
     drop(listener);
     closing.notify_waiters();

@@ -2,15 +2,30 @@
 //! comment is sent every so often, so that neither clients nor proxies give up during a long
 //! prefill. Dropping the body drops the source and so cancels the request; a slow reader is not
 //! polled for, so it costs what the engine's bounded channel holds and no more.
+//!
+//! Events that have come by the time that one is sent are sent with it: a write to a socket costs more
+//! than the event.
 
 use super::error::ApiError;
 use axum::body::Body;
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
+use futures_util::future::poll_immediate;
 use futures_util::stream;
 use serde::Serialize;
 use std::convert::Infallible;
-use std::time::Duration;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+use tokio::time::Sleep;
+
+/// What is said while nothing happens.
+const KEEP_ALIVE: &str = ": keep-alive\n\n";
+/// Frames of more than this go out as they come.
+const TOGETHER_BYTES_MAX: usize = 16 << 10;
+/// How long a frame may be held back for those that follow at once.
+const TOGETHER: Duration = Duration::from_millis(1);
 
 /// Frames that go out together.
 #[derive(Debug, Default)]
@@ -55,26 +70,11 @@ pub trait FrameSource: Send + 'static {
 
 /// The response: status 200, whatever comes later. An error becomes an `error` event, the last.
 pub fn response<S: FrameSource>(source: S, keep_alive: Duration) -> Response {
-    let body = Body::from_stream(stream::unfold(Some(source), move |source| async move {
-        let mut source = source?;
-        let mut frames = Frames::default();
-        loop {
-            match tokio::time::timeout(keep_alive, source.next(&mut frames)).await {
-                Err(_) => return Some((ok(": keep-alive\n\n".to_owned()), Some(source))),
-                Ok(Ok(true)) => {
-                    let text = frames.take();
-                    // An event that made no frame (a token held back) is not sent as nothing.
-                    if !text.is_empty() {
-                        return Some((ok(text), Some(source)));
-                    }
-                }
-                Ok(Ok(false)) => return Some((ok(frames.take()), None)),
-                Ok(Err(error)) => {
-                    source.failed(&error, &mut frames);
-                    return Some((ok(frames.take()), None));
-                }
-            }
-        }
+    let silence = Box::pin(tokio::time::sleep(keep_alive));
+    let pieces = Pieces { source: Some(source), silence, keep_alive, is_first: true };
+    let body = Body::from_stream(stream::unfold(pieces, |mut pieces| async move {
+        let piece = pieces.next().await?;
+        Some((Ok::<_, Infallible>(piece), pieces))
     }));
     let mut response = Response::new(body);
     let headers = response.headers_mut();
@@ -84,8 +84,67 @@ pub fn response<S: FrameSource>(source: S, keep_alive: Duration) -> Response {
     response
 }
 
-fn ok(text: String) -> Result<String, Infallible> {
-    Ok(text)
+/// A body's pieces, each of whole frames.
+struct Pieces<S> {
+    /// None after the last.
+    source: Option<S>,
+    /// Ends a wait. One timer for all of them: setting it anew costs little.
+    silence: Pin<Box<Sleep>>,
+    keep_alive: Duration,
+    is_first: bool,
+}
+
+impl<S: FrameSource> Pieces<S> {
+    async fn next(&mut self) -> Option<String> {
+        let mut source = self.source.take()?;
+        self.silence.as_mut().reset(tokio::time::Instant::now() + self.keep_alive);
+        let (mut frames, mut more) = (Frames::default(), true);
+        // An event that makes no frame (a token held back) is not sent as nothing.
+        while more && frames.0.is_empty() {
+            let next = tokio::select! {
+                biased;
+                next = source.next(&mut frames) => next,
+                () = self.silence.as_mut() => {
+                    self.source = Some(source);
+                    return Some(KEEP_ALIVE.to_owned());
+                }
+            };
+            more = told(&mut source, next, &mut frames);
+        }
+        // The first goes with the head; later, what has come goes together.
+        let (begun, is_first) = (Instant::now(), std::mem::take(&mut self.is_first));
+        while more && !is_first && frames.0.len() < TOGETHER_BYTES_MAX && begun.elapsed() < TOGETHER {
+            let Some(next) = there_now(source.next(&mut frames)).await else { break };
+            more = told(&mut source, next, &mut frames);
+        }
+        self.source = more.then_some(source);
+        Some(frames.take())
+    }
+}
+
+/// Whether more comes; a failure is told and is the end.
+fn told<S: FrameSource>(source: &mut S, next: Result<bool, ApiError>, frames: &mut Frames) -> bool {
+    next.unwrap_or_else(|error| {
+        source.failed(&error, frames);
+        false
+    })
+}
+
+/// The output, if it is there once everybody else has had a turn.
+async fn there_now<T>(future: impl Future<Output = T>) -> Option<T> {
+    // Hyper polls a body twice in a turn of its own.
+    let mut polls = 2;
+    poll_fn(|context| match polls {
+        0 => Poll::Ready(()),
+        _ => {
+            polls -= 1;
+            // Tokio's own yield would look at the network first.
+            context.waker().wake_by_ref();
+            Poll::Pending
+        }
+    })
+    .await;
+    poll_immediate(future).await
 }
 
 #[cfg(test)]
@@ -93,6 +152,7 @@ mod tests {
     use super::*;
     use crate::gateway::local::LocalError;
     use axum::body::to_bytes;
+    use http_body_util::BodyExt;
 
     /// Waits before each step, then says it; ends with an error or well.
     struct Steps {
@@ -105,7 +165,9 @@ mod tests {
             let Some(wait) = self.waits_ms.last().copied() else {
                 return if self.fail { Err(LocalError::Timeout { seconds: 1 }.into()) } else { Ok(false) };
             };
-            tokio::time::sleep(Duration::from_millis(wait)).await;
+            if wait > 0 {
+                tokio::time::sleep(Duration::from_millis(wait)).await;
+            }
             self.waits_ms.pop();
             frames.json(&wait);
             Ok(true)
@@ -123,6 +185,20 @@ mod tests {
         let failed = text(Steps { waits_ms: vec![0], fail: true }).await;
         assert!(failed.starts_with("data: 0\n\ndata: {\"error\":{"), "{failed}");
         assert!(failed.contains(r#""code":"timeout""#) && failed.ends_with("}}\n\n"), "{failed}");
+    }
+
+    #[tokio::test]
+    async fn what_has_come_goes_together() {
+        let steps = Steps { waits_ms: vec![0, 0, 100, 0, 0, 0], fail: true };
+        let mut body = response(steps, Duration::from_secs(10)).into_body();
+        let mut pieces = Vec::new();
+        while let Some(frame) = body.frame().await {
+            pieces.push(String::from_utf8(frame.unwrap().into_data().unwrap().to_vec()).unwrap());
+        }
+        // The first is not held back.
+        assert_eq!(pieces[..2], ["data: 0\n\n", "data: 0\n\ndata: 0\n\n"], "{pieces:?}");
+        assert!(pieces[2].starts_with("data: 100\n\ndata: 0\n\ndata: 0\n\ndata: {\"error\":"), "{pieces:?}");
+        assert_eq!(pieces.len(), 3);
     }
 
     #[tokio::test]

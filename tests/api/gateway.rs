@@ -25,14 +25,21 @@ struct Gateway {
 }
 
 async fn start(connections_max: usize) -> Gateway {
+    let models = vec![Model::local("m".into(), "nowhere".into())];
+    serve(connections_max, Config { models, ..Config::default() }).await
+}
+
+/// Its streams' keep-alive comments come after a tenth of a second.
+async fn serve(connections_max: usize, models: Config) -> Gateway {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address").to_string();
     let config = ServerConfig {
         request_timeout: Duration::from_secs(60),
         body_bytes_max: 1 << 20,
-        keep_alive: Duration::from_secs(10),
+        keep_alive: Duration::from_millis(100),
         head_timeout: Duration::from_millis(300),
         connections_max,
+        workers: 2,
         drain_timeout: Duration::from_secs(10),
         cors: Cors::Off,
         admin_key_sha256: None,
@@ -40,8 +47,7 @@ async fn start(connections_max: usize) -> Gateway {
     };
     let registry = Arc::new(Registry::new(["m".to_owned()]));
     let (stop, stopped) = oneshot::channel::<()>();
-    let models = vec![Model::local("m".into(), "nowhere".into())];
-    let routing = Routing::new(Config { models, ..Config::default() }, &[], &registry).expect("no upstreams");
+    let routing = Routing::new(models, &[], &registry).expect("upstreams that can be made");
     let routing = Arc::new(ArcSwap::from_pointee(routing));
     let serve = gateway::serve(listener, config, registry.clone(), routing, None, async {
         let _ = stopped.await;
@@ -138,6 +144,87 @@ async fn slow_heads_and_too_many_connections() {
     assert_eq!(&answer, b"HTTP/1.1 503");
     gateway.stop.send(()).expect("it runs");
     assert!(matches!(gateway.task.await, Ok(Ok(_))));
+}
+
+/// Comments that keep a caller's connection alive do not make an upstream's silence any shorter.
+#[tokio::test]
+async fn an_upstream_falls_silent_between_keep_alive_comments() {
+    let upstream = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = upstream.local_addr().expect("an address").port();
+    let silent = tokio::spawn(async move {
+        let (mut stream, _) = upstream.accept().await.expect("a connection");
+        let mut request = [0; 4096];
+        let _ = stream.read(&mut request).await.expect("a request");
+        let event = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Hi\"}}]}\n\n";
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+        let begun = format!("{head}{:x}\r\n{event}\r\n", event.len());
+        stream.write_all(begun.as_bytes()).await.expect("sent");
+        // Until the gateway hangs up.
+        stream.read(&mut request).await
+    });
+    let config = format!(
+        "providers: {{ p: {{ format: openai, base_url: \"http://127.0.0.1:{port}\", timeout_s: 1 }} }}\n\
+         models: {{ m: {{ provider: p }} }}"
+    );
+    let config =
+        Config::parse(&config, "novastack.yaml", std::path::Path::new(".")).expect("a configuration");
+    let gateway = serve(8, config).await;
+    let body = json!({"model": "m", "stream": true, "messages": [{"role": "user", "content": "Hi"}]});
+    let client = crate::support::client();
+    let url = format!("http://{}/v1/chat/completions", gateway.address);
+    let answer = client.post(url).json(&body).send().await.expect("an answer");
+    let text = tokio::time::timeout(Duration::from_secs(10), answer.text()).await;
+    let text = text.expect("an end").expect("a whole answer");
+    assert!(text.contains("Hi") && text.contains(": keep-alive\n\n"), "{text}");
+    assert!(text.contains("nothing came for"), "{text}");
+    let hung_up = tokio::time::timeout(Duration::from_secs(10), silent).await.expect("it hangs up");
+    assert!(matches!(hung_up, Ok(Ok(0) | Err(_))), "{hung_up:?}");
+    gateway.stop.send(()).expect("it runs");
+    assert!(matches!(gateway.task.await, Ok(Ok(gateway::DrainOutcome::Drained))));
+}
+
+/// Events that an upstream sends at once go on in few pieces, and the first of them at once.
+#[tokio::test]
+async fn what_comes_together_goes_together() {
+    const EVENTS: usize = 40;
+    let upstream = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = upstream.local_addr().expect("an address").port();
+    tokio::spawn(async move {
+        let (mut stream, _) = upstream.accept().await.expect("a connection");
+        let _ = stream.read(&mut [0; 4096]).await.expect("a request");
+        let mut text =
+            "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+                .to_owned();
+        for _ in 0..EVENTS {
+            let event = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Hi\"}}]}\n\n";
+            text += &format!("{:x}\r\n{event}\r\n", event.len());
+        }
+        text += "e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n";
+        stream.write_all(text.as_bytes()).await.expect("sent");
+        let _ = stream.read(&mut [0; 1]).await;
+    });
+    let config = format!(
+        "providers: {{ p: {{ format: openai, base_url: \"http://127.0.0.1:{port}\" }} }}\nmodels: {{ m: {{ provider: p }} }}"
+    );
+    let config =
+        Config::parse(&config, "novastack.yaml", std::path::Path::new(".")).expect("a configuration");
+    let gateway = serve(8, config).await;
+    let mut stream = TcpStream::connect(&gateway.address).await.expect("connected");
+    let body =
+        json!({"model": "m", "stream": true, "messages": [{"role": "user", "content": "Hi"}]}).to_string();
+    let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json";
+    let request = format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.expect("an answer");
+    let (_, body) = text.split_once("\r\n\r\n").expect("a head");
+    assert_eq!(body.matches("\"Hi\"").count(), EVENTS, "{text}");
+    // A piece ends an event, then itself.
+    let pieces: Vec<&str> = body.split("\n\n\r\n").collect();
+    assert_eq!(pieces[0].matches("data: ").count(), 1, "{text}");
+    assert!(pieces.len() < EVENTS / 2, "{} pieces: {text}", pieces.len());
+    gateway.stop.send(()).expect("it runs");
+    assert!(matches!(gateway.task.await, Ok(Ok(gateway::DrainOutcome::Drained))));
 }
 
 /// Requests of a replica that stops go on at another: every token once, the same as if nothing had

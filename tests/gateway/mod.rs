@@ -4,6 +4,7 @@
 mod access_log;
 mod counts;
 mod faults;
+mod https;
 mod metrics;
 mod providers;
 mod replicas;

@@ -4,9 +4,9 @@
 use super::resume::Told;
 use super::{Answer, Begun, Chat, untellable};
 use crate::gateway::app::InFlight;
+use crate::gateway::bounds::Limits;
 use crate::gateway::dialect::{ChatEvent, Dialect, Frame, StreamEncoder, pass};
 use crate::gateway::error::ApiError;
-use crate::gateway::local::Limits;
 use crate::gateway::remote::{Failure, Piece, Then};
 use crate::gateway::route::{Plan, Target};
 use crate::gateway::sse::{FrameSource, Frames};

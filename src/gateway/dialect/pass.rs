@@ -1,4 +1,4 @@
-//! Frames that go on as they came, but for the model's name. The name is replaced in the text: the
+//! Frames and whole answers that go on as they came, but for the model's name. The name is replaced in the text: the
 //! decoder has read the frame already, and a second reading would cost more than a translation.
 
 use super::frames::Frame;
@@ -13,13 +13,11 @@ pub fn write(frame: &Frame, model: &str, out: &mut String) {
         out.push_str(event);
         out.push('\n');
     }
-    let span = model_span(&frame.data);
     if !frame.data.contains('\n') {
         out.push_str("data: ");
-        push_renamed(&frame.data, span, model, out);
+        push_renamed(&frame.data, model, out);
     } else {
-        let mut renamed = String::with_capacity(frame.data.len() + model.len());
-        push_renamed(&frame.data, span, model, &mut renamed);
+        let renamed = renamed(&frame.data, model);
         let mut lines = renamed.split('\n').peekable();
         while let Some(line) = lines.next() {
             out.push_str("data: ");
@@ -32,8 +30,15 @@ pub fn write(frame: &Frame, model: &str, out: &mut String) {
     out.push_str("\n\n");
 }
 
-fn push_renamed(data: &str, span: Option<Range<usize>>, model: &str, out: &mut String) {
-    match span {
+/// A whole answer under another name of the model.
+pub fn renamed(json: &str, model: &str) -> String {
+    let mut out = String::with_capacity(json.len() + model.len());
+    push_renamed(json, model, &mut out);
+    out
+}
+
+fn push_renamed(data: &str, model: &str, out: &mut String) {
+    match model_span(data) {
         Some(span) => {
             out.push_str(&data[..span.start]);
             push_json(out, model);
@@ -137,12 +142,6 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use serde_json::{Map, json};
-
-    fn renamed(data: &str, model: &str) -> String {
-        let mut out = String::new();
-        push_renamed(data, model_span(data), model, &mut out);
-        out
-    }
 
     /// The same by parsing: the first `model` in the text's order, the message's included.
     fn by_parsing(value: &mut Value, model: &str) {

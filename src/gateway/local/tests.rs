@@ -1,4 +1,8 @@
 use super::*;
+use crate::gateway::bounds::Phase;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::Instant;
 
 fn scored(token: TokenId) -> TokenLogprob {
     TokenLogprob { token, logprob: -0.5, top: vec![(token, -0.5), (9, -1.5)] }
@@ -61,32 +65,13 @@ fn scores_follow_their_tokens() {
     assert_eq!(logprobs, [None, Some(-0.5)]);
 }
 
-fn limits(phase: &watch::Sender<Phase>, ms: u64) -> Limits {
-    let timeout = Duration::from_millis(ms);
-    Limits { deadline: Instant::now() + timeout, timeout, phase: phase.subscribe() }
-}
-
-#[tokio::test]
-async fn time_is_bounded_by_deadline_and_shutdown() {
-    let phase = watch::Sender::new(Phase::Running);
-    assert_eq!(limits(&phase, 5000).bound(async { 5 }).await.ok(), Some(5));
-    let late = limits(&phase, 20).bound(std::future::pending::<()>()).await;
-    assert!(matches!(late, Err(LocalError::Timeout { .. })));
-    phase.send_replace(Phase::Draining);
-    assert_eq!(limits(&phase, 5000).bound(async { 5 }).await.ok(), Some(5));
-    let mut waiting = limits(&phase, 5000);
-    let (cut, _) = tokio::join!(waiting.bound(std::future::pending::<()>()), async {
-        tokio::task::yield_now().await;
-        phase.send_replace(Phase::Aborting)
-    });
-    assert!(matches!(cut, Err(LocalError::Draining)));
-}
-
 #[tokio::test]
 async fn a_panic_in_a_text_task_is_an_error() {
     let phase = watch::Sender::new(Phase::Running);
+    let timeout = Duration::from_secs(5);
+    let mut limits = Limits::new(Instant::now() + timeout, timeout, phase.subscribe());
     let pool = TextPool::new();
-    let broken = pool.run::<()>(&mut limits(&phase, 5000), || panic!("tokenizer bug")).await;
+    let broken = pool.run::<()>(&mut limits, || panic!("tokenizer bug")).await;
     assert!(matches!(broken, Err(LocalError::Internal(_))));
-    assert_eq!(pool.run(&mut limits(&phase, 5000), || Ok(1)).await.ok(), Some(1));
+    assert_eq!(pool.run(&mut limits, || Ok(1)).await.ok(), Some(1));
 }

@@ -7,9 +7,10 @@ use super::wire::{ChunkUsage, Head, Usage, finish_reason, logprob, split_end};
 use super::{Collected, Encoder, EventStream};
 use crate::gateway::account::Attempt;
 use crate::gateway::app::{App, RequestContext};
+use crate::gateway::bounds::Limits;
 use crate::gateway::error::ApiError;
 use crate::gateway::local::{
-    self, Delta, Generation, GenerationRequest, Limits, LocalError, MaxTokens, TextEvent, TokenScore,
+    self, Delta, Generation, GenerationRequest, LocalError, MaxTokens, TextEvent, TokenScore,
 };
 use crate::gateway::registry::LocalModel;
 use crate::gateway::sse::{self, Frames};

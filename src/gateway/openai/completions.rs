@@ -7,11 +7,12 @@ use super::wire::{ChunkUsage, Head, finish_reason, logprob, split_end};
 use super::{Collected, Encoder, EventStream};
 use crate::gateway::account::Attempt;
 use crate::gateway::app::{App, RequestContext};
+use crate::gateway::bounds::Limits;
 use crate::gateway::count::Counts;
 use crate::gateway::dialect::Dialect;
 use crate::gateway::error::ApiError;
 use crate::gateway::local::{
-    self, Delta, Generation, GenerationRequest, Limits, LocalError, MaxTokens, TextEvent, TokenScore,
+    self, Delta, Generation, GenerationRequest, LocalError, MaxTokens, TextEvent, TokenScore,
 };
 use crate::gateway::registry::LocalModel;
 use crate::gateway::route::Asked;

@@ -1,0 +1,92 @@
+//! What bounds a request's time: its deadline, and the server's end.
+
+use super::local::LocalError;
+use std::pin::Pin;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// How far the server's shutdown has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Serving.
+    Running,
+    /// No new requests; running ones go on.
+    Draining,
+    /// Running requests end now, with an error.
+    Aborting,
+}
+
+/// What bounds a request's time.
+pub struct Limits {
+    deadline: Instant,
+    /// For the message: the whole time it has.
+    timeout: Duration,
+    phase: watch::Receiver<Phase>,
+    /// Ready when time is up. Kept between waits, as a stream has many.
+    over: Option<Pin<Box<dyn Future<Output = LocalError> + Send>>>,
+}
+
+impl Clone for Limits {
+    fn clone(&self) -> Self {
+        Self::new(self.deadline, self.timeout, self.phase.clone())
+    }
+}
+
+impl Limits {
+    /// A request times out at `deadline`, after `timeout` in all; the end of a shutdown ends it too.
+    pub fn new(deadline: Instant, timeout: Duration, phase: watch::Receiver<Phase>) -> Self {
+        Self { deadline, timeout, phase, over: None }
+    }
+
+    /// The future's output, unless time is up first. Dropping it drops the future.
+    pub async fn bound<T>(&mut self, future: impl Future<Output = T>) -> Result<T, LocalError> {
+        let (deadline, timeout, phase) = (self.deadline, self.timeout, &self.phase);
+        let over = self.over.get_or_insert_with(|| Box::pin(over(deadline, timeout, phase.clone())));
+        let bounded = tokio::select! {
+            biased;
+            error = over => Err(error),
+            output = future => Ok(output),
+        };
+        if bounded.is_err() {
+            self.over = None;
+        }
+        bounded
+    }
+}
+
+/// Waits until a request's time is up.
+async fn over(deadline: Instant, timeout: Duration, mut phase: watch::Receiver<Phase>) -> LocalError {
+    tokio::select! {
+        biased;
+        // A closed channel means that the server is gone.
+        _ = phase.wait_for(|phase| *phase == Phase::Aborting) => LocalError::Draining,
+        () = tokio::time::sleep_until(deadline) => LocalError::Timeout { seconds: timeout.as_secs() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits(phase: &watch::Sender<Phase>, ms: u64) -> Limits {
+        let timeout = Duration::from_millis(ms);
+        Limits::new(Instant::now() + timeout, timeout, phase.subscribe())
+    }
+
+    #[tokio::test]
+    async fn time_is_bounded_by_deadline_and_shutdown() {
+        let phase = watch::Sender::new(Phase::Running);
+        assert_eq!(limits(&phase, 5000).bound(async { 5 }).await.ok(), Some(5));
+        let late = limits(&phase, 20).bound(std::future::pending::<()>()).await;
+        assert!(matches!(late, Err(LocalError::Timeout { .. })));
+        phase.send_replace(Phase::Draining);
+        assert_eq!(limits(&phase, 5000).bound(async { 5 }).await.ok(), Some(5));
+        let mut waiting = limits(&phase, 5000);
+        let (cut, _) = tokio::join!(waiting.bound(std::future::pending::<()>()), async {
+            tokio::task::yield_now().await;
+            phase.send_replace(Phase::Aborting)
+        });
+        assert!(matches!(cut, Err(LocalError::Draining)));
+    }
+}
