@@ -6,6 +6,7 @@ use novastack::config::{AccessLog, Choice, Config, Limits, Model, Price, Rule, S
 use std::fmt::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 #[derive(Args)]
 pub struct CheckConfigArgs {
@@ -130,6 +131,8 @@ fn model(model: &Model) -> [String; 4] {
         }
         Target::Upstream { provider, upstream_name } => format!("{provider}: {upstream_name}"),
     };
+    let hedged = |after: Duration| format!(", hedged after {} s", after.as_secs_f64());
+    let target = target + &model.hedge_after.map_or(String::new(), hedged);
     let context = match &model.target {
         Target::Local(local) => local.max_context.or(model.context),
         Target::Upstream { .. } => model.context,

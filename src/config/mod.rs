@@ -226,6 +226,8 @@ pub struct Model {
     /// Of a local model without a price: what its devices cost, in dollars an hour. Its price follows
     /// from the time that its tokens take.
     pub dollars_per_hour: Option<f64>,
+    /// How long its answer may take to begin before the next target is asked beside it.
+    pub hedge_after: Option<Duration>,
     /// What it can do.
     pub capabilities: Capabilities,
     /// For all callers together.
@@ -242,6 +244,7 @@ impl Model {
             context: None,
             price: None,
             dollars_per_hour: None,
+            hedge_after: None,
             capabilities: Capabilities::default(),
             limits: Limits::default(),
         }

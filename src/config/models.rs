@@ -7,8 +7,9 @@ use super::tree::{Key, Node, Value};
 use super::{Capabilities, LocalModel, Model, Price, PriceTier, Target};
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
-const COMMON_KEYS: [&str; 4] = ["context", "price", "capabilities", "limits"];
+const COMMON_KEYS: [&str; 5] = ["context", "price", "capabilities", "limits", "hedge_after_s"];
 const LOCAL_KEYS: [&str; 7] =
     ["source", "device", "max_context", "max_running", "rope_scaling", "replicas", "dollars_per_hour"];
 const UPSTREAM_KEYS: [&str; 2] = ["provider", "upstream_name"];
@@ -88,10 +89,15 @@ fn model(reader: &mut Reader, key: &Key, node: &Node, providers: &BTreeMap<&str,
         }
         reader.number(node, &format!("`dollars_per_hour` of {what}"), 0.0..=PRICE_MAX)
     });
+    let hedge_after = fields
+        .get("hedge_after_s")
+        .and_then(|node| reader.number(node, &format!("`hedge_after_s` of {what}"), 0.001..=3600.0));
+    let hedge_after = hedge_after.map(Duration::from_secs_f64);
     let capabilities = capabilities(reader, &fields, is_local, &what);
     let limits = fields.get("limits").and_then(|node| limits(reader, node, &format!("the limits of {what}")));
     let (name, limits) = (key.text.clone(), limits.unwrap_or_default());
-    Some(Model { name, target: target?, context, price, dollars_per_hour, capabilities, limits })
+    let target = target?;
+    Some(Model { name, target, context, price, dollars_per_hour, hedge_after, capabilities, limits })
 }
 
 fn local(reader: &mut Reader, fields: &Fields, node: &Node, what: &str) -> Option<LocalModel> {

@@ -87,7 +87,9 @@ async fn answer(
     route::strip(&mut body);
     let attempts = AtomicU32::new(0);
     let seed = OnceLock::new();
-    let last = plan.targets.last().map(|target| target.model.name.clone());
+    // One of several that are asked at once is not the last.
+    let is_hedged = plan.targets.iter().any(|target| target.model.hedge_after.is_some());
+    let last = plan.targets.last().filter(|_| !is_hedged).map(|target| target.model.name.clone());
     let chat = Arc::new(Chat {
         seed,
         last,
@@ -101,12 +103,15 @@ async fn answer(
         counts,
         attempts,
     });
-    let answered = fallback::first(&plan, &mut limits, &*chat).await;
+    let answered = fallback::first(&plan, limits.clone(), &*chat).await;
     let answering = answered.as_ref().ok().map(|answered| &answered.target).or(plan.targets.first());
     if let Some(target) = answering {
         chat.context.names(&target.model.name);
     }
-    let Answered { answer, target, attempts } = answered?;
+    let Answered { answer, target, attempts, hedged } = answered?;
+    for slow in hedged {
+        chat.app.metrics.attempts().hedged(&slow.model.name, !Arc::ptr_eq(&slow, &target));
+    }
     let name = &target.model.name;
     let mut response = answer.respond(&chat, &plan, &target, limits);
     let headers = response.headers_mut();
@@ -163,7 +168,7 @@ pub struct Chat {
     account: Account,
     counts: Counts,
     attempts: AtomicU32,
-    /// The plan's last target.
+    /// The plan's last target, after which nobody can take over.
     last: Option<String>,
     /// By which an answer that breaks off is drawn on.
     seed: OnceLock<u64>,

@@ -3,13 +3,19 @@
 //!
 //! An attempt has succeeded when its answer has begun: from then on its failures are the caller's to
 //! see. Before, nothing has been sent, and the caller sees none.
+//!
+//! A target may be hedged (`hedge_after_s`): where its answer has not begun by then, the next one is asked
+//! beside it. Who begins first answers; the others are dropped.
 
 use super::bounds::Limits;
 use super::error::ApiError;
 use super::remote::{Failure, Then};
 use super::route::{Plan, Target};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -78,6 +84,8 @@ pub struct Answered<T> {
     pub target: Arc<Target>,
     /// Attempts, the last one included.
     pub attempts: u32,
+    /// Targets beside which the next one was asked, as they were slow; one of them may have answered.
+    pub hedged: Vec<Arc<Target>>,
 }
 
 /// What is tried.
@@ -96,57 +104,117 @@ pub trait Ask: Sync {
 ///
 /// # Errors
 /// The last failure's, or the first that no target would help with.
-pub async fn first<A: Ask>(
-    plan: &Plan,
-    limits: &mut Limits,
-    asks: &A,
-) -> Result<Answered<A::Answer>, ApiError> {
-    let mut attempts = 0;
-    let mut last = None;
-    for target in &plan.targets {
-        // Our own engines say at once whether they serve.
-        let health = target.upstream.as_ref().map(|hosted| &hosted.health);
-        for turn in 0..ATTEMPTS_MAX {
-            if health.is_some_and(|health| !health.admit(Instant::now())) {
-                last.get_or_insert_with(|| ApiError::resting(&target.model.name, OPEN));
-                break;
+pub async fn first<A: Ask>(plan: &Plan, limits: Limits, asks: &A) -> Result<Answered<A::Answer>, ApiError> {
+    let attempts = AtomicU32::new(0);
+    let (mut under_way, mut hedged) = (FuturesUnordered::new(), Vec::new());
+    let (mut asked, mut last) = (Vec::new(), None);
+    for (index, target) in plan.targets.iter().enumerate() {
+        asked.push(index);
+        under_way.push(one(index, target, limits.clone(), asks, &attempts));
+        let is_last = index + 1 == plan.targets.len();
+        let patience = target.model.hedge_after.filter(|_| !is_last);
+        let mut impatient = pin!(async {
+            match patience {
+                Some(patience) => tokio::time::sleep(patience).await,
+                None => std::future::pending().await,
             }
-            attempts += 1;
-            let Failure { error, then } = match asks.ask(target, limits).await {
-                Ok(answer) => {
-                    health.inspect(|health| health.succeeded());
-                    return Ok(Answered { answer, target: target.clone(), attempts });
-                }
-                Err(failure) => failure,
-            };
-            let wait = match then {
-                Then::Report => return Err(error),
-                Then::Next => None,
-                Then::Retry => {
-                    let asked = error.retry_after_s.map(|seconds| Duration::from_secs(seconds.into()));
-                    Some(asked.unwrap_or_else(|| backoff(turn)))
+        });
+        // Until the next one is to be asked.
+        loop {
+            let done = tokio::select! {
+                biased;
+                done = under_way.next() => done,
+                () = impatient.as_mut() => {
+                    hedged.push(target.clone());
+                    break;
                 }
             };
-            // One that is busy, or cannot do this request, has not failed.
-            if error.status.is_server_error() {
-                health.inspect(|health| health.failed(Instant::now()));
-            }
-            tracing::warn!(
-                model = target.model.name,
-                turn,
-                status = error.status.as_u16(),
-                "an attempt failed"
-            );
-            last = Some(error);
-            match wait {
-                Some(wait) if turn + 1 < ATTEMPTS_MAX && wait <= WAIT_MAX => {
-                    limits.bound(tokio::time::sleep(wait)).await?;
+            match done {
+                Some(Ok((answer, target))) => {
+                    let (target, attempts) = (target.clone(), attempts.load(Ordering::Relaxed));
+                    return Ok(Answered { answer, target, attempts, hedged });
                 }
-                _ => break,
+                Some(Err(given_up)) => {
+                    asked.retain(|index| *index != given_up.index);
+                    // What the second one finds wrong, the first may take.
+                    let is_first = asked.iter().all(|index| *index > given_up.index);
+                    if given_up.then == Then::Report && is_first {
+                        return Err(given_up.error);
+                    }
+                    // That a target rests says less than what another one answered.
+                    last = last.filter(|_| !given_up.tried).or(Some(given_up.error));
+                    if given_up.index == index && !is_last {
+                        break;
+                    }
+                }
+                None => break,
             }
         }
     }
     Err(last.unwrap_or_else(|| ApiError::internal("a plan has no targets")))
+}
+
+/// A target that was tried in vain.
+struct GivenUp {
+    /// Its place in the plan.
+    index: usize,
+    error: ApiError,
+    /// Whether others may help.
+    then: Then,
+    /// It was asked at all.
+    tried: bool,
+}
+
+/// Tries one target, several times where its failures pass.
+async fn one<'a, A: Ask>(
+    index: usize,
+    target: &'a Arc<Target>,
+    mut limits: Limits,
+    asks: &A,
+    attempts: &AtomicU32,
+) -> Result<(A::Answer, &'a Arc<Target>), GivenUp> {
+    // Our own engines say at once whether they serve.
+    let health = target.upstream.as_ref().map(|hosted| &hosted.health);
+    let give_up = |error, then| GivenUp { index, error, then, tried: true };
+    let (mut turn, mut failed) = (0, None);
+    loop {
+        if health.is_some_and(|health| !health.admit(Instant::now())) {
+            let tried = failed.is_some();
+            let error = failed.unwrap_or_else(|| ApiError::resting(&target.model.name, OPEN));
+            return Err(GivenUp { index, error, then: Then::Next, tried });
+        }
+        attempts.fetch_add(1, Ordering::Relaxed);
+        let Failure { error, then } = match asks.ask(target, &mut limits).await {
+            Ok(answer) => {
+                health.inspect(|health| health.succeeded());
+                return Ok((answer, target));
+            }
+            Err(failure) => failure,
+        };
+        let wait = match then {
+            Then::Report => return Err(give_up(error, then)),
+            Then::Next => None,
+            Then::Retry => {
+                let asked = error.retry_after_s.map(|seconds| Duration::from_secs(seconds.into()));
+                Some(asked.unwrap_or_else(|| backoff(turn)))
+            }
+        };
+        // One that is busy, or cannot do this request, has not failed.
+        if error.status.is_server_error() {
+            health.inspect(|health| health.failed(Instant::now()));
+        }
+        let status = error.status.as_u16();
+        tracing::warn!(model = target.model.name, turn, status, "an attempt failed");
+        turn += 1;
+        match wait {
+            Some(wait) if turn < ATTEMPTS_MAX && wait <= WAIT_MAX => {
+                let waited = limits.bound(tokio::time::sleep(wait)).await;
+                waited.map_err(|error| give_up(error.into(), Then::Report))?;
+                failed = Some(error);
+            }
+            _ => return Err(give_up(error, Then::Next)),
+        }
+    }
 }
 
 /// From half to the whole of what doubles with each turn, so that callers do not come back together.

@@ -65,13 +65,8 @@ impl HttpClient {
     }
 
     /// Posts a body and waits for the answer's head.
-    pub async fn post(
-        &self,
-        url: Uri,
-        headers: HeaderMap,
-        body: Vec<u8>,
-    ) -> Result<Response<Incoming>, Error> {
-        let mut request = Request::new(Full::from(body));
+    pub async fn post(&self, url: Uri, headers: HeaderMap, body: Bytes) -> Result<Response<Incoming>, Error> {
+        let mut request = Request::new(Full::new(body));
         (*request.method_mut(), *request.uri_mut(), *request.headers_mut()) = (Method::POST, url, headers);
         self.0.get().request(request).await
     }

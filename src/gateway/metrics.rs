@@ -55,6 +55,7 @@ pub struct AttemptMetrics {
     first_token: Histograms,
     whole: Histograms,
     refusals: Family<Labels, Counter>,
+    hedges: Family<Labels, Counter>,
 }
 
 impl AttemptMetrics {
@@ -67,6 +68,7 @@ impl AttemptMetrics {
             first_token: histograms(),
             whole: histograms(),
             refusals: Family::default(),
+            hedges: Family::default(),
         };
         registry.register("attempts", "Attempts to answer, by target and outcome", it.attempts.clone());
         registry.register("attempt_tokens", "Tokens that attempts used", it.tokens.clone());
@@ -76,6 +78,8 @@ impl AttemptMetrics {
         registry.register("attempt_seconds", "From the attempt's begin to its end", it.whole.clone());
         let help = "Requests and attempts that were over a limit of their key or model";
         registry.register("limit_refusals", help, it.refusals.clone());
+        let help = "Answered requests for which another target was asked beside this one, as it was slow";
+        registry.register("hedges", help, it.hedges.clone());
         it
     }
 
@@ -83,6 +87,12 @@ impl AttemptMetrics {
     pub fn refused(&self, holder: &'static str, limit: LimitKind) {
         let labels = vec![("holder", holder.to_owned()), ("limit", limit.name().to_owned())];
         self.refusals.get_or_create(&labels).inc();
+    }
+
+    /// Counts that another target was asked beside this one, and whether another answered.
+    pub fn hedged(&self, model: &str, overtaken: bool) {
+        let labels = vec![("model", model.to_owned()), ("overtaken", overtaken.to_string())];
+        self.hedges.get_or_create(&labels).inc();
     }
 
     /// Counts an attempt that is over.

@@ -187,6 +187,7 @@ impl Upstream {
         extra: HeaderMap,
         limits: &mut Limits,
     ) -> Result<RemoteAnswer, Failure> {
+        let body = Bytes::from(body);
         let kept = (self.dialect() == Dialect::Anthropic).then(|| body.clone());
         let refused = match self.send_once(load, body, extra.clone(), limits).await? {
             Ok(answer) => return Ok(answer),
@@ -198,7 +199,7 @@ impl Upstream {
             return Err(Failure::of_upstream(&self.name, refused));
         };
         tracing::info!(provider = self.name, "asked again without the thinking of earlier answers");
-        let answer = self.send_once(load, body, extra, limits).await?;
+        let answer = self.send_once(load, body.into(), extra, limits).await?;
         answer.map_err(|refused| Failure::of_upstream(&self.name, refused))
     }
 
@@ -206,7 +207,7 @@ impl Upstream {
     async fn send_once(
         &self,
         load: &AdaptiveLimiter,
-        body: Vec<u8>,
+        body: Bytes,
         extra: HeaderMap,
         limits: &mut Limits,
     ) -> Result<Result<RemoteAnswer, UpstreamError>, Failure> {
@@ -291,7 +292,7 @@ impl Upstream {
         let body = serde_json::to_vec(body).map_err(|error| ApiError::internal(&error.to_string()))?;
         let counted = async {
             let url = format!("{}/count_tokens", self.url).parse().ok()?;
-            let response = self.client.post(url, with(headers, extra), body).await.ok()?;
+            let response = self.client.post(url, with(headers, extra), body.into()).await.ok()?;
             if !response.status().is_success() {
                 return None;
             }

@@ -276,6 +276,12 @@ const MODELS: &[Mistake] = &[
         1,
         &["`replicas` of model `m`", "from 1 to 64"],
     ),
+    (
+        "no patience",
+        "models: { m: { source: a/b, hedge_after_s: 0 } }",
+        1,
+        &["`hedge_after_s` of model `m`", "0.001 to 3600"],
+    ),
     ("a context", "models: { m: { source: a/b, max_context: 128k } }", 1, &["`max_context`", "`128k`"]),
     ("rope scaling", "models: { m: { source: a/b, rope_scaling: yarn } }", 1, &["as in config.json"]),
     (

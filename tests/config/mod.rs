@@ -185,7 +185,7 @@ fn prices_keys_and_replicas() {
 providers: { up: { preset: openai } }
 models:
   a: { provider: up, price: { input: 1, output: 2, tiers: [{ above: 200000, input: 2, output: 3.5, cached_input: 0.2 }] } }
-  b: { provider: up, capabilities: [], limits: { concurrency: 3 } }
+  b: { provider: up, capabilities: [], limits: { concurrency: 3 }, hedge_after_s: 1.5 }
   c: { source: ./m.gguf, replicas: 2, max_running: 8, device: cpu }
 aliases: { short: long-name, long-name: b }
 prices:
@@ -200,6 +200,8 @@ routes:
     assert_eq!(config.models[1].price.as_ref().expect("a price").output, 0.001);
     assert_eq!(config.models[1].capabilities, Capabilities::default());
     assert_eq!(config.models[1].limits.concurrency, Some(3));
+    assert_eq!(config.models[1].hedge_after, Some(Duration::from_millis(1500)));
+    assert_eq!(config.models[0].hedge_after, None);
     assert_eq!(config.models[0].capabilities, Capabilities { tools: true, images: true, reasoning: true });
     assert!(!config.models[2].capabilities.images);
     let Target::Local(local) = &config.models[2].target else { panic!("local") };

@@ -4,6 +4,7 @@
 mod access_log;
 mod counts;
 mod faults;
+mod hedging;
 mod https;
 mod metrics;
 mod providers;
