@@ -154,6 +154,10 @@ async fn run(options: Options) -> Result<(), String> {
         (NOVASTACK.to_owned(), gateway.address.clone()),
     ];
     targets.extend(options.peers.iter().cloned());
+    for (name, address) in &options.peers {
+        eprintln!("waiting for {name}");
+        is_there(address).await?;
+    }
     let _awake = (0..options.awake).map(Awake::start).collect::<Result<Vec<_>, _>>()?;
     println!(
         "| request | clients | by | requests/s | p50 ms | p99 ms | added p50 ms | added p99 ms | rate of the mock's |"
@@ -193,6 +197,18 @@ async fn run(options: Options) -> Result<(), String> {
         }
     }
     println!("\nResident memory of the gateway afterwards: {} MB", gateway.resident_kib() / 1024);
+    Ok(())
+}
+
+/// Peers may look for their upstream, which is the mock, before they listen.
+async fn is_there(address: &str) -> Result<(), String> {
+    let begun = Instant::now();
+    while let Err(error) = TcpStream::connect(address).await {
+        if begun.elapsed() > Duration::from_secs(60) {
+            return Err(format!("{address}: {error}"));
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     Ok(())
 }
 
