@@ -88,8 +88,7 @@ async fn answer(
     let attempts = AtomicU32::new(0);
     let seed = OnceLock::new();
     // One of several that are asked at once is not the last.
-    let is_hedged = plan.targets.iter().any(|target| target.model.hedge_after.is_some());
-    let last = plan.targets.last().filter(|_| !is_hedged).map(|target| target.model.name.clone());
+    let last = plan.targets.last().filter(|_| !plan.is_hedged()).map(|target| target.model.name.clone());
     let chat = Arc::new(Chat {
         seed,
         last,
@@ -103,7 +102,7 @@ async fn answer(
         counts,
         attempts,
     });
-    let answered = fallback::first(&plan, limits.clone(), &*chat).await;
+    let answered = fallback::first(&plan, &mut limits, &*chat).await;
     let answering = answered.as_ref().ok().map(|answered| &answered.target).or(plan.targets.first());
     if let Some(target) = answering {
         chat.context.names(&target.model.name);

@@ -104,13 +104,42 @@ pub trait Ask: Sync {
 ///
 /// # Errors
 /// The last failure's, or the first that no target would help with.
-pub async fn first<A: Ask>(plan: &Plan, limits: Limits, asks: &A) -> Result<Answered<A::Answer>, ApiError> {
+pub async fn first<A: Ask>(
+    plan: &Plan,
+    limits: &mut Limits,
+    asks: &A,
+) -> Result<Answered<A::Answer>, ApiError> {
+    if plan.is_hedged() {
+        return Box::pin(first_of_several(plan, limits.clone(), asks)).await;
+    }
+    let attempts = AtomicU32::new(0);
+    let mut last = None;
+    for (index, target) in plan.targets.iter().enumerate() {
+        match one(index, target, limits, asks, &attempts).await {
+            Ok((answer, target)) => {
+                let (target, attempts) = (target.clone(), attempts.into_inner());
+                return Ok(Answered { answer, target, attempts, hedged: Vec::new() });
+            }
+            Err(given_up) if given_up.then == Then::Report => return Err(given_up.error),
+            Err(given_up) => last = given_up.after(last),
+        }
+    }
+    Err(last.unwrap_or_else(|| ApiError::internal("a plan has no targets")))
+}
+
+/// The same where slow targets are hedged. (Apart, as a set of futures costs each request something.)
+async fn first_of_several<A: Ask>(
+    plan: &Plan,
+    limits: Limits,
+    asks: &A,
+) -> Result<Answered<A::Answer>, ApiError> {
     let attempts = AtomicU32::new(0);
     let (mut under_way, mut hedged) = (FuturesUnordered::new(), Vec::new());
     let (mut asked, mut last) = (Vec::new(), None);
     for (index, target) in plan.targets.iter().enumerate() {
+        let (mut limits, attempts) = (limits.clone(), &attempts);
         asked.push(index);
-        under_way.push(one(index, target, limits.clone(), asks, &attempts));
+        under_way.push(async move { one(index, target, &mut limits, asks, attempts).await });
         let is_last = index + 1 == plan.targets.len();
         let patience = target.model.hedge_after.filter(|_| !is_last);
         let mut impatient = pin!(async {
@@ -135,15 +164,15 @@ pub async fn first<A: Ask>(plan: &Plan, limits: Limits, asks: &A) -> Result<Answ
                     return Ok(Answered { answer, target, attempts, hedged });
                 }
                 Some(Err(given_up)) => {
+                    let is_newest = given_up.index == index;
                     asked.retain(|index| *index != given_up.index);
                     // What the second one finds wrong, the first may take.
                     let is_first = asked.iter().all(|index| *index > given_up.index);
                     if given_up.then == Then::Report && is_first {
                         return Err(given_up.error);
                     }
-                    // That a target rests says less than what another one answered.
-                    last = last.filter(|_| !given_up.tried).or(Some(given_up.error));
-                    if given_up.index == index && !is_last {
+                    last = given_up.after(last);
+                    if is_newest && !is_last {
                         break;
                     }
                 }
@@ -165,11 +194,19 @@ struct GivenUp {
     tried: bool,
 }
 
+impl GivenUp {
+    /// The error to be reported after an earlier one: that a target rests says less than what another
+    /// one answered.
+    fn after(self, earlier: Option<ApiError>) -> Option<ApiError> {
+        earlier.filter(|_| !self.tried).or(Some(self.error))
+    }
+}
+
 /// Tries one target, several times where its failures pass.
 async fn one<'a, A: Ask>(
     index: usize,
     target: &'a Arc<Target>,
-    mut limits: Limits,
+    limits: &mut Limits,
     asks: &A,
     attempts: &AtomicU32,
 ) -> Result<(A::Answer, &'a Arc<Target>), GivenUp> {
@@ -184,7 +221,7 @@ async fn one<'a, A: Ask>(
             return Err(GivenUp { index, error, then: Then::Next, tried });
         }
         attempts.fetch_add(1, Ordering::Relaxed);
-        let Failure { error, then } = match asks.ask(target, &mut limits).await {
+        let Failure { error, then } = match asks.ask(target, limits).await {
             Ok(answer) => {
                 health.inspect(|health| health.succeeded());
                 return Ok((answer, target));

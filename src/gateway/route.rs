@@ -99,6 +99,13 @@ pub struct Plan {
     pub targets: Vec<Arc<Target>>,
 }
 
+impl Plan {
+    /// Whether several of its targets may be asked at once.
+    pub fn is_hedged(&self) -> bool {
+        self.targets.len() > 1 && self.targets.iter().any(|target| target.model.hedge_after.is_some())
+    }
+}
+
 /// A configuration with its upstreams.
 pub struct Routing {
     config: Config,
