@@ -1,8 +1,8 @@
 //! The threads that serve connections. A connection belongs to one of them for as long as it is open,
-//! and so does what is sent to upstreams for it: a request is worked on by one thread from its first
-//! byte to its last, and waking another costs nothing because none is woken. Threads that steal each
-//! other's tasks took a wake-up for nearly every request, which on small machines costs more than the
-//! request's own work (benches/results/gateway.md).
+//! and so does what is sent to upstreams for it: one thread works on a request from its first byte to
+//! its last, and wakes no other. A runtime whose threads steal each other's tasks woke one for nearly
+//! every request, which on small machines costs more than the request's own work
+//! (benches/results/gateway.md).
 //!
 //! A new connection goes to the thread that has the fewest.
 
