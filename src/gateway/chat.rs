@@ -102,7 +102,7 @@ async fn answer(
         counts,
         attempts,
     });
-    let answered = fallback::first(&plan, &mut limits, &*chat).await;
+    let answered = fallback::first(&plan, limits.clone(), &*chat).await;
     let answering = answered.as_ref().ok().map(|answered| &answered.target).or(plan.targets.first());
     if let Some(target) = answering {
         chat.context.names(&target.model.name);

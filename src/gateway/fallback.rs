@@ -104,35 +104,7 @@ pub trait Ask: Sync {
 ///
 /// # Errors
 /// The last failure's, or the first that no target would help with.
-pub async fn first<A: Ask>(
-    plan: &Plan,
-    limits: &mut Limits,
-    asks: &A,
-) -> Result<Answered<A::Answer>, ApiError> {
-    if plan.is_hedged() {
-        return Box::pin(first_of_several(plan, limits.clone(), asks)).await;
-    }
-    let attempts = AtomicU32::new(0);
-    let mut last = None;
-    for (index, target) in plan.targets.iter().enumerate() {
-        match one(index, target, limits, asks, &attempts).await {
-            Ok((answer, target)) => {
-                let (target, attempts) = (target.clone(), attempts.into_inner());
-                return Ok(Answered { answer, target, attempts, hedged: Vec::new() });
-            }
-            Err(given_up) if given_up.then == Then::Report => return Err(given_up.error),
-            Err(given_up) => last = given_up.after(last),
-        }
-    }
-    Err(last.unwrap_or_else(|| ApiError::internal("a plan has no targets")))
-}
-
-/// The same where slow targets are hedged. (Apart, as a set of futures costs each request something.)
-async fn first_of_several<A: Ask>(
-    plan: &Plan,
-    limits: Limits,
-    asks: &A,
-) -> Result<Answered<A::Answer>, ApiError> {
+pub async fn first<A: Ask>(plan: &Plan, limits: Limits, asks: &A) -> Result<Answered<A::Answer>, ApiError> {
     let attempts = AtomicU32::new(0);
     let (mut under_way, mut hedged) = (FuturesUnordered::new(), Vec::new());
     let (mut asked, mut last) = (Vec::new(), None);

@@ -33,6 +33,19 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
+/// TLS that trusts the system's authorities; reading them takes a while, so it is one for all upstreams.
+///
+/// # Errors
+/// There are none.
+pub fn tls() -> Result<Arc<ClientConfig>, String> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .and_then(BuilderVerifierExt::with_platform_verifier)
+        .map_err(|error| format!("no TLS for upstreams: {error}"))?;
+    Ok(Arc::new(config.with_no_client_auth()))
+}
+
 /// A client of one upstream.
 pub struct HttpClient(PerWorker<Client<Connector, Full<Bytes>>>);
 
@@ -41,20 +54,14 @@ impl HttpClient {
     /// a proxy's answer included.
     ///
     /// # Errors
-    /// The system has no usable roots; the proxy is one that has to be spoken to over TLS.
-    pub fn new(base: &Uri, connect_timeout: Duration) -> Result<Self, String> {
+    /// The proxy is one that has to be spoken to over TLS, or by another protocol than HTTP.
+    pub fn new(base: &Uri, connect_timeout: Duration, tls: Arc<ClientConfig>) -> Result<Self, String> {
         let proxy = Matcher::from_env().intercept(base);
         if let Some(proxy) = proxy.as_ref().map(Intercept::uri).filter(|it| it.scheme_str() != Some("http")) {
             let scheme = proxy.scheme_str().unwrap_or_default();
             return Err(format!("the environment's proxy has a {scheme}:// address: only http:// is spoken"));
         }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .and_then(BuilderVerifierExt::with_platform_verifier)
-            .map_err(|error| format!("no TLS: {error}"))?
-            .with_no_client_auth();
-        let connector = Connector(Arc::new(Connect { tls: Arc::new(tls), proxy, timeout: connect_timeout }));
+        let connector = Connector(Arc::new(Connect { tls, proxy, timeout: connect_timeout }));
         Ok(Self(PerWorker::new(move || {
             Client::builder(TokioExecutor::new())
                 .pool_timer(TokioTimer::new())
@@ -64,10 +71,18 @@ impl HttpClient {
         })))
     }
 
-    /// Posts a body and waits for the answer's head.
-    pub async fn post(&self, url: Uri, headers: HeaderMap, body: Bytes) -> Result<Response<Incoming>, Error> {
+    /// Posts a body and waits for the answer's head. Of `extra` is what both name.
+    pub async fn post(
+        &self,
+        url: Uri,
+        headers: &HeaderMap,
+        extra: HeaderMap,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, Error> {
         let mut request = Request::new(Full::new(body));
-        (*request.method_mut(), *request.uri_mut(), *request.headers_mut()) = (Method::POST, url, headers);
+        (*request.method_mut(), *request.uri_mut(), *request.headers_mut()) =
+            (Method::POST, url, headers.clone());
+        request.headers_mut().extend(extra);
         self.0.get().request(request).await
     }
 }

@@ -25,6 +25,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Limited};
 use hyper::Response;
 use hyper::body::Incoming;
+use rustls::ClientConfig;
 use serde_json::Value;
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -128,11 +129,12 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// Reads the key. A provider whose key is missing is there all the same: its requests fail.
+    /// Reads the key. A provider whose key is missing, or one of whose headers is none, is there all the
+    /// same: its requests fail.
     ///
     /// # Errors
-    /// Where the system has no usable TLS roots, or a header is not one.
-    pub fn new(name: &str, provider: &Provider) -> Result<Self, String> {
+    /// Its URL is none, or the environment's proxy for it cannot be used.
+    pub fn new(name: &str, provider: &Provider, tls: &Arc<ClientConfig>) -> Result<Self, String> {
         let path = match provider.format {
             Format::OpenAi => "/chat/completions",
             Format::Anthropic => "/v1/messages",
@@ -142,7 +144,7 @@ impl Upstream {
         let url: Uri = url.parse().map_err(|error: InvalidUri| failed(error.to_string()))?;
         Ok(Self {
             name: name.to_owned(),
-            client: HttpClient::new(&url, provider.connect_timeout).map_err(failed)?,
+            client: HttpClient::new(&url, provider.connect_timeout, tls.clone()).map_err(failed)?,
             url,
             headers: headers(provider),
             places: Arc::new(Semaphore::new(provider.concurrency_max)),
@@ -222,7 +224,7 @@ impl Upstream {
         let begun = Instant::now();
         let place = self.places.clone().try_acquire_owned().map_err(|_| full())?;
         let mut permit = load.try_acquire(begun).ok_or_else(full)?;
-        let sent = self.client.post(self.url.clone(), with(headers, extra), body);
+        let sent = self.client.post(self.url.clone(), headers, extra, body);
         let sent = limits.bound(tokio::time::timeout(self.provider.timeout, sent)).await;
         let response = match sent.map_err(Failure::report)? {
             Ok(Ok(response)) => response,
@@ -292,7 +294,7 @@ impl Upstream {
         let body = serde_json::to_vec(body).map_err(|error| ApiError::internal(&error.to_string()))?;
         let counted = async {
             let url = format!("{}/count_tokens", self.url).parse().ok()?;
-            let response = self.client.post(url, with(headers, extra), body.into()).await.ok()?;
+            let response = self.client.post(url, headers, extra, body.into()).await.ok()?;
             if !response.status().is_success() {
                 return None;
             }
@@ -307,16 +309,11 @@ impl Upstream {
     }
 }
 
-fn with(headers: &HeaderMap, extra: HeaderMap) -> HeaderMap {
-    let mut headers = headers.clone();
-    headers.extend(extra);
-    headers
-}
-
 /// What every request carries, the key among it.
 fn headers(provider: &Provider) -> Result<HeaderMap, String> {
     let mut headers = HeaderMap::new();
     headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
+    headers.insert(header::ACCEPT, HeaderValue::from_static("*/*"));
     for (name, value) in &provider.headers {
         let name: HeaderName = name.parse().map_err(|_| format!("`{name}` is not a header's name"))?;
         let value =

@@ -20,6 +20,7 @@ use super::auth::{Keys, Tenant};
 use super::count::{Calibration, Counts};
 use super::error::ApiError;
 use super::fallback::Health;
+use super::http_client;
 use super::registry::{ModelState, Registry};
 use super::remote::Upstream;
 use crate::config::{Choice, Config, Facts, Model, Price, Target as ConfigTarget};
@@ -133,10 +134,13 @@ impl Routing {
     /// # Errors
     /// Where one cannot be made.
     pub fn new(config: Config, api_keys: &[String], registry: &Arc<Registry>) -> Result<Self, String> {
-        let upstreams = config.providers.iter();
-        let upstreams =
-            upstreams.map(|(name, provider)| Ok((name, Arc::new(Upstream::new(name, provider)?))));
-        let upstreams: BTreeMap<_, _> = upstreams.collect::<Result<_, String>>()?;
+        let mut upstreams = BTreeMap::new();
+        if !config.providers.is_empty() {
+            let tls = http_client::tls()?;
+            for (name, provider) in &config.providers {
+                upstreams.insert(name, Arc::new(Upstream::new(name, provider, &tls)?));
+            }
+        }
         let target = |model: &Model| {
             let upstream = match &model.target {
                 ConfigTarget::Local(_) => None,

@@ -83,6 +83,9 @@ impl Workers {
     }
 
     /// Gives a connection to one of them, to be served so.
+    ///
+    /// # Errors
+    /// The connection is of no use, or the thread has ended.
     pub async fn give<F: Future<Output = ()> + Send + 'static>(
         &self,
         stream: TcpStream,
@@ -90,12 +93,11 @@ impl Workers {
     ) -> io::Result<()> {
         let stream = stream.into_std()?;
         let open = |worker: &&Worker| worker.open.load(Ordering::Relaxed);
-        let Some(worker) = self.workers.iter().min_by_key(open) else { return Ok(()) };
+        let worker = self.workers.iter().min_by_key(open).ok_or_else(|| io::Error::other("no thread"))?;
         worker.open.fetch_add(1, Ordering::Relaxed);
         let open = Open(worker.open.clone());
-        // One that has ended serves nobody any more.
-        let _ = worker.connections.send((stream, Box::new(|stream| Box::pin(serve(stream))), open)).await;
-        Ok(())
+        let given = worker.connections.send((stream, Box::new(|stream| Box::pin(serve(stream))), open)).await;
+        given.map_err(|_| io::Error::other("its thread has ended"))
     }
 
     /// Ends them with what they still do, and waits until all of it is dropped.
