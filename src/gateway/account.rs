@@ -7,13 +7,13 @@
 //! dropped, the caller has gone away, and it is recorded as cancelled, with what had come until then:
 //! counted by ourselves where the target says its counts only at the end.
 
-use super::count::Calibration;
+use super::count::{BYTES_PER_TOKEN, Calibration};
 use super::dialect::{ChatEvent, Dialect, StopReason, TokenUsage};
 use super::limit::{Estimate, Holder, Id, Limiter, Now, Refusal, Reservation, Spent, States};
 use super::local;
-use super::metrics::AttemptMetrics;
+use super::metrics::{AttemptMetrics, TargetMetrics};
 use super::observe::{Observed, ObservedAttempt};
-use super::route::{BYTES_PER_TOKEN, EXPECTED_OUTPUT_TOKENS, Target};
+use super::route::{EXPECTED_OUTPUT_TOKENS, Target};
 use super::usage;
 use crate::config::{Config, Limits, Model, Price};
 use crate::store::{Dimension, Filter, Outcome, Store, StoreError, UsageQuery, UsageRecord, UsageRow};
@@ -50,7 +50,7 @@ pub struct Account {
     /// The most that the answer may have; None: nobody said.
     pub output_bound: Option<u64>,
     /// Counts records.
-    pub metrics: AttemptMetrics,
+    pub metrics: Arc<AttemptMetrics>,
     /// Keeps them; None: nobody does.
     pub sink: Option<Sink>,
     /// Counts what is used against limits.
@@ -204,7 +204,7 @@ impl Account {
             used: None,
             pieces: 0,
             bytes: 0,
-            metrics: self.metrics.clone(),
+            metrics: target.metrics(&self.metrics).clone(),
             sink: self.sink.clone(),
             observed: self.observed.as_ref().map(|observed| observed.attempt(target)),
         })
@@ -232,7 +232,7 @@ pub struct Attempt {
     /// None: the prompt was another one than the caller's.
     calibration: Option<Arc<Calibration>>,
     price: Option<Price>,
-    metrics: AttemptMetrics,
+    metrics: Arc<TargetMetrics>,
     sink: Option<Sink>,
     observed: Option<Box<ObservedAttempt>>,
 }

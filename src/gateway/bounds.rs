@@ -1,7 +1,8 @@
 //! What bounds a request's time: its deadline, and the server's end.
 
 use super::local::LocalError;
-use std::pin::Pin;
+use futures_util::future::poll_immediate;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -42,6 +43,12 @@ impl Limits {
     /// The future's output, unless time is up first. Dropping it drops the future.
     pub async fn bound<T>(&mut self, future: impl Future<Output = T>) -> Result<T, LocalError> {
         let (deadline, timeout, phase) = (self.deadline, self.timeout, &self.phase);
+        let mut future = pin!(future);
+        let is_over = Instant::now() >= deadline || *phase.borrow() == Phase::Aborting;
+        // What is there at once needs no timer.
+        if !is_over && let Some(output) = poll_immediate(future.as_mut()).await {
+            return Ok(output);
+        }
         let over = self.over.get_or_insert_with(|| Box::pin(over(deadline, timeout, phase.clone())));
         let bounded = tokio::select! {
             biased;

@@ -41,6 +41,12 @@ use stream::{Out, RemoteStream, Resume, fail, tell};
 
 /// What callers of Anthropic's API ask for beyond its version: their upstream sees it too.
 const ANTHROPIC_BETA: HeaderName = HeaderName::from_static("anthropic-beta");
+/// Who answered, why, after how many attempts, for how many dollars.
+const MODEL: HeaderName = HeaderName::from_static("x-novastack-model");
+const ROUTE: HeaderName = HeaderName::from_static("x-novastack-route");
+const ARM: HeaderName = HeaderName::from_static("x-novastack-arm");
+const ATTEMPTS: HeaderName = HeaderName::from_static("x-novastack-attempts");
+const COST: HeaderName = HeaderName::from_static("x-novastack-cost");
 
 /// `POST /v1/chat/completions`.
 pub async fn completions(
@@ -114,15 +120,15 @@ async fn answer(
     let name = &target.model.name;
     let mut response = answer.respond(&chat, &plan, &target, limits);
     let headers = response.headers_mut();
-    let mut tell = |header: &'static str, value: String| {
-        if let Ok(value) = HeaderValue::try_from(value) {
+    let mut tell = |header: HeaderName, value: &str| {
+        if let Ok(value) = HeaderValue::from_str(value) {
             headers.insert(header, value);
         }
     };
-    tell("x-novastack-model", name.clone());
-    tell("x-novastack-route", plan.route.clone());
-    plan.arm.iter().for_each(|arm| tell("x-novastack-arm", arm.clone()));
-    tell("x-novastack-attempts", attempts.to_string());
+    tell(MODEL, name);
+    tell(ROUTE, &plan.route);
+    plan.arm.iter().for_each(|arm| tell(ARM, arm));
+    headers.insert(ATTEMPTS, attempts.into());
     insert_limits(&mut response, &chat.account.bill.states(), dialect);
     Ok(response)
 }
@@ -203,7 +209,8 @@ impl Ask for Chat {
             opened.map_err(|refusal| Failure { error: ApiError::over_limit(&refusal), then: Then::Next })?,
         );
         let asked = match &target.upstream {
-            None => self.ask_engine(target, limits, &mut attempt).await.map_err(|error| {
+            // Boxed: it is large, and upstreams are asked without it.
+            None => Box::pin(self.ask_engine(target, limits, &mut attempt)).await.map_err(|error| {
                 // Waiting is the caller's to decide; another target may be free, hold more or take tools.
                 let elsewhere = error.status.is_server_error()
                     || error.status == StatusCode::TOO_MANY_REQUESTS
@@ -414,7 +421,7 @@ fn with_cost(mut response: Response, target: &Target, usage: Option<&TokenUsage>
     if let (Some(price), Some(usage)) = (target.price(), usage)
         && let Ok(value) = HeaderValue::try_from(format!("{:.9}", usage::cost(&price, usage)))
     {
-        response.headers_mut().insert("x-novastack-cost", value);
+        response.headers_mut().insert(COST, value);
     }
     response
 }

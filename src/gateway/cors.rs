@@ -1,7 +1,7 @@
 //! Which web pages may call this server from a browser (Cross-Origin Resource Sharing).
 
 use super::server::REQUEST_ID;
-use axum::http::{HeaderName, HeaderValue, Method, header};
+use axum::http::{HeaderValue, Method, header};
 use std::io;
 use tower_http::cors::{AllowHeaders, Any, CorsLayer};
 
@@ -25,7 +25,7 @@ pub fn layer(cors: &Cors) -> io::Result<Option<CorsLayer>> {
         .allow_methods([Method::GET, Method::POST])
         // Not `*`, which does not cover Authorization.
         .allow_headers(AllowHeaders::mirror_request())
-        .expose_headers([HeaderName::from_static(REQUEST_ID), header::RETRY_AFTER]);
+        .expose_headers([REQUEST_ID, header::RETRY_AFTER]);
     match cors {
         Cors::Off => Ok(None),
         Cors::Any => Ok(Some(layer.allow_origin(Any))),

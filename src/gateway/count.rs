@@ -26,6 +26,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
+/// UTF-8 bytes of a token, rounded down: English prose is at 4 to 5, code and other languages at 2 to 4.
+pub const BYTES_PER_TOKEN: u64 = 4;
+/// Tokens of an image, about those of a megapixel.
+const IMAGE_TOKENS: u64 = 1000;
 /// A calibration of 1.
 const ONE: u32 = 1 << 12;
 /// Shorter prompts say more of the chat template than of the text.
@@ -70,6 +74,8 @@ impl Calibration {
 pub struct Counts {
     /// From its bytes, for no model in particular.
     pub estimate: u64,
+    /// Images in it.
+    pub images: u64,
     /// By the names of our models.
     exact: BTreeMap<String, Arc<[TokenId]>>,
 }
@@ -77,7 +83,11 @@ pub struct Counts {
 impl Counts {
     /// Without tokenizing anything.
     pub fn estimated(body: &Value) -> Self {
-        Self { estimate: route::prompt_estimate(body), exact: BTreeMap::new() }
+        let mut size = Size::default();
+        for part in ["messages", "system", "tools", "prompt"] {
+            size.add(body.get(part).unwrap_or(&Value::Null));
+        }
+        Self { estimate: size.tokens(), images: size.images, exact: BTreeMap::new() }
     }
 
     /// By the tokenizers of our models too, where the name leaves a choice.
@@ -92,8 +102,12 @@ impl Counts {
         body: &Value,
     ) -> Result<Self, ApiError> {
         let mut counts = Self::estimated(body);
+        let ours = app.registry.ready();
+        if ours.is_empty() {
+            return Ok(counts);
+        }
         let reached = app.routing().chosen_among(name);
-        for model in app.registry.ready() {
+        for model in ours {
             if model.engine.failure().is_some() || !reached.contains(&model.name) {
                 continue;
             }
@@ -115,6 +129,39 @@ impl Counts {
     /// The tokens themselves, where they are known.
     pub fn prompt(&self, name: &str) -> Option<Arc<[TokenId]>> {
         self.exact.get(name).cloned()
+    }
+}
+
+/// What a prompt is made of.
+#[derive(Default)]
+struct Size {
+    /// UTF-8, of text, names and JSON structure.
+    bytes: u64,
+    images: u64,
+}
+
+impl Size {
+    fn tokens(&self) -> u64 {
+        self.bytes.div_ceil(BYTES_PER_TOKEN) + self.images * IMAGE_TOKENS
+    }
+
+    fn add(&mut self, value: &Value) {
+        match value {
+            Value::Null | Value::Bool(_) | Value::Number(_) => self.bytes += 1,
+            Value::String(text) => self.bytes += text.len() as u64,
+            Value::Array(items) => items.iter().for_each(|item| self.add(item)),
+            Value::Object(map) => match map.get("type").and_then(Value::as_str) {
+                Some("image_url" | "image" | "input_image")
+                    if map.keys().any(|key| key.starts_with("image") || key == "source") =>
+                {
+                    self.images += 1;
+                }
+                _ => map.iter().for_each(|(key, value)| {
+                    self.bytes += if key == "role" || key == "type" { 1 } else { key.len() as u64 / 2 };
+                    self.add(value);
+                }),
+            },
+        }
     }
 }
 

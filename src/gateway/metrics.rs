@@ -25,6 +25,7 @@ use std::time::Instant;
 
 type Labels = Vec<(&'static str, String)>;
 type Histograms = Family<Labels, Histogram, fn() -> Histogram>;
+type Dollars = Counter<f64, AtomicU64>;
 
 /// Content type of [`Metrics::encode`]'s text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -43,19 +44,31 @@ pub struct Metrics {
     registry: MetricRegistry,
     requests: Family<Labels, Counter>,
     model: ModelMetrics,
-    attempts: AttemptMetrics,
+    attempts: Arc<AttemptMetrics>,
 }
 
-/// What attempts used, by model and provider; clones count together.
-#[derive(Clone, Debug)]
+/// What attempts used, by model and provider.
+#[derive(Debug)]
 pub struct AttemptMetrics {
     attempts: Family<Labels, Counter>,
     tokens: Family<Labels, Counter>,
-    dollars: Family<Labels, Counter<f64, AtomicU64>>,
+    dollars: Family<Labels, Dollars>,
     first_token: Histograms,
     whole: Histograms,
     refusals: Family<Labels, Counter>,
     hedges: Family<Labels, Counter>,
+}
+
+/// One target's part of [`AttemptMetrics`], looked up once: an attempt counts in each of these.
+#[derive(Debug)]
+pub struct TargetMetrics {
+    /// Completed, cancelled, failed.
+    attempts: [Counter; 3],
+    /// Input, cached, output.
+    tokens: [Counter; 3],
+    dollars: Dollars,
+    first_token: Histogram,
+    whole: Histogram,
 }
 
 impl AttemptMetrics {
@@ -95,29 +108,46 @@ impl AttemptMetrics {
         self.hedges.get_or_create(&labels).inc();
     }
 
-    /// Counts an attempt that is over.
-    pub fn count(&self, record: &UsageRecord) {
-        let provider = record.provider.as_deref().unwrap_or("local");
-        let labels = vec![("model", record.model.clone()), ("provider", provider.to_owned())];
-        let with = |name, value: &str| {
+    /// Those of a target; `provider` is None for our own models.
+    pub fn of(&self, model: &str, provider: Option<&str>) -> TargetMetrics {
+        let provider = provider.unwrap_or("local");
+        let labels = vec![("model", model.to_owned()), ("provider", provider.to_owned())];
+        let with = |family: &Family<Labels, Counter>, name, value: &str| {
             let mut labels = labels.clone();
             labels.push((name, value.to_owned()));
-            labels
+            family.get_or_create_owned(&labels)
         };
-        self.attempts.get_or_create(&with("outcome", record.outcome.as_str())).inc();
-        for (direction, tokens) in [
-            ("input", record.input_tokens),
-            ("cached", record.cached_tokens),
-            ("output", record.output_tokens),
-        ] {
-            self.tokens.get_or_create(&with("direction", direction)).inc_by(tokens);
+        let outcomes = [Completion::Completed, Completion::Cancelled, Completion::Failed];
+        let directions = ["input", "cached", "output"];
+        TargetMetrics {
+            attempts: outcomes.map(|outcome| with(&self.attempts, "outcome", outcome.as_str())),
+            tokens: directions.map(|direction| with(&self.tokens, "direction", direction)),
+            dollars: self.dollars.get_or_create_owned(&labels),
+            first_token: self.first_token.get_or_create_owned(&labels),
+            whole: self.whole.get_or_create_owned(&labels),
         }
-        self.dollars.get_or_create(&labels).inc_by(record.cost);
+    }
+}
+
+impl TargetMetrics {
+    /// Counts an attempt that is over.
+    pub fn count(&self, record: &UsageRecord) {
+        let [completed, cancelled, failed] = &self.attempts;
+        match record.outcome {
+            Completion::Completed => completed.inc(),
+            Completion::Cancelled => cancelled.inc(),
+            Completion::Failed => failed.inc(),
+        };
+        let [input, cached, output] = &self.tokens;
+        input.inc_by(record.input_tokens);
+        cached.inc_by(record.cached_tokens);
+        output.inc_by(record.output_tokens);
+        self.dollars.inc_by(record.cost);
         if let Some(ms) = record.ttft_ms {
-            self.first_token.get_or_create(&labels).observe(ms as f64 / 1e3);
+            self.first_token.observe(ms as f64 / 1e3);
         }
         if record.outcome == Completion::Completed {
-            self.whole.get_or_create(&labels).observe(record.latency_ms as f64 / 1e3);
+            self.whole.observe(record.latency_ms as f64 / 1e3);
         }
     }
 }
@@ -158,7 +188,7 @@ impl Metrics {
         );
         registry.register("inter_token_latency_seconds", "Between tokens of a choice", m.inter_token.clone());
         registry.register("request_seconds", "From arrival to the last token", m.end_to_end.clone());
-        let attempts = AttemptMetrics::registered(&mut registry);
+        let attempts = Arc::new(AttemptMetrics::registered(&mut registry));
         if let Some(shared) = shared {
             shared.register(&mut registry);
         }
@@ -180,8 +210,8 @@ impl Metrics {
     }
 
     /// What attempts are counted by.
-    pub fn attempts(&self) -> AttemptMetrics {
-        self.attempts.clone()
+    pub fn attempts(&self) -> &Arc<AttemptMetrics> {
+        &self.attempts
     }
 
     /// Follows one generation that arrived at `arrived`.

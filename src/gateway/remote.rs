@@ -1,43 +1,35 @@
 //! A target that is an upstream: one provider over HTTP. What goes wrong before the first piece of an
 //! answer is a [`Failure`], which says whether another attempt makes sense; after it, an error.
 //!
-//! A stream is one by its content type. A whole answer that comes in its place is told as a stream;
-//! anything else is an error at once, before its body. A body that is refused for the signatures of
-//! other models' thinking is sent once more without that thinking.
+//! A body that is refused for the signatures of other models' thinking is sent once more without that
+//! thinking. What comes back is read by [`RemoteAnswer`].
 //!
 //! Invariants: the upstream's key is sent to its base URL alone (no redirects are followed) and never
 //! logged; requests at a time ([`super::adaptive`] finds out how many), time without news, and the
 //! length of whole answers are bounded; dropping an answer closes its connection and frees its place.
 
-use super::adaptive::{AdaptiveLimiter, Outcome, Permit};
+mod answer;
+
+pub use answer::{Piece, RemoteAnswer};
+
+use super::adaptive::{AdaptiveLimiter, Outcome};
 use super::bounds::Limits;
 use super::dialect::anthropic::fit;
-use super::dialect::{
-    AnswerHead, ChatEvent, DecodeError, Dialect, EncodeOptions, Frame, FrameReader, Peer, Progress,
-    StreamDecoder, StreamEncoder, UpstreamError, decode_error, decode_whole,
-};
+use super::dialect::{Dialect, Peer, UpstreamError, decode_error};
 use super::error::ApiError;
-use super::http_client::{HttpClient, data};
+use super::http_client::HttpClient;
 use crate::config::{Continues, Format, KeySource, Provider};
+use answer::Place;
 use axum::body::Bytes;
 use axum::http::uri::InvalidUri;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Limited};
-use hyper::Response;
-use hyper::body::Incoming;
 use rustls::ClientConfig;
 use serde_json::Value;
-use std::collections::VecDeque;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Sleep;
+use tokio::sync::Semaphore;
 
-/// Longest whole answer. A model's longest output is well under a megabyte of text; logprobs make it more.
-const ANSWER_BYTES_MAX: usize = 64 << 20;
-/// Longest frame of a stream.
-const FRAME_BYTES_MAX: usize = 16 << 20;
 /// Longest body of an error that is read.
 const ERROR_BYTES_MAX: usize = 64 << 10;
 /// The version of Anthropic's API that is spoken.
@@ -245,21 +237,9 @@ impl Upstream {
             _ => Outcome::Failed,
         };
         permit.tell(outcome, Instant::now());
-        let mut answer = RemoteAnswer {
-            response,
-            idle: Box::pin(tokio::time::sleep(self.provider.timeout)),
-            is_waiting: false,
-            frames: FrameReader::new(FRAME_BYTES_MAX),
-            decoder: StreamDecoder::new(self.dialect()),
-            waiting: VecDeque::new(),
-            dialect: self.dialect(),
-            upstream: Place {
-                name: self.name.clone(),
-                timeout: self.provider.timeout,
-                held: Some((permit, place)),
-            },
-            state: State::New,
-        };
+        let place =
+            Place { name: self.name.clone(), timeout: self.provider.timeout, held: Some((permit, place)) };
+        let mut answer = RemoteAnswer::new(response, self.dialect(), place);
         if status.is_success() {
             return Ok(Ok(answer));
         }
@@ -367,229 +347,4 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
-}
-
-/// An answer whose head has come.
-pub struct RemoteAnswer {
-    response: Response<Incoming>,
-    /// Ends a wait for news.
-    idle: Pin<Box<Sleep>>,
-    is_waiting: bool,
-    frames: FrameReader,
-    decoder: StreamDecoder,
-    waiting: VecDeque<Piece>,
-    dialect: Dialect,
-    upstream: Place,
-    state: State,
-}
-
-/// What an answer's content type says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Content {
-    Json,
-    Stream,
-    Either,
-}
-
-/// How far a stream has come.
-enum State {
-    /// Nothing has been read.
-    New,
-    Open,
-    Ended,
-    Broken(DecodeError),
-}
-
-/// A place among a model's and a provider's requests.
-struct Place {
-    name: String,
-    timeout: Duration,
-    held: Option<(Permit, OwnedSemaphorePermit)>,
-}
-
-/// A frame of a stream, and what it says.
-#[derive(Debug)]
-pub struct Piece {
-    /// As it came.
-    pub frame: Frame,
-    /// Its meaning; none for a comment-like frame.
-    pub events: Vec<ChatEvent>,
-}
-
-/// A whole answer as the stream that it should have been; fields that events do not carry are lost.
-fn retold(dialect: Dialect, body: &[u8]) -> Result<String, DecodeError> {
-    let events = decode_whole(dialect, body)?;
-    let mut head = AnswerHead { id: String::new(), model: String::new(), created_unix_s: 0 };
-    for event in &events {
-        if let ChatEvent::Start { id, model } = event {
-            (head.id, head.model) = (id.clone().unwrap_or_default(), model.clone().unwrap_or_default());
-        }
-    }
-    if let Ok(body) = serde_json::from_slice::<serde_json::Value>(body) {
-        head.created_unix_s = body["created"].as_u64().unwrap_or(0);
-    }
-    let options = EncodeOptions { include_usage: true, input_tokens: 0 };
-    let (mut encoder, mut told) = (StreamEncoder::new(dialect, head, options), String::new());
-    for event in &events {
-        encoder.event(event, &mut told).map_err(|error| DecodeError::shape(error.to_string(), ""))?;
-    }
-    encoder.finish(&mut told);
-    Ok(told)
-}
-
-impl RemoteAnswer {
-    /// The dialect that it is in.
-    pub fn dialect(&self) -> Dialect {
-        self.dialect
-    }
-
-    /// Gives its place among requests up: nothing comes of it any more.
-    pub fn free_place(&mut self) {
-        self.upstream.held = None;
-    }
-
-    /// The next frame; None after the stream's proper end. Frames that came before a failure are
-    /// told before it. Loses nothing when dropped before it is ready.
-    pub async fn next(&mut self, limits: &mut Limits) -> Result<Option<Piece>, Failure> {
-        loop {
-            if let Some(piece) = self.waiting.pop_front() {
-                return Ok(Some(piece));
-            }
-            match &self.state {
-                State::New => {
-                    self.state = self.begin(limits).await?;
-                    continue;
-                }
-                State::Open => {}
-                State::Ended => return Ok(None),
-                State::Broken(error) => return Err(self.unread(error.clone())),
-            }
-            let bytes = self.chunk(limits).await?;
-            let at_end = bytes.is_none();
-            self.state = match self.read(bytes) {
-                Ok(Progress::More) if !at_end => State::Open,
-                Ok(_) => State::Ended,
-                Err(error) => State::Broken(error),
-            };
-        }
-    }
-
-    /// Whether what comes is JSON, a stream, or may be either; an error at once where it is neither.
-    fn content(&self) -> Result<Content, Failure> {
-        let kind = self.response.headers().get(header::CONTENT_TYPE);
-        let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default().to_ascii_lowercase();
-        match kind.split(';').next().unwrap_or_default().trim() {
-            "text/event-stream" => Ok(Content::Stream),
-            json if json == "application/json" || json.ends_with("+json") => Ok(Content::Json),
-            // Servers that name no type, or the most general ones, are given the benefit of the doubt.
-            "" | "text/plain" | "application/octet-stream" => Ok(Content::Either),
-            other => Err(self.wrong_kind(other)),
-        }
-    }
-
-    fn wrong_kind(&self, kind: &str) -> Failure {
-        let kind: String = kind.chars().take(80).collect();
-        Failure::retry(
-            self.garbled(&format!("it answered with `{kind}`, which is no answer to this request")),
-        )
-    }
-
-    /// Looks whether a stream comes, and tells a whole answer as one.
-    async fn begin(&mut self, limits: &mut Limits) -> Result<State, Failure> {
-        if self.content()? != Content::Json {
-            return Ok(State::Open);
-        }
-        let body = self.whole(limits).await?;
-        let told = retold(self.dialect, &body).map_err(|error| self.unread(error))?;
-        Ok(match self.read(Some(told.into())) {
-            Ok(_) => State::Ended,
-            Err(error) => State::Broken(error),
-        })
-    }
-
-    /// Reads what came; None is the end of the connection.
-    fn read(&mut self, bytes: Option<Bytes>) -> Result<Progress, DecodeError> {
-        let at_end = bytes.is_none();
-        // What is whole before something that is broken counts.
-        let read = match bytes {
-            Some(bytes) => self.frames.push(&bytes),
-            None => self.frames.finish(),
-        };
-        while let Some(frame) = self.frames.next() {
-            let mut events = Vec::new();
-            let progress = self.decoder.frame(&frame, &mut events)?;
-            self.waiting.push_back(Piece { frame, events });
-            if progress == Progress::Done {
-                return Ok(progress);
-            }
-        }
-        read?;
-        if at_end {
-            self.decoder.end()?;
-        }
-        Ok(Progress::More)
-    }
-
-    /// What a body or a piece of one that cannot be read means.
-    pub fn unread(&self, error: DecodeError) -> Failure {
-        match error {
-            DecodeError::Upstream(told) => Failure::of_upstream(&self.upstream.name, told),
-            error => Failure::retry(self.garbled(&error.to_string())),
-        }
-    }
-
-    /// The whole body.
-    pub async fn whole(&mut self, limits: &mut Limits) -> Result<Vec<u8>, Failure> {
-        if self.content()? == Content::Stream {
-            return Err(self.wrong_kind("text/event-stream"));
-        }
-        self.bytes(ANSWER_BYTES_MAX, limits).await
-    }
-
-    async fn bytes(&mut self, bytes_max: usize, limits: &mut Limits) -> Result<Vec<u8>, Failure> {
-        let mut all = Vec::new();
-        while let Some(bytes) = self.chunk(limits).await? {
-            if all.len() + bytes.len() > bytes_max {
-                return Err(Failure::next(
-                    self.garbled(&format!("its answer is longer than {bytes_max} bytes")),
-                ));
-            }
-            all.extend_from_slice(&bytes);
-        }
-        Ok(all)
-    }
-
-    async fn chunk(&mut self, limits: &mut Limits) -> Result<Option<Bytes>, Failure> {
-        let Self { response, idle, is_waiting, upstream, .. } = self;
-        // One timer for all pieces: setting it anew costs little. A wait that was given up goes on.
-        if !std::mem::replace(is_waiting, true) {
-            idle.as_mut().reset(tokio::time::Instant::now() + upstream.timeout);
-        }
-        let next = async {
-            tokio::select! {
-                biased;
-                next = data(response.body_mut()) => Some(next),
-                () = idle.as_mut() => None,
-            }
-        };
-        let next = limits.bound(next).await.map_err(Failure::report)?;
-        *is_waiting = false;
-        match next {
-            Some(Some(Ok(bytes))) => Ok(Some(bytes)),
-            Some(None) => Ok(None),
-            Some(Some(Err(error))) => {
-                tracing::warn!(provider = upstream.name, error = %chain(&error), "an answer broke off");
-                Err(Failure::retry(self.garbled("its answer broke off")))
-            }
-            None => {
-                let message = format!("nothing came for {} seconds", upstream.timeout.as_secs());
-                let error = ApiError::upstream(&upstream.name, StatusCode::GATEWAY_TIMEOUT, &message);
-                Err(Failure::next(error))
-            }
-        }
-    }
-
-    fn garbled(&self, message: &str) -> ApiError {
-        ApiError::upstream(&self.upstream.name, StatusCode::BAD_GATEWAY, message)
-    }
 }

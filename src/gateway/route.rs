@@ -6,8 +6,7 @@
 //!
 //! How a task is named where the caller names none: `vision` with images, `agent` with tools,
 //! `reasoning` where reasoning is asked for, `long_document_qa` from 32,000 tokens on, else `chat`.
-//! A prompt's tokens are counted by [`super::count`], which estimates from its bytes ([`BYTES_PER_TOKEN`])
-//! where it has no tokenizer.
+//! A prompt's tokens are counted by [`super::count`], which estimates from its bytes where it has no tokenizer.
 //!
 //! A split's arm is chosen for the request, not for the attempt: whatever its targets come to, fallbacks
 //! included, counts for the arm. Only splits on the way to the first target say which; of one within
@@ -21,23 +20,24 @@ use super::count::{Calibration, Counts};
 use super::error::ApiError;
 use super::fallback::Health;
 use super::http_client;
+use super::metrics::{AttemptMetrics, TargetMetrics};
 use super::registry::{ModelState, Registry};
 use super::remote::Upstream;
 use crate::config::{Choice, Config, Facts, Model, Price, Target as ConfigTarget};
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderName, header};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+/// What the caller says for routing alone.
+const TASK: HeaderName = HeaderName::from_static("x-novastack-task");
+const BUDGET: HeaderName = HeaderName::from_static("x-novastack-budget");
+const FORWARDED_TO: HeaderName = HeaderName::from_static("x-forwarded-to");
 /// The name that asks the rules.
 pub const AUTO: &str = "auto";
-/// UTF-8 bytes of a token, rounded down: English prose is at 4 to 5, code and other languages at 2 to 4.
-pub const BYTES_PER_TOKEN: u64 = 4;
-/// Tokens of an image, about those of a megapixel.
-const IMAGE_TOKENS: u64 = 1000;
 /// Prompts of so many tokens are about long documents, where nothing else is said.
 const LONG_TOKENS: u64 = 32_000;
 /// Output that is expected where the caller sets no bound.
@@ -55,9 +55,17 @@ pub struct Target {
     pub calibration: Arc<Calibration>,
     /// Of our models: by which the time of their tokens is known.
     registry: Arc<Registry>,
+    /// Once it was asked.
+    metrics: OnceLock<Arc<TargetMetrics>>,
 }
 
 impl Target {
+    /// By which its attempts are counted, among `all`.
+    pub fn metrics(&self, all: &AttemptMetrics) -> &Arc<TargetMetrics> {
+        let provider = self.upstream.as_ref().map(|hosted| hosted.upstream.name());
+        self.metrics.get_or_init(|| Arc::new(all.of(&self.model.name, provider)))
+    }
+
     /// What it costs: by the configuration, or by the time that its engine's tokens take of late. None:
     /// nobody said, or nothing was measured yet.
     pub fn price(&self) -> Option<Cow<'_, Price>> {
@@ -158,6 +166,7 @@ impl Routing {
                 upstream,
                 calibration: Arc::default(),
                 registry: registry.clone(),
+                metrics: OnceLock::new(),
             };
             Ok((model.name.clone(), Arc::new(target)))
         };
@@ -222,7 +231,7 @@ impl Routing {
 
     /// The name that counts: a forced one (`X-Forwarded-To`, where it is a name here), or the body's.
     pub fn forced<'a>(&self, name: &'a str, headers: &'a HeaderMap) -> &'a str {
-        let forced = headers.get("x-forwarded-to").and_then(|value| value.to_str().ok());
+        let forced = headers.get(&FORWARDED_TO).and_then(|value| value.to_str().ok());
         forced.filter(|forced| self.is_name(forced)).unwrap_or(name)
     }
 
@@ -233,11 +242,12 @@ impl Routing {
     pub fn plan(&self, name: &str, asked: &Asked<'_>) -> Result<Plan, ApiError> {
         self.check_allowed(name, asked.tenant)?;
         let name = self.config.aliases.get(name).map_or(name, String::as_str);
-        let mut request = Request { routing: self, asked, facts: None, arm: None, splits: 0 };
+        let mut request = Request { routing: self, asked, arm: None, splits: 0 };
         let mut names = Vec::new();
         let mut route = name.to_owned();
         if name == AUTO && !self.config.routes.is_empty() {
-            let mut facts = request.facts(name).clone();
+            // Found out only where some rule is asked.
+            let mut facts = facts_of(name, asked, &self.config.header_names());
             let rule = self.config.first_rule(&mut facts, |rule| self.count(&rule.choice, asked.counts));
             let rule = rule.ok_or_else(|| no_rule(name))?;
             route = format!("{AUTO}:{}", rule.line);
@@ -302,19 +312,12 @@ fn no_rule(name: &str) -> ApiError {
 struct Request<'a> {
     routing: &'a Routing,
     asked: &'a Asked<'a>,
-    facts: Option<Facts>,
     arm: Option<String>,
     /// Splits that were asked so far.
     splits: u32,
 }
 
 impl Request<'_> {
-    /// What rules may ask about; found out once, where some rule is asked.
-    fn facts(&mut self, name: &str) -> &Facts {
-        let Self { routing, asked, facts, .. } = self;
-        facts.get_or_insert_with(|| facts_of(name, asked, &routing.config.header_names()))
-    }
-
     /// Adds the models that a name stands for.
     fn name(&mut self, name: &str, names: &mut Vec<String>, depth: usize) -> Result<(), ApiError> {
         let config = &self.routing.config;
@@ -359,13 +362,12 @@ impl Request<'_> {
         let all = || routing.config.models.iter().map(|model| model.name.clone()).collect();
         let candidates: Vec<String> = if candidates.is_empty() { all() } else { candidates.to_vec() };
         let output = output_bound(self.asked.body);
-        let facts = self.facts(AUTO).clone();
-        let counts = self.asked.counts;
+        let (counts, tools) = (self.asked.counts, tools(self.asked.body));
         let can = |target: &&Arc<Target>| {
             let Model { capabilities, context, .. } = &target.model;
             let wanted = counts.of(target) + output.unwrap_or(0);
-            (facts.images == 0 || capabilities.images)
-                && (facts.tools == 0 || capabilities.tools)
+            (counts.images == 0 || capabilities.images)
+                && (tools == 0 || capabilities.tools)
                 && context.is_none_or(|context| wanted <= context as u64)
                 && !target.upstream.as_ref().is_some_and(|hosted| hosted.health.is_open(Instant::now()))
         };
@@ -380,11 +382,10 @@ impl Request<'_> {
         let able: Vec<_> = targets.map(|target| (cost(target), target.model.name.clone())).collect();
         match able.is_empty() {
             true => Err(ApiError::no_route(&format!(
-                "none of {} can do this request of about {} tokens with {} images and {} tools now",
+                "none of {} can do this request of about {} tokens with {} images and {tools} tools now",
                 candidates.join(", "),
-                facts.context_length,
-                facts.images,
-                facts.tools
+                counts.estimate,
+                counts.images,
             ))),
             false => Ok(able),
         }
@@ -427,9 +428,19 @@ pub fn output_bound(body: &Value) -> Option<u64> {
     ["max_completion_tokens", "max_tokens"].iter().find_map(|name| body.get(name)?.as_u64())
 }
 
-/// `x-novastack-NAME`, or `metadata.NAME` of the body.
-pub fn named<'a>(name: &str, asked: &Asked<'a>) -> Option<std::borrow::Cow<'a, str>> {
-    if let Some(value) = asked.headers.get(format!("x-novastack-{name}")) {
+/// The tools that are offered.
+fn tools(body: &Value) -> u64 {
+    body.get("tools").and_then(Value::as_array).map_or(0, |tools| tools.len() as u64)
+}
+
+/// The task that the caller names.
+pub fn named_task<'a>(asked: &Asked<'a>) -> Option<Cow<'a, str>> {
+    named(&TASK, "task", asked)
+}
+
+/// By a header, or `metadata.NAME` of the body.
+fn named<'a>(header: &HeaderName, name: &str, asked: &Asked<'a>) -> Option<Cow<'a, str>> {
+    if let Some(value) = asked.headers.get(header) {
         return value.to_str().ok().map(Into::into);
     }
     match asked.body.get("metadata")?.get(name)? {
@@ -439,28 +450,13 @@ pub fn named<'a>(name: &str, asked: &Asked<'a>) -> Option<std::borrow::Cow<'a, s
     }
 }
 
-/// Tokens of a prompt, as far as its text tells.
-pub fn prompt_estimate(body: &Value) -> u64 {
-    size_of(body).tokens()
-}
-
-fn size_of(body: &Value) -> Size {
-    let mut size = Size::default();
-    for part in ["messages", "system", "tools", "prompt"] {
-        size.add(body.get(part).unwrap_or(&Value::Null));
-    }
-    size
-}
-
 fn facts_of(name: &str, asked: &Asked<'_>, header_names: &[&str]) -> Facts {
     let Asked { body, headers, path, tenant, counts } = *asked;
-    let size = size_of(body);
-    let context_length = counts.estimate;
-    let tools = body.get("tools").and_then(Value::as_array).map_or(0, |tools| tools.len() as u64);
+    let (context_length, images, tools) = (counts.estimate, counts.images, tools(body));
     let reasons = body.get("reasoning_effort").is_some_and(|effort| !effort.is_null() && effort != "none")
         || body.pointer("/thinking/type").is_some_and(|kind| kind == "enabled" || kind == "adaptive");
     let inferred = || match () {
-        () if size.images > 0 => "vision",
+        () if images > 0 => "vision",
         () if tools > 0 => "agent",
         () if reasons => "reasoning",
         () if context_length >= LONG_TOKENS => "long_document_qa",
@@ -472,48 +468,15 @@ fn facts_of(name: &str, asked: &Asked<'_>, header_names: &[&str]) -> Facts {
     };
     Facts {
         context_length,
-        task: named("task", asked).map_or_else(|| inferred().to_owned(), |task| task.into_owned()),
-        budget: named("budget", asked).and_then(|budget| budget.trim().parse().ok()),
+        task: named_task(asked).map_or_else(|| inferred().to_owned(), |task| task.into_owned()),
+        budget: named(&BUDGET, "budget", asked).and_then(|budget| budget.trim().parse().ok()),
         model: name.to_owned(),
         path: path.to_owned(),
         key: tenant.name.clone(),
         headers: header_names.iter().filter_map(header).collect(),
-        images: size.images,
+        images,
         tools,
         unix_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
-    }
-}
-
-/// What a prompt is made of.
-#[derive(Default)]
-struct Size {
-    /// Of text, names and JSON structure.
-    bytes: u64,
-    images: u64,
-}
-
-impl Size {
-    fn tokens(&self) -> u64 {
-        self.bytes.div_ceil(BYTES_PER_TOKEN) + self.images * IMAGE_TOKENS
-    }
-
-    fn add(&mut self, value: &Value) {
-        match value {
-            Value::Null | Value::Bool(_) | Value::Number(_) => self.bytes += 1,
-            Value::String(text) => self.bytes += text.len() as u64,
-            Value::Array(items) => items.iter().for_each(|item| self.add(item)),
-            Value::Object(map) => match map.get("type").and_then(Value::as_str) {
-                Some("image_url" | "image" | "input_image")
-                    if map.keys().any(|key| key.starts_with("image") || key == "source") =>
-                {
-                    self.images += 1;
-                }
-                _ => map.iter().for_each(|(key, value)| {
-                    self.bytes += if key == "role" || key == "type" { 1 } else { key.len() as u64 / 2 };
-                    self.add(value);
-                }),
-            },
-        }
     }
 }
 

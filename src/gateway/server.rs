@@ -27,7 +27,7 @@ use crate::store::{Store, new_request_id};
 use arc_swap::ArcSwap;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
-use axum::http::HeaderValue;
+use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -52,7 +52,7 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 const OPEN_WHILE_DRAINING: [&str; 2] = ["/health", "/metrics"];
 /// Longest request id that is taken over from a caller.
 const REQUEST_ID_BYTES_MAX: usize = 128;
-pub(super) const REQUEST_ID: &str = "x-request-id";
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Where Anthropic's dialect is spoken.
 const MESSAGES: &str = "/v1/messages";
 const COUNT_TOKENS: &str = "/v1/messages/count_tokens";
@@ -264,7 +264,7 @@ fn router(app: Arc<App>) -> io::Result<axum::Router> {
 
 /// Around every request: id, key, drain check; afterwards metrics and the log.
 async fn enter(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
-    let given = request.headers().get(REQUEST_ID).and_then(|value| value.to_str().ok());
+    let given = request.headers().get(&REQUEST_ID).and_then(|value| value.to_str().ok());
     let id = match given {
         Some(id) if is_sane_id(id) => id.to_owned(),
         _ => new_request_id(),
@@ -319,11 +319,7 @@ async fn enter(State(app): State<Arc<App>>, mut request: Request, next: Next) ->
 
 /// Tells how the caller's limits stand.
 pub fn insert_limits(response: &mut Response, states: &States, dialect: Dialect) {
-    for (name, value) in states.headers(dialect, Now::read().unix_s) {
-        if let Ok(value) = HeaderValue::try_from(value) {
-            response.headers_mut().insert(name, value);
-        }
-    }
+    response.headers_mut().extend(states.headers(dialect, Now::read().unix_s));
 }
 
 /// Visible ASCII and not too long: fit to be logged and echoed.

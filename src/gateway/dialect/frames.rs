@@ -81,7 +81,7 @@ impl FrameReader {
                 bytes = &bytes[1..];
                 continue;
             }
-            let end = bytes.iter().position(|&b| b == b'\n' || b == b'\r');
+            let end = memchr::memchr2(b'\n', b'\r', bytes);
             let part = &bytes[..end.unwrap_or(bytes.len())];
             if self.line.len() + part.len() + self.data.len() > self.bytes_max {
                 return Err(FrameError::TooLarge { bytes_max: self.bytes_max });
@@ -136,6 +136,7 @@ impl FrameReader {
         let value = value.strip_prefix(' ').unwrap_or(value);
         match field {
             "data" => {
+                self.data.reserve(value.len() + 1);
                 self.data.push_str(value);
                 self.data.push('\n');
             }

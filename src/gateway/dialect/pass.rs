@@ -6,8 +6,12 @@ use super::wire::push_json;
 use serde_json::Value;
 use std::ops::Range;
 
+/// The names of a frame's fields, its event and its line ends take about as much.
+const FIELDS_BYTES: usize = 64;
+
 /// Adds a frame under another name of the model.
 pub fn write(frame: &Frame, model: &str, out: &mut String) {
+    out.reserve(frame.data.len() + model.len() + FIELDS_BYTES);
     if let Some(event) = &frame.event {
         out.push_str("event: ");
         out.push_str(event);
@@ -50,8 +54,9 @@ fn push_renamed(data: &str, model: &str, out: &mut String) {
 
 /// Whether a chunk of OpenAI's format holds nothing but usage.
 pub fn is_usage_only(data: &str) -> bool {
-    // Only such a chunk has no delta; a quoted word within a text has backslashes before its quotes.
-    if !data.contains("\"usage\"") || data.contains("\"delta\"") {
+    // Only such a chunk has no delta, which stands near the beginning; a quoted word within a text has
+    // backslashes before its quotes.
+    if data.contains("\"delta\"") || !data.contains("\"usage\"") {
         return false;
     }
     serde_json::from_str::<Value>(data).is_ok_and(|data| {

@@ -1,6 +1,7 @@
 //! What callers are told about their limits, in their dialect.
 
 use crate::gateway::dialect::Dialect;
+use axum::http::{HeaderName, HeaderValue};
 use std::time::Duration;
 use time::OffsetDateTime;
 
@@ -36,45 +37,61 @@ impl States {
     /// OpenAI's `x-ratelimit-*` (<https://platform.openai.com/docs/guides/rate-limits>) or Anthropic's
     /// `anthropic-ratelimit-*` (<https://docs.anthropic.com/en/api/rate-limits>); none for what nobody
     /// limits.
-    pub fn headers(&self, dialect: Dialect, now_unix_s: u64) -> Vec<(&'static str, String)> {
+    pub fn headers(
+        &self,
+        dialect: Dialect,
+        now_unix_s: u64,
+    ) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
         let names = match dialect {
-            Dialect::OpenAi => [
-                [
-                    "x-ratelimit-limit-requests",
-                    "x-ratelimit-remaining-requests",
-                    "x-ratelimit-reset-requests",
-                ],
-                ["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"],
-            ],
-            Dialect::Anthropic => [
-                [
-                    "anthropic-ratelimit-requests-limit",
-                    "anthropic-ratelimit-requests-remaining",
-                    "anthropic-ratelimit-requests-reset",
-                ],
-                [
-                    "anthropic-ratelimit-tokens-limit",
-                    "anthropic-ratelimit-tokens-remaining",
-                    "anthropic-ratelimit-tokens-reset",
-                ],
-            ],
+            Dialect::OpenAi => &OPENAI,
+            Dialect::Anthropic => &ANTHROPIC,
         };
-        let mut headers = Vec::with_capacity(6);
-        for ([limit, remaining, reset], state) in names.into_iter().zip([self.requests, self.tokens]) {
-            let Some(state) = state else { continue };
-            let until = match dialect {
-                Dialect::OpenAi => go_duration(state.reset),
-                Dialect::Anthropic => rfc3339(now_unix_s, state.reset),
-            };
-            headers.extend([
-                (limit, state.limit.to_string()),
-                (remaining, state.remaining.to_string()),
-                (reset, until),
-            ]);
-        }
-        headers
+        let states = names.iter().zip([self.requests, self.tokens]);
+        states.filter_map(|(names, state)| Some((names, state?))).flat_map(
+            move |([limit, remaining, reset], state)| {
+                let until = match dialect {
+                    Dialect::OpenAi => go_duration(state.reset),
+                    Dialect::Anthropic => rfc3339(now_unix_s, state.reset),
+                };
+                let until = HeaderValue::try_from(until).expect("a duration or time is visible ASCII");
+                [
+                    (limit.clone(), state.limit.into()),
+                    (remaining.clone(), state.remaining.into()),
+                    (reset.clone(), until),
+                ]
+            },
+        )
     }
 }
+
+/// Of requests and of tokens: the limit, what is left, when all is back.
+type Names = [[HeaderName; 3]; 2];
+
+static OPENAI: Names = [
+    [
+        HeaderName::from_static("x-ratelimit-limit-requests"),
+        HeaderName::from_static("x-ratelimit-remaining-requests"),
+        HeaderName::from_static("x-ratelimit-reset-requests"),
+    ],
+    [
+        HeaderName::from_static("x-ratelimit-limit-tokens"),
+        HeaderName::from_static("x-ratelimit-remaining-tokens"),
+        HeaderName::from_static("x-ratelimit-reset-tokens"),
+    ],
+];
+
+static ANTHROPIC: Names = [
+    [
+        HeaderName::from_static("anthropic-ratelimit-requests-limit"),
+        HeaderName::from_static("anthropic-ratelimit-requests-remaining"),
+        HeaderName::from_static("anthropic-ratelimit-requests-reset"),
+    ],
+    [
+        HeaderName::from_static("anthropic-ratelimit-tokens-limit"),
+        HeaderName::from_static("anthropic-ratelimit-tokens-remaining"),
+        HeaderName::from_static("anthropic-ratelimit-tokens-reset"),
+    ],
+];
 
 /// As OpenAI writes it, which is Go's way: `0s`, `120ms`, `8.64s`, `6m0s`, `1h0m0s`. Rounded up to
 /// milliseconds.

@@ -2,6 +2,7 @@ use super::memory::SWEEP_MIN;
 use super::redis::tests::Shared;
 use super::*;
 use crate::gateway::dialect::Dialect;
+use axum::http::{HeaderMap, HeaderValue};
 use proptest::prelude::*;
 
 /// 2026-01-30 23:59:00 UTC.
@@ -285,7 +286,11 @@ fn headers_are_the_dialects() {
             Limits { requests_per_minute: Some(60), tokens_per_minute: Some(1000), ..Limits::default() };
         let shared = Limits { requests_per_minute: Some(30), ..Limits::default() };
         let reservation = limiter.reserve(&[key(&own), model(&shared)], tokens(900), now).unwrap();
-        let found = reservation.states().headers(Dialect::OpenAi, now.unix_s);
+        let written = |dialect| {
+            let headers = reservation.states().headers(dialect, now.unix_s);
+            let text = |value: HeaderValue| value.to_str().unwrap().to_owned();
+            headers.map(|(name, value)| (name.to_string(), text(value))).collect::<Vec<_>>()
+        };
         let expected = [
             ("x-ratelimit-limit-requests", "30"),
             ("x-ratelimit-remaining-requests", "29"),
@@ -294,8 +299,7 @@ fn headers_are_the_dialects() {
             ("x-ratelimit-remaining-tokens", "100"),
             ("x-ratelimit-reset-tokens", "54s"),
         ];
-        assert_eq!(found, expected.map(|(name, value)| (name, value.to_owned())));
-        let found = reservation.states().headers(Dialect::Anthropic, now.unix_s);
+        assert_eq!(written(Dialect::OpenAi), expected.map(|(name, value)| (name.into(), value.into())));
         let expected = [
             ("anthropic-ratelimit-requests-limit", "30"),
             ("anthropic-ratelimit-requests-remaining", "29"),
@@ -304,8 +308,8 @@ fn headers_are_the_dialects() {
             ("anthropic-ratelimit-tokens-remaining", "100"),
             ("anthropic-ratelimit-tokens-reset", "2026-01-30T23:59:54Z"),
         ];
-        assert_eq!(found, expected.map(|(name, value)| (name, value.to_owned())));
-        assert_eq!(States::default().headers(Dialect::OpenAi, 0), []);
+        assert_eq!(written(Dialect::Anthropic), expected.map(|(name, value)| (name.into(), value.into())));
+        assert_eq!(States::default().headers(Dialect::OpenAi, 0).count(), 0);
     });
 }
 
@@ -579,7 +583,7 @@ fn how_fast() {
     let states = turn();
     let began = Instant::now();
     for _ in 0..TURNS {
-        std::hint::black_box(states.headers(Dialect::OpenAi, now.unix_s));
+        std::hint::black_box(states.headers(Dialect::OpenAi, now.unix_s).collect::<HeaderMap>());
     }
     println!("{} ns for the headers", began.elapsed().as_nanos() / u128::from(TURNS));
 }
