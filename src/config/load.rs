@@ -3,7 +3,7 @@
 use super::names::Names;
 use super::read::{Fields, Finding, Reader, Surroundings, in_backticks};
 use super::routes::Routes;
-use super::{Config, KeySource, Model, Server, Target, models, providers, sections, tree};
+use super::{Choice, Config, KeySource, Model, Server, Target, models, providers, sections, tree};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Read;
@@ -152,6 +152,7 @@ fn read(root: &tree::Node, reader: &mut Reader) -> Option<Config> {
     };
     warn_of_providers(reader, &config, &provider_lines);
     warn_of_auto(reader, &config, &root);
+    warn_of_hedges(reader, &config, &root);
     Some(config)
 }
 
@@ -205,6 +206,27 @@ fn warn_of_auto(reader: &mut Reader, config: &Config, root: &Fields) {
         if config.keys.get(&key.text).is_some_and(|key| key.models.iter().any(|name| name == "auto")) {
             let name = in_backticks(&key.text);
             reader.warn(key.line, format!("key {name} may ask for `auto`, and there are no `routes`"));
+        }
+    }
+}
+
+/// Nobody is asked beside a model that nothing comes after. Only plain cases are told of: where routes leave
+/// a choice, it may come before another.
+fn warn_of_hedges(reader: &mut Reader, config: &Config, root: &Fields) {
+    let mut choices = config.routes.iter().map(|rule| &rule.choice).chain(config.named_routes.values());
+    let chosen = choices.any(|choice| matches!(choice, Choice::Chain(_) | Choice::Cheapest(_)));
+    if chosen || config.routes.iter().any(|rule| !rule.fallback.is_empty()) {
+        return;
+    }
+    for (key, _) in reader.named(root.get("models"), "`models`") {
+        let model = config.models.iter().find(|model| model.name == key.text);
+        if model.is_some_and(|model| model.hedge_after.is_some()) && !config.fallbacks.contains_key(&key.text)
+        {
+            let name = in_backticks(&key.text);
+            reader.warn(
+                key.line,
+                format!("model {name} has `hedge_after_s`, and no fallback to be asked beside it"),
+            );
         }
     }
 }

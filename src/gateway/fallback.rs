@@ -111,7 +111,7 @@ pub async fn first<A: Ask>(plan: &Plan, limits: Limits, asks: &A) -> Result<Answ
     for (index, target) in plan.targets.iter().enumerate() {
         let (mut limits, attempts) = (limits.clone(), &attempts);
         asked.push(index);
-        // Boxed: the set moves what it is given about, and this is large.
+        // Boxed: a set moves its futures about, and these are large.
         under_way.push(Box::pin(async move { one(index, target, &mut limits, asks, attempts).await }));
         let is_last = index + 1 == plan.targets.len();
         let patience = target.model.hedge_after.filter(|_| !is_last);

@@ -244,7 +244,7 @@ providers:
   near: { format: anthropic, base_url: http://127.0.0.1:9000/v1 }
 models:
   a: { provider: far }
-  b: { provider: near }
+  b: { provider: near, hedge_after_s: 2 }
   c: { source: ./gone }
 aliases: { gpt-4o: auto }
 keys: { ci: { sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08, models: [auto] } }
@@ -255,11 +255,21 @@ keys: { ci: { sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0
         "f.yaml:4: provider `far`: the file `/etc/nova/k.txt` with its key does not exist",
         "f.yaml:5: provider `near`: `/v1/messages` is appended",
         "f.yaml:5: provider `near`: http://127.0.0.1:9000/v1 is where this server itself listens",
+        "f.yaml:8: model `b` has `hedge_after_s`, and no fallback to be asked beside it",
         "f.yaml:9: model `c`: its source `./gone` does not exist",
         "f.yaml:10: alias `gpt-4o` stands for `auto`, and there are no `routes`",
         "f.yaml:11: key `ci` may ask for `auto`, and there are no `routes`",
     ] {
         assert!(warnings.contains(words), "{words}\n{warnings}");
+    }
+    // With one, in either place, there is nothing to say.
+    for more in [
+        "fallbacks: { b: [a] }",
+        "routes: [{ if: images > 0, use: b, fallback: [a] }]",
+        "named_routes: { r: [b, a] }",
+    ] {
+        let warnings = parse_bare(&format!("{text}{more}\n")).expect("valid").warnings.join("\n");
+        assert!(!warnings.contains("hedge_after_s"), "{more}\n{warnings}");
     }
 }
 
