@@ -128,7 +128,8 @@ async fn every_request_has_a_line_when_it_is_over() {
     let made: Value = made.send().await.expect("an answer").json().await.expect("JSON");
     let secret = made["key"].as_str().expect("a key").to_owned();
     lines_of(&file, 10).await;
-    let body = json!({ "model": "qwen3-235b", "prompt": "Once", "max_tokens": 2, "stream": true });
+    let mut body = json!({ "model": "qwen3-235b", "prompt": "Once", "stream": true });
+    (body["max_tokens"], body["ignore_eos"]) = (2.into(), true.into());
     let named = [("x-api-key", secret.as_str())];
     assert_eq!(gateway.post("/v1/completions", &named, &body).await.status, 200);
     let line = &lines_of(&file, 11).await[10];

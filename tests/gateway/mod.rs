@@ -409,7 +409,7 @@ async fn costs_are_told() {
     let expected = ((USAGE.0 - USAGE.1) as f64 * 1.0 + USAGE.1 as f64 * 0.5 + USAGE.2 as f64 * 10.0) / 1e6;
     assert!((cost(&gateway.chat("gpt-4o", false).await) - expected).abs() < 1e-9);
     let mut body = chat("qwen3-235b", false);
-    body["max_tokens"] = 4.into();
+    (body["max_tokens"], body["ignore_eos"]) = (4.into(), true.into());
     let local = gateway.post("/v1/chat/completions", &[], &body).await;
     let expected = (local.json()["usage"]["prompt_tokens"].as_f64().expect("tokens") * 2.0 + 4.0 * 4.0) / 1e6;
     assert!((cost(&local) - expected).abs() < 1e-9, "{}", local.text);

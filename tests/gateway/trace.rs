@@ -58,7 +58,7 @@ async fn a_request_and_its_attempts_are_spans() {
     assert_eq!(ask(&gateway, "streamed", "/v1/chat/completions?key=S3CRET-QUERY", &body).await, 200);
     assert_eq!(ask(&gateway, "whole", "/anthropic/v1/messages", &message("claude", false)).await, 200);
     let mut body = chat("qwen3-235b", false);
-    body["max_tokens"] = 3.into();
+    (body["max_tokens"], body["ignore_eos"]) = (3.into(), true.into());
     assert_eq!(ask(&gateway, "ours", "/v1/chat/completions", &body).await, 200);
     // Nothing is known of whoever is refused.
     assert_eq!(gateway.chat("deepseek-v4-pro", false).await.status, 401);
