@@ -1,8 +1,7 @@
 //! What bounds a request's time: its deadline, and the server's end.
 
 use super::local::LocalError;
-use futures_util::future::poll_immediate;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -43,17 +42,18 @@ impl Limits {
     /// The future's output, unless time is up first. Dropping it drops the future.
     pub async fn bound<T>(&mut self, future: impl Future<Output = T>) -> Result<T, LocalError> {
         let (deadline, timeout, phase) = (self.deadline, self.timeout, &self.phase);
-        let mut future = pin!(future);
         let is_over = Instant::now() >= deadline || *phase.borrow() == Phase::Aborting;
-        // What is there at once needs no timer.
-        if !is_over && let Some(output) = poll_immediate(future.as_mut()).await {
-            return Ok(output);
-        }
-        let over = self.over.get_or_insert_with(|| Box::pin(over(deadline, timeout, phase.clone())));
-        let bounded = tokio::select! {
-            biased;
-            error = over => Err(error),
-            output = future => Ok(output),
+        let kept = &mut self.over;
+        // Made when it is first waited for: what is there at once needs no timer.
+        let over =
+            async { kept.get_or_insert_with(|| Box::pin(over(deadline, timeout, phase.clone()))).await };
+        let bounded = match is_over {
+            true => Err(over.await),
+            false => tokio::select! {
+                biased;
+                output = future => Ok(output),
+                error = over => Err(error),
+            },
         };
         if bounded.is_err() {
             self.over = None;

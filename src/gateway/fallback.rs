@@ -109,10 +109,9 @@ pub async fn first<A: Ask>(plan: &Plan, limits: Limits, asks: &A) -> Result<Answ
     let (mut under_way, mut hedged) = (FuturesUnordered::new(), Vec::new());
     let (mut asked, mut last) = (Vec::new(), None);
     for (index, target) in plan.targets.iter().enumerate() {
-        let (mut limits, attempts) = (limits.clone(), &attempts);
         asked.push(index);
         // Boxed: a set moves its futures about, and these are large.
-        under_way.push(Box::pin(async move { one(index, target, &mut limits, asks, attempts).await }));
+        under_way.push(Box::pin(one(index, target, limits.clone(), asks, &attempts)));
         let is_last = index + 1 == plan.targets.len();
         let patience = target.model.hedge_after.filter(|_| !is_last);
         let mut impatient = pin!(async {
@@ -137,15 +136,15 @@ pub async fn first<A: Ask>(plan: &Plan, limits: Limits, asks: &A) -> Result<Answ
                     return Ok(Answered { answer, target, attempts, hedged });
                 }
                 Some(Err(given_up)) => {
-                    let is_newest = given_up.index == index;
                     asked.retain(|index| *index != given_up.index);
                     // What the second one finds wrong, the first may take.
                     let is_first = asked.iter().all(|index| *index > given_up.index);
                     if given_up.then == Then::Report && is_first {
                         return Err(given_up.error);
                     }
-                    last = given_up.after(last);
-                    if is_newest && !is_last {
+                    // That a target rests says less than what another one answered.
+                    last = last.filter(|_| !given_up.tried).or(Some(given_up.error));
+                    if given_up.index == index && !is_last {
                         break;
                     }
                 }
@@ -167,19 +166,11 @@ struct GivenUp {
     tried: bool,
 }
 
-impl GivenUp {
-    /// The error to be reported after an earlier one: that a target rests says less than what another
-    /// one answered.
-    fn after(self, earlier: Option<ApiError>) -> Option<ApiError> {
-        earlier.filter(|_| !self.tried).or(Some(self.error))
-    }
-}
-
 /// Tries one target, several times where its failures pass.
 async fn one<'a, A: Ask>(
     index: usize,
     target: &'a Arc<Target>,
-    limits: &mut Limits,
+    mut limits: Limits,
     asks: &A,
     attempts: &AtomicU32,
 ) -> Result<(A::Answer, &'a Arc<Target>), GivenUp> {
@@ -194,7 +185,7 @@ async fn one<'a, A: Ask>(
             return Err(GivenUp { index, error, then: Then::Next, tried });
         }
         attempts.fetch_add(1, Ordering::Relaxed);
-        let Failure { error, then } = match asks.ask(target, limits).await {
+        let Failure { error, then } = match asks.ask(target, &mut limits).await {
             Ok(answer) => {
                 health.inspect(|health| health.succeeded());
                 return Ok((answer, target));

@@ -36,7 +36,7 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// TLS that trusts the system's authorities; reading them takes a while, so it is one for all upstreams.
 ///
 /// # Errors
-/// There are none.
+/// The system has no authorities that can be read.
 pub fn tls() -> Result<Arc<ClientConfig>, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
@@ -71,7 +71,7 @@ impl HttpClient {
         })))
     }
 
-    /// Posts a body and waits for the answer's head. Of `extra` is what both name.
+    /// Posts a body and waits for the answer's head. A header that both name is `extra`'s.
     pub async fn post(
         &self,
         url: Uri,

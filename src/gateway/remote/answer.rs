@@ -14,7 +14,6 @@ use crate::gateway::error::ApiError;
 use crate::gateway::http_client::data;
 use axum::body::Bytes;
 use axum::http::{StatusCode, header};
-use futures_util::future::poll_immediate;
 use hyper::Response;
 use hyper::body::Incoming;
 use std::collections::VecDeque;
@@ -65,6 +64,7 @@ pub(super) struct Place {
     pub name: String,
     /// How long it may be silent.
     pub timeout: Duration,
+    /// What it holds.
     pub held: Option<(Permit, OwnedSemaphorePermit)>,
 }
 
@@ -236,19 +236,18 @@ impl RemoteAnswer {
 
     async fn chunk(&mut self, limits: &mut Limits) -> Result<Option<Bytes>, Failure> {
         let Self { response, idle, is_waiting, upstream, .. } = self;
-        let next = async {
-            // What is there at once needs no timer.
-            if let Some(next) = poll_immediate(data(response.body_mut())).await {
-                return Some(next);
-            }
-            // One for all pieces: setting it anew costs little. A wait that was given up goes on.
+        // One timer for all pieces, set when there is something to wait for. A wait that was given up goes on.
+        let silence = async {
             if !std::mem::replace(is_waiting, true) {
                 idle.as_mut().reset(tokio::time::Instant::now() + upstream.timeout);
             }
+            idle.as_mut().await;
+        };
+        let next = async {
             tokio::select! {
                 biased;
                 next = data(response.body_mut()) => Some(next),
-                () = idle.as_mut() => None,
+                () = silence => None,
             }
         };
         let next = limits.bound(next).await.map_err(Failure::report)?;
