@@ -4,6 +4,15 @@
 //!
 //! A kernel is compiled again when its source, a header, the compiler or the flags have changed.
 //!
+//! Where no compiler is found, the next build compiles nothing, and yet one that is installed later
+//! is noticed. Cargo runs a build script again when something that it named is newer than its last
+//! run, and it takes what is missing for new: naming the places where a compiler may come to be
+//! would compile the program again at every build. So what is named is a folder of our own in
+//! OUT_DIR ([`notice_later`]), with a symbolic link to each of those places. Cargo looks at a folder
+//! through its links and passes over those that lead nowhere; as soon as one leads to a file, the
+//! link counts, and it is newer than this run. That is a look at some dozens of links at each build,
+//! and no other change to the system counts. tests/build_script.rs holds cargo to it.
+//!
 //! Release builds also carry the commit that they were made from, for reports of measurements.
 
 use std::collections::hash_map::DefaultHasher;
@@ -53,8 +62,7 @@ fn main() {
     let (compiler, objects) = match find_clang() {
         Ok(clang) => (Ok(clang.version.clone()), compile_all(&clang, &out)),
         Err(reason) => {
-            // Looks again at the next build: what is not there counts as changed.
-            println!("cargo:rerun-if-changed=kernels/no-compiler");
+            notice_later(&out).unwrap_or_else(|error| panic!("{}: {error}", out.display()));
             (Err(reason), Vec::new())
         }
     };
@@ -103,15 +111,7 @@ struct Clang {
 /// NOVASTACK_CLANG, else the first that is new enough.
 fn find_clang() -> Result<Clang, String> {
     let set = std::env::var("NOVASTACK_CLANG").ok();
-    let names: Vec<String> = match &set {
-        Some(path) => vec![path.clone()],
-        None => {
-            let versioned = (CLANG_MIN..CLANG_MIN + 6).map(|version| format!("clang++-{version}"));
-            let others = ["amdclang++", "/opt/rocm/llvm/bin/clang++", "hipcc", "clang++"];
-            versioned.chain(others.map(String::from)).collect()
-        }
-    };
-    for path in names {
+    for path in compiler_names() {
         let Ok(output) = Command::new(&path).arg("--version").output() else { continue };
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let number =
@@ -123,8 +123,52 @@ fn find_clang() -> Result<Clang, String> {
     }
     Err(match set {
         Some(path) => format!("NOVASTACK_CLANG={path} is no clang of version {CLANG_MIN} or later"),
-        None => format!("no clang of version {CLANG_MIN} or later was found when this was built"),
+        None => format!(
+            "no clang of version {CLANG_MIN} or later was found when this was built; install one and build again"
+        ),
     })
+}
+
+/// What NOVASTACK_CLANG says, else the names under which a compiler may be found; those without a
+/// slash are looked for in PATH.
+fn compiler_names() -> Vec<String> {
+    if let Ok(path) = std::env::var("NOVASTACK_CLANG") {
+        return vec![path];
+    }
+    let versioned = (CLANG_MIN..CLANG_MIN + 6).map(|version| format!("clang++-{version}"));
+    let others = ["amdclang++", "/opt/rocm/llvm/bin/clang++", "hipcc", "clang++"];
+    versioned.chain(others.map(String::from)).collect()
+}
+
+/// Has cargo run this again when there is a file where a compiler was looked for and none was. What
+/// is there and is no clang that serves is watched itself.
+fn notice_later(out: &Path) -> std::io::Result<()> {
+    let folder = out.join("compilers-to-come");
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder)?;
+    }
+    std::fs::create_dir(&folder)?;
+    // A link has to be newer than this run's beginning, by the file system's clock, which may tick
+    // a hundred times a second only.
+    std::thread::sleep(std::time::Duration::from_millis(30));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    for (index, name) in compiler_names().iter().enumerate() {
+        let folders: Vec<PathBuf> = match name.contains('/') {
+            true => vec![PathBuf::new()],
+            false => std::env::split_paths(&path).collect(),
+        };
+        for (number, parent) in folders.iter().enumerate() {
+            let place = std::path::absolute(parent.join(name))?;
+            match place.exists() {
+                true => println!("cargo:rerun-if-changed={}", place.display()),
+                false => std::os::unix::fs::symlink(place, folder.join(format!("{index}-{number}")))?,
+            }
+        }
+    }
+    // The folder itself must not count as changed.
+    std::fs::File::open(&folder)?.set_modified(std::time::SystemTime::UNIX_EPOCH)?;
+    println!("cargo:rerun-if-changed={}", folder.display());
+    Ok(())
 }
 
 struct Object {

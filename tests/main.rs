@@ -2,6 +2,7 @@
 
 mod api;
 mod bench;
+mod build_script;
 mod checkpoint;
 mod config;
 mod gateway;
