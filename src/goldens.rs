@@ -4,6 +4,9 @@
 
 use crate::device::DeviceChoice;
 use clap::Args;
+use hyper::Request;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use novastack::blocking_http::BlockingClient;
 use novastack::checkpoint::Checkpoint;
 use novastack::model::ModelConfig;
 use serde_json::{Value, json};
@@ -30,6 +33,10 @@ const BF16: Tolerance = Tolerance { logprob: 0.7, margin: 0.4 };
 const CPU_MARGIN: f64 = 0.05;
 /// Longer than a kernel's emulation takes.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
+/// Much longer than any.
+const ANSWER_BYTES_MAX: usize = 16 << 20;
+/// To a server on this machine.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Args)]
 pub struct GoldensArgs {
@@ -151,7 +158,7 @@ fn numbers_of_pairs(value: &Value) -> Result<Vec<(f64, f64)>, String> {
 struct Server {
     child: Child,
     url: String,
-    agent: ureq::Agent,
+    client: BlockingClient,
 }
 
 impl Server {
@@ -187,11 +194,6 @@ impl Server {
         let url = lines.find_map(|line| {
             line.split_whitespace().find(|word| word.starts_with("http://")).map(str::to_owned)
         });
-        let agent = ureq::Agent::config_builder()
-            .timeout_global(Some(ANSWER_TIMEOUT))
-            .http_status_as_error(false)
-            .build()
-            .into();
         match url {
             Some(url) => {
                 // So that it never waits for a reader.
@@ -199,7 +201,7 @@ impl Server {
                 std::thread::spawn(move || {
                     BufReader::new(stderr).lines().map_while(Result::ok).for_each(drop)
                 });
-                Ok(Self { child, url, agent })
+                Ok(Self { child, url, client: BlockingClient::new(CONNECT_TIMEOUT)? })
             }
             None => {
                 let _ = child.wait();
@@ -218,16 +220,15 @@ impl Server {
         if logprobs {
             body["logprobs"] = 20.into();
         }
-        let answer = self
-            .agent
-            .post(format!("{}/v1/completions", self.url))
-            .content_type("application/json")
-            .send(body.to_string());
-        let mut answer = answer.map_err(|error| error.to_string())?;
-        let text = answer.body_mut().read_to_string().map_err(|error| error.to_string())?;
+        let mut request = Request::post(format!("{}/v1/completions", self.url))
+            .body(body.to_string().into())
+            .map_err(|error| error.to_string())?;
+        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let mut answer = self.client.send(request, ANSWER_TIMEOUT).map_err(|error| error.to_string())?;
+        let bytes = answer.bytes(ANSWER_BYTES_MAX, ANSWER_TIMEOUT).map_err(|error| error.to_string())?;
         match answer.status().as_u16() {
-            200 => serde_json::from_str(&text).map_err(|error| error.to_string()),
-            status => Err(format!("status {status}: {text}")),
+            200 => serde_json::from_slice(&bytes).map_err(|error| error.to_string()),
+            status => Err(format!("status {status}: {}", String::from_utf8_lossy(&bytes))),
         }
     }
 }

@@ -5,6 +5,7 @@
 //! [`engine`] schedules and executes steps; [`model`] is the forward pass, written once over
 //! the [`backend`] trait; [`checkpoint`] is where weights come from. [`selftest`]
 //! holds GPUs against the CPU. [`config`] is `novastack.yaml`; [`store`] keeps what outlives a process. [`clock`] is the time.
+//! [`connect`] opens connections to other servers, and [`blocking_http`] asks them outside of async code.
 //!
 //! Who may import whom is written in `tests/imports.rs`, which enforces it.
 
@@ -22,3 +23,5 @@ pub mod backend;
 pub mod selftest;
 pub mod checkpoint;
 pub mod clock;
+pub mod connect;
+pub mod blocking_http;

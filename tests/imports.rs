@@ -8,11 +8,17 @@ use std::path::{Path, PathBuf};
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("protocol", &[]),
     ("clock", &[]),
+    ("connect", &[]),
+    ("blocking_http", &["connect"]),
     ("config", &["protocol"]),
     ("store", &["config", "protocol"]),
-    ("gateway", &["text", "engine::handle", "protocol", "config", "store", "clock"]),
+    (
+        "gateway",
+        &["text", "engine::handle", "protocol", "config", "store", "clock", "connect", "blocking_http"],
+    ),
     ("text", &["protocol", "checkpoint"]),
     ("checkpoint", &["protocol"]),
+    ("checkpoint::hub", &["checkpoint", "connect", "blocking_http"]),
     ("engine::plan", &["protocol"]),
     ("engine::kv", &["protocol"]),
     ("engine::scheduler", &["engine::kv", "engine::plan", "protocol"]),

@@ -1,36 +1,33 @@
 //! Downloads from a Hugging Face hub, into the cache that Hugging Face's own tools use
 //! (`models--org--name/{blobs,snapshots,refs}`).
 //!
-//! hf-hub makes the transfers, into a staging cache inside the model's directory: it renames a
-//! download without looking at it, and what this module promises is that a name under `blobs` or
-//! `snapshots` stands for a file that is complete and verified (size, and sha256 where the hub
-//! states one). Interrupted transfers stay in staging and are resumed. One process at a time
-//! pulls a model, under a file lock; a complete snapshot is used without any request.
+//! What this module promises is that a name under `blobs` or `snapshots` stands for a file that is
+//! complete and verified (size, and sha256 where the hub states one). Until then a file is in
+//! `.partial`, under a name of our own making, where an interrupted transfer is resumed. Nothing that
+//! the hub says becomes part of a path before it was checked ([`select`]); where it redirects to is
+//! checked too, and never learns the token ([`transfer`]). One process at a time pulls a model, under
+//! a file lock; a complete snapshot is used without any request.
 //! Deliberately absent: uploads, datasets, pickle weights. The token is never printed.
 
 mod meter;
 mod options;
 mod select;
 mod store;
+mod transfer;
 
 pub use self::options::{ProgressStyle, PullOptions};
 
 use self::meter::Meter;
 use self::select::{RepoFile, RepoInfo};
-use self::store::{place, verify};
+use self::store::{link, place, sha256, sha256_of_text, verify};
+use self::transfer::{Hub, TransferError};
 use super::{CheckpointError, hf_dir};
-use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
-use hf_hub::{Cache, Repo, RepoType};
 use std::fs::File;
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 const REVISION_DEFAULT: &str = "main";
-/// For one request about a repository, connecting included.
-const INFO_TIMEOUT: Duration = Duration::from_secs(30);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Attempts that bring no new byte, before a download is given up.
 const FRUITLESS_ATTEMPTS_MAX: u32 = 5;
 /// How long to wait for another process that pulls the same model.
@@ -140,8 +137,7 @@ fn snapshot(source: &HubSource, options: &PullOptions) -> Option<PathBuf> {
 }
 
 fn repo_directory(source: &HubSource, options: &PullOptions) -> PathBuf {
-    let repo = Repo::new(source.repo.clone(), RepoType::Model);
-    options.cache.join(repo.folder_name())
+    options.cache.join(format!("models--{}", source.repo.replace('/', "--")))
 }
 
 /// Held while pulling; the system releases it even when the process is killed.
@@ -177,7 +173,7 @@ struct Pull<'a> {
     options: &'a PullOptions,
     directory: PathBuf,
     staging: PathBuf,
-    api: Api,
+    hub: Hub,
 }
 
 impl<'a> Pull<'a> {
@@ -187,15 +183,7 @@ impl<'a> Pull<'a> {
         directory: PathBuf,
     ) -> Result<Self, CheckpointError> {
         let staging = directory.join(".partial");
-        // hf-hub's own retries are off: they resume at a wrong offset when nothing was received.
-        let api = ApiBuilder::from_cache(Cache::new(staging.clone()))
-            .with_endpoint(options.endpoint.clone())
-            .with_token(options.token.clone())
-            .with_user_agent("novastack", env!("CARGO_PKG_VERSION"))
-            .with_retries(0)
-            .build()
-            .map_err(|error| CheckpointError::Hub(format!("cannot set up a connection: {error}")))?;
-        Ok(Pull { source, options, directory, staging, api })
+        Ok(Pull { source, options, directory, staging, hub: Hub::new(options)? })
     }
 
     fn run(&self) -> Result<PathBuf, CheckpointError> {
@@ -237,144 +225,111 @@ impl<'a> Pull<'a> {
         Ok(snapshot)
     }
 
-    fn repo(&self, revision: &str) -> Repo {
-        Repo::with_revision(self.source.repo.clone(), RepoType::Model, revision.to_owned())
-    }
-
     /// The repository's files with their sizes and hashes, at one commit.
     fn info(&self) -> Result<RepoInfo, CheckpointError> {
-        let request = self.api.repo(self.repo(&self.source.revision)).info_request();
-        let response = request
-            .query("blobs", "true")
-            .config()
-            .timeout_global(Some(INFO_TIMEOUT))
-            .timeout_connect(Some(CONNECT_TIMEOUT))
-            .build()
-            .call();
-        let text = response
-            .and_then(|mut response| response.body_mut().read_to_string())
-            .map_err(|error| self.explain(&error, None))?;
+        let text = self.hub.info(self.source).map_err(|error| self.explain(error, None))?;
         RepoInfo::parse(&text)
             .map_err(|reason| CheckpointError::Hub(format!("{}: {reason}", self.options.shown_endpoint())))
     }
 
     /// Brings one file under its name in the snapshot.
     fn fetch(&self, file: &RepoFile, commit: &str, snapshot: &Path) -> Result<(), CheckpointError> {
-        let link = snapshot.join(&file.name);
-        if std::fs::metadata(&link).is_ok_and(|metadata| file.size.is_none_or(|size| size == metadata.len()))
-        {
+        let name = snapshot.join(&file.name);
+        let is_whole = |length: u64| file.size.is_none_or(|size| size == length);
+        if std::fs::metadata(&name).is_ok_and(|metadata| is_whole(metadata.len())) {
             return Ok(());
         }
-        let staged = self.download(file, commit)?;
         let blobs = self.directory.join("blobs");
-        let etag = staged.file_name().map(PathBuf::from).unwrap_or_else(|| file.name.clone().into());
-        let blob = blobs.join(etag);
-        let placed = verify(&staged, file)
-            .and_then(|()| place(&staged, &blob, &link).map_err(|error| CheckpointError::io(&link, error)));
-        // hf-hub's own links; they would dangle and stop the next download of this file.
-        let _ = std::fs::remove_dir_all(self.staged_repo().join("snapshots"));
-        placed
-    }
-
-    fn staged_repo(&self) -> PathBuf {
-        self.staging.join(self.repo(REVISION_DEFAULT).folder_name())
+        let io = |error| CheckpointError::io(&name, error);
+        // The same file of another commit.
+        if let (Some(tag), Some(size)) = (&file.tag, file.size) {
+            let blob = blobs.join(tag);
+            if std::fs::symlink_metadata(&blob).is_ok_and(|blob| blob.is_file() && blob.len() == size) {
+                return link(&blob, &name).map_err(io);
+            }
+        }
+        let staged = self.download(file, commit)?;
+        verify(&staged, file)?;
+        let tag = match &file.tag {
+            Some(tag) => tag.clone(),
+            None => sha256(&staged).map_err(io)?,
+        };
+        place(&staged, &blobs.join(tag), &name).map_err(io)
     }
 
     /// Downloads into staging, resuming as long as bytes keep coming.
     fn download(&self, file: &RepoFile, commit: &str) -> Result<PathBuf, CheckpointError> {
-        let meter = Meter::new(file, self.options.progress);
+        // What the hub has for a name is hashed, as two of its files must not share one of ours.
+        let name = file.tag.clone().unwrap_or_else(|| sha256_of_text(&format!("{commit}/{}", file.name)));
+        let part = self.staging.join(format!("{name}.part"));
+        std::fs::create_dir_all(&self.staging).map_err(|error| CheckpointError::io(&self.staging, error))?;
+        let mut meter = Meter::new(file, self.options.progress);
         let mut fruitless = 0;
         loop {
-            let _ = std::fs::remove_dir_all(self.staged_repo().join("snapshots"));
-            self.reopen_part(file);
-            let before = meter.received.load(Ordering::Relaxed);
-            let error = match self.attempt(file, commit, &meter)? {
-                Ok(path) => {
+            let before = length(&part);
+            let error = match self.attempt(file, commit, &part, &mut meter) {
+                Ok(()) => {
                     meter.done();
-                    return std::fs::canonicalize(&path).map_err(|error| CheckpointError::io(&path, error));
+                    return Ok(part);
                 }
-                Err(ApiError::RequestError(error)) => match *error {
-                    ureq::Error::StatusCode(code) if code < 500 && code != 429 => {
-                        return Err(self.explain(&error, Some(&file.name)));
-                    }
-                    _ => self.explain(&error, Some(&file.name)),
-                },
-                Err(ApiError::IoError(error)) => CheckpointError::Hub(format!(
-                    "{}: {}: the download broke off: {error}; run it again to resume",
-                    self.source.repo, file.name
-                )),
-                Err(error) => {
-                    return Err(CheckpointError::Hub(format!(
-                        "{}: {}: {error}",
-                        self.source.repo, file.name
-                    )));
-                }
+                Err(error) => error,
             };
-            fruitless = if meter.received.load(Ordering::Relaxed) > before { 0 } else { fruitless + 1 };
-            if fruitless == FRUITLESS_ATTEMPTS_MAX {
-                return Err(error);
+            fruitless = if length(&part) > before { 0 } else { fruitless + 1 };
+            if !error.is_passing() || fruitless == FRUITLESS_ATTEMPTS_MAX {
+                return Err(self.explain(error, Some(&file.name)));
             }
             std::thread::sleep(self.options.retry_pause);
         }
     }
 
-    /// One transfer, on a thread of its own: hf-hub sets no timeouts, so that a silent peer would
-    /// hold the caller for ever. After a stall that thread is left to end with its connection.
+    /// One transfer, which adds to what is there of the file.
     fn attempt(
         &self,
         file: &RepoFile,
         commit: &str,
-        meter: &Meter,
-    ) -> Result<Result<PathBuf, ApiError>, CheckpointError> {
-        let repo = self.api.repo(self.repo(commit));
-        let (sender, receiver) = mpsc::sync_channel(1);
-        let (name, thread_meter) = (file.name.clone(), meter.clone());
-        std::thread::spawn(move || {
-            let _ = sender.send(repo.download_with_progress(&name, thread_meter));
-        });
-        let mut seen = 0;
-        loop {
-            match receiver.recv_timeout(self.options.stall_timeout) {
-                Ok(result) => return Ok(result),
-                Err(mpsc::RecvTimeoutError::Timeout) => {
-                    let now = meter.activity.load(Ordering::Relaxed);
-                    if now == std::mem::replace(&mut seen, now) {
-                        return Err(CheckpointError::Hub(format!(
-                            "{}: {}: no data from {} for {} s; run it again to resume",
-                            self.source.repo,
-                            file.name,
-                            self.options.shown_endpoint(),
-                            self.options.stall_timeout.as_secs()
-                        )));
-                    }
-                }
-                Err(mpsc::RecvTimeoutError::Disconnected) => {
-                    return Err(CheckpointError::Hub(format!(
-                        "{}: {}: the download failed inside hf-hub",
-                        self.source.repo, file.name
-                    )));
-                }
-            }
+        part: &Path,
+        meter: &mut Meter,
+    ) -> Result<(), TransferError> {
+        let io = |error| TransferError::Local(CheckpointError::io(part, error));
+        let size_max = file.size.unwrap_or(u64::MAX);
+        let mut out = File::options().create(true).append(true).open(part).map_err(io)?;
+        let mut there = length(part);
+        if there > size_max {
+            out.set_len(0).map_err(io)?;
+            there = 0;
         }
-    }
-
-    /// A part that was received in full but not renamed cannot be resumed (the range would be
-    /// empty), so that its last byte is fetched again; a longer one is of no use.
-    fn reopen_part(&self, file: &RepoFile) {
-        let (Some(etag), Some(size)) = (&file.etag, file.size) else { return };
-        let part = self.staged_repo().join("blobs").join(format!("{etag}.part"));
-        match std::fs::metadata(&part).map(|metadata| metadata.len()) {
-            Ok(length) if length == size && size > 0 => {
-                let shortened =
-                    File::options().write(true).open(&part).and_then(|part| part.set_len(size - 1));
-                if shortened.is_err() {
-                    let _ = std::fs::remove_file(&part);
-                }
+        if file.size == Some(there) {
+            meter.set(there);
+            return Ok(());
+        }
+        let asked = (self.source.repo.as_str(), commit, file.name.as_str());
+        let (mut answer, begin) = match self.hub.file(asked, there, self.options.stall_timeout) {
+            Err(TransferError::Status(416)) if there > 0 => {
+                out.set_len(0).map_err(io)?;
+                return Err(TransferError::Broken("what was there of it could not be continued".into()));
             }
-            Ok(length) if length > size => {
-                let _ = std::fs::remove_file(&part);
+            answer => answer?,
+        };
+        out.set_len(begin).map_err(io)?;
+        out.seek(SeekFrom::End(0)).map_err(io)?;
+        there = begin;
+        meter.set(there);
+        while let Some(bytes) = answer.next(self.options.stall_timeout)? {
+            there += bytes.len() as u64;
+            if there > size_max {
+                out.set_len(0).map_err(io)?;
+                return Err(TransferError::Refused(format!(
+                    "more comes than the {size_max} bytes that it lists"
+                )));
             }
-            _ => {}
+            out.write_all(&bytes).map_err(io)?;
+            meter.set(there);
+        }
+        match file.size {
+            Some(size) if there < size => {
+                Err(TransferError::Broken(format!("it ended after {there} of {size} bytes")))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -390,28 +345,47 @@ impl<'a> Pull<'a> {
     }
 
     /// What went wrong, and what to try.
-    fn explain(&self, error: &ureq::Error, file: Option<&str>) -> CheckpointError {
+    fn explain(&self, error: TransferError, file: Option<&str>) -> CheckpointError {
         let repo = &self.source.repo;
         let what = file.map_or_else(|| repo.clone(), |file| format!("{repo}: {file}"));
         let endpoint = self.options.shown_endpoint();
         CheckpointError::Hub(match error {
-            ureq::Error::StatusCode(401 | 403) if self.options.token.is_some() => format!(
+            TransferError::Local(error) => return error,
+            TransferError::Status(401 | 403) if self.options.token.is_some() => format!(
                 "{what}: {endpoint} refuses it to the owner of HF_TOKEN; the repository does not exist, or is \
                  private or gated: accept its terms on its page, with the account of that token"
             ),
-            ureq::Error::StatusCode(401 | 403) => format!(
+            TransferError::Status(401 | 403) => format!(
                 "{what}: {endpoint} refuses it; the repository does not exist, or is private or gated: accept its \
                  terms on its page and set HF_TOKEN"
             ),
-            ureq::Error::StatusCode(404) => format!(
+            TransferError::Status(404) => format!(
                 "{what}: not found at {endpoint} (revision {}); check the spelling",
                 self.source.revision
             ),
-            ureq::Error::StatusCode(code) => format!("{what}: {endpoint} answered with HTTP status {code}"),
-            error => format!(
-                "{what}: cannot reach the hub at {endpoint}: {error}; set HF_ENDPOINT to a mirror that can be \
-                 reached, or pass a local directory or .gguf file"
-            ),
+            TransferError::Status(code) => format!("{what}: {endpoint} answered with HTTP status {code}"),
+            TransferError::Refused(reason) => format!("{what}: {endpoint}: {reason}"),
+            TransferError::Broken(reason) => {
+                format!("{what}: the download broke off: {reason}; run it again to resume")
+            }
+            TransferError::Silent(time) => {
+                format!("{what}: no data from {endpoint} for {} s; run it again to resume", time.as_secs())
+            }
+            TransferError::Unreachable { host, reason } => {
+                let where_to = match self.hub.is_own_host(&host) {
+                    true => format!("the hub at {endpoint}"),
+                    false => format!("{host}, where the hub at {endpoint} keeps it"),
+                };
+                format!(
+                    "{what}: cannot reach {where_to}: {reason}; set HF_ENDPOINT to a mirror that can be reached, or \
+                     pass a local directory or .gguf file"
+                )
+            }
         })
     }
+}
+
+/// Of what is there of a file.
+fn length(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |metadata| metadata.len())
 }

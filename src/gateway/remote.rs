@@ -19,6 +19,7 @@ use super::dialect::{Dialect, Peer, UpstreamError, decode_error};
 use super::error::ApiError;
 use super::http_client::HttpClient;
 use crate::config::{Continues, Format, KeySource, Provider};
+use crate::connect::chain;
 use answer::Place;
 use axum::body::Bytes;
 use axum::http::uri::InvalidUri;
@@ -336,15 +337,4 @@ fn headers(provider: &Provider) -> Result<HeaderMap, String> {
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?;
     text.trim().parse().ok().map(Duration::from_secs)
-}
-
-/// An error with what caused it.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

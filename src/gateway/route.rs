@@ -19,11 +19,11 @@ use super::auth::{Keys, Tenant};
 use super::count::{Calibration, Counts};
 use super::error::ApiError;
 use super::fallback::Health;
-use super::http_client;
 use super::metrics::{AttemptMetrics, TargetMetrics};
 use super::registry::{ModelState, Registry};
 use super::remote::Upstream;
 use crate::config::{Choice, Config, Facts, Model, Price, Target as ConfigTarget};
+use crate::connect;
 use axum::http::{HeaderMap, HeaderName, header};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -144,7 +144,7 @@ impl Routing {
     pub fn new(config: Config, api_keys: &[String], registry: &Arc<Registry>) -> Result<Self, String> {
         let mut upstreams = BTreeMap::new();
         if !config.providers.is_empty() {
-            let tls = http_client::tls()?;
+            let tls = connect::tls()?;
             for (name, provider) in &config.providers {
                 upstreams.insert(name, Arc::new(Upstream::new(name, provider, &tls)?));
             }

@@ -17,6 +17,7 @@
 
 use super::observe::{Finished, bounded};
 use super::route::Target;
+use crate::blocking_http::BlockingClient;
 use crate::config::Telemetry;
 use crate::store::{Outcome, UsageRecord};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
@@ -25,6 +26,7 @@ use opentelemetry::trace::{
     TraceState, Tracer, TracerProvider,
 };
 use opentelemetry::{Array, Context, KeyValue, StringValue, Value};
+use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
 use opentelemetry_otlp::{Protocol, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
@@ -32,6 +34,7 @@ use opentelemetry_sdk::trace::{
     BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracer, SdkTracerProvider, SpanData, SpanExporter,
 };
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -47,6 +50,10 @@ const BATCH_MAX: usize = 512;
 const DELAY: Duration = Duration::from_secs(1);
 /// Of one batch, its repetitions included.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Until a connection to the receiver stands.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// What a receiver may say about a batch.
+const RECEIPT_BYTES_MAX: usize = 4 << 20;
 /// How long [`Tracing::stop`] waits for the last batches.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 /// Losses are logged no more often.
@@ -430,18 +437,10 @@ fn exporter(
     endpoint: &str,
     headers: HashMap<String, String>,
 ) -> Result<opentelemetry_otlp::SpanExporter, String> {
-    // A second call finds it installed.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    // Redirects would carry the headers to who knows where.
-    let client = reqwest::blocking::Client::builder()
-        .timeout(EXPORT_TIMEOUT)
-        .redirect(reqwest::redirect::Policy::none())
-        .user_agent(concat!("novastack/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .map_err(|error| format!("telemetry: {error}"))?;
+    let client = BlockingClient::new(CONNECT_TIMEOUT).map_err(|error| format!("telemetry: {error}"))?;
     opentelemetry_otlp::SpanExporter::builder()
         .with_http()
-        .with_http_client(client)
+        .with_http_client(Delivery(client))
         .with_protocol(Protocol::HttpBinary)
         .with_endpoint(format!("{}/v1/traces", endpoint.trim().trim_end_matches('/')))
         .with_timeout(EXPORT_TIMEOUT)
@@ -449,6 +448,31 @@ fn exporter(
         .build()
         .map_err(|error| format!("telemetry: {error}"))
 }
+
+/// How the SDK's exporter sends. It waits: the SDK exports on a thread of its own, which is in no async
+/// runtime. No redirect is followed: it would carry the headers to who knows where.
+#[derive(Debug)]
+struct Delivery(BlockingClient);
+
+impl HttpClient for Delivery {
+    fn send_bytes<'a, 'b>(&'a self, request: Request<Bytes>) -> Sent<'b>
+    where
+        'a: 'b,
+        Self: 'b,
+    {
+        let sent = self.0.send(request, EXPORT_TIMEOUT).and_then(|mut answer| {
+            let body = answer.bytes(RECEIPT_BYTES_MAX, EXPORT_TIMEOUT)?;
+            let mut response = Response::new(Bytes::from(body));
+            *response.status_mut() = answer.status();
+            *response.headers_mut() = answer.headers().clone();
+            Ok(response)
+        });
+        Box::pin(std::future::ready(sent.map_err(HttpError::from)))
+    }
+}
+
+/// What [`HttpClient`] asks for.
+type Sent<'a> = Pin<Box<dyn Future<Output = Result<Response<Bytes>, HttpError>> + Send + 'a>>;
 
 /// Sends, counts, and tells of losses now and then.
 #[derive(Debug)]

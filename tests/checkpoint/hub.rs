@@ -1,4 +1,8 @@
-//! Downloads from a local server that speaks the hub's API.
+//! Downloads from a local server that speaks the hub's API; [`hostile`] are those from one that means
+//! harm, or that sends us elsewhere.
+
+#[path = "hub_hostile.rs"]
+mod hostile;
 
 use super::hub_server::{COMMIT, Faults, HubServer, REPO};
 use novastack::checkpoint::Checkpoint;
@@ -131,10 +135,10 @@ fn resumes_in_a_later_run() {
 fn a_part_that_is_complete_is_finished() {
     use sha2::Digest;
     let (server, cache) = (server(), tempfile::tempdir().expect("tempdir"));
-    let blobs = cache.path().join("models--org--model/.partial/models--org--model/blobs");
-    std::fs::create_dir_all(&blobs).expect("create");
+    let parts = cache.path().join("models--org--model/.partial");
+    std::fs::create_dir_all(&parts).expect("create");
     let part = format!("{:x}.part", sha2::Sha256::digest(weights()));
-    std::fs::write(blobs.join(part), weights()).expect("write");
+    std::fs::write(parts.join(part), weights()).expect("write");
     let path = pull(&source(REPO), &options(&server.endpoint, cache.path())).expect("pull");
     assert_eq!(std::fs::read(path.join("model.safetensors")).expect("read"), weights());
 }

@@ -32,6 +32,14 @@ pub struct Faults {
     pub silent: Option<String>,
     /// Without this token everything is 401.
     pub token: Option<String>,
+    /// Requests whose path contains the text are redirected there.
+    pub redirects: Vec<(String, String)>,
+    /// The answer about the repository, instead of the true one.
+    pub listing: Option<String>,
+    /// Partial answers begin at this byte, whatever was asked for.
+    pub wrong_range: Option<usize>,
+    /// Ranges are not understood: every answer is the whole file.
+    pub no_ranges: bool,
 }
 
 pub struct HubServer {
@@ -44,6 +52,8 @@ struct State {
     files: BTreeMap<String, HubFile>,
     faults: Mutex<Faults>,
     requests: Mutex<Vec<String>>,
+    /// Path and `authorization` of every request.
+    authorizations: Mutex<Vec<(String, Option<String>)>>,
 }
 
 impl HubServer {
@@ -59,6 +69,7 @@ impl HubServer {
             files,
             faults: Mutex::default(),
             requests: Mutex::default(),
+            authorizations: Mutex::default(),
         });
         let shared = state.clone();
         // Ends with the test process.
@@ -78,6 +89,11 @@ impl HubServer {
     /// "path range" of every request so far; the list is emptied.
     pub fn requests(&self) -> Vec<String> {
         std::mem::take(&mut self.state.requests.lock().expect("lock"))
+    }
+
+    /// Path and `authorization` of every request so far; the list is emptied.
+    pub fn authorizations(&self) -> Vec<(String, Option<String>)> {
+        std::mem::take(&mut self.state.authorizations.lock().expect("lock"))
     }
 }
 
@@ -113,7 +129,9 @@ impl State {
         };
         let range = header("range");
         self.requests.lock().expect("lock").push(format!("{target} {}", range.clone().unwrap_or_default()));
-        self.answer(stream, &target, range, header("authorization"));
+        let authorization = header("authorization");
+        self.authorizations.lock().expect("lock").push((target.clone(), authorization.clone()));
+        self.answer(stream, &target, range, authorization);
     }
 
     fn answer(&self, stream: TcpStream, target: &str, range: Option<String>, authorization: Option<String>) {
@@ -129,13 +147,22 @@ impl State {
         if let Some(status) = status {
             return respond(stream, status, &[], b"no");
         }
+        let redirect = {
+            let faults = self.faults.lock().expect("lock");
+            let redirect = faults.redirects.iter().find(|(path, _)| target.contains(path.as_str()));
+            redirect.map(|(_, to)| to.clone())
+        };
+        if let Some(to) = redirect {
+            return respond(stream, 302, &[("Location", to)], b"");
+        }
         if target.starts_with(&format!("/api/models/{REPO}/revision/main")) {
             return respond(stream, 200, &[], self.listing().as_bytes());
         }
         let resolve = format!("/{REPO}/resolve/{COMMIT}/");
         let (name, direct) = match (target.strip_prefix(&resolve), target.strip_prefix("/storage/")) {
             (Some(name), _) => (name, false),
-            (_, Some(name)) => (name, true),
+            // A signature stands behind the question mark.
+            (_, Some(name)) => (name.split('?').next().unwrap_or_default(), true),
             _ => return respond(stream, 404, &[], b"no"),
         };
         let Some(file) = self.files.get(name) else { return respond(stream, 404, &[], b"no") };
@@ -157,36 +184,40 @@ impl State {
         commit: (&str, String),
     ) {
         let total = file.bytes.len();
-        let range = range.expect("hf-hub always asks for a range");
-        let (start, end) = range.trim_start_matches("bytes=").split_once('-').expect("range");
-        let start = start.parse::<usize>().expect("start");
-        let end = end.parse::<usize>().map_or(total, |end| (end + 1).min(total));
-        if start >= total {
+        let start = range.map(|range| {
+            let (start, end) = range.trim_start_matches("bytes=").split_once('-').expect("range");
+            assert_eq!(end, "", "the rest is asked for");
+            start.parse::<usize>().expect("start")
+        });
+        let (silent, cut, start) = {
+            let mut faults = self.faults.lock().expect("lock");
+            let cut = faults.cuts.iter().position(|(cut, _)| cut == name);
+            let start = start.filter(|_| !faults.no_ranges);
+            let start = start.map(|start| faults.wrong_range.unwrap_or(start));
+            (faults.silent.as_deref() == Some(name), cut.map(|at| faults.cuts.remove(at).1), start)
+        };
+        if start.is_some_and(|start| start >= total) {
             return respond(stream, 416, &[], b"");
         }
-        // The metadata request asks for the first byte alone; faults concern the real one.
-        let (silent, cut) = {
-            let mut faults = self.faults.lock().expect("lock");
-            let real = end == total;
-            let cut = faults.cuts.iter().position(|(cut, _)| real && cut == name);
-            (real && faults.silent.as_deref() == Some(name), cut.map(|at| faults.cuts.remove(at).1))
-        };
         if silent {
             std::thread::sleep(std::time::Duration::from_secs(20));
             return;
         }
-        let body = &file.bytes[start..end];
-        let headers = [
-            commit,
-            ("ETag", format!("\"{}\"", blob_id(&file.bytes))),
-            ("Content-Range", format!("bytes {start}-{}/{total}", end - 1)),
-        ];
+        let body = &file.bytes[start.unwrap_or(0)..];
+        let mut headers = vec![commit, ("ETag", format!("\"{}\"", blob_id(&file.bytes)))];
+        if let Some(start) = start {
+            headers.push(("Content-Range", format!("bytes {start}-{}/{total}", total - 1)));
+        }
         let sent = cut.unwrap_or(body.len()).min(body.len());
-        let _ = stream.write_all(head(206, &headers, body.len()).as_bytes());
+        let status = if start.is_some() { 206 } else { 200 };
+        let _ = stream.write_all(head(status, &headers, body.len()).as_bytes());
         let _ = stream.write_all(&body[..sent]);
     }
 
     fn listing(&self) -> String {
+        if let Some(listing) = &self.faults.lock().expect("lock").listing {
+            return listing.clone();
+        }
         let wrong = self.faults.lock().expect("lock").wrong_hash.clone();
         let siblings = self.files.iter().map(|(name, file)| {
             let hash = if wrong.as_ref() == Some(name) { "0".repeat(64) } else { hash(&file.bytes) };

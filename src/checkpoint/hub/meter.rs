@@ -2,21 +2,24 @@
 
 use super::ProgressStyle;
 use super::select::RepoFile;
-use hf_hub::api::Progress;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use indicatif::DecimalBytes;
+use std::time::{Duration, Instant};
 
-/// Counts what arrives, and shows it.
-#[derive(Clone)]
+/// Smaller files are there before a line about them could be read.
+const LARGE_BYTES: u64 = 10_000_000;
+/// Time between two lines about one file.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+/// Shows how much of a file is there.
 pub(super) struct Meter {
     bar: indicatif::ProgressBar,
-    /// Bytes of the file that are there, in the attempt that has most.
-    pub received: Arc<AtomicU64>,
-    position: Arc<AtomicU64>,
-    /// Calls so far; a change is a sign of life.
-    pub activity: Arc<AtomicU64>,
     lines: bool,
     name: String,
+    size: Option<u64>,
+    there: u64,
+    begun: Instant,
+    /// The last line.
+    told: Instant,
 }
 
 impl Meter {
@@ -30,38 +33,31 @@ impl Meter {
             bar.set_style(template);
         }
         bar.set_message(file.name.clone());
-        Meter {
-            bar,
-            received: Arc::default(),
-            position: Arc::default(),
-            activity: Arc::default(),
-            lines: style == ProgressStyle::Lines,
-            name: file.name.clone(),
+        let lines = style == ProgressStyle::Lines;
+        if let Some(size) = file.size.filter(|size| lines && *size >= LARGE_BYTES) {
+            eprintln!("{}: downloading {}", file.name, DecimalBytes(size));
+        }
+        let now = Instant::now();
+        Meter { bar, lines, name: file.name.clone(), size: file.size, there: 0, begun: now, told: now }
+    }
+
+    /// So many bytes of the file are there.
+    pub fn set(&mut self, there: u64) {
+        self.there = there;
+        self.bar.set_position(there);
+        if self.lines && self.told.elapsed() >= LINE_EVERY {
+            self.told = Instant::now();
+            let of = self.size.map_or_else(String::new, |size| format!(" of {}", DecimalBytes(size)));
+            eprintln!("{}: {}{of}", self.name, DecimalBytes(there));
         }
     }
 
+    /// All of it is.
     pub fn done(&self) {
         self.bar.finish();
         if self.lines {
-            eprintln!("{}: {} bytes", self.name, self.received.load(Ordering::Relaxed));
+            let seconds = self.begun.elapsed().as_secs_f64();
+            eprintln!("{}: {} in {seconds:.1} s", self.name, DecimalBytes(self.there));
         }
     }
-}
-
-impl Progress for Meter {
-    fn init(&mut self, size: usize, _filename: &str) {
-        self.position.store(0, Ordering::Relaxed);
-        self.activity.fetch_add(1, Ordering::Relaxed);
-        self.bar.set_length(size as u64);
-        self.bar.set_position(0);
-    }
-
-    fn update(&mut self, size: usize) {
-        let position = self.position.fetch_add(size as u64, Ordering::Relaxed) + size as u64;
-        self.received.fetch_max(position, Ordering::Relaxed);
-        self.activity.fetch_add(1, Ordering::Relaxed);
-        self.bar.inc(size as u64);
-    }
-
-    fn finish(&mut self) {}
 }

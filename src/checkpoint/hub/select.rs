@@ -4,7 +4,7 @@
 use super::{CheckpointError, HubSource, hf_dir};
 use crate::checkpoint::safetensors;
 use serde::Deserialize;
-use std::path::{Component, Path};
+use std::path::Path;
 
 const INDEX: &str = "model.safetensors.index.json";
 const SINGLE: &str = "model.safetensors";
@@ -41,10 +41,11 @@ pub(super) struct RepoInfo {
 pub(super) struct RepoFile {
     pub name: String,
     pub size: Option<u64>,
-    /// For files in large-file storage.
+    /// For files in large-file storage, in lowercase.
     pub sha256: Option<String>,
-    /// What the hub will call the blob.
-    pub etag: Option<String>,
+    /// What the cache calls the blob, as Hugging Face's own tools do: the sha256 of a file in large-file
+    /// storage, else git's hash of it (40 hexadecimal digits). None where the hub states no such thing.
+    pub tag: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -76,19 +77,22 @@ impl RepoInfo {
         if !plain_name(&wire.sha) {
             return Err("the answer about the repository names no valid commit".into());
         }
-        let files = wire.siblings.into_iter().filter(|file| relative_path(&file.rfilename));
-        let files = files.map(|file| RepoFile {
-            name: file.rfilename,
-            size: file.lfs.as_ref().map(|lfs| lfs.size).or(file.size),
-            etag: file
-                .lfs
-                .as_ref()
-                .map(|lfs| lfs.sha256.clone())
-                .or(file.blob_id)
-                .filter(|tag| plain_name(tag)),
-            sha256: file.lfs.map(|lfs| lfs.sha256.to_ascii_lowercase()),
-        });
-        Ok(RepoInfo { sha: wire.sha, files: files.collect() })
+        let mut files = Vec::new();
+        for file in wire.siblings.into_iter().filter(|file| relative_path(&file.rfilename)) {
+            let sha256 = match &file.lfs {
+                Some(lfs) => Some(hex(&lfs.sha256, 64).ok_or_else(|| {
+                    format!("the answer about the repository has no valid sha256 of {}", file.rfilename)
+                })?),
+                None => None,
+            };
+            files.push(RepoFile {
+                size: file.lfs.as_ref().map(|lfs| lfs.size).or(file.size),
+                tag: sha256.clone().or_else(|| hex(file.blob_id.as_deref()?, 40)),
+                name: file.rfilename,
+                sha256,
+            });
+        }
+        Ok(RepoInfo { sha: wire.sha, files })
     }
 
     fn file(&self, name: &str) -> Option<&RepoFile> {
@@ -158,9 +162,14 @@ pub(super) fn plain_name(text: &str) -> bool {
     !text.is_empty() && text.len() <= 255 && text.bytes().all(allowed) && !text.starts_with('.')
 }
 
-/// Whether the text is a path that stays below where it starts.
+/// The text in lowercase, if it is so many hexadecimal digits.
+fn hex(text: &str, digits: usize) -> Option<String> {
+    let is_hex = text.len() == digits && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_hex.then(|| text.to_ascii_lowercase())
+}
+
+/// Whether the text is a path that stays below where it starts, written in the one way there is.
 pub(super) fn relative_path(text: &str) -> bool {
-    !text.is_empty()
-        && !text.chars().any(|c| c.is_control() || c == '\\')
-        && Path::new(text).components().all(|part| matches!(part, Component::Normal(_)))
+    !text.chars().any(|c| c.is_control() || c == '\\')
+        && text.split('/').all(|part| !matches!(part, "" | "." | ".."))
 }

@@ -28,7 +28,8 @@ pub(super) fn verify(staged: &Path, file: &RepoFile) -> Result<(), CheckpointErr
     }
 }
 
-fn sha256(path: &Path) -> std::io::Result<String> {
+/// In hexadecimal digits.
+pub(super) fn sha256(path: &Path) -> std::io::Result<String> {
     let mut file = File::open(path)?;
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
@@ -40,20 +41,30 @@ fn sha256(path: &Path) -> std::io::Result<String> {
     }
 }
 
+/// Likewise.
+pub(super) fn sha256_of_text(text: &str) -> String {
+    format!("{:x}", Sha256::digest(text))
+}
+
 /// Moves a verified file under its final names, durably: blob first, then the link to it.
-pub(super) fn place(staged: &Path, blob: &Path, link: &Path) -> std::io::Result<()> {
+pub(super) fn place(staged: &Path, blob: &Path, name: &Path) -> std::io::Result<()> {
     File::open(staged)?.sync_all()?;
-    let parents = [blob.parent(), link.parent()];
-    parents.into_iter().flatten().try_for_each(std::fs::create_dir_all)?;
+    blob.parent().map_or(Ok(()), std::fs::create_dir_all)?;
     std::fs::rename(staged, blob)?;
-    // blobs and snapshots are neighbours; a link's depth below snapshots varies.
+    link(blob, name)
+}
+
+/// Gives a blob its name in a snapshot.
+pub(super) fn link(blob: &Path, name: &Path) -> std::io::Result<()> {
+    name.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+    // blobs and snapshots are neighbours; a name's depth below snapshots varies.
     let directory = blob.parent().and_then(Path::parent).unwrap_or(Path::new(""));
-    let depth = link.strip_prefix(directory).map_or(0, |inside| inside.components().count());
+    let depth = name.strip_prefix(directory).map_or(0, |inside| inside.components().count());
     let mut target: PathBuf = std::iter::repeat_n("..", depth.saturating_sub(1)).collect();
     target.push("blobs");
     target.push(blob.file_name().unwrap_or_default());
-    if link.symlink_metadata().is_ok() {
-        std::fs::remove_file(link)?;
+    if name.symlink_metadata().is_ok() {
+        std::fs::remove_file(name)?;
     }
-    std::os::unix::fs::symlink(target, link)
+    std::os::unix::fs::symlink(target, name)
 }

@@ -3,7 +3,8 @@
 //! A stream is one by its content type. A whole answer that comes in its place is told as a stream;
 //! anything else is an error at once, before its body.
 
-use super::{Failure, chain};
+use super::Failure;
+use crate::connect::{chain, data};
 use crate::gateway::adaptive::Permit;
 use crate::gateway::bounds::Limits;
 use crate::gateway::dialect::{
@@ -11,7 +12,6 @@ use crate::gateway::dialect::{
     StreamEncoder, decode_whole,
 };
 use crate::gateway::error::ApiError;
-use crate::gateway::http_client::data;
 use axum::body::Bytes;
 use axum::http::{StatusCode, header};
 use hyper::Response;
