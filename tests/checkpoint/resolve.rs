@@ -100,3 +100,31 @@ fn catalogue_names() {
     std::fs::write(snapshot.join("model.safetensors"), "x").expect("write");
     assert_eq!(resolve("smollm2", &places).expect("complete snapshot").path, snapshot);
 }
+
+#[test]
+fn the_scripts_fetch_what_the_catalogue_names() {
+    let script = |name: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts").join(name);
+        std::fs::read_to_string(path).expect("the script")
+    };
+    let (fetch, run) = (script("demo_checkpoint.sh"), script("run.sh"));
+    let mut known = Vec::new();
+    for entry in catalogue::entries() {
+        for source in entry.sources.iter().filter(|source| source.hf.is_none()) {
+            let (Some(file), Some(bytes), Some(sha256)) = (&source.file, source.bytes, &source.sha256) else {
+                panic!("{}: a file is known by its name, size and hash", entry.name);
+            };
+            let (_, case) =
+                fetch.split_once(&format!("\n  {})\n", entry.name)).expect("the script fetches it");
+            let (case, _) = case.split_once(";;").expect("its end");
+            for line in [format!("file={file}"), format!("bytes={bytes}"), format!("sha256={sha256}")] {
+                assert!(case.contains(&format!("    {line}\n")), "{}: {line}", entry.name);
+            }
+            known.push(entry.name.as_str());
+        }
+    }
+    assert_eq!(known, ["qwen2.5-coder-0.5b-instruct", "smollm2-135m-instruct"]);
+    // The demo is one of them, and its name on the hub is that of the file.
+    assert!(run.contains("\nname=qwen2.5-coder-0.5b-instruct\n"), "{run}");
+    assert!(run.contains("\nhub=Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF:$name-q4_k_m.gguf\n"), "{run}");
+}
