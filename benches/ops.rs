@@ -161,8 +161,8 @@ fn weight(dtype: Dtype, rows: usize, cols: usize) -> TensorData<'static> {
         _ => (0..dtype.bytes(cols).expect("whole blocks")).map(|_| random()).collect(),
     };
     let scales: &[usize] = match dtype {
-        Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F8Block => &[],
-        Dtype::Q8_0 | Dtype::Q4_0 | Dtype::Q5_0 => &[0],
+        Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::MXFP4 | Dtype::F8Block => &[],
+        Dtype::Q8_0 | Dtype::Q4_0 | Dtype::Q5_0 | Dtype::IQ4NL | Dtype::IQ4XS => &[0],
         Dtype::Q6K => &[208],
         Dtype::Q2K => &[80, 82],
         Dtype::Q3K => &[108],
@@ -171,6 +171,10 @@ fn weight(dtype: Dtype, rows: usize, cols: usize) -> TensorData<'static> {
     for block in row.chunks_exact_mut(dtype.block().1) {
         for at in scales {
             block[*at..at + 2].copy_from_slice(&f16::from_f32(0.01).to_le_bytes());
+        }
+        if dtype == Dtype::MXFP4 {
+            // 2^-7.
+            block[0] = 120;
         }
         if dtype == Dtype::F8Block {
             // Less than a half exponent, so that no code is NaN.
@@ -235,6 +239,9 @@ fn main() {
         (Q6K, large),
         (Q2K, large),
         (Q3K, large),
+        (IQ4NL, large),
+        (IQ4XS, large),
+        (MXFP4, large),
         (F8Block, large),
         (BF16, large),
         (F16, large),

@@ -1,6 +1,6 @@
 //! ggml's quantised blocks (ggml-common.h: `block_q4_0` and so on), a row's group of 32 columns at
 //! a time: unsigned codes and scales as they are stored, and the values that they stand for; and
-//! FP8's e4m3.
+//! FP8's e4m3 and MXFP4's exponents.
 //!
 //! Invariants: codes and scales lose nothing; values are computed as ggml's `dequantize_row_*`
 //! does, in f32. Deliberately absent: quantisation.
@@ -16,13 +16,14 @@ pub const SUPER: usize = 8;
 /// A group of one row. Which of the scales mean something depends on the type.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Group {
-    /// 2 to 6 or 8 bits each.
+    /// 2 to 6 or 8 bits each. Those of a type with a [`codebook`] are indices into it.
     pub codes: [u8; GROUP],
-    /// f16 bits.
+    /// f16 bits; of MXFP4, a scale's E8M0 code.
     pub d: u16,
     /// f16 bits of m or dmin.
     pub m: u16,
-    /// Factors of d: (sc, m), or the two halves' signed sc, or their pairs of 4 bits (sc, m).
+    /// Factors of d: (sc, m), or the two halves' signed sc, or their pairs of 4 bits (sc, m), or one
+    /// signed sc.
     pub factors: [u8; 2],
 }
 
@@ -94,6 +95,18 @@ pub fn read(dtype: Dtype, row: &[u8], group: usize) -> Group {
             }
             g.factors = [0, 1].map(|half| scale_q3(&block[96..108], sub * 2 + half));
         }
+        Dtype::IQ4NL => nibbles(&mut g.codes, &block[2..]),
+        Dtype::IQ4XS => {
+            nibbles(&mut g.codes, &block[8 + sub * 16..]);
+            // 6 bits less 32, as a signed byte: the low 4 bits, and the high 2.
+            let low = block[4 + sub / 2] >> (sub % 2 * 4) & 15;
+            let high = (u16_at(block, 2) >> (sub * 2) & 3) as u8;
+            g.factors[0] = (low | high << 4).wrapping_sub(32);
+        }
+        Dtype::MXFP4 => {
+            g.d = u16::from(block[0]);
+            nibbles(&mut g.codes, &block[1..]);
+        }
         _ => unreachable!("not a type of quantised blocks"),
     }
     g
@@ -103,7 +116,7 @@ impl Group {
     /// The values of a group of that quantised ggml type.
     pub fn values(&self, dtype: Dtype) -> [f32; GROUP] {
         let (d, m) = (f16::from_bits(self.d).to_f32(), f16::from_bits(self.m).to_f32());
-        let f = self.factors;
+        let (f, codebook) = (self.factors, codebook(dtype));
         // Of each half: w = d * (code - zero) + offset.
         let (d, zero, offset) = match dtype {
             Dtype::Q8_0 => ([d; 2], 128, [0.0; 2]),
@@ -114,13 +127,53 @@ impl Group {
             Dtype::Q6K => (f.map(|sc| d * f32::from(sc as i8)), 32, [0.0; 2]),
             Dtype::Q3K => (f.map(|sc| d * f32::from(sc as i8)), 4, [0.0; 2]),
             Dtype::Q2K => (f.map(|sc| d * f32::from(sc & 15)), 0, f.map(|both| -(m * f32::from(both >> 4)))),
+            Dtype::IQ4NL => ([d; 2], 0, [0.0; 2]),
+            Dtype::IQ4XS => ([d * f32::from(f[0] as i8); 2], 0, [0.0; 2]),
+            Dtype::MXFP4 => ([e8m0_half(self.d as u8); 2], 0, [0.0; 2]),
             _ => unreachable!("not a type of quantised blocks"),
         };
         std::array::from_fn(|k| {
             let half = k / (GROUP / 2);
-            d[half] * (i32::from(self.codes[k]) - zero) as f32 + offset[half]
+            let code = self.codes[k];
+            let value = codebook.map_or(i32::from(code) - zero, |values| values[code as usize].into());
+            d[half] * value as f32 + offset[half]
         })
     }
+}
+
+/// What a type's 4-bit codes stand for where that is no even spacing: ggml's `kvalues_iq4nl`, and its
+/// `kvalues_mxfp4`, which are FP4's (e2m1) doubled.
+pub const fn codebook(dtype: Dtype) -> Option<[i8; 16]> {
+    match dtype {
+        Dtype::IQ4NL | Dtype::IQ4XS => {
+            Some([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113])
+        }
+        Dtype::MXFP4 => Some([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12]),
+        _ => None,
+    }
+}
+
+/// Half of what an E8M0 code (OCP microscaling formats specification, 1.0) stands for, 2^(code - 128):
+/// the other half of doubled codes. Below 2 that is subnormal. NaN's code, which no served weight has,
+/// gives 2^127.
+#[inline(always)]
+pub fn e8m0_half(code: u8) -> f32 {
+    let code = i32::from(code);
+    f32::from_bits(((code - 1) << 23).max((code + 1) << 21) as u32)
+}
+
+/// Row and column of the first NaN in rows of FP8 or MXFP4 blocks.
+pub fn find_nan(dtype: Dtype, stored: &[u8], cols: usize) -> Option<(usize, usize)> {
+    let (values, bytes) = dtype.block();
+    let found = stored.chunks_exact(bytes).enumerate().find_map(|(block, bytes)| {
+        let k = match dtype {
+            Dtype::F8Block => bytes[4..].iter().position(|code| e4m3_is_nan(*code))?,
+            Dtype::MXFP4 if bytes[0] == 0xff => 0,
+            _ => return None,
+        };
+        Some(block * values + k)
+    });
+    found.map(|at| (at / cols, at % cols))
 }
 
 fn nibbles(codes: &mut [u8; GROUP], qs: &[u8]) {
@@ -175,4 +228,42 @@ pub fn e4m3(code: u8) -> f16 {
 /// e4m3fn has no infinities: all exponent and mantissa bits set are NaN.
 pub fn e4m3_is_nan(code: u8) -> bool {
     code & 0x7f == 0x7f
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    fn bytes(hex: &Value) -> Vec<u8> {
+        let hex = hex.as_str().expect("hexadecimal digits").as_bytes();
+        let digit = |digit: u8| (digit as char).to_digit(16).expect("a hexadecimal digit") as u8;
+        hex.chunks_exact(2).map(|pair| digit(pair[0]) << 4 | digit(pair[1])).collect()
+    }
+
+    /// The gguf package's values of random blocks, to the bit (`scripts/goldens_gguf.py --blocks`).
+    #[test]
+    fn blocks_of_iq4_nl_iq4_xs_and_mxfp4_are_what_gguf_makes_of_them() {
+        let golden: Value =
+            serde_json::from_str(include_str!("../../tests/goldens/gguf_blocks.json")).expect("JSON");
+        for dtype in [Dtype::IQ4NL, Dtype::IQ4XS, Dtype::MXFP4] {
+            let case = &golden["types"][dtype.name()];
+            let stored = bytes(&case["blocks"]);
+            let expected: Vec<f32> =
+                bytes(&case["values"]).as_chunks().0.iter().map(|four| f32::from_le_bytes(*four)).collect();
+            let (values, size) = dtype.block();
+            assert_eq!(stored.len() / size * values, expected.len(), "{dtype:?}");
+            for (group, expected) in expected.chunks_exact(GROUP).enumerate() {
+                let found = read(dtype, &stored, group).values(dtype);
+                assert_eq!(found[..], *expected, "{dtype:?}, group {group}");
+            }
+        }
+    }
+
+    #[test]
+    fn e8m0_codes_are_powers_of_two() {
+        for code in 0..255u8 {
+            assert_eq!(f64::from(e8m0_half(code)), 2f64.powi(i32::from(code) - 128), "{code}");
+        }
+    }
 }

@@ -285,17 +285,18 @@ fn dtype(number: u32) -> Result<Dtype, String> {
         12 => return Ok(Dtype::Q4K),
         13 => return Ok(Dtype::Q5K),
         14 => return Ok(Dtype::Q6K),
+        20 => return Ok(Dtype::IQ4NL),
+        23 => return Ok(Dtype::IQ4XS),
         30 => return Ok(Dtype::BF16),
+        39 => return Ok(Dtype::MXFP4),
         9 => "Q8_1",
         15 => "Q8_K",
         16 => "IQ2_XXS",
         17 => "IQ2_XS",
         18 => "IQ3_XXS",
         19 => "IQ1_S",
-        20 => "IQ4_NL",
         21 => "IQ3_S",
         22 => "IQ2_S",
-        23 => "IQ4_XS",
         24 => "I8",
         25 => "I16",
         26 => "I32",
@@ -304,12 +305,12 @@ fn dtype(number: u32) -> Result<Dtype, String> {
         29 => "IQ1_M",
         34 => "TQ1_0",
         35 => "TQ2_0",
-        39 => "MXFP4",
+        40 => "NVFP4",
         _ => "unknown",
     };
     Err(format!(
         "type {number} ({unsupported}) is not supported; supported are F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, \
-         Q5_1, Q2_K, Q3_K, Q4_K, Q5_K and Q6_K"
+         Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS and MXFP4"
     ))
 }
 

@@ -44,6 +44,9 @@ pub enum Dtype {
     Q6K,
     Q2K,
     Q3K,
+    IQ4NL,
+    IQ4XS,
+    MXFP4,
     /// FP8 e4m3 (OCP's e4m3fn: no infinities), as safetensors store it; its scales are another tensor.
     F8E4M3,
     /// 128 values: an f32 scale, then 128 FP8 e4m3 values that it multiplies. Not stored by any
@@ -69,9 +72,37 @@ impl Dtype {
             Dtype::Q6K => (256, 210),
             Dtype::Q2K => (256, 84),
             Dtype::Q3K => (256, 110),
+            Dtype::IQ4NL => (32, 18),
+            Dtype::IQ4XS => (256, 136),
+            Dtype::MXFP4 => (32, 17),
             Dtype::F8E4M3 => (1, 1),
             Dtype::F8Block => (128, 132),
             Dtype::I32 => (1, 4),
+        }
+    }
+
+    /// ggml's or safetensors' name of it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Dtype::F32 => "F32",
+            Dtype::F16 => "F16",
+            Dtype::BF16 => "BF16",
+            Dtype::Q8_0 => "Q8_0",
+            Dtype::Q4_0 => "Q4_0",
+            Dtype::Q4_1 => "Q4_1",
+            Dtype::Q5_0 => "Q5_0",
+            Dtype::Q5_1 => "Q5_1",
+            Dtype::Q4K => "Q4_K",
+            Dtype::Q5K => "Q5_K",
+            Dtype::Q6K => "Q6_K",
+            Dtype::Q2K => "Q2_K",
+            Dtype::Q3K => "Q3_K",
+            Dtype::IQ4NL => "IQ4_NL",
+            Dtype::IQ4XS => "IQ4_XS",
+            Dtype::MXFP4 => "MXFP4",
+            Dtype::F8E4M3 => "F8_E4M3",
+            Dtype::F8Block => "FP8",
+            Dtype::I32 => "I32",
         }
     }
 

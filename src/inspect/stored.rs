@@ -2,7 +2,7 @@
 //! config says.
 
 use super::format_name;
-use novastack::checkpoint::{Checkpoint, Dtype};
+use novastack::checkpoint::Checkpoint;
 use novastack::model::inventory::{self, Format, TensorSpec};
 use novastack::model::{ModelConfig, Quantization};
 use serde::Serialize;
@@ -30,9 +30,12 @@ pub struct Stored {
 
 #[derive(Serialize)]
 pub struct TypeBytes {
-    pub name: String,
+    pub name: &'static str,
     pub tensors: usize,
     pub bytes: u64,
+    /// Whether it is one of GGUF's block types.
+    #[serde(skip)]
+    blocks: bool,
 }
 
 /// A format as a row of a table: one that is computed, or the stored mixture.
@@ -120,25 +123,17 @@ impl Stored {
 
 /// Bytes of each type, the most first; empty without tensors.
 fn types(checkpoint: &Checkpoint) -> Vec<TypeBytes> {
-    let mut found = BTreeMap::<String, (usize, u64)>::new();
+    let mut found = BTreeMap::<&'static str, TypeBytes>::new();
     for tensor in checkpoint.tensor_names().into_iter().filter_map(|name| checkpoint.tensor(name)) {
-        let sum = found.entry(type_name(tensor.dtype)).or_default();
-        *sum = (sum.0 + 1, sum.1 + tensor.data.len() as u64);
+        let name = tensor.dtype.name();
+        let blocks = tensor.dtype.block().0 > 1;
+        let sum = found.entry(name).or_insert(TypeBytes { name, tensors: 0, bytes: 0, blocks });
+        sum.tensors += 1;
+        sum.bytes += tensor.data.len() as u64;
     }
-    let mut types: Vec<TypeBytes> =
-        found.into_iter().map(|(name, (tensors, bytes))| TypeBytes { name, tensors, bytes }).collect();
+    let mut types: Vec<TypeBytes> = found.into_values().collect();
     types.sort_by_key(|one| std::cmp::Reverse(one.bytes));
     types
-}
-
-/// ggml's and safetensors' spelling.
-fn type_name(dtype: Dtype) -> String {
-    match format!("{dtype:?}").as_str() {
-        "F8E4M3" => "F8_E4M3".into(),
-        // Q4K -> Q4_K
-        name if name.starts_with('Q') && name.ends_with('K') => format!("{}_K", &name[..name.len() - 1]),
-        name => name.into(),
-    }
 }
 
 /// Quantised weights; in words alone where the format is none of those that are computed.
@@ -154,12 +149,12 @@ fn quantised(quantization: &Quantization) -> (String, Option<Format>) {
 
 /// Weights that are not quantised, or GGUF's block types.
 fn plain(config: &Value, types: &[TypeBytes]) -> (String, Option<Format>) {
-    if types.iter().any(|one| one.name.starts_with('Q')) {
-        let names = types.iter().filter(|one| one.name.starts_with('Q')).map(|one| one.name.as_str());
+    if types.iter().any(|one| one.blocks) {
+        let names = types.iter().filter(|one| one.blocks).map(|one| one.name);
         return (names.collect::<Vec<_>>().join(" + "), None);
     }
     let named = config.get("dtype").or_else(|| config.get("torch_dtype")).and_then(Value::as_str);
-    match types.first().map(|one| one.name.as_str()).or(named) {
+    match types.first().map(|one| one.name).or(named) {
         Some("F32" | "float32") => ("F32".into(), Some(Format::F32)),
         Some("F16" | "float16") => ("F16".into(), Some(Format::Bf16)),
         Some("BF16" | "bfloat16") => ("BF16".into(), Some(Format::Bf16)),

@@ -72,11 +72,11 @@ impl<'a> Weights<'a> {
         }
     }
 
-    /// How the tensor of that name is stored, for a log: `BF16`, `Q4K`.
+    /// How the tensor of that name is stored, for a log: `BF16`, `Q4_K`.
     pub fn stored_kind(&self, name: &str) -> String {
         match self {
             Weights::Checkpoint(checkpoint, quantization) => match (checkpoint.tensor(name), quantization) {
-                (Some(tensor), _) => format!("{:?}", tensor.dtype),
+                (Some(tensor), _) => tensor.dtype.name().into(),
                 (None, Some(quantization)) => quantization.to_string(),
                 (None, None) => String::new(),
             },

@@ -96,7 +96,7 @@ fn every_operation_is_measured() {
     operations.dedup();
     let wanted = ["embed", "add_rms_norm", "silu_mul", "linear", "attention decode", "attention prefill"];
     assert_eq!(operations, [&wanted[..], &["MLA decode", "experts"]].concat());
-    for format in ["BF16", "Q8_0", "Q6_K", "Q4_K", "INT4", "FP8"] {
+    for format in ["BF16", "Q8_0", "Q6_K", "Q4_K", "INT4", "IQ4_NL", "IQ4_XS", "MXFP4", "FP8"] {
         let linear = |row: &&Value| {
             row["operation"] == "linear" && row["shape"].as_str().is_some_and(|s| s.starts_with(format))
         };

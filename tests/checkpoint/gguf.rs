@@ -133,13 +133,23 @@ fn all_metadata_types_and_both_versions() {
 }
 
 #[test]
-fn blocks_of_2_and_3_bits_are_read() {
-    for (number, bytes, dtype) in [(10, 84, Dtype::Q2K), (11, 110, Dtype::Q3K)] {
+fn blocks_of_2_to_4_bits_are_read() {
+    for (number, bytes, dtype, columns) in [
+        (10, 84, Dtype::Q2K, 256),
+        (11, 110, Dtype::Q3K, 256),
+        (20, 18, Dtype::IQ4NL, 32),
+        (23, 136, Dtype::IQ4XS, 256),
+        (39, 17, Dtype::MXFP4, 32),
+    ] {
         let data: Vec<u8> = (0..bytes).collect();
-        let file = tiny_model("llama", false, true).tensor("output.weight", number, &[256, 1], data.clone());
+        let file =
+            tiny_model("llama", false, true).tensor("output.weight", number, &[columns, 1], data.clone());
         let checkpoint = open(&file);
         let tensor = checkpoint.tensor("lm_head.weight").unwrap();
-        assert_eq!((tensor.dtype, tensor.shape.as_slice(), &*tensor.data), (dtype, &[1, 256][..], &data[..]));
+        assert_eq!(
+            (tensor.dtype, tensor.shape.as_slice(), &*tensor.data),
+            (dtype, &[1, columns as usize][..], &data[..])
+        );
     }
 }
 

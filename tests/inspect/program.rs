@@ -179,6 +179,25 @@ fn weights_that_are_here_are_measured_by_their_headers() {
 }
 
 #[test]
+fn types_with_codebooks_are_named() {
+    for (file, types) in [
+        ("narrow-iq4_nl", &["IQ4_NL", "F32"][..]),
+        ("slim-iq4_xs", &["IQ4_XS", "IQ4_NL", "F32"]),
+        ("narrow-mxfp4", &["MXFP4", "F32"]),
+        ("uneven-q2_k", &["IQ4_NL", "Q8_0", "Q3_K", "F32"]),
+        ("experts-mxfp4_moe", &["Q8_0", "MXFP4", "F32"]),
+    ] {
+        let gguf = golden_dir("gguf").join(format!("{file}.gguf"));
+        let report = json(&[gguf.to_str().expect("UTF-8")]);
+        let found = report["stored"]["types"].as_array().expect("types");
+        let found: Vec<&str> = found.iter().filter_map(|one| one["name"].as_str()).collect();
+        assert_eq!(found, types, "{file}");
+        let format = report["stored"]["format"].as_str().expect("format");
+        assert_eq!(format, types[..types.len() - 1].join(" + "), "{file}");
+    }
+}
+
+#[test]
 fn devices_that_the_caller_has() {
     let path = config("Qwen3-235B-A22B");
     let path = path.to_str().expect("UTF-8");

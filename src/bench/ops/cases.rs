@@ -33,7 +33,17 @@ pub enum Job {
 pub fn jobs(shapes: &Shapes) -> Vec<Job> {
     let Shapes { hidden, intermediate, heads, .. } = *shapes;
     let mut jobs = vec![Job::Embed, Job::AddRmsNorm, Job::SiluMul];
-    for dtype in [Dtype::BF16, Dtype::Q8_0, Dtype::Q6K, Dtype::Q4K, Dtype::Q4_1, Dtype::F8Block] {
+    for dtype in [
+        Dtype::BF16,
+        Dtype::Q8_0,
+        Dtype::Q6K,
+        Dtype::Q4K,
+        Dtype::Q4_1,
+        Dtype::IQ4NL,
+        Dtype::IQ4XS,
+        Dtype::MXFP4,
+        Dtype::F8Block,
+    ] {
         for (inputs, outputs) in
             [(hidden, heads.qkv_dim()), (hidden, 2 * intermediate), (intermediate, hidden)]
         {
@@ -50,13 +60,8 @@ pub fn jobs(shapes: &Shapes) -> Vec<Job> {
 /// As the formats are called elsewhere.
 fn format_name(dtype: Dtype) -> &'static str {
     match dtype {
-        Dtype::BF16 => "BF16",
-        Dtype::Q8_0 => "Q8_0",
-        Dtype::Q6K => "Q6_K",
-        Dtype::Q4K => "Q4_K",
         Dtype::Q4_1 => "INT4",
-        Dtype::F8Block => "FP8",
-        _ => "other",
+        other => other.name(),
     }
 }
 

@@ -47,7 +47,7 @@ fn weight_of(dtype: Dtype, rows: usize, columns: usize, distinct: usize, size: f
     };
     // Where a block's f16 scales are.
     let scales: &[usize] = match dtype {
-        Dtype::Q8_0 => &[0],
+        Dtype::Q8_0 | Dtype::IQ4NL | Dtype::IQ4XS => &[0],
         Dtype::Q4_1 | Dtype::Q4K => &[0, 2],
         Dtype::Q6K => &[208],
         _ => &[],
@@ -55,6 +55,10 @@ fn weight_of(dtype: Dtype, rows: usize, columns: usize, distinct: usize, size: f
     for block in some.chunks_exact_mut(dtype.block().1) {
         for &at in scales {
             block[at..at + 2].copy_from_slice(&f16::from_f32(0.01).to_le_bytes());
+        }
+        if dtype == Dtype::MXFP4 {
+            // 2^-7.
+            block[0] = 120;
         }
         if dtype == Dtype::F8Block {
             // Less than a half exponent, so that no code is NaN.

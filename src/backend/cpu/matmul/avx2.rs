@@ -2,7 +2,7 @@
 //!
 //! Products of bytes go through `vpmaddubsw`, whose 16-bit sums hold 8 steps of codes up to 4 bits, 4
 //! of 5-bit ones and 2 of 6-bit ones. 8-bit codes would overflow, so they meet the activations
-//! as sign and magnitude, which takes the zero point away as well.
+//! as sign and magnitude, which takes the zero point away as well. A codebook is one `vpshufb`.
 
 use std::arch::x86_64::*;
 
@@ -15,7 +15,12 @@ use super::layout::{F8_BLOCK, F8_CODES, F8_COLS, LANES, STEP, SUPER, Scales};
 
 /// See [`QuantTile`].
 pub(super) fn quant_tile(dtype: Dtype, rows: usize) -> QuantTile {
-    instances!(dtype, rows, quant, [Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4K, Q5K, Q6K, Q2K, Q3K])
+    instances!(
+        dtype,
+        rows,
+        quant,
+        [Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4K, Q5K, Q6K, Q2K, Q3K, IQ4NL, IQ4XS, MXFP4]
+    )
 }
 
 /// See [`FloatTile`].
@@ -132,6 +137,20 @@ unsafe fn signed(p: *const u8) -> __m256 {
     _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(unsafe { _mm_loadl_epi64(p.cast()) }))
 }
 
+/// MXFP4's scales, see `checkpoint::blocks::e8m0_half`.
+///
+/// # Safety
+/// 8 readable bytes.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+unsafe fn exponents(p: *const u8) -> __m256 {
+    // SAFETY: as the caller says.
+    let v = _mm256_cvtepu8_epi32(unsafe { _mm_loadl_epi64(p.cast()) });
+    let one = _mm256_set1_epi32(1);
+    let normal = _mm256_slli_epi32(_mm256_sub_epi32(v, one), 23);
+    _mm256_castsi256_ps(_mm256_max_epi32(normal, _mm256_slli_epi32(_mm256_add_epi32(v, one), 21)))
+}
+
 /// The low and the high 4 bits of 8 bytes.
 ///
 /// # Safety
@@ -218,7 +237,13 @@ unsafe fn quant_half<F: Form, const R: usize>(
         // SAFETY: every read below is inside this group's codes, its scale record or its
         // activation record, of which the caller has `groups`.
         unsafe {
-            let w = unpack(form.bits, codes.add(group * form.code_bytes() + lane * 4));
+            let mut w = unpack(form.bits, codes.add(group * form.code_bytes() + lane * 4));
+            if let Some(table) = const { F::QUANT.table } {
+                let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+                for codes in &mut w {
+                    *codes = _mm256_shuffle_epi8(table, *codes);
+                }
+            }
             let scales = scales.add(group / covers * record);
             let factors = group % SUPER * 2 * LANES + lane;
             let x = x.add(group * R * WORDS);
@@ -230,10 +255,17 @@ unsafe fn quant_half<F: Form, const R: usize>(
                 zero.map_or(0, |(a, b)| plane(if second { b } else { a }, row).read() >> shift)
             };
             let whole =
-                |row: usize| _mm256_cvtepi32_ps(dot(form.bits, &w, x.add(row * 8), start(row, false)));
+                |row: usize| _mm256_cvtepi32_ps(dot(form.width(), &w, x.add(row * 8), start(row, false)));
             match form.scales {
-                Scales::Plain => {
-                    let d = halves(scales.add(lane * 2));
+                Scales::Plain | Scales::Signed | Scales::Exponents => {
+                    let d = match form.scales {
+                        Scales::Exponents => exponents(scales.add(lane)),
+                        Scales::Signed => {
+                            let sc = signed(scales.add(32 + group % SUPER * LANES + lane));
+                            _mm256_mul_ps(halves(scales.add(lane * 2)), sc)
+                        }
+                        _ => halves(scales.add(lane * 2)),
+                    };
                     for (row, sum) in sums.iter_mut().enumerate() {
                         *sum = _mm256_fmadd_ps(_mm256_mul_ps(whole(row), value(PLANE_SCALE, row)), d, *sum);
                     }

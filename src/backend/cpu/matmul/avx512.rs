@@ -21,7 +21,12 @@ const PREFETCH: usize = 4096;
 
 /// See [`QuantTile`].
 pub(super) fn quant_tile(dtype: Dtype, rows: usize) -> QuantTile {
-    instances!(dtype, rows, quant, [Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4K, Q5K, Q6K, Q2K, Q3K])
+    instances!(
+        dtype,
+        rows,
+        quant,
+        [Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4K, Q5K, Q6K, Q2K, Q3K, IQ4NL, IQ4XS, MXFP4]
+    )
 }
 
 /// See [`FloatTile`].
@@ -205,6 +210,21 @@ unsafe fn signed(p: *const u8) -> __m512 {
     unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))) }
 }
 
+/// MXFP4's scales, see `checkpoint::blocks::e8m0_half`.
+///
+/// # Safety
+/// 16 readable bytes, and the machine has this path.
+#[inline(always)]
+unsafe fn exponents(p: *const u8) -> __m512 {
+    // SAFETY: as the caller says.
+    unsafe {
+        let v = _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()));
+        let one = _mm512_set1_epi32(1);
+        let normal = _mm512_slli_epi32(_mm512_sub_epi32(v, one), 23);
+        _mm512_castsi512_ps(_mm512_max_epi32(normal, _mm512_slli_epi32(_mm512_add_epi32(v, one), 21)))
+    }
+}
+
 /// The low and the high 4 bits of 16 bytes.
 ///
 /// # Safety
@@ -300,13 +320,23 @@ unsafe fn quant<F: Form, const R: usize>(
                 prefetch(scales);
             }
             let factors = group % SUPER * 2 * LANES;
-            let [w0, w1, w2, w3, w4, w5, w6, w7] = unpack(form.bits, codes);
+            let mut w = unpack(form.bits, codes);
+            if let Some(table) = const { F::QUANT.table } {
+                let table = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
+                for step in 0..8 {
+                    w[step] = _mm512_shuffle_epi8(table, w[step]);
+                }
+            }
+            let [w0, w1, w2, w3, w4, w5, w6, w7] = w;
             let mut dots = ints::<R>(x, zero.map(|z| z.0), shift);
             step(&mut dots, w0, x);
             step(&mut dots, w1, x.add(1));
             step(&mut dots, w2, x.add(2));
             step(&mut dots, w3, x.add(3));
-            let d = halves(scales);
+            let d = match form.scales {
+                Scales::Exponents => exponents(scales),
+                _ => halves(scales),
+            };
             if matches!(form.scales, Scales::Halves | Scales::HalvesMin) {
                 let with_min = form.scales == Scales::HalvesMin;
                 let mut offsets = [_mm512_setzero_ps(); 2];
@@ -344,6 +374,7 @@ unsafe fn quant<F: Form, const R: usize>(
             step(&mut dots, w7, x.add(7));
             let d = match form.scales {
                 Scales::Super => _mm512_mul_ps(d, unsigned(scales.add(64 + factors))),
+                Scales::Signed => _mm512_mul_ps(d, signed(scales.add(32 + group % SUPER * LANES))),
                 _ => d,
             };
             for row in 0..R {
@@ -363,7 +394,7 @@ unsafe fn quant<F: Form, const R: usize>(
                         sums[row] = _mm512_fnmadd_ps(m, value::<R>(x, PLANE_SUM, row), sums[row]);
                     }
                 }
-                Scales::Plain | Scales::Halves | Scales::HalvesMin => {}
+                _ => {}
             }
         }
     }

@@ -119,7 +119,7 @@ macro_rules! forms {
         }
     )*};
 }
-forms!(F32, F16, BF16, F8Block, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4K, Q5K, Q6K, Q2K, Q3K);
+forms!(F32, F16, BF16, F8Block, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4K, Q5K, Q6K, Q2K, Q3K, IQ4NL, IQ4XS, MXFP4);
 
 /// `match` over types and rows of a tile: each arm an instance of a generic kernel.
 macro_rules! instances {

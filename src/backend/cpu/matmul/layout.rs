@@ -8,11 +8,12 @@
 //! Quantised types: a panel is its codes, then its scales. Codes are unsigned, in groups of 32
 //! columns; a group is eight *steps* of 4 columns x 16 rows (64 bytes each, the shape of one
 //! `vpdpbusd`), packed to [`Quant::bits`] vectors of 64 bytes, see [`pack`]. Scales stay as
-//! stored (f16, and for the K types the 6-bit or 8-bit factors as bytes, Q2_K's pairs of 4 bits as
-//! they are), so that a served weight is exactly the stored one and its size within 4% of it.
+//! stored (f16, and for the K types and IQ4_XS the 6-bit or 8-bit factors as bytes, Q2_K's pairs of 4
+//! bits and MXFP4's exponents as they are), so that a served weight is exactly the stored one and its
+//! size within 4% of it. Kernels look codes of types with a codebook up before they multiply.
 
-use crate::checkpoint::Dtype;
 pub(super) use crate::checkpoint::blocks::{GROUP, SUPER};
+use crate::checkpoint::{Dtype, blocks};
 
 /// Rows in a panel.
 pub(super) const LANES: usize = 16;
@@ -40,6 +41,10 @@ pub(super) enum Scales {
     /// Per 8 groups: d, dmin, then 16 x bytes (sc in the low 4 bits, m in the high ones), each for
     /// 16 columns.  w = d * sc * q - dmin * m
     HalvesMin,
+    /// Per 8 groups: d, then 8 x signed bytes sc.  w = d * sc * (q - zero)
+    Signed,
+    /// Per group: bytes, see [`blocks::e8m0_half`].  w = d * (q - zero)
+    Exponents,
 }
 
 /// What zero point the codes have: which of the activations' correction terms starts the sum.
@@ -58,8 +63,10 @@ pub(super) enum Zero {
 /// A quantised type's served form.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Quant {
-    /// Bits of a code: 2 to 6 or 8.
+    /// Bits of a stored code: 2 to 6 or 8.
     pub bits: usize,
+    /// The q of each 4-bit code; None where they are the codes.
+    pub table: Option<[u8; 16]>,
     pub scales: Scales,
     pub zero: Zero,
 }
@@ -80,14 +87,46 @@ impl Quant {
             Dtype::Q6K => (6, Scales::Halves, Zero::Z32Halves),
             Dtype::Q3K => (3, Scales::Halves, Zero::Z4Halves),
             Dtype::Q2K => (2, Scales::HalvesMin, Zero::None),
+            Dtype::IQ4NL => (4, Scales::Plain, Zero::Z128),
+            Dtype::IQ4XS => (4, Scales::Signed, Zero::Z128),
+            Dtype::MXFP4 => (4, Scales::Exponents, Zero::Z16),
         };
-        Some(Quant { bits, scales, zero })
+        let table = match blocks::codebook(dtype) {
+            Some(values) => Some(above_zero(values, zero)),
+            None => None,
+        };
+        Some(Quant { bits, table, scales, zero })
+    }
+
+    /// Bits of a q.
+    pub const fn width(&self) -> usize {
+        match (self.table, self.zero) {
+            (None, _) => self.bits,
+            (Some(_), Zero::Z16) => 5,
+            (Some(_), _) => 8,
+        }
     }
 
     /// Bytes of a group's codes in a panel.
     pub const fn code_bytes(&self) -> usize {
         self.bits * STEP
     }
+}
+
+/// A codebook's values, counted from the zero point.
+const fn above_zero(values: [i8; 16], zero: Zero) -> [u8; 16] {
+    let zero = match zero {
+        Zero::Z16 => 16,
+        Zero::Z128 => 128,
+        _ => panic!("a codebook has values of both signs, for which there is another zero point"),
+    };
+    let mut table = [0; 16];
+    let mut code = 0;
+    while code < 16 {
+        table[code] = (values[code] as i32 + zero) as u8;
+        code += 1;
+    }
+    table
 }
 
 impl Scales {
@@ -98,6 +137,8 @@ impl Scales {
             Scales::Affine => (64, 1),
             Scales::Super | Scales::HalvesMin => (64 + SUPER * 32, SUPER),
             Scales::Halves => (32 + SUPER * 32, SUPER),
+            Scales::Signed => (32 + SUPER * LANES, SUPER),
+            Scales::Exponents => (LANES, 1),
         }
     }
 }

@@ -96,8 +96,8 @@ pub struct Matrix {
 impl Matrix {
     /// Packs two-dimensional tensors with equal `in`, in order. Single-threaded; several
     /// matrices may be packed at once. Errors: a shape that is not `[out, in]`, widths that
-    /// differ or do not fill whole blocks, data of the wrong length, FP8 without scales or with
-    /// NaN codes, packed integers, no memory.
+    /// differ or do not fill whole blocks, data of the wrong length, FP8 without scales, NaN in FP8
+    /// or MXFP4, packed integers, no memory.
     pub fn pack(parts: &[TensorData<'_>]) -> Result<Matrix, BackendError> {
         let Some(first) = parts.first() else {
             return Err(BackendError::Unsupported("a weight matrix needs at least one tensor".into()));
@@ -122,7 +122,7 @@ impl Matrix {
     pub fn kind(&self) -> String {
         let mut names: Vec<&str> = vec![];
         for part in &self.parts {
-            let name = name(part.dtype);
+            let name = part.dtype.name();
             if !names.contains(&name) {
                 names.push(name);
             }
@@ -154,28 +154,6 @@ impl Matrix {
     }
 }
 
-/// ggml's name of a type.
-fn name(dtype: Dtype) -> &'static str {
-    match dtype {
-        Dtype::F32 => "F32",
-        Dtype::F16 => "F16",
-        Dtype::BF16 => "BF16",
-        Dtype::Q8_0 => "Q8_0",
-        Dtype::Q4_0 => "Q4_0",
-        Dtype::Q4_1 => "Q4_1",
-        Dtype::Q5_0 => "Q5_0",
-        Dtype::Q5_1 => "Q5_1",
-        Dtype::Q4K => "Q4_K",
-        Dtype::Q5K => "Q5_K",
-        Dtype::Q6K => "Q6_K",
-        Dtype::Q2K => "Q2_K",
-        Dtype::Q3K => "Q3_K",
-        Dtype::F8E4M3 => "F8_E4M3",
-        Dtype::F8Block => "FP8",
-        Dtype::I32 => "I32",
-    }
-}
-
 fn pack_part(tensor: &TensorData<'_>, above: &Matrix, first: &str) -> Result<Part, BackendError> {
     let fail = |reason: String| BackendError::Unsupported(format!("tensor {}: {reason}", tensor.name));
     let &[rows, cols] = &tensor.shape[..] else {
@@ -198,15 +176,13 @@ fn pack_part(tensor: &TensorData<'_>, above: &Matrix, first: &str) -> Result<Par
     }
     let Some(row_bytes) = dtype.bytes(cols) else {
         let block = dtype.block().0;
-        return Err(fail(format!("{} rows must be a multiple of {block} wide, not {cols}", name(dtype))));
+        return Err(fail(format!("{} rows must be a multiple of {block} wide, not {cols}", dtype.name())));
     };
     if rows.checked_mul(row_bytes) != Some(tensor.data.len()) {
         let has = tensor.data.len();
-        return Err(fail(format!("{rows} x {cols} of {} do not take {has} bytes", name(dtype))));
+        return Err(fail(format!("{rows} x {cols} of {} do not take {has} bytes", dtype.name())));
     }
-    if dtype == Dtype::F8Block
-        && let Some((row, k)) = find_nan(&tensor.data, cols)
-    {
+    if let Some((row, k)) = blocks::find_nan(dtype, &tensor.data, cols) {
         return Err(fail(format!("row {row}, column {k} is NaN, which no weight may be")));
     }
     let panel_bytes = layout::panel_bytes(dtype, cols);
@@ -228,15 +204,6 @@ fn pack_part(tensor: &TensorData<'_>, above: &Matrix, first: &str) -> Result<Par
         }
     }
     Ok(Part { dtype, rows, first_row: above.rows, first_panel: above.panels, panel_bytes, lines })
-}
-
-/// Row and column of the first NaN code in rows of FP8 blocks.
-fn find_nan(stored: &[u8], cols: usize) -> Option<(usize, usize)> {
-    let found = stored.chunks_exact(layout::F8_STORED).enumerate().find_map(|(block, bytes)| {
-        let k = bytes[4..].iter().position(|code| blocks::e4m3_is_nan(*code))?;
-        Some(block * layout::F8_COLS + k)
-    });
-    found.map(|at| (at / cols, at % cols))
 }
 
 /// `stored`: up to 16 rows as stored; missing rows stay zero.
@@ -301,27 +268,30 @@ fn pack_quant(dtype: Dtype, quant: &Quant, stored: &[u8], cols: usize, panel: &m
             for (step, codes) in steps.iter_mut().zip(read.codes.chunks_exact(4)) {
                 step[lane * 4..][..4].copy_from_slice(codes);
             }
-            scales[lane * 2..][..2].copy_from_slice(&read.d.to_le_bytes());
+            match quant.scales {
+                Scales::Exponents => scales[lane] = read.d as u8,
+                _ => scales[lane * 2..][..2].copy_from_slice(&read.d.to_le_bytes()),
+            }
             if matches!(quant.scales, Scales::Affine | Scales::Super | Scales::HalvesMin) {
                 scales[32 + lane * 2..][..2].copy_from_slice(&read.m.to_le_bytes());
             }
-            if let Some(at) = factors_at(quant.scales, group) {
-                scales[at + lane] = read.factors[0];
-                scales[at + LANES + lane] = read.factors[1];
+            for (index, at) in factors_at(quant.scales, group).enumerate() {
+                scales[at + lane] = read.factors[index];
             }
         }
         layout::pack(quant.bits, &steps, &mut codes[group * quant.code_bytes()..][..quant.code_bytes()]);
     }
 }
 
-/// Where a K type's record holds a group's factors.
-fn factors_at(scales: Scales, group: usize) -> Option<usize> {
-    let start = match scales {
-        Scales::Plain | Scales::Affine => return None,
-        Scales::Super | Scales::HalvesMin => 64,
-        Scales::Halves => 32,
+/// Where a record of several groups holds each of a group's factors.
+fn factors_at(scales: Scales, group: usize) -> impl Iterator<Item = usize> {
+    let (start, factors) = match scales {
+        Scales::Plain | Scales::Affine | Scales::Exponents => (0, 0),
+        Scales::Super | Scales::HalvesMin => (64, 2),
+        Scales::Halves => (32, 2),
+        Scales::Signed => (32, 1),
     };
-    Some(start + group % layout::SUPER * 2 * LANES)
+    (0..factors).map(move |index| start + (group % layout::SUPER * factors + index) * LANES)
 }
 
 fn quant_row(dtype: Dtype, quant: &Quant, panel: &[u8], lane: usize, out: &mut [f32]) {
@@ -331,13 +301,14 @@ fn quant_row(dtype: Dtype, quant: &Quant, panel: &[u8], lane: usize, out: &mut [
         let scales = &scales[index / covers * record..][..record];
         let half = |at: usize| u16::from_le_bytes([scales[at], scales[at + 1]]);
         let steps = layout::unpack::<4>(quant.bits, &codes[index * quant.code_bytes()..], lane * 4);
-        let mut group = blocks::Group { d: half(lane * 2), ..blocks::Group::default() };
+        let d = if quant.scales == Scales::Exponents { scales[lane].into() } else { half(lane * 2) };
+        let mut group = blocks::Group { d, ..blocks::Group::default() };
         group.codes.copy_from_slice(steps.as_flattened());
         if matches!(quant.scales, Scales::Affine | Scales::Super | Scales::HalvesMin) {
             group.m = half(32 + lane * 2);
         }
-        if let Some(at) = factors_at(quant.scales, index) {
-            group.factors = [scales[at + lane], scales[at + LANES + lane]];
+        for (factor, at) in group.factors.iter_mut().zip(factors_at(quant.scales, index)) {
+            *factor = scales[at + lane];
         }
         out.copy_from_slice(&group.values(dtype));
     }

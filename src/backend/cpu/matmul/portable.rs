@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 
 use crate::checkpoint::Dtype;
-use crate::checkpoint::blocks::{E4M3_UNIT, e4m3};
+use crate::checkpoint::blocks::{E4M3_UNIT, e4m3, e8m0_half};
 
 use super::activations::{PLANE_HALVES, PLANE_SCALE, PLANE_SUM, WORDS, zero_planes, zero_shift};
 use super::kernel::*;
@@ -13,7 +13,12 @@ use super::layout::{
 
 /// See [`QuantTile`].
 pub(super) fn quant_tile(dtype: Dtype, rows: usize) -> QuantTile {
-    instances!(dtype, rows, quant, [Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4K, Q5K, Q6K, Q2K, Q3K])
+    instances!(
+        dtype,
+        rows,
+        quant,
+        [Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4K, Q5K, Q6K, Q2K, Q3K, IQ4NL, IQ4XS, MXFP4]
+    )
 }
 
 /// See [`FloatTile`].
@@ -52,7 +57,10 @@ unsafe fn quant<F: Form, const R: usize>(
                 std::slice::from_raw_parts(x.add(group * R * WORDS), R * WORDS),
             )
         };
-        let steps = unpack::<STEP>(quant.bits, codes, 0);
+        let mut steps = unpack::<STEP>(quant.bits, codes, 0);
+        if let Some(table) = quant.table {
+            steps.as_flattened_mut().iter_mut().for_each(|code| *code = table[*code as usize]);
+        }
         let half =
             |at: usize| each(|l| f16::from_le_bytes([scales[at + l * 2], scales[at + l * 2 + 1]]).to_f32());
         let factor = |second: usize| {
@@ -67,7 +75,10 @@ unsafe fn quant<F: Form, const R: usize>(
             let scale = f32::from_bits(plane(PLANE_SCALE, row) as u32);
             let scaled_sum = f32::from_bits(plane(PLANE_SUM, row) as u32);
             let x = &x[row * 8..][..8];
-            let d = half(0);
+            let d = match quant.scales {
+                Scales::Exponents => each(|l| e8m0_half(scales[l])),
+                _ => half(0),
+            };
             if matches!(quant.scales, Scales::Halves | Scales::HalvesMin) {
                 let low = dot(&steps[..4], &x[..4], start.0);
                 let high = dot(&steps[4..], &x[4..], start.1);
@@ -96,7 +107,11 @@ unsafe fn quant<F: Form, const R: usize>(
                     let offset = each(|l| -(dmin[l] * f32::from(m[l])));
                     (each(|l| d[l] * f32::from(sc[l])), Some(offset))
                 }
-                Scales::Plain | Scales::Halves | Scales::HalvesMin => (d, None),
+                Scales::Signed => {
+                    let sc = &scales[32 + group % SUPER * LANES..][..LANES];
+                    (each(|l| d[l] * f32::from(sc[l] as i8)), None)
+                }
+                Scales::Plain | Scales::Exponents | Scales::Halves | Scales::HalvesMin => (d, None),
             };
             for l in 0..LANES {
                 sum[l] = (dots[l] as f32 * scale).mul_add(d[l], sum[l]);

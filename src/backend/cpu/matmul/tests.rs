@@ -1,4 +1,5 @@
-//! The oracle for served weights is candle-core's dequantisation, for products a sum in f64.
+//! The oracle for served weights is candle-core's dequantisation (for types that it lacks, their
+//! specification's formulas), for products a sum in f64.
 
 use std::borrow::Cow;
 
@@ -9,7 +10,7 @@ use half::{bf16, f16};
 use super::*;
 use crate::backend::cpu::pool::ThreadPool;
 
-const ALL: [Dtype; 14] = [
+const ALL: [Dtype; 17] = [
     Dtype::F32,
     Dtype::F16,
     Dtype::BF16,
@@ -24,6 +25,9 @@ const ALL: [Dtype; 14] = [
     Dtype::Q6K,
     Dtype::Q2K,
     Dtype::Q3K,
+    Dtype::IQ4NL,
+    Dtype::IQ4XS,
+    Dtype::MXFP4,
 ];
 
 fn paths() -> Vec<Isa> {
@@ -50,7 +54,7 @@ impl Random {
 }
 
 /// Random valid data: every bit of a block's codes and factors is random (FP8 codes that are NaN
-/// become zeros), its scales are finite and of both signs.
+/// become zeros), its scales are finite and of both signs (MXFP4's: powers of two around 2^-10).
 fn stored(dtype: Dtype, rows: usize, cols: usize, seed: u64) -> TensorData<'static> {
     let mut random = Random(seed * 2 + 1);
     let values = rows * cols;
@@ -62,16 +66,19 @@ fn stored(dtype: Dtype, rows: usize, cols: usize, seed: u64) -> TensorData<'stat
             let mut data: Vec<u8> =
                 (0..dtype.bytes(values).unwrap()).map(|_| (random.next() >> 56) as u8).collect();
             let halves: &[usize] = match dtype {
-                Dtype::Q8_0 | Dtype::Q4_0 | Dtype::Q5_0 => &[0],
+                Dtype::Q8_0 | Dtype::Q4_0 | Dtype::Q5_0 | Dtype::IQ4NL | Dtype::IQ4XS => &[0],
                 Dtype::Q6K => &[208],
                 Dtype::Q2K => &[80, 82],
                 Dtype::Q3K => &[108],
-                Dtype::F8Block | Dtype::F8E4M3 | Dtype::I32 => &[],
+                Dtype::MXFP4 | Dtype::F8Block | Dtype::F8E4M3 | Dtype::I32 => &[],
                 _ => &[0, 2],
             };
             for block in data.chunks_exact_mut(dtype.block().1) {
                 for &at in halves {
                     block[at..at + 2].copy_from_slice(&f16::from_f32(random.unit() * 0.01).to_le_bytes());
+                }
+                if dtype == Dtype::MXFP4 {
+                    block[0] = 113 + block[0] % 8;
                 }
                 if dtype == Dtype::F8Block {
                     block[..4].copy_from_slice(&(random.unit() * 0.01).to_le_bytes());
@@ -105,6 +112,37 @@ fn f8_values(data: &[u8]) -> Vec<f64> {
     data.chunks_exact(132).flat_map(values).collect()
 }
 
+/// The values of 4-bit codes with a codebook: FP4 as the OCP microscaling formats specification (1.0)
+/// has it, IQ4_NL and IQ4_XS by ggml's table.
+fn codebook_values(dtype: Dtype, data: &[u8]) -> Vec<f32> {
+    let fp4 = |code: u8| {
+        let (exponent, mantissa) = (i32::from(code >> 1 & 3), f64::from(code & 1));
+        let magnitude =
+            if exponent == 0 { mantissa / 2.0 } else { 2f64.powi(exponent - 1) * (1.0 + mantissa / 2.0) };
+        if code & 8 == 0 { magnitude } else { -magnitude }
+    };
+    let iq4 = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+    let d = |block: &[u8]| f16::from_le_bytes([block[0], block[1]]).to_f64();
+    // Each group's scale and its 16 bytes, low nibbles first.
+    let groups = data.chunks_exact(dtype.block().1).flat_map(|block| match dtype {
+        Dtype::MXFP4 => vec![(2f64.powi(i32::from(block[0]) - 127), &block[1..])],
+        Dtype::IQ4NL => vec![(d(block), &block[2..])],
+        _ => {
+            let high = u16::from_le_bytes([block[2], block[3]]);
+            let scale = |i: usize| {
+                i32::from(block[4 + i / 2] >> (4 * (i % 2)) & 15) | i32::from(high >> (2 * i) & 3) << 4
+            };
+            (0..8).map(|i| (d(block) * f64::from(scale(i) - 32), &block[8 + 16 * i..][..16])).collect()
+        }
+    });
+    let value = |code: u8| if dtype == Dtype::MXFP4 { fp4(code) } else { f64::from(iq4[code as usize]) };
+    let all = groups.flat_map(|(scale, bytes)| {
+        let codes = bytes.iter().map(|byte| byte & 15).chain(bytes.iter().map(|byte| byte >> 4));
+        codes.map(|code| (scale * value(code)) as f32).collect::<Vec<_>>()
+    });
+    all.collect()
+}
+
 /// candle's own values of a tensor (FP8: see [`f8_values`]), `[rows, cols]`.
 fn oracle(tensor: &TensorData<'_>) -> Vec<f32> {
     let two = |bytes: &[u8]| [bytes[0], bytes[1]];
@@ -119,6 +157,7 @@ fn oracle(tensor: &TensorData<'_>) -> Vec<f32> {
             return tensor.data.chunks_exact(2).map(|b| bf16::from_le_bytes(two(b)).to_f32()).collect();
         }
         Dtype::F8Block => return f8_values(&tensor.data).iter().map(|x| *x as f32).collect(),
+        dtype if blocks::codebook(dtype).is_some() => return codebook_values(dtype, &tensor.data),
         Dtype::Q8_0 => GgmlDType::Q8_0,
         Dtype::Q4_0 => GgmlDType::Q4_0,
         Dtype::Q4_1 => GgmlDType::Q4_1,
@@ -317,14 +356,17 @@ fn stacked_parts_are_their_own_matrices() {
         Dtype::F32,
         Dtype::Q2K,
         Dtype::Q5_0,
+        Dtype::IQ4NL,
+        Dtype::IQ4XS,
+        Dtype::MXFP4,
     ];
-    let rows = [20, 7, 48, 1, 70, 17, 33, 15, 16];
-    let (cols, all) = (768, 227);
+    let rows = [20, 7, 48, 1, 70, 17, 33, 15, 16, 9, 31, 18];
+    let (cols, all) = (768, 285);
     let parts: Vec<_> =
         types.iter().zip(rows).map(|(dtype, rows)| stored(*dtype, rows, cols, 37 + rows as u64)).collect();
     let whole = Matrix::pack(&parts).unwrap();
     assert_eq!((whole.rows, whole.cols), (all, cols));
-    assert_eq!(whole.kind(), "Q4_K+BF16+Q6_K+Q8_0+FP8+Q3_K+F32+Q2_K+Q5_0");
+    assert_eq!(whole.kind(), "Q4_K+BF16+Q6_K+Q8_0+FP8+Q3_K+F32+Q2_K+Q5_0+IQ4_NL+IQ4_XS+MXFP4");
     let bias = Random(41).values(all);
     let singles: Vec<_> = parts.into_iter().map(|part| Matrix::pack(&[part]).unwrap()).collect();
     assert_eq!(whole.bytes(), singles.iter().map(Matrix::bytes).sum::<usize>());
@@ -486,4 +528,47 @@ fn nan_in_f8_weights_is_refused_by_place() {
         let out = run(isa, &matrix, None, 1, &Random(79).values(768));
         assert!(out.iter().enumerate().all(|(row, y)| y.is_nan() == (row == 17)), "{isa:?}");
     }
+}
+
+/// All codes of MXFP4 under all scales, the subnormal ones included.
+#[test]
+fn every_mxfp4_scale_is_exact() {
+    // 255 blocks and a spare one, in 16 rows.
+    let codes: Vec<u8> = (0..16).map(|code| code | (15 - code) << 4).collect();
+    let data: Vec<u8> = (0..=255u8).flat_map(|e| [&[e.min(254)], &codes[..]].concat()).collect();
+    let (rows, cols) = (16, 512);
+    let tensor = TensorData {
+        name: "test.scales".into(),
+        dtype: Dtype::MXFP4,
+        shape: vec![rows, cols],
+        data: Cow::Owned(data),
+    };
+    let expected = oracle(&tensor);
+    assert_eq!(expected[1], 0.5 * 2f32.powi(-127));
+    let matrix = Matrix::pack(&[tensor]).unwrap();
+    let mut row = vec![0.0; cols];
+    for (index, expected) in expected.chunks_exact(cols).enumerate() {
+        matrix.row(index, &mut row);
+        assert_eq!(row, expected, "row {index}");
+    }
+    // One column at a time is its weights, but for what exceeds f32 with an activation's code of 127.
+    for isa in paths() {
+        for k in (0..cols).step_by(5) {
+            let mut x = vec![0.0; cols];
+            x[k] = 127.0;
+            let out = run(isa, &matrix, None, 1, &x);
+            for (row, out) in out.iter().enumerate() {
+                let weight = f64::from(expected[row * cols + k]) * 127.0;
+                assert_eq!(*out, weight as f32, "{isa:?} row {row} column {k}");
+            }
+        }
+    }
+}
+
+#[test]
+fn nan_in_mxfp4_weights_is_refused_by_place() {
+    let mut tensor = stored(Dtype::MXFP4, 20, 352, 83);
+    tensor.data.to_mut()[(17 * 11 + 5) * 17] = 0xff;
+    let error = Matrix::pack(&[tensor]).unwrap_err().to_string();
+    assert_eq!(error, "tensor test.MXFP4: row 17, column 160 is NaN, which no weight may be");
 }
