@@ -93,6 +93,11 @@ impl<'a> Gguf<'a> {
         self.metadata.get(key).copied()
     }
 
+    /// All metadata, in the order of keys.
+    pub fn entries(&self) -> impl Iterator<Item = (&'a str, Value<'a>)> {
+        self.metadata.iter().map(|(key, value)| (*key, *value))
+    }
+
     /// None when the key is absent, an error when it is no unsigned integer of 32 bits.
     pub fn u32(&self, key: &str) -> Result<Option<u32>, CheckpointError> {
         let number = match self.get(key) {

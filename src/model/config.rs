@@ -4,13 +4,14 @@
 
 mod attention;
 mod moe;
+mod unread;
 
 pub use attention::{Attention, Gqa, Mla, QkNorm};
 pub use moe::Moe;
 
 use super::fields::{ConfigError, Fields};
 use super::quantization::Quantization;
-use super::rope::Rope;
+use super::rope::{Rope, Ropes};
 use crate::backend::RopeStyle;
 use serde_json::Value;
 
@@ -111,7 +112,7 @@ impl ModelConfig {
         if config.flag("mlp_bias")?.unwrap_or(false) {
             return Err(ConfigError::new("mlp_bias", "true is not supported"));
         }
-        let rope = Rope::from_config(&config)?;
+        let Ropes { full: rope, sliding: sliding_rope } = Rope::from_config(&config)?;
         let moe = Moe::read(&config, family, layers)?;
         let mtp_layers = mtp_layers(&config, family)?;
         if let Some(experts) = moe.as_ref().map(|moe| moe.routing.experts)
@@ -133,11 +134,17 @@ impl ModelConfig {
             Some(dtype) => Some(dtype),
             None => config.string("torch_dtype")?,
         };
-        Ok(Self {
+        let windows = windows(&config, family, layers)?;
+        if sliding_rope.is_some() && windows.iter().any(Option::is_some) {
+            let reason =
+                "rotary embeddings of their own for sliding layers are not supported for this family";
+            return Err(ConfigError::new("rope_parameters.sliding_attention", reason));
+        }
+        let read = Self {
             family,
             hidden,
             intermediate: config.size("intermediate_size")?,
-            windows: windows(&config, family, layers)?,
+            windows,
             attention: Attention::read(&config, family, hidden, &rope)?,
             moe,
             rms_eps: config.positive_or("rms_norm_eps", 1e-6)? as f32,
@@ -147,9 +154,11 @@ impl ModelConfig {
             rope_style: if interleaved { RopeStyle::Interleaved } else { RopeStyle::Half },
             tied_embeddings: config.flag("tie_word_embeddings")?.unwrap_or(false),
             mtp_layers,
-            quantization: Quantization::from_config(root)?,
+            quantization: Quantization::read(&config)?,
             full_precision: dtype == Some("float32"),
-        })
+        };
+        unread::refuse(&config, family)?;
+        Ok(read)
     }
 
     /// Number of layers.
@@ -225,37 +234,52 @@ fn mtp_layers(config: &Fields<'_>, family: Family) -> Result<usize, ConfigError>
     }
 }
 
-/// Which layers slide: all of Qwen3-MoE's; else as `layer_types` says where it is given, else from
-/// `max_window_layers` on.
+/// Which layers slide: as `layer_types` says where it is given; else all of Qwen3-MoE's, and of
+/// Qwen2's and Qwen3's those from `max_window_layers` on. The other families have no window.
 fn windows(config: &Fields<'_>, family: Family, layers: usize) -> Result<Vec<Option<usize>>, ConfigError> {
     if layers > 4096 {
         return Err(ConfigError::new("num_hidden_layers", format!("must be at most 4096, got {layers}")));
     }
-    let slides = matches!(family, Family::Qwen2 | Family::Qwen3 | Family::Qwen3Moe)
-        && config.flag("use_sliding_window")?.unwrap_or(false);
-    let window = if slides { config.size_if_given("sliding_window")? } else { None };
-    let Some(window) = window else {
-        return Ok(vec![None; layers]);
+    let slides = layer_types(config, layers)?;
+    let window = match family {
+        Family::Qwen2 | Family::Qwen3 | Family::Qwen3Moe => {
+            config.ignore(&["max_window_layers"]);
+            let window = config.size_if_given("sliding_window")?;
+            // A window is published with many models that do not use it.
+            if !config.flag("use_sliding_window")?.unwrap_or(false) {
+                return Ok(vec![None; layers]);
+            }
+            window
+        }
+        _ if slides.is_some_and(|slides| slides.contains(&true)) => {
+            return Err(config.error("layer_types", "sliding_attention is not supported for this family"));
+        }
+        _ => return Ok(vec![None; layers]),
     };
-    if family == Family::Qwen3Moe {
-        return Ok(vec![Some(window); layers]);
-    }
-    if let Some(types) = config.get("layer_types") {
-        let types = types.as_array().filter(|t| t.len() == layers).ok_or_else(|| {
-            ConfigError::new("layer_types", format!("must be a list of {layers} strings (num_hidden_layers)"))
-        })?;
-        return types
-            .iter()
-            .map(|kind| match kind.as_str() {
-                Some("full_attention") => Ok(None),
-                Some("sliding_attention") => Ok(Some(window)),
-                _ => Err(ConfigError::new(
-                    "layer_types",
-                    format!("{kind} is not supported; supported: full_attention, sliding_attention"),
-                )),
-            })
-            .collect();
-    }
-    let first = config.get("max_window_layers").and_then(Value::as_u64).unwrap_or(28) as usize;
-    Ok((0..layers).map(|layer| (layer >= first).then_some(window)).collect())
+    let slides = match (slides, family) {
+        (Some(slides), _) if family != Family::Qwen3Moe => slides,
+        (_, Family::Qwen2 | Family::Qwen3) => {
+            let first = config.count("max_window_layers")?.unwrap_or(28);
+            (0..layers).map(|layer| layer >= first).collect()
+        }
+        _ => vec![true; layers],
+    };
+    Ok(slides.into_iter().map(|slides| window.filter(|_| slides)).collect())
+}
+
+/// Whether each layer slides, where `layer_types` is given.
+fn layer_types(config: &Fields<'_>, layers: usize) -> Result<Option<Vec<bool>>, ConfigError> {
+    let Some(types) = config.get("layer_types") else { return Ok(None) };
+    let types = types.as_array().filter(|types| types.len() == layers).ok_or_else(|| {
+        config.error("layer_types", format!("must be a list of {layers} strings (num_hidden_layers)"))
+    })?;
+    let slides = |kind: &Value| match kind.as_str() {
+        Some("full_attention") => Ok(false),
+        Some("sliding_attention") => Ok(true),
+        _ => {
+            let reason = format!("{kind} is not supported; supported: full_attention, sliding_attention");
+            Err(config.error("layer_types", reason))
+        }
+    };
+    types.iter().map(slides).collect::<Result<_, _>>().map(Some)
 }

@@ -1,6 +1,11 @@
-//! Reading config.json: typed fields, each error with the field's path and what is allowed.
+//! Reading config.json: typed fields, each error with the field's path and what is allowed, and a
+//! record of what was read, so that a field which nothing has looked at can be refused (see
+//! `config/unread.rs`).
 
 use serde_json::Value;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::rc::Rc;
 
 /// A field of config.json that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -23,14 +28,16 @@ const SIZE_MAX: usize = 1 << 24;
 
 /// Typed access to a JSON object, with the field's path in every error. null is absent.
 pub struct Fields<'a> {
-    path: &'static str,
+    path: String,
     object: &'a Value,
+    /// Paths of the fields that were asked for, in the whole file.
+    read: Rc<RefCell<BTreeSet<String>>>,
 }
 
 impl<'a> Fields<'a> {
     /// The file's outermost object.
     pub(crate) fn root(object: &'a Value) -> Self {
-        Self { path: "", object }
+        Self { path: String::new(), object, read: Rc::default() }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -38,20 +45,65 @@ impl<'a> Fields<'a> {
     }
 
     pub(crate) fn get(&self, field: &str) -> Option<&'a Value> {
+        self.read.borrow_mut().insert(self.path_of(field));
         self.object.get(field).filter(|value| !value.is_null())
     }
 
-    fn error(&self, field: &str, reason: String) -> ConfigError {
-        let dot = if self.path.is_empty() { "" } else { "." };
-        ConfigError::new(format!("{}{dot}{field}", self.path), reason)
+    /// Takes note that these fields say nothing here: they are neither used nor refused.
+    pub(crate) fn ignore(&self, fields: &[&str]) {
+        for field in fields {
+            self.get(field);
+        }
     }
 
-    pub(crate) fn object(&self, field: &'static str) -> Result<Option<Fields<'a>>, ConfigError> {
+    /// Takes note that nothing in this object is used, because another one wins over it.
+    pub(crate) fn ignore_all(&self) {
+        for (path, _) in self.unread() {
+            self.read.borrow_mut().insert(path);
+        }
+    }
+
+    /// The fields, those of objects inside included, that nothing has asked for: path and value.
+    pub(crate) fn unread(&self) -> Vec<(String, &'a Value)> {
+        let mut unread = Vec::new();
+        for (field, value) in self.object.as_object().into_iter().flatten() {
+            let path = self.path_of(field);
+            match value {
+                Value::Object(_) => {
+                    unread.extend(Fields { path, object: value, read: self.read.clone() }.unread());
+                }
+                _ if self.read.borrow().contains(&path) => {}
+                _ => unread.push((path, value)),
+            }
+        }
+        unread
+    }
+
+    fn path_of(&self, field: &str) -> String {
+        let dot = if self.path.is_empty() { "" } else { "." };
+        format!("{}{dot}{field}", self.path)
+    }
+
+    pub(crate) fn error(&self, field: &str, reason: impl Into<String>) -> ConfigError {
+        ConfigError::new(self.path_of(field), reason)
+    }
+
+    pub(crate) fn object(&self, field: &str) -> Result<Option<Fields<'a>>, ConfigError> {
         match self.get(field) {
             None => Ok(None),
-            Some(object) if object.is_object() => Ok(Some(Fields { path: field, object })),
+            Some(object) if object.is_object() => {
+                Ok(Some(Fields { path: self.path_of(field), object, read: self.read.clone() }))
+            }
             Some(other) => Err(self.error(field, format!("must be an object, got {other}"))),
         }
+    }
+
+    /// A list of numbers greater than 0.
+    pub(crate) fn positive_list(&self, field: &str) -> Result<Option<Vec<f32>>, ConfigError> {
+        let Some(value) = self.get(field) else { return Ok(None) };
+        let number = |value: &Value| value.as_f64().map(|n| n as f32).filter(|n| n.is_finite() && *n > 0.0);
+        let list = value.as_array().and_then(|list| list.iter().map(number).collect::<Option<Vec<_>>>());
+        list.map(Some).ok_or_else(|| self.error(field, "must be a list of numbers greater than 0"))
     }
 
     pub(crate) fn string(&self, field: &str) -> Result<Option<&'a str>, ConfigError> {
@@ -115,7 +167,7 @@ impl<'a> Fields<'a> {
     }
 
     pub(crate) fn size(&self, field: &str) -> Result<usize, ConfigError> {
-        self.size_if_given(field)?.ok_or_else(|| self.error(field, "is missing".into()))
+        self.size_if_given(field)?.ok_or_else(|| self.error(field, "is missing"))
     }
 
     pub(crate) fn size_or(&self, field: &str, default: usize) -> Result<usize, ConfigError> {

@@ -55,7 +55,12 @@ const METHODS: &str = "fp8, awq, gptq";
 impl Quantization {
     /// Reads `quantization_config`; None where there is none.
     pub fn from_config(config: &Value) -> Result<Option<Self>, ConfigError> {
-        let Some(fields) = Fields::root(config).object(FIELD)? else { return Ok(None) };
+        Self::read(&Fields::root(config))
+    }
+
+    /// The same, of a config that is being read.
+    pub(super) fn read(config: &Fields<'_>) -> Result<Option<Self>, ConfigError> {
+        let Some(fields) = config.object(FIELD)? else { return Ok(None) };
         let method = fields.string("quant_method")?.ok_or_else(|| {
             ConfigError::new(format!("{FIELD}.quant_method"), format!("is missing; supported: {METHODS}"))
         })?;
@@ -71,6 +76,8 @@ impl Quantization {
     fn fp8(fields: &Fields<'_>) -> Result<Self, ConfigError> {
         one_of(fields, "fmt", &["e4m3", "float8_e4m3fn"])?;
         one_of(fields, "activation_scheme", &["dynamic"])?;
+        // How scales were rounded; those of the weights are stored in f32 either way.
+        fields.ignore(&["scale_fmt"]);
         match fields.get("weight_block_size") {
             Some(size) if *size == serde_json::json!([fp8::BLOCK, fp8::BLOCK]) => Ok(Quantization::Fp8),
             Some(other) => Err(refused("weight_block_size", other, "[128, 128]")),

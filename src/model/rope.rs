@@ -15,6 +15,15 @@ pub struct Rope {
     pub scaling: RopeScaling,
 }
 
+/// The rotary embeddings of a model's layers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ropes {
+    /// Of layers with full attention, and of all where there is no other.
+    pub full: Rope,
+    /// Of layers with a sliding window, where the config gives them their own.
+    pub sliding: Option<Rope>,
+}
+
 /// The supported values of `rope_type`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RopeScaling {
@@ -62,30 +71,70 @@ const CONTEXT_MAX: f64 = (1 << 24) as f64;
 
 const SUPPORTED: &str = "default, linear, llama3, yarn";
 
+/// The base where a config has no word about its rotary embedding (Llama 1 and 2).
+const THETA: f64 = 10_000.0;
+
+/// Under which `rope_parameters` holds a rotary embedding for each type of layer.
+const LAYER_TYPES: [&str; 2] = ["full_attention", "sliding_attention"];
+
 impl Rope {
     /// From `rope_scaling` (transformers 4, and what users add to a config), else from
     /// `rope_parameters` (transformers 5). The base is from the first of them that has it, else
     /// from the config itself.
-    pub fn from_config(config: &Fields<'_>) -> Result<Self, ConfigError> {
+    pub fn from_config(config: &Fields<'_>) -> Result<Ropes, ConfigError> {
         let (old, new) = (config.object("rope_scaling")?, config.object("rope_parameters")?);
+        let old = old.filter(|scaling| !scaling.is_empty());
+        if let (None, Some(parameters)) = (&old, &new)
+            && LAYER_TYPES.iter().any(|kind| parameters.get(kind).is_some())
+        {
+            let of = |kind: &str| match parameters.object(kind)? {
+                Some(own) => Self::read(&own, config, own.positive("rope_theta")?).map(Some),
+                None => Ok(None),
+            };
+            let full = of(LAYER_TYPES[0])?.ok_or_else(|| parameters.error(LAYER_TYPES[0], "is missing"))?;
+            config.ignore(&["rope_theta"]);
+            return Ok(Ropes { full, sliding: of(LAYER_TYPES[1])? });
+        }
         let mut theta = None;
         for fields in [old.as_ref(), new.as_ref(), Some(config)].into_iter().flatten() {
             theta = theta.or(fields.positive("rope_theta")?);
         }
-        let theta = theta.unwrap_or(10_000.0);
-        let (path, parameters) = match (old.filter(|scaling| !scaling.is_empty()), new) {
-            (Some(scaling), _) => ("rope_scaling", scaling),
-            (None, Some(parameters)) => ("rope_parameters", parameters),
-            (None, None) => return Ok(Self { theta, scaling: RopeScaling::Default }),
+        let full = match (old, new.filter(|parameters| !parameters.is_empty())) {
+            (Some(scaling), other) => {
+                if let Some(other) = other {
+                    other.ignore_all();
+                }
+                Self::read(&scaling, config, theta.or(Some(THETA)))?
+            }
+            (None, Some(parameters)) => Self::read(&parameters, config, theta)?,
+            (None, None) => Self { theta: theta.unwrap_or(THETA), scaling: RopeScaling::Default },
         };
-        let kind = match parameters.string("rope_type")? {
-            Some(kind) => kind,
-            None => parameters.string("type")?.unwrap_or("default"),
+        Ok(Ropes { full, sliding: None })
+    }
+
+    /// From the object that holds a type and its numbers, and the base found for it.
+    fn read(parameters: &Fields<'_>, config: &Fields<'_>, theta: Option<f64>) -> Result<Self, ConfigError> {
+        let theta = theta.ok_or_else(|| parameters.error("rope_theta", "is missing"))?;
+        let kind = match (parameters.string("rope_type")?, parameters.string("type")?) {
+            (Some(kind), Some(other)) if kind != other => {
+                return Err(parameters.error("type", format!("`{other}` contradicts rope_type `{kind}`")));
+            }
+            (Some(kind), _) | (None, Some(kind)) => kind,
+            (None, None) => "default",
         };
         let need = |field: &str| {
-            parameters.positive(field)?.ok_or_else(|| {
-                ConfigError::new(format!("{path}.{field}"), format!("is required by rope type {kind}"))
-            })
+            let reason = || parameters.error(field, format!("is required by rope type {kind}"));
+            parameters.positive(field)?.ok_or_else(reason)
+        };
+        let trained = config.positive("max_position_embeddings")?;
+        // Phi-3 keeps it beside max_position_embeddings.
+        let original = match parameters.positive("original_max_position_embeddings")? {
+            Some(original) => Some(original),
+            None => config.positive("original_max_position_embeddings")?,
+        };
+        let original = |or: Option<f64>| match original.or(or) {
+            Some(original) => Ok(original),
+            None => need("original_max_position_embeddings"),
         };
         let scaling = match kind {
             "default" => RopeScaling::Default,
@@ -94,15 +143,10 @@ impl Rope {
                 factor: need("factor")?,
                 low_freq: need("low_freq_factor")?,
                 high_freq: need("high_freq_factor")?,
-                original: need("original_max_position_embeddings")?,
+                original: original(None)?,
             },
             "yarn" => {
-                let trained = config.positive("max_position_embeddings")?;
-                let original = match (parameters.positive("original_max_position_embeddings")?, trained) {
-                    (Some(original), _) => original,
-                    (None, Some(trained)) => trained,
-                    (None, None) => need("original_max_position_embeddings")?,
-                };
+                let original = original(trained)?;
                 let factor = match (parameters.positive("factor")?, trained) {
                     (Some(factor), _) => factor,
                     (None, Some(trained)) => trained / original,
@@ -113,34 +157,33 @@ impl Rope {
                         "must be at least 1, and at most {CONTEXT_MAX} when multiplied with \
                          original_max_position_embeddings ({original}), got {factor}"
                     );
-                    return Err(ConfigError::new(format!("{path}.factor"), reason));
+                    return Err(parameters.error("factor", reason));
                 }
                 let mscale = |scale: f64, m: f64| if scale <= 1.0 { 1.0 } else { 0.1 * m * scale.ln() + 1.0 };
-                let attention = match parameters.positive("attention_factor")? {
-                    Some(given) => given,
-                    None => match (parameters.number("mscale")?, parameters.number("mscale_all_dim")?) {
-                        (Some(m), Some(all)) if m != 0.0 && all != 0.0 => {
-                            mscale(factor, m) / mscale(factor, all)
-                        }
-                        _ => mscale(factor, 1.0),
-                    },
+                let (m, all) = (parameters.number("mscale")?, parameters.number("mscale_all_dim")?);
+                let attention = match (parameters.positive("attention_factor")?, m, all) {
+                    (Some(given), ..) => given,
+                    (None, Some(m), Some(all)) if m != 0.0 && all != 0.0 => {
+                        mscale(factor, m) / mscale(factor, all)
+                    }
+                    _ => mscale(factor, 1.0),
                 };
+                // Of the first checkpoints with YaRN; says how they were made.
+                parameters.ignore(&["finetuned"]);
                 RopeScaling::Yarn {
                     factor,
                     original,
                     beta_fast: parameters.positive_or("beta_fast", 32.0)?,
                     beta_slow: parameters.positive_or("beta_slow", 1.0)?,
                     attention,
-                    mscale_all_dim: mscale(factor, parameters.number("mscale_all_dim")?.unwrap_or(0.0)),
+                    mscale_all_dim: mscale(factor, all.unwrap_or(0.0)),
                     truncate: parameters.flag("truncate")?.unwrap_or(true),
                 }
             }
             "gguf_freqs" => RopeScaling::Factors,
             other => {
-                return Err(ConfigError::new(
-                    format!("{path}.rope_type"),
-                    format!("`{other}` is not supported; supported: {SUPPORTED}"),
-                ));
+                let reason = format!("`{other}` is not supported; supported: {SUPPORTED}");
+                return Err(parameters.error("rope_type", reason));
             }
         };
         Ok(Self { theta, scaling })

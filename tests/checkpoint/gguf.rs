@@ -96,7 +96,16 @@ fn rope_scaling_and_window() {
         scaled(&yarn)["rope_scaling"],
         json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16})
     );
-    assert_eq!(scaled(&[("attention.sliding_window", Meta::U32(32))])["sliding_window"], 32);
+    let window = scaled(&[("attention.sliding_window", Meta::U32(32))]);
+    assert_eq!((&window["sliding_window"], &window["max_window_layers"]), (&json!(32), &json!(0)));
+    // As llama.cpp reads them: a factor alone is of linear interpolation, under either key.
+    for key in ["rope.scaling.factor", "rope.scale_linear"] {
+        let linear = json!({"rope_type": "linear", "factor": 4.0});
+        assert_eq!(scaled(&[(key, Meta::F32(4.0))])["rope_scaling"], linear, "{key}");
+        for none in [0.0, 1.0] {
+            assert_eq!(scaled(&[(key, Meta::F32(none))])["rope_scaling"], json!(null), "{key}");
+        }
+    }
 
     let llama3 = open(&tiny_model("llama", false, true).f32_tensor("rope_freqs.weight", &[2]));
     assert_eq!(llama3.config["rope_scaling"], json!({"rope_type": "gguf_freqs"}));
@@ -105,6 +114,63 @@ fn rope_scaling_and_window() {
     let mut unknown = tiny_model("qwen2", true, true);
     unknown.set("qwen2.rope.scaling.type", Meta::str("longrope"));
     assert!(error(&unknown).contains("supported are none, linear and yarn"));
+}
+
+/// Every key of the architecture is used, known to say nothing, or refused by name and value.
+#[test]
+fn a_key_that_would_give_other_logits_is_refused() {
+    for (key, value, shown) in [
+        ("attention.scale", Meta::F32(0.5), "0.5"),
+        ("attention.sliding_window_pattern", Meta::U32(6), "6"),
+        ("attention.causal", Meta::Bool(false), "false"),
+        ("attention.clamp_kqv", Meta::F32(8.0), "8"),
+        ("attention.max_alibi_bias", Meta::F32(8.0), "8"),
+        ("attn_logit_softcapping", Meta::F32(50.0), "50"),
+        ("embedding_scale", Meta::F32(12.0), "12"),
+        ("expert_used_count", Meta::U32(2), "2"),
+        ("final_logit_softcapping", Meta::F32(30.0), "30"),
+        ("logit_scale", Meta::F32(0.0625), "0.0625"),
+        ("residual_scale", Meta::F32(0.22), "0.22"),
+        ("rope.dimension_sections", Meta::i32s(&[16, 24, 24, 0]), "a list"),
+        ("rope.freq_base_swa", Meta::F32(10000.0), "10000"),
+        ("rope.scaling.attn_factor", Meta::F32(1.2), "1.2"),
+        ("rope.scaling.yarn_attn_factor", Meta::F32(1.2), "1.2"),
+        ("ssm.state_size", Meta::U32(16), "16"),
+        ("use_parallel_residual", Meta::Bool(true), "true"),
+        ("a_key_of_the_future", Meta::U32(7), "7"),
+    ] {
+        let mut writer = tiny_model("qwen2", true, true);
+        writer.set(&format!("qwen2.{key}"), value);
+        let error = error(&writer);
+        assert!(error.contains(&format!("qwen2.{key}: {shown} is not supported")), "{key}: {error}");
+    }
+    // The tensor and a type are two ways to stretch the same thing.
+    let mut both = tiny_model("llama", false, true).f32_tensor("rope_freqs.weight", &[2]);
+    both.set("llama.rope.scale_linear", Meta::F32(4.0));
+    assert!(error(&both).contains("not supported beside the tensor rope_freqs.weight"));
+}
+
+#[test]
+fn keys_that_say_nothing_are_let_pass() {
+    let mut writer = tiny_model("qwen2", true, true);
+    for (key, value) in [
+        ("attention.causal", Meta::Bool(true)),
+        ("attention.scale", Meta::F32(1.0)),
+        ("attention.sliding_window", Meta::U32(0)),
+        ("expert_used_count", Meta::U32(0)),
+        ("logit_scale", Meta::F32(1.0)),
+        ("pooling_type", Meta::U32(3)),
+        ("rope.scaling.attn_factor", Meta::F32(1.0)),
+        ("rope.scaling.finetuned", Meta::Bool(true)),
+        ("rope.scaling.type", Meta::str("none")),
+        ("tensor_data_layout", Meta::str("Meta AI original pth")),
+        ("use_parallel_residual", Meta::Bool(false)),
+        ("vocab_size", Meta::U32(6)),
+    ] {
+        writer.set(&format!("qwen2.{key}"), value);
+    }
+    writer.set("another.attention.scale", Meta::F32(0.5));
+    open(&writer);
 }
 
 #[test]

@@ -126,3 +126,177 @@ fn deepseeks_defaults_are_those_of_transformers() {
         assert_eq!((moe.routing.scale, moe.routing.normalise), (scale, name == "deepseek-v3"), "{name}");
     }
 }
+
+/// It was not seen once, and 10,000 taken for it.
+#[test]
+fn a_base_by_type_of_layer_is_used() {
+    let nested = |types: Value| json!({"rope_theta": null, "rope_scaling": null, "rope_parameters": types});
+    let full = json!({"rope_type": "default", "rope_theta": 100_000.0});
+    let read = |types: Value| read(&published("Llama-3.1-8B", nested(types)));
+    let one = read(json!({"full_attention": full})).expect("a config");
+    assert_eq!((one.rope.theta, one.rope.scaling), (1e5, RopeScaling::Default));
+    let both = read(json!({"full_attention": full, "sliding_attention": {"rope_theta": 1e4}}));
+    assert_eq!(both.expect("no layer slides").rope.theta, 1e5);
+    for (types, word) in [
+        (
+            json!({"full_attention": {"rope_type": "default"}}),
+            "rope_parameters.full_attention.rope_theta: is missing",
+        ),
+        (json!({"sliding_attention": full}), "rope_parameters.full_attention: is missing"),
+        (json!({"rope_type": "default"}), "rope_parameters.rope_theta: is missing"),
+        (
+            json!({"full_attention": full, "chunked_attention": {"rope_theta": 7.0}}),
+            "rope_parameters.chunked_attention.rope_theta: 7.0 is not supported",
+        ),
+        (
+            json!({"full_attention": {"rope_type": "default", "rope_theta": 1e5, "mrope_section": [16, 24]}}),
+            "rope_parameters.full_attention.mrope_section: [16,24] is not supported",
+        ),
+    ] {
+        let error = read(types).expect_err(word);
+        assert!(error.contains(word), "{error}");
+    }
+}
+
+/// A field that is about a feature is used, or refused with its name and value.
+#[test]
+fn a_field_that_would_give_other_logits_is_refused() {
+    for (name, fields, field) in [
+        ("Llama-3.1-8B", json!({"sliding_window": 4096}), "sliding_window: 4096"),
+        (
+            "Llama-3.1-8B",
+            json!({"layer_types": vec!["sliding_attention"; 32]}),
+            "layer_types: sliding_attention",
+        ),
+        ("Llama-3.1-8B", json!({"attn_logit_softcapping": 50.0}), "attn_logit_softcapping: 50.0"),
+        ("Llama-3.1-8B", json!({"final_logit_softcapping": 30.0}), "final_logit_softcapping: 30.0"),
+        ("Llama-3.1-8B", json!({"embedding_multiplier": 12.0}), "embedding_multiplier: 12.0"),
+        ("Llama-3.1-8B", json!({"attention_multiplier": 0.5}), "attention_multiplier: 0.5"),
+        ("Llama-3.1-8B", json!({"residual_multiplier": 0.22}), "residual_multiplier: 0.22"),
+        ("Llama-3.1-8B", json!({"logits_scaling": 8.0}), "logits_scaling: 8.0"),
+        ("Llama-3.1-8B", json!({"scale_emb": 12}), "scale_emb: 12"),
+        ("Llama-3.1-8B", json!({"query_pre_attn_scalar": 256}), "query_pre_attn_scalar: 256"),
+        ("Llama-3.1-8B", json!({"num_local_experts": 8}), "num_local_experts: 8"),
+        ("Llama-3.1-8B", json!({"use_qk_norm": true}), "use_qk_norm: true"),
+        ("Llama-3.1-8B", json!({"norm_eps": 1e-5}), "norm_eps: "),
+        ("Llama-3.1-8B", json!({"no_rope_layers": [1, 1, 1, 0]}), "no_rope_layers: [1,1,1,0]"),
+        ("Llama-3.1-8B", json!({"clip_qkv": 8.0}), "clip_qkv: 8.0"),
+        ("Llama-3.1-8B", json!({"attention_sink": true}), "attention_sink: true"),
+        ("Llama-3.1-8B", json!({"position_embedding_type": "alibi"}), "position_embedding_type: \"alibi\""),
+        ("Llama-3.1-8B", json!({"text_config": {"hidden_size": 8}}), "text_config.hidden_size: 8"),
+        ("Qwen3-8B", json!({"hidden_activation": "gelu"}), "hidden_activation: \"gelu\""),
+        ("Qwen3-8B", json!({"moe_intermediate_size": 64}), "moe_intermediate_size: 64"),
+        (
+            "Qwen3-8B",
+            json!({"rope_scaling": {"rope_type": "linear", "factor": 2.0, "low_freq_factor": 1.0, "alpha": 1000}}),
+            "rope_scaling.alpha: 1000",
+        ),
+        (
+            "Qwen3-8B",
+            json!({"rope_scaling": {"rope_type": "linear", "type": "dynamic", "factor": 2.0}}),
+            "rope_scaling.type: `dynamic` contradicts",
+        ),
+        ("DeepSeek-V3", json!({"index_topk": 2048}), "index_topk: 2048"),
+        ("DeepSeek-V3", json!({"sliding_window": 4096}), "sliding_window: 4096"),
+        ("MiniMax-M2", json!({"attn_type_list": [0, 1]}), "attn_type_list: must be a list of 1"),
+        ("MiniMax-M2", json!({"qk_norm_type": "per_head"}), "qk_norm_type: `per_head`"),
+        ("MiniMax-M2", json!({"use_routing_bias": false}), "use_routing_bias: false"),
+        ("MiniMax-M2", json!({"layernorm_full_attention_alpha": 3.5}), "layernorm_full_attention_alpha: 3.5"),
+        (
+            "Qwen3-8B",
+            json!({"quantization_config": {
+                "quant_method": "gptq", "bits": 4, "group_size": 128, "dynamic": {"+:.*down.*": {"bits": 8}},
+            }}),
+            "quantization_config.dynamic.+:.*down.*.bits: 8",
+        ),
+    ] {
+        refused(name, fields, &[field]);
+    }
+    refused(
+        "Llama-3.1-8B",
+        json!({"residual_multiplier": 0.22}),
+        &["is not supported for LlamaForCausalLM", "take it out of config.json only if"],
+    );
+}
+
+/// What publishers and transformers write beside the fields that are used.
+#[test]
+fn published_configs_load() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/inspect/configs");
+    let mut files: Vec<_> =
+        std::fs::read_dir(directory).expect("configs").flatten().map(|e| e.path()).collect();
+    let goldens = std::fs::read_dir(golden_dir("")).expect("goldens").flatten();
+    files.extend(goldens.map(|golden| golden.path().join("config.json")).filter(|file| file.exists()));
+    assert!(files.len() > 30);
+    for file in files {
+        if let Err(error) = read(&changed(&file, json!({}))) {
+            panic!("{}: {error}", file.display());
+        }
+    }
+    let gptq = json!({
+        "batch_size": 1, "bits": 4, "block_name_to_quantize": null, "cache_block_outputs": true, "damp_percent": 0.01,
+        "dataset": null, "desc_act": false, "exllama_config": {"version": 1}, "group_size": 128,
+        "max_input_length": null, "model_seqlen": null, "module_name_preceding_first_block": null,
+        "modules_in_block_to_quantize": null, "pad_token_id": null, "quant_method": "gptq", "sym": true,
+        "tokenizer": null, "true_sequential": true, "use_cuda_fp16": false, "use_exllama": true,
+    });
+    let gptqmodel = json!({
+        "bits": 4, "checkpoint_format": "gptq", "desc_act": false, "group_size": 128, "lm_head": false,
+        "meta": {
+            "damp_auto_increment": 0.0025, "damp_percent": 0.01, "mse": 0.0, "quantizer": ["gptqmodel:2.0.0"],
+            "static_groups": false, "true_sequential": true, "uri": "https://example.org", "act_group_aware": true,
+        },
+        "pack_dtype": "int32", "quant_method": "gptq", "sym": true, "dynamic": null,
+    });
+    let awq = json!({
+        "backend": "autoawq", "bits": 4, "do_fuse": false, "exllama_config": null, "fuse_max_seq_len": null,
+        "group_size": 128, "modules_to_fuse": null, "modules_to_not_convert": null, "quant_method": "awq",
+        "version": "gemm", "zero_point": true,
+    });
+    let fp8 = json!({
+        "activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "scale_fmt": "ue8m0",
+        "weight_block_size": [128, 128], "modules_to_not_convert": ["lm_head", "model.layers.0.input_layernorm"],
+    });
+    for (name, fields) in [
+        // SmolLM2, DeepSeek-R1-Distill-Llama, Llama 2 as first published, fine-tunes.
+        (
+            "Llama-3.1-8B",
+            json!({
+                "is_llama_config": true, "rope_interleaved": false, "rope_scaling": null, "pretraining_tp": 1,
+                "transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16"}, "use_external_data_format": true},
+                "unsloth_fixed": true, "_name_or_path": "x", "_attn_implementation_autoset": true, "head_dim": 128,
+                "attention_dropout": 0.0, "mlp_bias": false, "residual_multiplier": 1.0, "sliding_window": null,
+                "position_embedding_type": "rope",
+            }),
+        ),
+        // As transformers 5 writes a Qwen2.
+        (
+            "Qwen2.5-7B-Instruct",
+            json!({
+                "rope_theta": null, "rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}, "dtype": "bfloat16",
+                "layer_types": vec!["full_attention"; 28], "max_window_layers": 28, "sliding_window": 131_072,
+                "use_sliding_window": false, "use_mrope": false, "output_attentions": false, "layerdrop": 0.0,
+            }),
+        ),
+        ("Qwen2.5-7B-Instruct", json!({"quantization_config": gptq})),
+        ("Qwen2.5-7B-Instruct", json!({"quantization_config": gptqmodel})),
+        ("Qwen2.5-7B-Instruct", json!({"quantization_config": awq})),
+        (
+            "Qwen3-30B-A3B",
+            json!({"quantization_config": fp8, "mlp_only_layers": [], "max_window_layers": 48}),
+        ),
+        ("DeepSeek-V3", json!({"quantization_config": fp8, "rope_interleave": true, "qk_head_dim": 192})),
+        // YaRN as Qwen's model cards tell users to add it, and as older tools wrote it.
+        (
+            "Qwen3-8B",
+            json!({"rope_scaling": {
+                "type": "yarn", "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768,
+                "finetuned": true,
+            }}),
+        ),
+    ] {
+        if let Err(error) = read(&published(name, fields)) {
+            panic!("{name}: {error}");
+        }
+    }
+}

@@ -1,13 +1,15 @@
 //! A GGUF file as a [`Checkpoint`]: its metadata in the shape of config.json, its vocabulary, and
 //! its tensors under Hugging Face's names.
 //!
-//! Invariants: what metadata says about sizes agrees with the first layer's tensors, and every
-//! tensor in the file has a known name; anything else is refused here, with the key or tensor
+//! Invariants: what metadata says about sizes agrees with the first layer's tensors, every tensor in
+//! the file has a known name, and every key of the architecture is used or known to say nothing
+//! ([`unread`]); anything else is refused here, with the key or tensor
 //! named, rather than served wrongly. Deliberately absent: SentencePiece vocabularies (`text`
 //! refuses those by their model's name), adapters and projectors.
 
 mod moe;
 mod names;
+mod unread;
 mod vocab;
 
 use super::gguf::{Gguf, TensorInfo};
@@ -16,7 +18,8 @@ use super::tensors::Tensors;
 use super::{Checkpoint, CheckpointError, Dtype, TokenizerSource};
 use names::{ARCHITECTURES, Architecture, ROPE_FREQS};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use vocab::{generation_config, tokenizer_config, vocab};
 
@@ -68,6 +71,8 @@ struct Reader<'g, 'a> {
     /// By Hugging Face's names.
     tensors: BTreeMap<String, TensorInfo>,
     arch: &'static Architecture,
+    /// The keys that were asked for.
+    asked: RefCell<BTreeSet<String>>,
 }
 
 impl<'g, 'a> Reader<'g, 'a> {
@@ -80,9 +85,10 @@ impl<'g, 'a> Reader<'g, 'a> {
             let supported = ARCHITECTURES.map(|arch| arch.name).join(", ");
             gguf.invalid(format!("architecture {name:?} is not supported; supported are {supported}"))
         })?;
-        let mut reader = Self { gguf, tensors: BTreeMap::new(), arch };
+        let mut reader = Self { gguf, tensors: BTreeMap::new(), arch, asked: RefCell::default() };
         reader.tensors = names::hf_named(gguf, arch, reader.experts()?)?;
         let config = reader.config()?;
+        reader.refuse_unread()?;
         Ok((reader.tensors, config))
     }
 
@@ -126,6 +132,7 @@ impl<'g, 'a> Reader<'g, 'a> {
         if let Some(window) = self.optional("attention.sliding_window")? {
             config["sliding_window"] = window.into();
             config["use_sliding_window"] = true.into();
+            config["max_window_layers"] = 0.into();
         }
         if self.arch.name == "llama" {
             // llama.cpp's converter permutes the rows of q and k of this architecture alone.
@@ -230,23 +237,42 @@ impl<'g, 'a> Reader<'g, 'a> {
         })
     }
 
+    /// As llama.cpp reads it: a factor without a type is of linear interpolation, and older files
+    /// have it under another key.
     fn rope_scaling(&self, rotary_dim: u32) -> Result<Value, CheckpointError> {
-        if let Some(tensor) = self.tensors.get(ROPE_FREQS) {
-            if tensor.dtype != Dtype::F32 || tensor.shape != [rotary_dim as usize / 2] {
-                return Err(self
-                    .gguf
-                    .invalid(format!("tensor {ROPE_FREQS}: must be F32 of shape [{}]", rotary_dim / 2)));
-            }
-            return Ok(json!({"rope_type": "gguf_freqs"}));
+        let type_key = self.key("rope.scaling.type");
+        let kind = self.gguf.str(&type_key)?.unwrap_or("linear");
+        let old = self.float("rope.scale_linear", 0.0..=1e6, Some(0.0))?;
+        // Of both keys, 0 is none.
+        let factor = match self.float("rope.scaling.factor", 0.0..=1e6, Some(0.0))? {
+            0.0 if old == 0.0 => 1.0,
+            0.0 => old,
+            factor => factor,
+        };
+        if factor < 1.0 {
+            let key = self.key("rope.scaling.factor");
+            return Err(self.gguf.invalid(format!("metadata {key}: must be at least 1, got {factor}")));
         }
-        let factor = self.float("rope.scaling.factor", 1.0..=1e6, None);
-        let key = self.key("rope.scaling.type");
-        match self.gguf.str(&key)? {
-            None | Some("none") => Ok(Value::Null),
-            Some("linear") => Ok(json!({"rope_type": "linear", "factor": factor?})),
-            Some("yarn") => self.yarn(factor?),
-            Some(other) => Err(self.gguf.invalid(format!(
-                "metadata {key}: {other:?} is not supported; supported are none, linear and yarn"
+        let freqs = self.tensors.get(ROPE_FREQS);
+        if let Some(tensor) = freqs
+            && (tensor.dtype != Dtype::F32 || tensor.shape != [rotary_dim as usize / 2])
+        {
+            return Err(self
+                .gguf
+                .invalid(format!("tensor {ROPE_FREQS}: must be F32 of shape [{}]", rotary_dim / 2)));
+        }
+        match (kind, freqs) {
+            ("none", None) => Ok(Value::Null),
+            ("linear", None) if factor == 1.0 => Ok(Value::Null),
+            ("none", Some(_)) => Ok(json!({"rope_type": "gguf_freqs"})),
+            ("linear", Some(_)) if factor == 1.0 => Ok(json!({"rope_type": "gguf_freqs"})),
+            ("linear", None) => Ok(json!({"rope_type": "linear", "factor": factor})),
+            ("yarn", None) => self.yarn(self.float("rope.scaling.factor", 1.0..=1e6, None)?),
+            ("linear" | "yarn", Some(_)) => Err(self.gguf.invalid(format!(
+                "metadata {type_key}: {kind:?} is not supported beside the tensor {ROPE_FREQS}"
+            ))),
+            (other, _) => Err(self.gguf.invalid(format!(
+                "metadata {type_key}: {other:?} is not supported; supported are none, linear and yarn"
             ))),
         }
     }
@@ -287,8 +313,11 @@ impl<'g, 'a> Reader<'g, 'a> {
         Ok(yarn)
     }
 
+    /// The full name of a key of the architecture; from here on it counts as asked for.
     fn key(&self, key: &str) -> String {
-        format!("{}.{key}", self.arch.name)
+        let key = format!("{}.{key}", self.arch.name);
+        self.asked.borrow_mut().insert(key.clone());
+        key
     }
 
     fn require(&self, name: &str) -> Result<&TensorInfo, CheckpointError> {

@@ -138,7 +138,16 @@ impl Reader<'_, '_> {
         Ok(if scale == 0.0 { 1.0 } else { scale })
     }
 
+    /// An error where the file wants weights scaled, or not normalised: llama.cpp does neither for
+    /// these architectures.
     fn unscaled(&self) -> Result<(), CheckpointError> {
+        let key = self.key("expert_weights_norm");
+        if self.gguf.bool(&key)? == Some(false) {
+            let arch = self.arch.name;
+            return Err(self.gguf.invalid(format!(
+                "metadata {key}: false is not supported of architecture {arch}; supported: true"
+            )));
+        }
         match self.weights_scale()? {
             1.0 => Ok(()),
             scale => Err(self.gguf.invalid(format!(

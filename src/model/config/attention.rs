@@ -84,10 +84,7 @@ impl Attention {
         };
         let qk_norm = match family {
             Family::Qwen3 | Family::Qwen3Moe => QkNorm::Head,
-            Family::MinimaxM2 => match config.flag("use_qk_norm")? {
-                Some(false) => QkNorm::None,
-                _ => QkNorm::Joint,
-            },
+            Family::MinimaxM2 => minimax_norm(config)?,
             _ => QkNorm::None,
         };
         let rotary_dim = match family {
@@ -129,6 +126,23 @@ impl Attention {
         let sharpened = rope.mscale_all_dim();
         let scale = sharpened * sharpened / ((layout.nope_dim + layout.rope_dim) as f32).sqrt();
         Ok(Attention::Mla(Mla { layout, q_rank: config.size_if_given("q_lora_rank")?, scale }))
+    }
+}
+
+/// MiniMax-M2's, and what else its config says of attention as its predecessors had it.
+fn minimax_norm(config: &Fields<'_>) -> Result<QkNorm, ConfigError> {
+    if let Some(kinds) = config.get("attn_type_list")
+        && kinds.as_array().is_none_or(|kinds| kinds.iter().any(|kind| kind.as_u64() != Some(1)))
+    {
+        let reason = "must be a list of 1 (full attention); linear attention is not supported";
+        return Err(config.error("attn_type_list", reason));
+    }
+    match (config.flag("use_qk_norm")?, config.string("qk_norm_type")?) {
+        (Some(false), _) => Ok(QkNorm::None),
+        (_, None | Some("per_layer")) => Ok(QkNorm::Joint),
+        (_, Some(other)) => {
+            Err(config.error("qk_norm_type", format!("`{other}` is not supported; supported: per_layer")))
+        }
     }
 }
 

@@ -173,6 +173,11 @@ impl Moe {
             let reason = format!("`{given}` is not supported for this family; supported: sigmoid");
             return Err(ConfigError::new("scoring_func", reason));
         }
+        if config.flag("use_routing_bias")? == Some(false) {
+            return Err(config.error("use_routing_bias", "false is not supported"));
+        }
+        // How shared experts would be weighed, if there were any.
+        config.ignore(&["shared_moe_mode"]);
         if config.count("shared_intermediate_size")?.unwrap_or(0) != 0 {
             return Err(ConfigError::new(
                 "shared_intermediate_size",
