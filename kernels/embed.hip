@@ -1,4 +1,4 @@
-// out[r] = table[tokens[r] - first], widened to f32; zeros for tokens that the table, a shard of
+// out[r] = scale * table[tokens[r] - first], in f32; zeros for tokens that the table, a shard of
 // the vocabulary, does not hold.
 //
 // tokens [rows] u32; table [held, columns] T, or Q8_0: values [held, columns] i8 and scales
@@ -25,7 +25,7 @@ DEV void store(float* __restrict__ out, u32 columns, u32 column, const float (&x
 
 template <class T>
 DEV void embed(const u32* __restrict__ tokens, const T* __restrict__ table, float* __restrict__ out, u32 columns,
-               u32 first, u32 held) {
+               u32 first, u32 held, float scale) {
   u32 column;
   if (!mine(columns, column)) return;
   // Below `first` this wraps to an index that no table has.
@@ -33,20 +33,21 @@ DEV void embed(const u32* __restrict__ tokens, const T* __restrict__ table, floa
   float x[8] = {0, 0, 0, 0, 0, 0, 0, 0};
   if (index < held) {
     Eight<T> from = load8(table + (u64)index * columns + column);
-    for (u32 i = 0; i < 8; i++) x[i] = to_float(from.v[i]);
+    for (u32 i = 0; i < 8; i++) x[i] = scale * to_float(from.v[i]);
   }
   store(out, columns, column, x);
 }
 
-#define EMBED(T)                                                                                               \
-  KERNEL(embed_##T, THREADS, 4, const u32* tokens, const T* table, float* out, u32 columns, u32 first, u32 held) { \
-    embed<T>(tokens, table, out, columns, first, held);                                                        \
+#define EMBED(T)                                                                                           \
+  KERNEL(embed_##T, THREADS, 4, const u32* tokens, const T* table, float* out, u32 columns, u32 first, u32 held, \
+         float scale) {                                                                                    \
+    embed<T>(tokens, table, out, columns, first, held, scale);                                             \
   }
 EMBED(bf16)
 EMBED(f16)
 
 KERNEL(embed_q8_0, THREADS, 4, const u32* tokens, const i8* values, const f16* scales, float* out, u32 columns,
-       u32 first, u32 held) {
+       u32 first, u32 held, float scale) {
   u32 column;
   if (!mine(columns, column)) return;
   u32 index = tokens[block_x()] - first;
@@ -54,8 +55,9 @@ KERNEL(embed_q8_0, THREADS, 4, const u32* tokens, const i8* values, const f16* s
   if (index < held) {
     u64 at = (u64)index * columns + column;
     u32x2 from = *(const u32x2*)(values + at);
-    float scale = to_float(scales[at / 32]);
-    for (u32 i = 0; i < 8; i++) x[i] = scale * (float)(i8)(from[i / 4] >> (i % 4 * 8));
+    float unit = to_float(scales[at / 32]);
+    // The value as it is stored, then scaled: in the CPU backend's order.
+    for (u32 i = 0; i < 8; i++) x[i] = scale * (unit * (float)(i8)(from[i / 4] >> (i % 4 * 8)));
   }
   store(out, columns, column, x);
 }

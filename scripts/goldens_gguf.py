@@ -44,6 +44,10 @@ CONVERTED = {
     "deepseek-v2": "f32",
     "deepseek-v3": "f32",
     "minimax-m2": "f32",
+    "granite": "f32",
+    "mistral": "f32",
+    "phi3": "f32",
+    "smollm3": "f32",
 }
 # What llama-quantize calls the smallest mixture that --pure makes one type of.
 PURE = {"Q3_K": "Q3_K_S", "Q4_K": "Q4_K_S", "Q5_K": "Q5_K_S", "MXFP4": "MXFP4_MOE"}
@@ -271,10 +275,10 @@ if __name__ == "__main__":
     parser.add_argument("--blocks", action="store_true", help="make gguf_blocks.json")
     parser.add_argument("--demo", type=pathlib.Path, help="the demo checkpoint's GGUF file")
     options = parser.parse_args()
-    if bool(options.llama_cpp) != bool(options.llama_quantize) or not (
+    if bool(options.llama_cpp) != bool(options.llama_quantize or options.only) or not (
         options.llama_cpp or options.blocks or options.demo
     ):
-        parser.error("give --llama-cpp with --llama-quantize, --blocks, --demo, or all")
+        parser.error("give --llama-cpp with --llama-quantize (or with --only of converted files), --blocks, --demo, or all")
     torch.set_num_threads(2)
     transformers.logging.set_verbosity_error()
     if options.llama_cpp:

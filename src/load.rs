@@ -164,7 +164,10 @@ pub fn load_opened(
     path: &Path,
     checkpoint: Checkpoint,
 ) -> Result<Loaded, String> {
-    let shape = ModelConfig::from_json(&checkpoint.config).map_err(|error| error.to_string())?;
+    let mut shape = ModelConfig::from_json(&checkpoint.config).map_err(|error| error.to_string())?;
+    if let Some(tokens) = args.max_context {
+        shape.serve_context(shape.max_context.min(tokens as usize));
+    }
     let weights = if args.load_format == LoadFormat::Dummy {
         Weights::Dummy { seed: args.dummy_seed }
     } else {

@@ -315,9 +315,9 @@ pub trait Backend: Send + 'static {
 
     /// Begins a step: what follows is about the rows and sequences of this batch.
     fn begin(&mut self, batch: &Batch);
-    /// `out[r] = table[token of row r - first]`; zeros where the table, a shard of the vocabulary
-    /// from token `first` on, does not hold the token.
-    fn embed(&mut self, table: &Self::Matrix, first: TokenId, out: &mut Self::Tensor);
+    /// `out[r] = scale * table[token of row r - first]`; zeros where the table, a shard of the
+    /// vocabulary from token `first` on, does not hold the token.
+    fn embed(&mut self, table: &Self::Matrix, first: TokenId, scale: f32, out: &mut Self::Tensor);
     /// residual += delta (when given); out = residual / rms(residual) * weight
     /// (RMSNorm, Zhang & Sennrich 2019).
     fn add_rms_norm(

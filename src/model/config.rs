@@ -3,11 +3,15 @@
 //! error that names its field, not a panic in a kernel.
 
 mod attention;
+mod layers;
 mod moe;
+mod scales;
 mod unread;
 
 pub use attention::{Attention, Gqa, Mla, QkNorm};
+pub use layers::Rotation;
 pub use moe::Moe;
+pub use scales::Scales;
 
 use super::fields::{ConfigError, Fields};
 use super::quantization::Quantization;
@@ -20,6 +24,16 @@ use serde_json::Value;
 pub enum Family {
     /// Llama 1 to 3 (Touvron et al. 2023) and what shares its layout: DeepSeek-LLM, SmolLM2.
     Llama,
+    /// Mistral 7B, Nemo, Small: Llama, with a sliding window in all layers of the first ones.
+    Mistral,
+    /// Ministral: Mistral with a type for each layer.
+    Ministral,
+    /// SmolLM3: Llama without rotary embedding in every fourth layer (NoPE, Yang et al. 2025).
+    SmolLm3,
+    /// Granite 3 dense: Llama with factors on embeddings, scores, half layers and logits.
+    Granite,
+    /// Phi-3 and Phi-4-mini: Llama with q, k, v and gate, up in one projection each, and LongRoPE.
+    Phi3,
     /// Qwen2 and Qwen2.5: Llama with biases on q, k and v.
     Qwen2,
     /// Qwen3 dense: Llama with an RMSNorm on each head of q and k.
@@ -35,8 +49,13 @@ pub enum Family {
 }
 
 /// (`architectures`, `model_type`, family).
-const FAMILIES: [(&str, &str, Family); 7] = [
+const FAMILIES: [(&str, &str, Family); 12] = [
     ("LlamaForCausalLM", "llama", Family::Llama),
+    ("MistralForCausalLM", "mistral", Family::Mistral),
+    ("MinistralForCausalLM", "ministral", Family::Ministral),
+    ("SmolLM3ForCausalLM", "smollm3", Family::SmolLm3),
+    ("GraniteForCausalLM", "granite", Family::Granite),
+    ("Phi3ForCausalLM", "phi3", Family::Phi3),
     ("Qwen2ForCausalLM", "qwen2", Family::Qwen2),
     ("Qwen3ForCausalLM", "qwen3", Family::Qwen3),
     ("Qwen3MoeForCausalLM", "qwen3_moe", Family::Qwen3Moe),
@@ -83,8 +102,19 @@ pub struct ModelConfig {
     pub vocab: usize,
     /// The longest sequence the checkpoint was made for.
     pub max_context: usize,
+    /// The longest sequence that will be served, which LongRoPE is chosen by; `max_context` unless
+    /// [`ModelConfig::serve_context`] says otherwise.
+    pub served_context: usize,
     /// Rotary embedding.
     pub rope: Rope,
+    /// Of layers with a sliding window, where they have their own.
+    pub sliding_rope: Option<Rope>,
+    /// Which of them each layer has.
+    pub rotations: Vec<Rotation>,
+    /// Constant factors on embeddings, half layers and logits.
+    pub scales: Scales,
+    /// q, k and v are stored in one matrix, gate and up in another.
+    pub fused_projections: bool,
     /// How q and k rows pair their dimensions.
     pub rope_style: RopeStyle,
     /// The output head is the embedding table.
@@ -103,7 +133,7 @@ impl ModelConfig {
         let config = Fields::root(root);
         let family = family(&config)?;
         let hidden = config.size("hidden_size")?;
-        let layers = config.size("num_hidden_layers")?;
+        let layers = layers::count(&config)?;
         if let Some(act) = config.string("hidden_act")?
             && act != "silu"
         {
@@ -134,31 +164,45 @@ impl ModelConfig {
             Some(dtype) => Some(dtype),
             None => config.string("torch_dtype")?,
         };
-        let windows = windows(&config, family, layers)?;
-        if sliding_rope.is_some() && windows.iter().any(Option::is_some) {
-            let reason =
-                "rotary embeddings of their own for sliding layers are not supported for this family";
-            return Err(ConfigError::new("rope_parameters.sliding_attention", reason));
-        }
+        let rotates = layers::rotates(&config, family, layers)?;
+        let windows = layers::windows(&config, family, layers, rotates.as_deref())?;
+        let rotations = layers::rotations(&windows, rotates.as_deref(), sliding_rope.is_some());
+        let attention = Attention::read(&config, family, hidden, &rope)?;
+        let max_context = rope.stretched_context().map_or(trained, |stretched| stretched.max(trained));
+        let tied = family == Family::SmolLm3;
         let read = Self {
             family,
             hidden,
             intermediate: config.size("intermediate_size")?,
             windows,
-            attention: Attention::read(&config, family, hidden, &rope)?,
+            attention,
             moe,
             rms_eps: config.positive_or("rms_norm_eps", 1e-6)? as f32,
             vocab: config.size("vocab_size")?,
-            max_context: rope.stretched_context().map_or(trained, |stretched| stretched.max(trained)),
+            max_context,
+            served_context: max_context,
             rope,
+            sliding_rope,
+            rotations,
+            scales: Scales::read(&config, family)?,
+            fused_projections: family == Family::Phi3,
             rope_style: if interleaved { RopeStyle::Interleaved } else { RopeStyle::Half },
-            tied_embeddings: config.flag("tie_word_embeddings")?.unwrap_or(false),
+            // As transformers takes it where it is absent.
+            tied_embeddings: config.flag("tie_word_embeddings")?.unwrap_or(tied),
             mtp_layers,
             quantization: Quantization::read(&config)?,
             full_precision: dtype == Some("float32"),
         };
+        for rope in [Some(&read.rope), read.sliding_rope.as_ref()].into_iter().flatten() {
+            rope.check(read.rotary_dim())?;
+        }
         unread::refuse(&config, family)?;
         Ok(read)
+    }
+
+    /// Sequences of at most that length will be served.
+    pub fn serve_context(&mut self, tokens: usize) {
+        self.served_context = tokens;
     }
 
     /// Number of layers.
@@ -232,54 +276,4 @@ fn mtp_layers(config: &Fields<'_>, family: Family) -> Result<usize, ConfigError>
         count @ ..=MTP_LAYERS_MAX => Ok(count),
         count => Err(ConfigError::new(field, format!("must be at most {MTP_LAYERS_MAX}, got {count}"))),
     }
-}
-
-/// Which layers slide: as `layer_types` says where it is given; else all of Qwen3-MoE's, and of
-/// Qwen2's and Qwen3's those from `max_window_layers` on. The other families have no window.
-fn windows(config: &Fields<'_>, family: Family, layers: usize) -> Result<Vec<Option<usize>>, ConfigError> {
-    if layers > 4096 {
-        return Err(ConfigError::new("num_hidden_layers", format!("must be at most 4096, got {layers}")));
-    }
-    let slides = layer_types(config, layers)?;
-    let window = match family {
-        Family::Qwen2 | Family::Qwen3 | Family::Qwen3Moe => {
-            config.ignore(&["max_window_layers"]);
-            let window = config.size_if_given("sliding_window")?;
-            // A window is published with many models that do not use it.
-            if !config.flag("use_sliding_window")?.unwrap_or(false) {
-                return Ok(vec![None; layers]);
-            }
-            window
-        }
-        _ if slides.is_some_and(|slides| slides.contains(&true)) => {
-            return Err(config.error("layer_types", "sliding_attention is not supported for this family"));
-        }
-        _ => return Ok(vec![None; layers]),
-    };
-    let slides = match (slides, family) {
-        (Some(slides), _) if family != Family::Qwen3Moe => slides,
-        (_, Family::Qwen2 | Family::Qwen3) => {
-            let first = config.count("max_window_layers")?.unwrap_or(28);
-            (0..layers).map(|layer| layer >= first).collect()
-        }
-        _ => vec![true; layers],
-    };
-    Ok(slides.into_iter().map(|slides| window.filter(|_| slides)).collect())
-}
-
-/// Whether each layer slides, where `layer_types` is given.
-fn layer_types(config: &Fields<'_>, layers: usize) -> Result<Option<Vec<bool>>, ConfigError> {
-    let Some(types) = config.get("layer_types") else { return Ok(None) };
-    let types = types.as_array().filter(|types| types.len() == layers).ok_or_else(|| {
-        config.error("layer_types", format!("must be a list of {layers} strings (num_hidden_layers)"))
-    })?;
-    let slides = |kind: &Value| match kind.as_str() {
-        Some("full_attention") => Ok(false),
-        Some("sliding_attention") => Ok(true),
-        _ => {
-            let reason = format!("{kind} is not supported; supported: full_attention, sliding_attention");
-            Err(config.error("layer_types", reason))
-        }
-    };
-    types.iter().map(slides).collect::<Result<_, _>>().map(Some)
 }

@@ -10,11 +10,18 @@
 //! Every `x +=` is fused with the norm that follows it, so that a half layer's output travels as
 //! `delta` to the next norm. A family's file gives the [`Layer`].
 //!
+//! Constant factors cost nothing but one in `embed`: with y = x / r, where r is the factor on a half
+//! layer's output, x += r d is y += d, and rms_norm(x) is rms_norm(y) with an epsilon of eps / r^2.
+//! So the residual stream is y, embeddings are multiplied with their factor / r, and the factor on
+//! logits is in the weight of the last norm.
+//!
 //! Tensor parallelism: layers hold their rank's part and leave the summed delta; the vocabulary
 //! is split for the embedding (tokens of other ranks are zeros, then summed) and for the head
 //! (logits are gathered).
 
+use super::config::{Rotation, Scales};
 use super::loader::{Loader, Part, Scope};
+use super::rope::Rope;
 use super::{LoadError, Model, ModelConfig};
 use crate::backend::{Backend, KvDtype, KvLayout, KvSpec};
 use crate::checkpoint::{Dtype, TensorData};
@@ -43,7 +50,7 @@ pub struct Step<'a, B: Backend> {
     pub backend: &'a mut B,
     /// The cache.
     pub kv: &'a mut B::KvCache,
-    /// Rotary angles of its rows.
+    /// Rotary angles of its rows, in the layer under way.
     pub angles: &'a B::Tensor,
     /// The residual stream after the last norm: what a half layer reads.
     pub normed: &'a mut B::Tensor,
@@ -71,11 +78,64 @@ struct Stream<B: Backend> {
     residual: B::Tensor,
     normed: B::Tensor,
     delta: B::Tensor,
-    angles: B::Tensor,
     last: B::Tensor,
     /// This rank's part of the logits.
     part: B::Tensor,
     logits: B::Tensor,
+}
+
+/// One of the model's rotary embeddings.
+struct Rotary<B: Backend> {
+    rotation: Rotation,
+    inv_freq: B::Vector,
+    /// Factor on cos and sin.
+    scale: f32,
+    /// Of the step's rows.
+    angles: B::Tensor,
+}
+
+impl<B: Backend> Rotary<B> {
+    fn load(loader: &Loader<'_, B>, rotation: Rotation, rows: usize) -> Result<Self, LoadError> {
+        let (config, backend) = (loader.config, loader.backend);
+        let (dim, context) = (config.rotary_dim(), config.served_context);
+        let frequencies = |rope: &Rope| -> Result<Vec<f32>, LoadError> {
+            let factors = match rope.factors_tensor(context) {
+                Some(name) => Some(loader.scope("").tensor(name, &[dim / 2], &Part::Whole)?.to_f32()?),
+                None => None,
+            };
+            Ok(rope.inv_freq(dim, context, factors.as_deref()))
+        };
+        let rope = match rotation {
+            Rotation::Full => Some(&config.rope),
+            Rotation::Sliding => Some(config.sliding_rope.as_ref().unwrap_or(&config.rope)),
+            Rotation::None => None,
+        };
+        let frequencies = match rope {
+            Some(rope) => frequencies(rope)?,
+            // An angle of 0 at every position, which leaves q and k as they are.
+            None => vec![0.0; dim / 2],
+        };
+        Ok(Self {
+            rotation,
+            inv_freq: backend.vector(&[from_f32("inv_freq", &frequencies)])?,
+            scale: rope.map_or(1.0, Rope::attention_factor),
+            angles: backend.tensor_f32(rows, dim)?,
+        })
+    }
+
+    /// Those that the model's layers have, and which of them each layer has.
+    fn load_all(loader: &Loader<'_, B>, rows: usize) -> Result<(Vec<Self>, Vec<usize>), LoadError> {
+        let mut loaded: Vec<Self> = Vec::new();
+        let mut layers = Vec::with_capacity(loader.config.layers());
+        for rotation in &loader.config.rotations {
+            let known = loaded.iter().position(|rotary| rotary.rotation == *rotation);
+            layers.push(known.unwrap_or(loaded.len()));
+            if known.is_none() {
+                loaded.push(Self::load(loader, *rotation, rows)?);
+            }
+        }
+        Ok((loaded, layers))
+    }
 }
 
 /// A loaded model, or a rank's share of it.
@@ -90,7 +150,9 @@ pub struct Decoder<B: Backend, L: Layer<B>> {
     /// None when the embedding table is the output head.
     head: Option<B::Matrix>,
     final_norm: B::Vector,
-    inv_freq: B::Vector,
+    rotary: Vec<Rotary<B>>,
+    /// Which of them each layer has.
+    rotary_of: Vec<usize>,
     layers: Vec<L>,
     stream: Stream<B>,
     buffers: L::Buffers,
@@ -124,16 +186,12 @@ impl<B: Backend + Sync, L: Layer<B>> Decoder<B, L> {
             true => None,
             false => Some(root.matrix(&[("lm_head", vocab, hidden, mine())])?),
         };
-        let final_norm = root.vector("model.norm.weight", hidden)?;
-        let rotary_dim = config.rotary_dim();
-        let factors = match root.has("rope_freqs.weight") {
-            true => {
-                let factors = root.tensor("rope_freqs.weight", &[rotary_dim / 2], &Part::Whole)?;
-                Some(factors.to_f32()?)
-            }
-            false => None,
-        };
-        let inv_freq = from_f32("inv_freq", &config.rope.inv_freq(rotary_dim, factors.as_deref()));
+        let mut final_norm = root.tensor("model.norm.weight", &[hidden], &Part::Whole)?;
+        if config.scales.logits != 1.0 {
+            let scaled: Vec<f32> = final_norm.to_f32()?.iter().map(|w| w * config.scales.logits).collect();
+            final_norm = from_f32("model.norm.weight", &scaled);
+        }
+        let (rotary, rotary_of) = Rotary::load_all(loader, rows)?;
         step();
         let tensor = |columns| backend.tensor(rows, columns);
         let logits = |columns| backend.tensor_f32(super::LOGIT_ROWS_MAX, columns);
@@ -145,14 +203,14 @@ impl<B: Backend + Sync, L: Layer<B>> Decoder<B, L> {
             first_token: tokens.start as TokenId,
             embedding,
             head,
-            final_norm,
-            inv_freq: backend.vector(&[inv_freq])?,
+            final_norm: backend.vector(&[final_norm])?,
+            rotary,
+            rotary_of,
             layers,
             stream: Stream {
                 residual: backend.tensor_f32(rows, hidden)?,
                 normed: tensor(hidden)?,
                 delta: tensor(hidden)?,
-                angles: backend.tensor_f32(rows, rotary_dim)?,
                 last: backend.tensor(super::LOGIT_ROWS_MAX, hidden)?,
                 part: logits(tokens.len())?,
                 logits: logits(if whole { 0 } else { vocab })?,
@@ -208,23 +266,27 @@ impl<B: Backend, L: Layer<B>> Model<B> for Decoder<B, L> {
     }
 
     fn forward(&mut self, backend: &mut B, kv: &mut B::KvCache) {
-        let Self { config, stream: s, buffers, .. } = self;
-        backend.embed(&self.embedding, self.first_token, &mut s.residual);
+        let Self { config, stream: s, buffers, rotary, .. } = self;
+        let Scales { embedding, residual, .. } = config.scales;
+        backend.embed(&self.embedding, self.first_token, embedding / residual, &mut s.residual);
         backend.all_reduce(&mut s.residual);
-        backend.rope_angles(&self.inv_freq, config.rope.attention_factor(), &mut s.angles);
+        for rotary in rotary.iter_mut() {
+            backend.rope_angles(&rotary.inv_freq, rotary.scale, &mut rotary.angles);
+        }
         let mut step = Step {
             backend,
             kv,
-            angles: &s.angles,
+            angles: &rotary[0].angles,
             normed: &mut s.normed,
             delta: &mut s.delta,
             layer: 0,
             residual: &mut s.residual,
-            eps: config.rms_eps,
+            eps: config.rms_eps / (residual * residual),
             pending: false,
         };
         for (index, layer) in self.layers.iter().enumerate() {
             step.layer = index;
+            step.angles = &rotary[self.rotary_of[index]].angles;
             layer.forward(&mut step, buffers);
         }
         step.norm(&self.final_norm);

@@ -49,6 +49,11 @@ impl<'a> Fields<'a> {
         self.object.get(field).filter(|value| !value.is_null())
     }
 
+    /// Whether the field is there, be it null.
+    pub(crate) fn has(&self, field: &str) -> bool {
+        self.object.get(field).is_some()
+    }
+
     /// Takes note that these fields say nothing here: they are neither used nor refused.
     pub(crate) fn ignore(&self, fields: &[&str]) {
         for field in fields {

@@ -21,6 +21,7 @@ pub struct Attention<B: Backend> {
     /// On one rank alone, as the outputs are summed.
     o_bias: Option<B::Vector>,
     window: Option<usize>,
+    scale: f32,
     eps: f32,
     style: RopeStyle,
 }
@@ -52,7 +53,7 @@ impl<B: Backend> Attention<B> {
     /// From a layer's `self_attn`.
     pub fn load(from: &Scope<'_, '_, B>, layer: usize) -> Result<Self, LoadError> {
         let (c, shard): (&ModelConfig, _) = (from.config(), from.shard());
-        let Gqa { heads, qkv_bias, o_bias, qk_norm, .. } = c.gqa();
+        let Gqa { heads, scale, qkv_bias, o_bias, qk_norm, .. } = c.gqa();
         let (q_dim, kv_dim) = (heads.q_dim(), heads.kv_heads * heads.head_dim);
         let values = |of: std::ops::Range<usize>| of.start * heads.head_dim..of.end * heads.head_dim;
         let q_values = values(shard.heads(heads.heads)?);
@@ -61,11 +62,18 @@ impl<B: Backend> Attention<B> {
         let kv = || Part::Rows(kv_values.clone());
         Ok(Self {
             heads: shard.layout(heads)?,
-            qkv: from.matrix(&[
-                ("q_proj", q_dim, c.hidden, q()),
-                ("k_proj", kv_dim, c.hidden, kv()),
-                ("v_proj", kv_dim, c.hidden, kv()),
-            ])?,
+            qkv: match c.fused_projections {
+                false => from.matrix(&[
+                    ("q_proj", q_dim, c.hidden, q()),
+                    ("k_proj", kv_dim, c.hidden, kv()),
+                    ("v_proj", kv_dim, c.hidden, kv()),
+                ])?,
+                true => {
+                    let after = |rows: usize| Part::Rows(rows + kv_values.start..rows + kv_values.end);
+                    let part = |part: Part| ("qkv_proj", q_dim + 2 * kv_dim, c.hidden, part);
+                    from.matrix(&[part(q()), part(after(q_dim)), part(after(q_dim + kv_dim))])?
+                }
+            },
             qkv_bias: match qkv_bias {
                 false => None,
                 true => Some(from.vectors(&[
@@ -92,6 +100,7 @@ impl<B: Backend> Attention<B> {
                 true => Some(from.vector("o_proj.bias", c.hidden)?),
             },
             window: c.windows[layer],
+            scale,
             eps: c.rms_eps,
             style: c.rope_style,
         })
@@ -109,8 +118,7 @@ impl<B: Backend> Attention<B> {
             (None, _) => {}
         }
         backend.rope_kv_write(&mut b.qkv, heads, per_head, angles, self.style, kv, layer);
-        let scale = 1.0 / (heads.head_dim as f32).sqrt();
-        backend.attention(&b.qkv, heads, scale, self.window, kv, layer, &mut b.attention);
+        backend.attention(&b.qkv, heads, self.scale, self.window, kv, layer, &mut b.attention);
         backend.linear(&self.o, self.o_bias.as_ref(), &b.attention, delta);
         backend.all_reduce(delta);
     }

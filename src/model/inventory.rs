@@ -190,6 +190,11 @@ fn layer_tensors(config: &ModelConfig, layer: usize) -> Vec<TensorSpec> {
     list.norm("post_attention_layernorm", config.hidden);
     let sparse = layer >= config.layers() || config.moe(layer).is_some();
     match config.moe.as_ref().filter(|_| sparse) {
+        None if config.fused_projections => {
+            let (width, kind) = (config.intermediate, Kind::DenseMlp);
+            list.add("mlp.gate_up_proj.weight", vec![2 * width, config.hidden], kind, usize::MAX);
+            list.add("mlp.down_proj.weight", vec![config.hidden, width], kind, usize::MAX);
+        }
         None => list.mlp("mlp", QWEN_MLP, config.hidden, config.intermediate, Kind::DenseMlp),
         Some(_) => list.experts(config),
     }
@@ -218,8 +223,11 @@ impl Layer {
     fn gqa(&mut self, config: &ModelConfig, gqa: Gqa) {
         let Gqa { heads, qkv_bias, o_bias, qk_norm, .. } = gqa;
         let (hidden, q, kv) = (config.hidden, heads.q_dim(), heads.kv_heads * heads.head_dim);
-        let projections = [("q", q, heads.heads), ("k", kv, heads.kv_heads), ("v", kv, heads.kv_heads)];
-        for (name, rows, parts) in projections {
+        let projections: &[(&str, usize, usize)] = match config.fused_projections {
+            false => &[("q", q, heads.heads), ("k", kv, heads.kv_heads), ("v", kv, heads.kv_heads)],
+            true => &[("qkv", q + 2 * kv, heads.kv_heads)],
+        };
+        for &(name, rows, parts) in projections {
             let name = format!("self_attn.{name}_proj");
             self.add(&format!("{name}.weight"), vec![rows, hidden], Kind::Attention, parts);
             if qkv_bias {

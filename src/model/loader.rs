@@ -214,7 +214,9 @@ impl<'l, 'a, B: Backend> Scope<'l, 'a, B> {
     /// Tensors of equal inputs, stacked in one matrix.
     pub fn packed(&self, tensors: &[TensorData<'_>]) -> Result<B::Matrix, LoadError> {
         let matrix = self.loader.backend.matrix(tensors)?;
-        let names: Vec<String> = tensors.iter().map(|tensor| tensor.name.clone()).collect();
+        let mut names: Vec<String> = tensors.iter().map(|tensor| tensor.name.clone()).collect();
+        // Parts of one tensor.
+        names.dedup();
         self.loader.record(&names, &matrix);
         Ok(matrix)
     }

@@ -34,15 +34,22 @@ impl<B: Backend> Buffers<B> {
 }
 
 impl<B: Backend> Mlp<B> {
-    /// From a module with `gate_proj`, `up_proj` and `down_proj`.
+    /// From a module with `gate_proj`, `up_proj` (or both in `gate_up_proj`) and `down_proj`.
     pub fn load(from: &Scope<'_, '_, B>, intermediate: usize) -> Result<Self, LoadError> {
         let hidden = from.config().hidden;
         let width = width(from, intermediate)?;
+        let rows = |after: usize| Part::Rows(after + width.start..after + width.end);
         Ok(Self {
-            gate_up: from.matrix(&[
-                ("gate_proj", intermediate, hidden, Part::Rows(width.clone())),
-                ("up_proj", intermediate, hidden, Part::Rows(width.clone())),
-            ])?,
+            gate_up: match from.config().fused_projections {
+                false => from.matrix(&[
+                    ("gate_proj", intermediate, hidden, rows(0)),
+                    ("up_proj", intermediate, hidden, rows(0)),
+                ])?,
+                true => from.matrix(&[
+                    ("gate_up_proj", 2 * intermediate, hidden, rows(0)),
+                    ("gate_up_proj", 2 * intermediate, hidden, rows(intermediate)),
+                ])?,
+            },
             down: from.matrix(&[("down_proj", hidden, intermediate, Part::Columns(width))])?,
         })
     }

@@ -61,9 +61,14 @@ pub fn load<B: Backend + Sync>(
 ) -> Result<Box<dyn Model<B>>, LoadError> {
     loader.check_layers()?;
     Ok(match loader.config.family {
-        Family::Llama | Family::Qwen2 | Family::Qwen3 => {
-            Box::new(Decoder::<B, llama::Layer<B>>::load(loader, rows, threads, progress)?)
-        }
+        Family::Llama
+        | Family::Mistral
+        | Family::Ministral
+        | Family::SmolLm3
+        | Family::Granite
+        | Family::Phi3
+        | Family::Qwen2
+        | Family::Qwen3 => Box::new(Decoder::<B, llama::Layer<B>>::load(loader, rows, threads, progress)?),
         Family::Qwen3Moe => {
             Box::new(Decoder::<B, qwen3_moe::Layer<B>>::load(loader, rows, threads, progress)?)
         }

@@ -1,5 +1,6 @@
 //! Rotary position embeddings (Su et al. 2021) and the published ways to stretch them: linear
-//! interpolation (Chen et al. 2023), Llama 3.1's banded interpolation, YaRN (Peng et al. 2023).
+//! interpolation (Chen et al. 2023), Llama 3.1's banded interpolation, YaRN (Peng et al. 2023),
+//! LongRoPE (Ding et al. 2024).
 //! All of them only choose `inv_freq` and a factor on cos and sin; the numbers follow
 //! transformers' `modeling_rope_utils.py`, in f32 where it computes in f32.
 
@@ -62,6 +63,17 @@ pub enum RopeScaling {
         /// Whether the ramp's borders are whole dimensions.
         truncate: bool,
     },
+    /// One divisor per frequency, others beyond the trained context (LongRoPE, Ding et al. 2024).
+    LongRope {
+        /// Divisors for contexts up to `original`; None where the checkpoint carries them.
+        short: Option<Vec<f32>>,
+        /// Divisors for longer contexts.
+        long: Option<Vec<f32>>,
+        /// Context length before stretching.
+        original: f64,
+        /// Factor on cos and sin.
+        attention: f64,
+    },
     /// The checkpoint carries one divisor per frequency (GGUF's `rope_freqs.weight`).
     Factors,
 }
@@ -69,7 +81,7 @@ pub enum RopeScaling {
 /// Positions of the longest stretched context: what `max_position_embeddings` may say, too.
 const CONTEXT_MAX: f64 = (1 << 24) as f64;
 
-const SUPPORTED: &str = "default, linear, llama3, yarn";
+const SUPPORTED: &str = "default, linear, llama3, yarn, longrope";
 
 /// The base where a config has no word about its rotary embedding (Llama 1 and 2).
 const THETA: f64 = 10_000.0;
@@ -119,6 +131,8 @@ impl Rope {
             (Some(kind), Some(other)) if kind != other => {
                 return Err(parameters.error("type", format!("`{other}` contradicts rope_type `{kind}`")));
             }
+            // The first Phi-3 had LongRoPE under another's name.
+            (Some("yarn"), _) | (_, Some("yarn")) if parameters.get("long_factor").is_some() => "longrope",
             (Some(kind), _) | (None, Some(kind)) => kind,
             (None, None) => "default",
         };
@@ -180,6 +194,23 @@ impl Rope {
                     truncate: parameters.flag("truncate")?.unwrap_or(true),
                 }
             }
+            // "su" was LongRoPE's first name.
+            "longrope" | "su" => {
+                let (short, long) =
+                    (parameters.positive_list("short_factor")?, parameters.positive_list("long_factor")?);
+                let original = original(None)?;
+                let factor = match (parameters.positive("factor")?, trained) {
+                    (Some(factor), _) => factor,
+                    (None, Some(trained)) => trained / original,
+                    (None, None) => need("factor")?,
+                };
+                let attention = match parameters.positive("attention_factor")? {
+                    Some(given) => given,
+                    None if factor <= 1.0 => 1.0,
+                    None => (1.0 + factor.ln() / original.ln()).sqrt(),
+                };
+                RopeScaling::LongRope { short, long, original, attention }
+            }
             "gguf_freqs" => RopeScaling::Factors,
             other => {
                 let reason = format!("`{other}` is not supported; supported: {SUPPORTED}");
@@ -208,22 +239,62 @@ impl Rope {
     /// Factor on cos and sin.
     pub fn attention_factor(&self) -> f32 {
         match self.scaling {
-            RopeScaling::Yarn { attention, .. } => attention as f32,
+            RopeScaling::Yarn { attention, .. } | RopeScaling::LongRope { attention, .. } => attention as f32,
             _ => 1.0,
         }
     }
 
-    /// `rotary_dim / 2` frequencies. `factors` are the checkpoint's own divisors, used by
-    /// [`RopeScaling::Factors`] alone.
-    pub fn inv_freq(&self, rotary_dim: usize, factors: Option<&[f32]>) -> Vec<f32> {
+    /// An error where there are not as many divisors as frequencies.
+    pub(super) fn check(&self, rotary_dim: usize) -> Result<(), ConfigError> {
+        let RopeScaling::LongRope { short, long, .. } = &self.scaling else { return Ok(()) };
+        for (field, list) in [("short_factor", short), ("long_factor", long)] {
+            if let Some(found) = list.as_ref().map(Vec::len).filter(|found| *found != rotary_dim / 2) {
+                let reason = format!(
+                    "must be a list of {} numbers, half of a head's rotated values, got {found}",
+                    rotary_dim / 2
+                );
+                return Err(ConfigError::new(format!("rope_scaling.{field}"), reason));
+            }
+        }
+        Ok(())
+    }
+
+    /// The tensor with the divisors that this embedding has in the checkpoint, for sequences of up
+    /// to `context` tokens; None where it has none there.
+    pub fn factors_tensor(&self, context: usize) -> Option<&'static str> {
+        match &self.scaling {
+            RopeScaling::Factors => Some("rope_freqs.weight"),
+            RopeScaling::LongRope { short: None, original, .. } if context as f64 <= *original => {
+                Some("rope_factors_short.weight")
+            }
+            RopeScaling::LongRope { long: None, .. } => Some("rope_factors_long.weight"),
+            _ => None,
+        }
+    }
+
+    /// `rotary_dim / 2` frequencies, for sequences of up to `context` tokens. `factors` are the
+    /// divisors of [`Rope::factors_tensor`].
+    ///
+    /// LongRoPE is by its authors' code chosen anew for each call, by the length so far. Keys in a
+    /// cache cannot change with it, so that, as in llama.cpp and vLLM, the longest sequence that is
+    /// served decides for all of them.
+    pub fn inv_freq(&self, rotary_dim: usize, context: usize, factors: Option<&[f32]>) -> Vec<f32> {
         let dim = rotary_dim as f64;
         let power = |i: usize| self.theta.powf(2.0 * i as f64 / dim) as f32;
         let base: Vec<f32> = (0..rotary_dim / 2).map(|i| 1.0 / power(i)).collect();
+        let divided = |by: &[f32]| (0..rotary_dim / 2).map(|i| 1.0 / (by[i] * power(i))).collect();
         match self.scaling {
             RopeScaling::Default => base,
             RopeScaling::Factors => {
                 let factors = factors.unwrap_or(&[]);
                 base.iter().enumerate().map(|(i, f)| f / factors.get(i).copied().unwrap_or(1.0)).collect()
+            }
+            RopeScaling::LongRope { ref short, ref long, original, .. } => {
+                let own = if context as f64 <= original { short } else { long };
+                match own.as_deref().or(factors) {
+                    Some(factors) => divided(factors),
+                    None => base,
+                }
             }
             RopeScaling::Linear { factor } => base.iter().map(|f| f / factor as f32).collect(),
             RopeScaling::Llama3 { factor, low_freq, high_freq, original } => base

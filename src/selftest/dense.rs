@@ -13,12 +13,13 @@ struct Embed {
     columns: usize,
     first: usize,
     held: usize,
+    scale: f32,
     dtype: Dtype,
 }
 
 impl Case for Embed {
     fn run<B: Backend>(&self, side: &mut Side<'_, B>) -> Result<Vec<Output>, BackendError> {
-        let Self { rows, columns, first, held, dtype } = *self;
+        let Self { rows, columns, first, held, scale, dtype } = *self;
         let table = weights(&mut side.rng, dtype, held, columns);
         let table = side.matrix(&[table], |_| false)?;
         // Some are other ranks'.
@@ -28,7 +29,7 @@ impl Case for Embed {
         tokens[rows - 1] = (first + held - 1) as u32;
         side.backend.begin(&of_rows(&tokens));
         let mut out = side.backend.tensor_f32(rows, columns)?;
-        side.backend.embed(&table, first as u32, &mut out);
+        side.backend.embed(&table, first as u32, scale, &mut out);
         Ok(vec![side.output("out", &out, columns, Tolerance::EXACT)?])
     }
 }
@@ -48,11 +49,19 @@ pub fn embed(runner: &mut Runner) -> Result<(), BackendError> {
     for columns in [32, 576, 2048 + 32 * (1 + rng.below(3)), 4096 + 32] {
         for dtype in [Dtype::BF16, Dtype::F32, Dtype::Q8_0] {
             let (rows, first, held) = (1 + rng.below(20), rng.pick(&[0, 10, 100]), 1 + rng.below(40));
-            runner.check(&Embed { rows, columns, first, held, dtype })?;
+            let scale = rng.pick(&[1.0, 12.0, 1.0 / 0.22]);
+            runner.check(&Embed { rows, columns, first, held, scale, dtype })?;
         }
     }
     match runner.large {
-        true => runner.check(&Embed { rows: 2000, columns: 4096, first: 5, held: 3000, dtype: Dtype::BF16 }),
+        true => runner.check(&Embed {
+            rows: 2000,
+            columns: 4096,
+            first: 5,
+            held: 3000,
+            scale: 1.0,
+            dtype: Dtype::BF16,
+        }),
         false => Ok(()),
     }
 }

@@ -112,8 +112,10 @@ fn rope_scaling_and_window() {
     assert_eq!(llama3.tensor("rope_freqs.weight").expect("factors").shape, [2]);
 
     let mut unknown = tiny_model("qwen2", true, true);
+    unknown.set("qwen2.rope.scaling.type", Meta::str("dynamic"));
+    assert!(error(&unknown).contains("supported are none, linear, yarn and longrope"));
     unknown.set("qwen2.rope.scaling.type", Meta::str("longrope"));
-    assert!(error(&unknown).contains("supported are none, linear and yarn"));
+    assert!(error(&unknown).contains("LongRoPE needs the tensors rope_factors_short.weight"));
 }
 
 /// Every key of the architecture is used, known to say nothing, or refused by name and value.

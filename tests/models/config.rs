@@ -2,6 +2,7 @@
 
 use crate::support::golden_dir;
 use novastack::model::ModelConfig;
+use novastack::model::config::{Rotation, Scales};
 use novastack::model::inventory::check;
 use novastack::model::rope::RopeScaling;
 use serde_json::{Value, json};
@@ -298,5 +299,118 @@ fn published_configs_load() {
         if let Err(error) = read(&published(name, fields)) {
             panic!("{name}: {error}");
         }
+    }
+}
+
+/// Configs of Llama's relatives as they are published, with the parameters that the hub counts.
+#[test]
+fn llamas_relatives_are_read_as_published() {
+    let common = json!({
+        "attention_dropout": 0.0, "bos_token_id": 1, "eos_token_id": 2, "hidden_act": "silu", "initializer_range": 0.02,
+        "torch_dtype": "bfloat16", "transformers_version": "4.44.0", "use_cache": true,
+    });
+    let config = |fields: Value| {
+        let mut config = common.clone();
+        config.as_object_mut().expect("fields").extend(fields.as_object().expect("fields").clone());
+        read(&config).unwrap_or_else(|error| panic!("{error}"))
+    };
+    let params = |config: &ModelConfig| novastack::model::inventory::counts(config).total;
+
+    let mut mistral = json!({
+        "architectures": ["MistralForCausalLM"], "model_type": "mistral", "hidden_size": 4096, "intermediate_size": 14336,
+        "max_position_embeddings": 32768, "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-5, "rope_theta": 1e6, "sliding_window": null, "tie_word_embeddings": false,
+        "vocab_size": 32768,
+    });
+    let v3 = config(mistral.clone());
+    assert_eq!((params(&v3), v3.windows[0]), (7_248_023_552, None));
+    // 7B v0.1 has a window; absent, transformers takes it for one.
+    mistral["sliding_window"] = 4096.into();
+    assert!(config(mistral.clone()).windows.iter().all(|window| *window == Some(4096)));
+    mistral.as_object_mut().expect("fields").remove("sliding_window");
+    assert!(config(mistral).windows.iter().all(|window| *window == Some(4096)));
+    let nemo = config(json!({
+        "architectures": ["MistralForCausalLM"], "model_type": "mistral", "head_dim": 128, "hidden_size": 5120,
+        "intermediate_size": 14336, "max_position_embeddings": 131_072, "num_attention_heads": 32,
+        "num_hidden_layers": 40, "num_key_value_heads": 8, "rms_norm_eps": 1e-5, "rope_theta": 1e6,
+        "sliding_window": null, "tie_word_embeddings": false, "vocab_size": 131_072,
+    }));
+    assert_eq!(params(&nemo), 12_247_782_400);
+
+    let smollm3 = config(json!({
+        "architectures": ["SmolLM3ForCausalLM"], "model_type": "smollm3", "attention_bias": false, "hidden_size": 2048,
+        "intermediate_size": 11008, "layer_types": vec!["full_attention"; 36], "max_position_embeddings": 65536,
+        "max_window_layers": 28, "mlp_bias": false,
+        "no_rope_layer_interval": 4, "no_rope_layers": [1, 1, 1, 0].repeat(9),
+        "num_attention_heads": 16, "num_hidden_layers": 36, "num_key_value_heads": 4, "pretraining_tp": 2,
+        "rms_norm_eps": 1e-6, "rope_scaling": null, "rope_theta": 5e6, "sliding_window": null,
+        "use_sliding_window": false, "vocab_size": 128_256,
+    }));
+    assert_eq!(params(&smollm3), 3_075_098_624);
+    let unrotated: Vec<usize> = (0..36).filter(|layer| smollm3.rotations[*layer] == Rotation::None).collect();
+    assert_eq!(unrotated, [3, 7, 11, 15, 19, 23, 27, 31, 35]);
+
+    let granite = config(json!({
+        "architectures": ["GraniteForCausalLM"], "model_type": "granite", "attention_bias": false,
+        "attention_multiplier": 0.0078125, "embedding_multiplier": 12.0, "hidden_size": 4096,
+        "intermediate_size": 12800, "logits_scaling": 16.0, "max_position_embeddings": 131_072, "mlp_bias": false,
+        "num_attention_heads": 32, "num_hidden_layers": 40, "num_key_value_heads": 8, "residual_multiplier": 0.22,
+        "rms_norm_eps": 1e-5, "rope_scaling": null, "rope_theta": 1e7, "tie_word_embeddings": true,
+        "vocab_size": 49159,
+    }));
+    assert_eq!(params(&granite), 8_170_864_640);
+    assert_eq!(granite.scales, Scales { embedding: 12.0, residual: 0.22, logits: 0.0625 });
+    assert_eq!(granite.gqa().scale, 0.0078125);
+
+    let mut phi4 = json!({
+        "architectures": ["Phi3ForCausalLM"], "model_type": "phi3", "attention_bias": false, "embd_pdrop": 0.0,
+        "auto_map": {"AutoConfig": "configuration_phi3.Phi3Config"}, "full_attn_mod": 1, "hidden_size": 3072,
+        "intermediate_size": 8192, "interpolate_factor": 1, "lm_head_bias": false, "max_position_embeddings": 131_072,
+        "mlp_bias": false, "num_attention_heads": 24, "num_hidden_layers": 32, "num_key_value_heads": 8,
+        "original_max_position_embeddings": 4096, "pad_token_id": 199_999, "partial_rotary_factor": 0.75,
+        "resid_pdrop": 0.0, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "sliding_window": 262_144,
+        "rope_scaling": {"long_factor": vec![1.5; 48], "short_factor": vec![1.0; 48], "type": "longrope"},
+        "tie_word_embeddings": true, "vocab_size": 200_064,
+    });
+    let read_phi4 = config(phi4.clone());
+    assert_eq!((params(&read_phi4), read_phi4.rotary_dim()), (3_836_021_760, 96));
+    // sqrt(1 + ln(32) / ln(4096)), whatever factors serve.
+    assert!((read_phi4.rope.attention_factor() - 1.190_238).abs() < 1e-6);
+    phi4["rope_scaling"]["long_factor"] = json!(vec![1.5; 64]);
+    let error = read(&phi4).expect_err("too many factors");
+    assert!(error.contains("rope_scaling.long_factor: must be a list of 48 numbers"), "{error}");
+}
+
+/// Fields of a family that are there to be read are checked as strictly as any.
+#[test]
+fn absurd_fields_of_llamas_relatives_are_named() {
+    let golden = |name: &str, fields: Value| {
+        read(&changed(&golden_dir(name).join("config.json"), fields)).expect_err(name)
+    };
+    for (name, fields, words) in [
+        (
+            "smollm3",
+            json!({"no_rope_layers": [1, 1, 2, 0]}),
+            "no_rope_layers: must be a list of 4 numbers 0 or 1",
+        ),
+        ("smollm3", json!({"no_rope_layers": [1]}), "no_rope_layers: must be a list of 4 numbers 0 or 1"),
+        ("granite", json!({"residual_multiplier": 0}), "residual_multiplier: must be greater than 0"),
+        ("granite", json!({"logits_scaling": "8"}), "logits_scaling: must be a number"),
+        (
+            "granite",
+            json!({"num_local_experts": 8}),
+            "num_local_experts: 8 is not supported for GraniteForCausalLM",
+        ),
+        ("mistral", json!({"sliding_window": -1}), "sliding_window: must be a whole number from 1"),
+        ("ministral", json!({"layer_types": ["full_attention"]}), "layer_types: must be a list of 2 strings"),
+        ("phi3", json!({"full_attn_mod": 2}), "full_attn_mod: other than 1 is not supported"),
+        (
+            "phi3",
+            json!({"rope_scaling": {"type": "longrope", "short_factor": [1, 0], "long_factor": [1]}}),
+            "rope_scaling.short_factor: must be a list of numbers greater than 0",
+        ),
+    ] {
+        let error = golden(name, fields);
+        assert!(error.contains(words), "{error}");
     }
 }

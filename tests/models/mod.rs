@@ -129,6 +129,7 @@ checkpoints! {
     deepseek_v2_with_heads_of_192_and_128 = "deepseek-v2-mla128",
     deepseek_v3 = "deepseek-v3",
     deepseek_v3_fp8 = "deepseek-v3-fp8",
+    granite_with_its_four_factors = "granite",
     llama = "llama",
     llama_bf16 = "llama-bf16",
     llama_f16 = "llama-f16",
@@ -138,6 +139,9 @@ checkpoints! {
     llama_yarn = "llama-yarn",
     minimax_m2 = "minimax-m2",
     minimax_m2_fp8 = "minimax-m2-fp8",
+    ministral_by_layer_types = "ministral",
+    mistral_with_a_window_in_all_layers = "mistral",
+    phi3_beyond_its_trained_context = "phi3",
     qwen2 = "qwen2",
     qwen2_awq = "qwen2-awq",
     qwen2_gptq_int4 = "qwen2-gptq-int4",
@@ -151,6 +155,16 @@ checkpoints! {
     qwen3_moe_fp8 = "qwen3-moe-fp8",
     qwen3_moe_gptq_int4 = "qwen3-moe-gptq-int4",
     qwen3_moe_with_dense_layers = "qwen3-moe-mixed",
+    smollm3_with_a_layer_that_does_not_rotate = "smollm3",
+}
+
+/// LongRoPE's short factors serve where no longer sequence can come, its long ones everywhere else;
+/// from safetensors, where they are in the config, and from GGUF, where they are tensors.
+#[tokio::test]
+async fn phi3_within_its_trained_context() {
+    for file in ["phi3", "gguf/phi3-f32.gguf"] {
+        one_by_one_and_all_at_once(file, "phi3/golden_short.json", &["--max-context", "64"]).await;
+    }
 }
 
 /// llama.cpp's own converter made these files from the same checkpoints (it permutes q and k of

@@ -6,15 +6,27 @@ use super::simd::{Isa, Kernel, LANES, Simd};
 use super::tensor::Tensor;
 use crate::protocol::TokenId;
 
-/// `out[r] = table[tokens[r] - first]`, zeros for tokens that the table does not hold.
-pub fn embed(pool: &mut ThreadPool, table: &Matrix, first: TokenId, tokens: &[TokenId], out: &mut Tensor) {
+/// `out[r] = scale * table[tokens[r] - first]`, zeros for tokens that the table does not hold.
+pub fn embed(
+    pool: &mut ThreadPool,
+    table: &Matrix,
+    first: TokenId,
+    scale: f32,
+    tokens: &[TokenId],
+    out: &mut Tensor,
+) {
     let columns = table.cols;
     let out = out.set_rows(tokens.len(), columns);
     // Unpacking takes about a nanosecond a value.
     pool.for_rows(tokens.len(), columns, [out], |first_row, [out]| {
         for (row, token) in out.chunks_exact_mut(columns).zip(&tokens[first_row..]) {
             match token.checked_sub(first) {
-                Some(index) if (index as usize) < table.rows => table.row(index as usize, row),
+                Some(index) if (index as usize) < table.rows => {
+                    table.row(index as usize, row);
+                    if scale != 1.0 {
+                        row.iter_mut().for_each(|value| *value *= scale);
+                    }
+                }
                 _ => row.fill(0.0),
             }
         }

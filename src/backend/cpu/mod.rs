@@ -195,8 +195,8 @@ impl Backend for CpuBackend {
         self.batch.clone_from(batch);
     }
 
-    fn embed(&mut self, table: &Matrix, first: TokenId, out: &mut Tensor) {
-        elementwise::embed(&mut self.pool, table, first, &self.batch.tokens, out);
+    fn embed(&mut self, table: &Matrix, first: TokenId, scale: f32, out: &mut Tensor) {
+        elementwise::embed(&mut self.pool, table, first, scale, &self.batch.tokens, out);
     }
 
     fn add_rms_norm(

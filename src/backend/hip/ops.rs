@@ -260,7 +260,7 @@ impl Backend for HipBackend {
         self.op(|it| it.step.begin(&it.gpu, &it.stream, batch));
     }
 
-    fn embed(&mut self, table: &Matrix, first: TokenId, out: &mut Tensor) {
+    fn embed(&mut self, table: &Matrix, first: TokenId, scale: f32, out: &mut Tensor) {
         self.op(|it| {
             let (rows, columns) = (it.step.rows(), table.columns);
             let [part] = table.parts.as_slice() else { panic!("an embedding table of one format") };
@@ -271,6 +271,7 @@ impl Backend for HipBackend {
             };
             let arguments = part.arguments(Arguments::new().pointer(it.step.tokens()));
             let arguments = arguments.pointer(to).size(columns).size(first as usize).size(table.rows);
+            let arguments = arguments.float(scale);
             it.launch("embed", &name, [rows as u32, blocks(columns, VALUES), 1], THREADS, arguments)
         });
     }

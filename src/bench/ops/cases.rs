@@ -154,8 +154,9 @@ impl<B: Ceiling> Bench<B> {
                     let tokens = (0..rows).map(|_| random.next() % vocab as u32).collect();
                     backend.begin(&Batch { tokens, ..batch });
                     let mut out = backend.tensor_f32(rows, hidden)?;
-                    let seconds =
-                        timing::seconds(backend, budget, |backend, _| backend.embed(&table, 0, &mut out))?;
+                    let seconds = timing::seconds(backend, budget, |backend, _| {
+                        backend.embed(&table, 0, 1.0, &mut out)
+                    })?;
                     (seconds, rows * hidden, 2 + 4)
                 }
                 Job::AddRmsNorm => {

@@ -148,7 +148,7 @@ impl<B: Ceiling> Source<B> {
         let weights = weight_of(Dtype::BF16, columns, SEED_COLUMNS, columns, size);
         let weights = backend.matrix(&[weights])?;
         backend.begin(batch);
-        backend.embed(&self.table, 0, &mut residual);
+        backend.embed(&self.table, 0, 1.0, &mut residual);
         backend.add_rms_norm(&mut residual, None, &self.ones, 1e-6, &mut normed);
         backend.linear(&weights, None, &normed, out);
         // Before what it read is freed.

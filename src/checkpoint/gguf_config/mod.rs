@@ -16,7 +16,7 @@ use super::gguf::{Gguf, TensorInfo};
 use super::mmap::Mapping;
 use super::tensors::Tensors;
 use super::{Checkpoint, CheckpointError, Dtype, TokenizerSource};
-use names::{ARCHITECTURES, Architecture, ROPE_FREQS};
+use names::{ARCHITECTURES, Architecture, ROPE_FACTORS, ROPE_FREQS};
 use serde_json::{Value, json};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -125,20 +125,76 @@ impl<'g, 'a> Reader<'g, 'a> {
             Some(_) => self.mixture(&mut config)?,
             None => {
                 let inner = self.positive("feed_forward_length")?;
-                self.check("mlp.gate_proj.weight", &[inner, hidden])?;
+                match self.tensors.contains_key("model.layers.0.mlp.gate_up_proj.weight") {
+                    true => {
+                        let both = self.product(2, inner, "feed_forward_length")?;
+                        self.check("mlp.gate_up_proj.weight", &[both, hidden])?;
+                    }
+                    false => self.check("mlp.gate_proj.weight", &[inner, hidden])?,
+                }
             }
         }
         config["rope_scaling"] = self.rope_scaling(rotary_dim)?;
-        if let Some(window) = self.optional("attention.sliding_window")? {
+        self.window(&mut config)?;
+        match self.arch.name {
+            // llama.cpp's own constant.
+            "smollm3" => config["no_rope_layer_interval"] = 4.into(),
+            "granite" => self.granite(&mut config)?,
+            _ => {}
+        }
+        if self.arch.permuted {
+            config["rope_interleaved"] = true.into();
+        }
+        Ok(config)
+    }
+
+    /// A sliding window, of all layers.
+    fn window(&self, config: &mut Value) -> Result<(), CheckpointError> {
+        let window = self.optional("attention.sliding_window")?;
+        if matches!(self.arch.name, "llama" | "mistral3" | "phi3") {
+            // Llama itself has none: with one it is a Mistral.
+            if window.is_some() && self.arch.name == "llama" {
+                config["architectures"] = json!(["MistralForCausalLM"]);
+                config["model_type"] = "mistral".into();
+            }
+            if window.is_some() || self.arch.name != "llama" {
+                config["sliding_window"] = window.into();
+            }
+        } else if let Some(window) = window {
             config["sliding_window"] = window.into();
             config["use_sliding_window"] = true.into();
             config["max_window_layers"] = 0.into();
         }
-        if self.arch.name == "llama" {
-            // llama.cpp's converter permutes the rows of q and k of this architecture alone.
-            config["rope_interleaved"] = true.into();
+        Ok(())
+    }
+
+    /// Granite's factors, which llama.cpp takes for 1 where they are absent.
+    fn granite(&self, config: &mut Value) -> Result<(), CheckpointError> {
+        for (key, field) in [
+            ("attention.scale", "attention_multiplier"),
+            ("embedding_scale", "embedding_multiplier"),
+            ("residual_scale", "residual_multiplier"),
+            ("logit_scale", "logits_scaling"),
+        ] {
+            let factor = self.float(key, 0.0..=1e6, Some(0.0))?;
+            match (factor, key) {
+                // 0 is none: scores are divided by the square root of a head's size then.
+                (0.0, "attention.scale") => {
+                    let head_dim = config["head_dim"].as_f64().unwrap_or(1.0);
+                    config[field] = (1.0 / head_dim.sqrt()).into();
+                }
+                (0.0, _) => {}
+                _ => config[field] = factor.into(),
+            }
         }
-        Ok(config)
+        // Of this architecture alone it says whether there is a rotary embedding at all.
+        let key = self.key("rope.scaling.finetuned");
+        match self.gguf.bool(&key)? {
+            Some(false) => Err(self.gguf.invalid(format!(
+                "metadata {key}: false (no rotary embedding) is not supported of architecture granite"
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// How many layers the model has, those that predict further tokens not counted: what the
@@ -193,7 +249,7 @@ impl<'g, 'a> Reader<'g, 'a> {
             )));
         }
         let rotary_dim = self.optional("rope.dimension_count")?.unwrap_or(head_dim);
-        let partly = self.arch.name == "minimax-m2" && rotary_dim < head_dim;
+        let partly = matches!(self.arch.name, "minimax-m2" | "phi3") && rotary_dim < head_dim;
         let whole = [
             ("attention.value_length", self.optional("attention.value_length")?.unwrap_or(head_dim)),
             ("rope.dimension_count", if partly { head_dim } else { rotary_dim }),
@@ -203,9 +259,17 @@ impl<'g, 'a> Reader<'g, 'a> {
             return Err(self.gguf.invalid(format!("metadata {key}: must be the head's size, {head_dim}")));
         }
         let width = |heads: u32| self.product(heads, head_dim, "attention.head_count");
-        self.check("self_attn.q_proj.weight", &[width(heads)?, hidden])?;
-        self.check("self_attn.k_proj.weight", &[width(kv_heads)?, hidden])?;
-        self.check("self_attn.v_proj.weight", &[width(kv_heads)?, hidden])?;
+        match self.tensors.contains_key("model.layers.0.self_attn.qkv_proj.weight") {
+            true => {
+                let all = heads.saturating_add(kv_heads.saturating_mul(2));
+                self.check("self_attn.qkv_proj.weight", &[width(all)?, hidden])?;
+            }
+            false => {
+                self.check("self_attn.q_proj.weight", &[width(heads)?, hidden])?;
+                self.check("self_attn.k_proj.weight", &[width(kv_heads)?, hidden])?;
+                self.check("self_attn.v_proj.weight", &[width(kv_heads)?, hidden])?;
+            }
+        }
         config["num_key_value_heads"] = kv_heads.into();
         config["head_dim"] = head_dim.into();
         if partly {
@@ -253,13 +317,32 @@ impl<'g, 'a> Reader<'g, 'a> {
             let key = self.key("rope.scaling.factor");
             return Err(self.gguf.invalid(format!("metadata {key}: must be at least 1, got {factor}")));
         }
+        for name in ROPE_FACTORS.into_iter().chain([ROPE_FREQS]) {
+            if let Some(tensor) = self.tensors.get(name)
+                && (tensor.dtype != Dtype::F32 || tensor.shape != [rotary_dim as usize / 2])
+            {
+                let reason = format!("tensor {name}: must be F32 of shape [{}]", rotary_dim / 2);
+                return Err(self.gguf.invalid(reason));
+            }
+        }
         let freqs = self.tensors.get(ROPE_FREQS);
-        if let Some(tensor) = freqs
-            && (tensor.dtype != Dtype::F32 || tensor.shape != [rotary_dim as usize / 2])
-        {
-            return Err(self
-                .gguf
-                .invalid(format!("tensor {ROPE_FREQS}: must be F32 of shape [{}]", rotary_dim / 2)));
+        match ROPE_FACTORS.map(|name| self.tensors.contains_key(name)) {
+            [true, true] if freqs.is_none() && factor == 1.0 && matches!(kind, "linear" | "longrope") => {
+                // The tensors are enough for llama.cpp; the type need not say it.
+                return Ok(json!({
+                    "rope_type": "longrope",
+                    "original_max_position_embeddings": self.positive("rope.scaling.original_context_length")?,
+                    "attention_factor": self.float("rope.scaling.attn_factor", 1e-6..=1e6, Some(1.0))?,
+                }));
+            }
+            [false, false] if kind != "longrope" => {}
+            _ => {
+                let [short, long] = ROPE_FACTORS;
+                return Err(self.gguf.invalid(format!(
+                    "metadata {type_key}: LongRoPE needs the tensors {short} and {long}, type longrope or none, and \
+                     no other stretching"
+                )));
+            }
         }
         match (kind, freqs) {
             ("none", None) => Ok(Value::Null),
@@ -272,7 +355,7 @@ impl<'g, 'a> Reader<'g, 'a> {
                 "metadata {type_key}: {kind:?} is not supported beside the tensor {ROPE_FREQS}"
             ))),
             (other, _) => Err(self.gguf.invalid(format!(
-                "metadata {type_key}: {other:?} is not supported; supported are none, linear and yarn"
+                "metadata {type_key}: {other:?} is not supported; supported are none, linear, yarn and longrope"
             ))),
         }
     }

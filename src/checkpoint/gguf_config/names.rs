@@ -16,7 +16,9 @@ pub(super) struct Architecture {
     pub class: &'static str,
     /// Hugging Face's `model_type`.
     pub model_type: &'static str,
-    /// Modules of a layer that [`LAYER_MODULES`] does not list.
+    /// The converter has permuted the rows of q and k, so that neighbours are rotated together.
+    pub permuted: bool,
+    /// Modules of a layer that [`LAYER_MODULES`] does not list, or names otherwise.
     modules: &'static [(&'static str, &'static str)],
     /// A layer's module of experts, and its names for gate, up and down.
     experts: Option<(&'static str, [&'static str; 3])>,
@@ -35,14 +37,22 @@ impl Architecture {
     }
 }
 
-pub(super) const ARCHITECTURES: [Architecture; 6] = [
-    dense("llama", "LlamaForCausalLM"),
-    dense("qwen2", "Qwen2ForCausalLM"),
-    dense("qwen3", "Qwen3ForCausalLM"),
+pub(super) const ARCHITECTURES: [Architecture; 10] = [
+    Architecture { permuted: true, ..dense("llama", "LlamaForCausalLM", "llama") },
+    Architecture { permuted: true, ..dense("mistral3", "MistralForCausalLM", "mistral") },
+    Architecture { permuted: true, ..dense("smollm3", "SmolLM3ForCausalLM", "smollm3") },
+    Architecture { permuted: true, ..dense("granite", "GraniteForCausalLM", "granite") },
+    Architecture {
+        modules: &[("attn_qkv", "self_attn.qkv_proj"), ("ffn_up", "mlp.gate_up_proj")],
+        ..dense("phi3", "Phi3ForCausalLM", "phi3")
+    },
+    dense("qwen2", "Qwen2ForCausalLM", "qwen2"),
+    dense("qwen3", "Qwen3ForCausalLM", "qwen3"),
     Architecture {
         name: "qwen3moe",
         class: "Qwen3MoeForCausalLM",
         model_type: "qwen3_moe",
+        permuted: false,
         modules: &[("ffn_gate_inp", "mlp.gate")],
         experts: Some(("mlp", ["gate_proj", "up_proj", "down_proj"])),
     },
@@ -50,6 +60,7 @@ pub(super) const ARCHITECTURES: [Architecture; 6] = [
         name: "deepseek2",
         class: "DeepseekV2ForCausalLM",
         model_type: "deepseek_v2",
+        permuted: false,
         modules: &[
             ("attn_q_a", "self_attn.q_a_proj"),
             ("attn_q_a_norm", "self_attn.q_a_layernorm"),
@@ -71,13 +82,14 @@ pub(super) const ARCHITECTURES: [Architecture; 6] = [
         name: "minimax-m2",
         class: "MiniMaxM2ForCausalLM",
         model_type: "minimax_m2",
+        permuted: false,
         modules: &[("ffn_gate_inp", "block_sparse_moe.gate")],
         experts: Some(("block_sparse_moe", ["w1", "w3", "w2"])),
     },
 ];
 
-const fn dense(name: &'static str, class: &'static str) -> Architecture {
-    Architecture { name, class, model_type: name, modules: &[], experts: None }
+const fn dense(name: &'static str, class: &'static str, model_type: &'static str) -> Architecture {
+    Architecture { name, class, model_type, permuted: false, modules: &[], experts: None }
 }
 
 /// llama.cpp's and Hugging Face's names of a layer's modules.
@@ -101,6 +113,8 @@ const STACKED: [(&str, &[usize]); 4] =
 
 /// The frequencies' divisors, under the same name for both.
 pub(super) const ROPE_FREQS: &str = "rope_freqs.weight";
+/// The same of LongRoPE, for contexts up to the trained one and for longer ones.
+pub(super) const ROPE_FACTORS: [&str; 2] = ["rope_factors_short.weight", "rope_factors_long.weight"];
 
 /// The tensors by Hugging Face's names; `experts` is how many the metadata says a layer has. The
 /// values keep the file's names, for messages.
@@ -151,7 +165,7 @@ fn plain_name(name: &str) -> Option<&'static str> {
         "output_norm.weight" => Some("model.norm.weight"),
         "output.weight" => Some("lm_head.weight"),
         ROPE_FREQS => Some(ROPE_FREQS),
-        _ => None,
+        _ => ROPE_FACTORS.into_iter().find(|factors| *factors == name),
     }
 }
 
@@ -177,7 +191,7 @@ fn module_name(arch: &Architecture, module: &str, kind: &str) -> Option<String> 
         // Of layers that predict further tokens, which are not loaded: any name does.
         return Some(format!("{module}.{kind}"));
     }
-    let known = LAYER_MODULES.iter().chain(arch.modules);
+    let known = arch.modules.iter().chain(&LAYER_MODULES);
     known.clone().find(|(gguf, _)| *gguf == module).map(|(_, hf)| format!("{hf}.{kind}"))
 }
 

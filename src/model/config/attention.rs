@@ -21,6 +21,8 @@ pub struct Gqa {
     pub heads: HeadLayout,
     /// Leading values of each head that are rotated.
     pub rotary_dim: usize,
+    /// Factor on scores.
+    pub scale: f32,
     /// Bias on q, k and v.
     pub qkv_bias: bool,
     /// Bias on the output projection.
@@ -63,7 +65,13 @@ impl Attention {
 
     fn gqa(config: &Fields<'_>, family: Family, hidden: usize) -> Result<Self, ConfigError> {
         let heads = config.size("num_attention_heads")?;
-        let kv_heads = config.size_or("num_key_value_heads", heads)?;
+        // Absent, it is what transformers takes it for.
+        let kv_heads = match family {
+            Family::Mistral | Family::Ministral => 8,
+            Family::SmolLm3 => 4,
+            _ => heads,
+        };
+        let kv_heads = config.size_or("num_key_value_heads", kv_heads)?;
         let head_dim = config.size_or("head_dim", hidden / heads)?;
         if heads % kv_heads != 0 {
             return Err(ConfigError::new(
@@ -80,6 +88,13 @@ impl Attention {
         let bias = config.flag("attention_bias")?;
         let (qkv_bias, o_bias) = match family {
             Family::Qwen2 => (bias.unwrap_or(true), false),
+            // transformers gives these none, whatever the field says.
+            Family::Mistral | Family::Ministral | Family::Phi3 => match bias {
+                Some(true) => {
+                    return Err(config.error("attention_bias", "true is not supported for this family"));
+                }
+                _ => (false, false),
+            },
             _ => (bias.unwrap_or(false), bias.unwrap_or(false)),
         };
         let qk_norm = match family {
@@ -88,7 +103,7 @@ impl Attention {
             _ => QkNorm::None,
         };
         let rotary_dim = match family {
-            Family::MinimaxM2 => rotary_dim(config, head_dim)?,
+            Family::MinimaxM2 | Family::Phi3 => rotary_dim(config, head_dim)?,
             _ if rotary_dim(config, head_dim)? == head_dim => head_dim,
             _ => {
                 let reason = "other than 1 is not supported for this family";
@@ -96,7 +111,11 @@ impl Attention {
             }
         };
         let heads = HeadLayout { heads, kv_heads, head_dim };
-        Ok(Attention::Gqa(Gqa { heads, rotary_dim, qkv_bias, o_bias, qk_norm }))
+        let scale = match family {
+            Family::Granite => config.positive_or("attention_multiplier", 1.0)? as f32,
+            _ => 1.0 / (head_dim as f32).sqrt(),
+        };
+        Ok(Attention::Gqa(Gqa { heads, rotary_dim, scale, qkv_bias, o_bias, qk_norm }))
     }
 
     fn mla(config: &Fields<'_>, rope: &Rope) -> Result<Self, ConfigError> {
@@ -148,10 +167,12 @@ fn minimax_norm(config: &Fields<'_>) -> Result<QkNorm, ConfigError> {
 
 /// `rotary_dim`, or `partial_rotary_factor` of head_dim, wherever it stands.
 fn rotary_dim(config: &Fields<'_>, head_dim: usize) -> Result<usize, ConfigError> {
-    let nested = match config.object("rope_parameters")? {
-        Some(parameters) => parameters.number("partial_rotary_factor")?,
-        None => None,
-    };
+    let mut nested = None;
+    for object in ["rope_scaling", "rope_parameters"] {
+        if let Some(parameters) = config.object(object)? {
+            nested = nested.or(parameters.number("partial_rotary_factor")?);
+        }
+    }
     let factor = match nested {
         Some(factor) => Some(factor),
         None => config.number("partial_rotary_factor")?,

@@ -40,10 +40,17 @@ impl Moe {
         layers: usize,
     ) -> Result<Option<Self>, ConfigError> {
         let moe = match family {
-            Family::Llama | Family::Qwen2 | Family::Qwen3 => return Ok(None),
             Family::Qwen3Moe => Self::qwen3(config, layers)?,
             Family::DeepseekV2 | Family::DeepseekV3 => Self::deepseek(config, family, layers)?,
             Family::MinimaxM2 => Self::minimax(config, layers)?,
+            Family::Llama
+            | Family::Mistral
+            | Family::Ministral
+            | Family::SmolLm3
+            | Family::Granite
+            | Family::Phi3
+            | Family::Qwen2
+            | Family::Qwen3 => return Ok(None),
         };
         let Routing { experts, top_k, groups, .. } = moe.routing;
         if top_k > experts {

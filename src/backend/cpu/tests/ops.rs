@@ -20,8 +20,11 @@ fn embed_and_gather_copy_rows() {
             let mut out = backend.tensor(1000, columns).unwrap();
             let outputs = vec![0, rows as u32 - 1, 0];
             backend.begin(&Batch { tokens, outputs, ..Batch::default() });
-            backend.embed(&matrix, 0, &mut out);
+            backend.embed(&matrix, 0, 1.0, &mut out);
             assert_bits(out.values(), &wanted, &name);
+            backend.embed(&matrix, 0, 12.0, &mut out);
+            assert_bits(out.values(), &wanted.iter().map(|value| 12.0 * value).collect::<Vec<_>>(), &name);
+            backend.embed(&matrix, 0, 1.0, &mut out);
 
             let mut gathered = backend.tensor(2, columns).unwrap();
             backend.gather_outputs(&out, 1..3, &mut gathered);
