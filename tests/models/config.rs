@@ -337,11 +337,12 @@ fn llamas_relatives_are_read_as_published() {
     }));
     assert_eq!(params(&nemo), 12_247_782_400);
 
+    let rotates = [1, 1, 1, 0].repeat(9);
     let smollm3 = config(json!({
         "architectures": ["SmolLM3ForCausalLM"], "model_type": "smollm3", "attention_bias": false, "hidden_size": 2048,
         "intermediate_size": 11008, "layer_types": vec!["full_attention"; 36], "max_position_embeddings": 65536,
         "max_window_layers": 28, "mlp_bias": false,
-        "no_rope_layer_interval": 4, "no_rope_layers": [1, 1, 1, 0].repeat(9),
+        "no_rope_layer_interval": 4, "no_rope_layers": rotates,
         "num_attention_heads": 16, "num_hidden_layers": 36, "num_key_value_heads": 4, "pretraining_tp": 2,
         "rms_norm_eps": 1e-6, "rope_scaling": null, "rope_theta": 5e6, "sliding_window": null,
         "use_sliding_window": false, "vocab_size": 128_256,
