@@ -40,6 +40,9 @@ const FOR_AMD: [&str; 7] = [
     "-nogpulib",
     "-mcode-object-version=4",
 ];
+/// Without the feature clang writes the oldest version that knows the architecture, 7.0, whatever the
+/// kernels' assembly uses, and drivers refuse that: `movmatrix` (kernels/port/nvidia.h) came with PTX 7.8,
+/// which drivers load from CUDA 11.8 (520) on. `scripts/ptx_check.py` assembles all of it.
 const FOR_NVIDIA: [&str; 10] = [
     "-x",
     "cuda",
@@ -50,7 +53,7 @@ const FOR_NVIDIA: [&str; 10] = [
     "-Xclang",
     "-target-feature",
     "-Xclang",
-    "+ptx75",
+    "+ptx78",
 ];
 
 fn main() {

@@ -84,6 +84,14 @@ program=${CARGO_TARGET_DIR:-target}/debug/novastack
 step "registers, spills and occupancy of the GPU kernels"
 out=$(find "${CARGO_TARGET_DIR:-target}" -path '*/build/novastack-*/out/objects.rs' -printf '%T@ %h\n' | sort -n | tail -1)
 scripts/kernel_report.py "${out#* }" | tail -1
+step "the PTX through NVIDIA's assembler"
+stamp=target/ptxas/.installed
+if ! cmp -s tests/kernels/requirements.txt "$stamp"; then
+  rm -rf target/ptxas
+  python3 -m pip install --quiet --disable-pip-version-check --no-deps --target target/ptxas -r tests/kernels/requirements.txt
+  cp tests/kernels/requirements.txt "$stamp"
+fi
+scripts/ptx_check.py "${out#* }" | tail -1
 step "the kernels for the host harness"
 scripts/hip_host.sh
 

@@ -79,6 +79,11 @@ impl Kernels {
         Self { context: context.clone(), architecture, modules, functions }
     }
 
+    /// What they were compiled for.
+    pub fn architecture(&self) -> &'static str {
+        self.architecture
+    }
+
     /// The names of those that were wanted so far, that is launched.
     pub fn used(&self) -> Vec<String> {
         let functions = self.functions.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -171,5 +176,23 @@ mod tests {
         let wanted: Vec<u8> = [1u64, 2].iter().flat_map(|n| n.to_le_bytes()).collect();
         assert_eq!(arguments.bytes[..16], wanted);
         assert_eq!(arguments.bytes[16..], [0, 0, 0x80, 0x3f, 3, 0, 0, 0, 4, 0, 0, 0]);
+    }
+    /// A driver refuses a file that uses an instruction of a later version than the one it names.
+    #[test]
+    fn ptx_names_a_version_that_has_its_instructions() {
+        // What clang does not know, as it stands in assembly: NVIDIA's PTX ISA says when it came.
+        const SINCE: [(&str, f32); 3] = [("mma.sync", 7.0), ("ldmatrix", 6.5), ("movmatrix", 7.8)];
+        let mut used = std::collections::BTreeSet::new();
+        for object in OBJECTS.iter().filter(|object| object.architecture.starts_with("sm_")) {
+            let text = std::str::from_utf8(object.image).expect("PTX is text");
+            let line = text.lines().find_map(|line| line.strip_prefix(".version ")).expect("a version");
+            let version: f32 = line.trim().parse().expect("a number");
+            for (instruction, since) in SINCE.into_iter().filter(|(name, _)| text.contains(name)) {
+                assert!(version >= since, "{} is PTX {version} and has {instruction}", object.file);
+                used.insert(instruction);
+            }
+        }
+        // None without a compiler.
+        assert!(OBJECTS.is_empty() || used.len() == SINCE.len(), "{used:?}");
     }
 }
