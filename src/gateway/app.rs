@@ -15,17 +15,10 @@ use crate::config::Limits;
 use crate::engine::handle::SubmitError;
 use crate::store::Store;
 use arc_swap::ArcSwap;
-use axum::body::Bytes;
-use axum::extract::{FromRequest, Request};
-use axum::http::{StatusCode, header};
-use serde_json::Value;
 use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 use tokio::sync::watch;
-
-/// JSON of more bytes than this is parsed off the async threads.
-const PARSE_INLINE_BYTES_MAX: usize = 64 << 10;
 
 /// What handlers share.
 pub struct App {
@@ -125,30 +118,6 @@ impl App {
         let timeout = self.config.request_timeout;
         let deadline = tokio::time::Instant::from_std(context.arrived) + timeout;
         bounds::Limits::new(deadline, timeout, self.phase.subscribe())
-    }
-
-    /// The body as JSON.
-    pub async fn read_json(&self, limits: &mut bounds::Limits, request: Request) -> Result<Value, ApiError> {
-        if let Some(kind) = request.headers().get(header::CONTENT_TYPE) {
-            let kind = String::from_utf8_lossy(kind.as_bytes());
-            let essence = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-            // Other types would let a web page of any origin send requests without a preflight.
-            if essence != "application/json" && !essence.ends_with("+json") {
-                return Err(ApiError::wrong_content_type(&kind));
-            }
-        }
-        let bytes = limits.bound(Bytes::from_request(request, &())).await?.map_err(|rejection| {
-            match rejection.status() {
-                StatusCode::PAYLOAD_TOO_LARGE => ApiError::body_too_large(self.config.body_bytes_max),
-                _ => ApiError::unreadable_body(&rejection.body_text()),
-            }
-        })?;
-        let parsed = if bytes.len() <= PARSE_INLINE_BYTES_MAX {
-            serde_json::from_slice(&bytes)
-        } else {
-            self.text.run(limits, move || Ok(serde_json::from_slice(&bytes))).await?
-        };
-        parsed.map_err(|error| ApiError::malformed_json(&error))
     }
 
     /// What requests are routed by now.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use subtle::ConstantTimeEq;
 
 /// What is served without a key: load balancers ask for it.
-pub const OPEN_PATHS: [&str; 1] = ["/health"];
+pub const OPEN_PATHS: [&str; 3] = ["/health", "/livez", "/readyz"];
 
 /// Whose request it is.
 #[derive(Debug, Default, PartialEq)]

@@ -15,19 +15,20 @@ use super::bounds::Limits;
 use super::count::Counts;
 use super::dialect::{
     AnswerHead, ChatEvent, DecodeError, Dialect, EncodeError, EncodeOptions, StreamEncoder, TokenUsage,
-    decode_whole, encode_whole, for_upstream, pass, to_openai,
+    decode_whole, encode_whole, for_upstream, pass,
 };
 use super::error::ApiError;
 use super::fallback::{self, Answered, Ask};
 use super::local::{Generation, TextEvent};
 use super::openai::chat;
 use super::openai::fields::{BadField, Fields};
+use super::openai::messages::for_engine;
 use super::remote::{Failure, Piece, RemoteAnswer, Then, Upstream};
 use super::route::{self, Asked, Hosted, Plan, Target};
 use super::server::insert_limits;
 use super::sse::{self, FrameSource, Frames};
 use super::usage;
-use crate::config::{Continues, compat};
+use crate::config::Continues;
 use axum::extract::{Extension, FromRequestParts, RawPathParams, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -239,7 +240,7 @@ impl Chat {
         let body = match self.dialect {
             Dialect::OpenAi => &self.body,
             Dialect::Anthropic => {
-                translated = to_openai(&self.body, &compat::novastack())?;
+                translated = for_engine(&self.body)?;
                 &translated
             }
         };

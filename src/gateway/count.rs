@@ -10,12 +10,12 @@
 use super::app::{App, RequestContext};
 use super::bounds::Limits;
 use super::chat::{beta, read_named};
-use super::dialect::{Dialect, to_openai};
+use super::dialect::Dialect;
 use super::error::ApiError;
 use super::openai::chat::chat_prompt;
+use super::openai::messages::for_engine;
 use super::registry::LocalModel;
 use super::route::{self, Asked, Target};
-use crate::config::compat;
 use crate::protocol::TokenId;
 use axum::extract::{Extension, Request, State};
 use axum::http::HeaderValue;
@@ -176,7 +176,7 @@ async fn tokens(
     let translated;
     let body = match dialect {
         Dialect::OpenAi => body,
-        Dialect::Anthropic => match to_openai(body, &compat::novastack()) {
+        Dialect::Anthropic => match for_engine(body) {
             Ok(body) => {
                 translated = body;
                 &translated
@@ -212,7 +212,7 @@ pub async fn count_tokens(
     let (tokens, how) = match &target.upstream {
         None => {
             let model = app.engine(&target.model.name)?;
-            let translated = to_openai(&body, &compat::novastack())?;
+            let translated = for_engine(&body)?;
             let work = chat_prompt(&model, &translated)?;
             let prompt =
                 app.text.run(&mut limits, work).await.map_err(|e| ApiError::from(e).at("messages"))?;

@@ -108,6 +108,15 @@ impl ApiError {
         )
     }
 
+    /// 415: packed in a way that is not taken.
+    pub fn wrong_content_encoding(got: &str) -> Self {
+        Self::invalid(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Some("unsupported_content_encoding"),
+            format!("the body must be sent as it is, or with `Content-Encoding: gzip`, got `{got}`"),
+        )
+    }
+
     /// 404: no such path.
     pub fn unknown_path(method: &str, path: &str) -> Self {
         Self::invalid(
@@ -279,6 +288,10 @@ impl IntoResponse for ApiError {
         if let Some(seconds) = self.retry_after_s {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
+        if self.code == Some("unsupported_content_encoding") {
+            // RFC 9110, section 12.5.3: which would be taken.
+            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
+        }
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
@@ -341,6 +354,9 @@ impl From<LocalError> for ApiError {
             LocalError::NoTokenizer => Self::invalid(StatusCode::BAD_REQUEST, Some("no_tokenizer"), message),
             LocalError::NoTemplate(_) => {
                 Self::invalid(StatusCode::BAD_REQUEST, Some("no_chat_template"), message)
+            }
+            LocalError::NoInfill => {
+                Self::invalid(StatusCode::BAD_REQUEST, Some("unsupported_parameter"), message)
             }
             LocalError::Text(TextError::Template(_)) => {
                 Self::invalid(StatusCode::BAD_REQUEST, Some("chat_template_error"), message)

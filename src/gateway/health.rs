@@ -1,13 +1,24 @@
-//! What load balancers and monitors ask for: `GET /health` and `GET /metrics`.
+//! What load balancers and monitors ask for: whether the server is there (`GET /livez`), whether it serves
+//! (`GET /readyz`, `GET /health`), what it is (`GET /version`) and what it counts (`GET /metrics`).
 
 use super::app::App;
-use super::metrics;
+use super::metrics::{COMMIT, Format, VERSION};
 use super::registry::ModelState;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use serde_json::{Value, json};
 use std::sync::Arc;
+
+/// 200 as long as there is somebody to answer.
+pub async fn live() -> Response {
+    Json(json!({ "status": "live" })).into_response()
+}
+
+/// Which program this is.
+pub async fn version() -> Response {
+    Json(json!({ "version": VERSION, "commit": COMMIT })).into_response()
+}
 
 /// 200 when every model serves, else 503; it names each model's state. Reasons are in the log:
 /// this path needs no key.
@@ -40,7 +51,9 @@ pub async fn health(State(app): State<Arc<App>>) -> Response {
     (code, Json(answer)).into_response()
 }
 
-/// What is counted, as OpenMetrics.
-pub async fn scrape(State(app): State<Arc<App>>) -> Response {
-    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], app.metrics.encode()).into_response()
+/// What is counted, in the format that is asked for.
+pub async fn scrape(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    let format = Format::accepted(accept);
+    ([(header::CONTENT_TYPE, format.content_type())], format.write(app.metrics.encode())).into_response()
 }

@@ -45,6 +45,8 @@ pub enum LocalError {
     NoTokenizer,
     #[error("the model has no usable chat template ({0}): use /v1/completions")]
     NoTemplate(String),
+    #[error("the model knows no fill-in-the-middle: its tokenizer has no tokens for it")]
+    NoInfill,
     #[error(transparent)]
     Text(#[from] TextError),
     #[error("the request took longer than {seconds} seconds")]
@@ -257,6 +259,8 @@ pub struct Generation {
     attempt: Option<Attempt>,
     /// Events that have come and were not told.
     waiting: VecDeque<TextEvent>,
+    /// Nothing is generated: the prompts alone are computed.
+    prompts_only: bool,
 }
 
 /// What turning tokens into text needs to know.
@@ -295,6 +299,7 @@ impl Generation {
             skip_special: request.skip_special,
             tokens_as_ids: request.tokens_as_ids,
         };
+        let prompts_only = request.max_tokens == MaxTokens::Exactly(0);
         let mut streams = Vec::with_capacity(request.prompts.len());
         let mut usage = Usage::default();
         for (i, prompt) in request.prompts.iter().enumerate() {
@@ -303,6 +308,8 @@ impl Generation {
             }
             usage.prompt_tokens += prompt.len();
             let max_tokens = request.max_tokens.resolve(prompt.len(), model.engine.max_context())?;
+            // An engine computes a prompt to predict at least one token.
+            let max_tokens = max_tokens.max(1);
             // With a default bound, the caller's min_tokens may exceed what is left.
             let min_tokens = request.sampling.min_tokens.min(max_tokens);
             let sampling = SamplingParams { max_tokens, min_tokens, ..request.sampling.clone() };
@@ -347,6 +354,7 @@ impl Generation {
             metrics,
             attempt: None,
             waiting: VecDeque::new(),
+            prompts_only,
         })
     }
 
@@ -360,6 +368,7 @@ impl Generation {
                 break;
             }
         }
+        events.append(&mut self.waiting);
         self.waiting = events;
         Ok(())
     }
@@ -391,8 +400,10 @@ impl Generation {
                 Ok(Some(event)) => {
                     if let Some(attempt) = &mut self.attempt {
                         attempt.counted(&self.usage);
-                        if let TextEvent::Finished(_, reason) = &event {
-                            attempt.finished((*reason).into());
+                        for event in std::iter::once(&event).chain(&self.waiting) {
+                            if let TextEvent::Finished(_, reason) = event {
+                                attempt.finished((*reason).into());
+                            }
                         }
                     }
                     if self.streams.iter().all(Option::is_none) {
@@ -424,6 +435,12 @@ impl Generation {
             TokenEvent::Prompt { cached_tokens, logprobs } => {
                 self.usage.cached_tokens += cached_tokens as usize;
                 let scores = self.text.prompt_scores(&self.prompts[prompt], logprobs);
+                if self.prompts_only {
+                    let first = prompt * self.choices_per_prompt;
+                    let choices = &mut self.choices[first..first + self.choices_per_prompt];
+                    self.waiting.extend(choices.iter_mut().map(|choice| choice.finish(FinishReason::Length)));
+                    self.streams[prompt] = None;
+                }
                 return Ok(Some(TextEvent::Prompt { prompt, scores }));
             }
             TokenEvent::Token { choice, token } => {

@@ -2,8 +2,10 @@
 //! of them at each scrape. Label values come from routes, served names and status codes only, so
 //! a caller cannot make new time series.
 
+mod format;
 mod gauges;
 
+pub use format::Format;
 pub use gauges::Gauges;
 
 use super::limit::{Counters, LimitKind};
@@ -18,6 +20,7 @@ use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry as MetricRegistry;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -27,8 +30,10 @@ type Labels = Vec<(&'static str, String)>;
 type Histograms = Family<Labels, Histogram, fn() -> Histogram>;
 type Dollars = Counter<f64, AtomicU64>;
 
-/// Content type of [`Metrics::encode`]'s text.
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// The program's version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The commit that it was made from; empty where that is not known.
+pub const COMMIT: &str = env!("NOVASTACK_COMMIT");
 
 /// Upper bounds of the histograms' buckets, in seconds.
 const SECONDS: [f64; 16] =
@@ -166,6 +171,8 @@ impl Metrics {
     /// Metrics of the server that serves these models, and of its limits where they are shared.
     pub fn new(models: Arc<Registry>, shared: Option<&Counters>) -> Self {
         let mut registry = MetricRegistry::with_prefix("novastack");
+        let build = Info::new(vec![("version", VERSION), ("commit", COMMIT)]);
+        registry.register("build", "The program's version and the commit that it was made from", build);
         let requests = Family::default();
         let histograms = || Histograms::new_with_constructor(seconds);
         let model = ModelMetrics {
@@ -342,7 +349,7 @@ const GAUGES: [Stat; 6] = [
     ("queue_depth", "Requests not yet admitted", |s| s.waiting as u64),
     ("running", "Sequences admitted and not finished", |s| s.running as u64),
     ("kv_blocks_used", "KV blocks referenced by running sequences", |s| s.kv_blocks_used as u64),
-    ("kv_blocks_total", "KV blocks there are", |s| s.kv_blocks_total as u64),
+    ("kv_blocks", "KV blocks there are", |s| s.kv_blocks_total as u64),
     ("batch_rows", "Rows of the last step", |s| s.last_batch_rows as u64),
     ("batch_sequences", "Sequences of the last step", |s| s.last_batch_seqs as u64),
 ];

@@ -1,5 +1,5 @@
-//! Everything that knows HTTP or JSON wire types. [`server`] leads requests past [`auth`] to the
-//! handlers, which share an [`app`]: [`chat`] for conversations in either [`dialect`], [`openai`] for
+//! Everything that knows HTTP or JSON wire types. [`server`] leads requests from their [`connection`] past
+//! [`auth`] to the handlers, which read a [`body`] and share an [`app`]: [`chat`] for conversations in either [`dialect`], [`openai`] for
 //! what only our own models answer. [`count`] knows a prompt's tokens, [`route`] says which targets a
 //! request is for, [`fallback`] tries them: [`local`] turns a prompt into text events of one of our
 //! engines, of which a model may have several ([`replicas`]), [`remote`] asks an upstream. A stream that
@@ -19,8 +19,10 @@ pub mod adaptive;
 pub mod admin;
 pub mod app;
 pub mod auth;
+pub mod body;
 pub mod bounds;
 pub mod chat;
+pub mod connection;
 pub mod cors;
 pub mod count;
 pub mod dialect;

@@ -11,14 +11,15 @@ use super::admin::{self, AdminState};
 use super::app::{App, RequestContext};
 use super::bounds::Phase;
 use super::chat;
+use super::connection::Connection;
 use super::cors::{self, Cors};
 use super::count::count_tokens;
 use super::dialect::Dialect;
 use super::error::ApiError;
-use super::health::{health, scrape};
+use super::health::{health, live, scrape, version};
 use super::limit::{Now, States};
 use super::observe::{self, Observed, Observers, Peer};
-use super::openai::{completions, models, tokenize};
+use super::openai::{completions, infill, models, tokenize};
 use super::registry::Registry;
 use super::route::Routing;
 use super::scores;
@@ -27,7 +28,7 @@ use crate::store::{Store, new_request_id};
 use arc_swap::ArcSwap;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
-use axum::http::{HeaderName, HeaderValue};
+use axum::http::{HeaderName, HeaderValue, Version};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -49,7 +50,7 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 /// How long connections may take to send what is ready when the server ends.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// What a draining server still answers.
-const OPEN_WHILE_DRAINING: [&str; 2] = ["/health", "/metrics"];
+const OPEN_WHILE_DRAINING: [&str; 5] = ["/health", "/livez", "/readyz", "/metrics", "/version"];
 /// Longest request id that is taken over from a caller.
 const REQUEST_ID_BYTES_MAX: usize = 128;
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -147,7 +148,7 @@ async fn connections(
     closed: oneshot::Receiver<()>,
 ) {
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(config.head_timeout);
+    http.timer(TokioTimer::new()).header_read_timeout(config.head_timeout).half_close(true);
     let places = Arc::new(Semaphore::new(config.connections_max));
     let closing = Arc::new(Notify::new());
     let mut closed = std::pin::pin!(closed);
@@ -172,14 +173,18 @@ async fn connections(
         let closing = closing.clone().notified_owned();
         let given = workers.give(stream, async move |stream| {
             let _place = place;
+            let caller = Connection::new(stream);
+            let stream = caller.clone();
             let service = TowerToHyperService::new(router);
             let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+                stream.asked(request.version() == Version::HTTP_11);
                 request.extensions_mut().insert(Peer(peer));
                 service.call(request)
             });
-            let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
+            let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(caller.clone()), service));
             let ended = tokio::select! {
                 ended = connection.as_mut() => ended,
+                () = caller.is_abandoned() => return,
                 () = closing => {
                     connection.as_mut().graceful_shutdown();
                     connection.await
@@ -229,6 +234,8 @@ fn router(app: Arc<App>) -> io::Result<axum::Router> {
             .route("/v1/models/{*id}", get(models::get))
             .route("/tokenize", post(tokenize::tokenize))
             .route("/detokenize", post(tokenize::detokenize))
+            .route("/tokenizer_info", get(tokenize::info))
+            .route("/infill", post(infill::create))
     };
     let mut router = api()
         .nest("/router", api())
@@ -239,6 +246,9 @@ fn router(app: Arc<App>) -> io::Result<axum::Router> {
         .route(&format!("/anthropic{COUNT_TOKENS}"), post(count_tokens))
         .route("/anthropic/v1/scores", post(scores::create))
         .route("/health", get(health))
+        .route("/readyz", get(health))
+        .route("/livez", get(live))
+        .route("/version", get(version))
         .route("/metrics", get(scrape))
         .fallback(async |request: Request| {
             ApiError::unknown_path(request.method().as_str(), request.uri().path())

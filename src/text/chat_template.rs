@@ -14,6 +14,7 @@ use super::jinja::Jinja;
 use super::tokenizer::special_token;
 use crate::checkpoint::Checkpoint;
 use serde_json::{Map, Value, json};
+use std::collections::HashSet;
 use std::time::SystemTime;
 
 /// A checkpoint's chat template.
@@ -22,6 +23,10 @@ pub struct ChatTemplate {
     jinja: Jinja,
     /// For `continue_final_message`: the template must read the message's content at all.
     reads_content: bool,
+    /// As it was given.
+    source: String,
+    /// The variables that it reads.
+    variables: HashSet<String>,
     special_tokens: Map<String, Value>,
 }
 
@@ -72,11 +77,35 @@ impl ChatTemplate {
                 Some(((*name).to_owned(), token.into()))
             })
             .collect();
+        let jinja = Jinja::compile(source).map_err(TextError::Template)?;
         Ok(Self {
-            jinja: Jinja::compile(source).map_err(TextError::Template)?,
+            variables: jinja.variables().map_err(TextError::Template)?,
+            jinja,
             reads_content: source.contains("content"),
+            source: source.to_owned(),
             special_tokens,
         })
+    }
+
+    /// The template as it was given.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// The tokens that it knows by name: `bos_token` and the like.
+    pub fn special_tokens(&self) -> &Map<String, Value> {
+        &self.special_tokens
+    }
+
+    /// Whether it reads a variable of this name.
+    pub fn reads(&self, variable: &str) -> bool {
+        self.variables.contains(variable)
+    }
+
+    /// Whether its model thinks before it answers, as far as a template shows it: it has a place for
+    /// thinking.
+    pub fn makes_think(&self) -> bool {
+        ["think>", "reasoning", "<|channel|>"].iter().any(|word| self.source.contains(word))
     }
 
     /// The prompt, byte for byte what transformers' `apply_chat_template` gives. It contains

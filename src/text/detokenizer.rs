@@ -5,12 +5,14 @@
 //! gives. Text to output: a text that may be the beginning of a stop string is kept back.
 //!
 //! Stop strings: the one whose last character comes first ends the choice, the longest if
-//! several end there; so the result depends on the text alone, not on where tokens end. Cost
-//! per token is bounded by the token's text (times the number of stop strings), whatever came
-//! before. Absent on purpose: token counts, which are the engine's.
+//! several end there; a special token that is left out of the text counts too. So the result depends
+//! on the text alone, not on where tokens end. Cost per token is bounded by the token's text (times
+//! the number of stop strings), whatever came before. Absent on purpose: token counts, which are the
+//! engine's.
 
 use super::Tokenizer;
 use crate::protocol::TokenId;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Turns a choice's tokens into text as they come: UTF-8 is never split, text that may be the
@@ -51,8 +53,15 @@ impl Detokenizer {
 
     /// One more token. After a stop string nothing comes any more.
     pub fn push(&mut self, token: TokenId) -> TextDelta {
-        if self.stops.ended || (self.skip_special && self.tokenizer.is_special(token)) {
+        if self.stops.ended {
             return TextDelta::default();
+        }
+        if self.skip_special && self.tokenizer.is_special(token) {
+            return if self.stops.searches.is_empty() {
+                TextDelta::default()
+            } else {
+                self.stops.push_hidden(&self.tokenizer.token_text(token).0)
+            };
         }
         let text = self.decoding.push(&self.tokenizer, token);
         self.stops.push(&text)
@@ -149,18 +158,70 @@ fn window_text(tokenizer: &Tokenizer, ids: &[TokenId], shown: usize) -> String {
 }
 
 /// Finds stop strings in a growing text and holds back what may become one.
+///
+/// What special tokens hide from the text counts for stop strings: the text is searched as it is, and
+/// from the first hidden token on also with what is hidden.
 #[derive(Debug)]
 struct Stops {
     searches: Vec<Search>,
+    /// Over the hidden text too; None before there is any.
+    with_hidden: Option<Vec<Search>>,
     include_stop: bool,
-    /// The longest suffix of the text that begins a stop string.
-    held: String,
+    /// The longest suffix of the text that begins a stop string, with what is hidden in it.
+    held: Held,
     /// A stop string was found or the output is over.
     ended: bool,
 }
 
+/// Text, of which some pieces are hidden.
+#[derive(Debug, Default)]
+struct Held {
+    /// All of it.
+    text: String,
+    /// The hidden pieces, by their bytes' places in `text`, in order.
+    hidden: Vec<Range<usize>>,
+}
+
+impl Held {
+    /// Adds to the end.
+    fn push(&mut self, text: &str, is_hidden: bool) {
+        let start = self.text.len();
+        self.text.push_str(text);
+        if is_hidden && !text.is_empty() {
+            self.hidden.push(start..self.text.len());
+        }
+    }
+
+    /// Takes the text before `end` without what is hidden in it.
+    fn take(&mut self, end: usize) -> String {
+        let rest = self.text.split_off(end);
+        let mut visible = std::mem::replace(&mut self.text, rest);
+        for range in self.hidden.iter().rev().filter(|range| range.start < end) {
+            visible.replace_range(range.start..range.end.min(end), "");
+        }
+        self.hidden.retain_mut(|range| {
+            *range = range.start.saturating_sub(end)..range.end.saturating_sub(end);
+            range.start < range.end
+        });
+        visible
+    }
+
+    /// The place behind which that many visible bytes stand before `end`.
+    fn before_visible(&self, end: usize, bytes: usize) -> usize {
+        let (mut at, mut left) = (end, bytes);
+        for range in self.hidden.iter().rev().filter(|range| range.end <= end) {
+            if at - range.end >= left {
+                break;
+            }
+            left -= at - range.end;
+            at = range.start;
+        }
+        at - left
+    }
+}
+
 /// Knuth, Morris and Pratt's search for one string.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Search {
     stop: String,
     /// For every prefix length, the length of its longest proper suffix that is a prefix too.
@@ -198,34 +259,144 @@ impl Search {
 impl Stops {
     fn new(stops: Vec<String>, include_stop: bool) -> Self {
         let searches = stops.into_iter().filter(|stop| !stop.is_empty()).map(Search::new).collect();
-        Self { searches, include_stop, held: String::new(), ended: false }
+        Self { searches, with_hidden: None, include_stop, held: Held::default(), ended: false }
     }
 
     fn push(&mut self, text: &str) -> TextDelta {
-        let before = self.held.len();
-        self.held.push_str(text);
+        let before = self.held.text.len();
+        self.held.push(text, false);
         for (index, byte) in text.bytes().enumerate() {
-            let mut longest: Option<&str> = None;
-            for search in &mut self.searches {
-                if search.advance(byte) && longest.is_none_or(|other| search.stop.len() > other.len()) {
-                    longest = Some(&search.stop);
-                }
+            let end = before + index + 1;
+            let visible = longest(&mut self.searches, byte);
+            let all = self.with_hidden.as_mut().and_then(|searches| longest(searches, byte));
+            // Where both end here, the longer one reaches further back.
+            if let Some(stop) = visible
+                && all.as_ref().is_none_or(|all| all.len() <= stop.len())
+            {
+                let start = self.held.before_visible(end, stop.len());
+                return self.end(start, stop);
             }
-            if let Some(stop) = longest {
-                let end = before + index + 1;
-                self.held.truncate(if self.include_stop { end } else { end - stop.len() });
-                self.ended = true;
-                return TextDelta { text: std::mem::take(&mut self.held), stopped: Some(stop.to_owned()) };
+            if let Some(stop) = all {
+                return self.end(end - stop.len(), stop);
             }
         }
-        let keep = self.searches.iter().map(|search| search.matched).max().unwrap_or(0);
+        self.release()
+    }
+
+    /// A special token that the text hides.
+    fn push_hidden(&mut self, text: &str) -> TextDelta {
+        let searches = self.with_hidden.get_or_insert_with(|| self.searches.clone());
+        let before = self.held.text.len();
+        let mut found = None;
+        for (index, byte) in text.bytes().enumerate() {
+            if let Some(stop) = longest(searches, byte) {
+                found = Some((before + index + 1 - stop.len(), stop));
+                break;
+            }
+        }
+        self.held.push(text, true);
+        match found {
+            Some((start, stop)) => self.end(start, stop),
+            None => self.release(),
+        }
+    }
+
+    /// The stop string that begins at `start` of what is held ends the output.
+    fn end(&mut self, start: usize, stop: String) -> TextDelta {
+        let mut text = self.held.take(start);
+        if self.include_stop {
+            text.push_str(&stop);
+        }
+        self.held = Held::default();
+        self.ended = true;
+        TextDelta { text, stopped: Some(stop) }
+    }
+
+    /// What cannot begin a stop string any more.
+    fn release(&mut self) -> TextDelta {
+        let end = self.held.text.len();
+        let keep = |searches: &[Search]| searches.iter().map(|search| search.matched).max().unwrap_or(0);
+        let visible = match keep(&self.searches) {
+            0 => end,
+            bytes => self.held.before_visible(end, bytes),
+        };
+        let all = self.with_hidden.as_deref().map_or(end, |searches| end - keep(searches));
         // A matched prefix begins at a character's first byte, so this is a boundary.
-        let rest = self.held.split_off(self.held.len() - keep);
-        TextDelta { text: std::mem::replace(&mut self.held, rest), stopped: None }
+        TextDelta { text: self.held.take(visible.min(all)), stopped: None }
     }
 
     fn finish(&mut self) -> String {
         self.ended = true;
-        std::mem::take(&mut self.held)
+        self.held.take(self.held.text.len())
+    }
+}
+
+/// One more byte; the longest stop string that ends with it.
+fn longest(searches: &mut [Search], byte: u8) -> Option<String> {
+    let mut longest: Option<&Search> = None;
+    for search in searches {
+        if search.advance(byte) && longest.is_none_or(|other| search.stop.len() > other.stop.len()) {
+            longest = Some(search);
+        }
+    }
+    longest.map(|search| search.stop.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pushes pieces, of which those in brackets are hidden; the text, and the stop string.
+    fn run(stops: &[&str], include: bool, pieces: &[&str]) -> (String, Option<String>) {
+        let mut all = Stops::new(stops.iter().map(|stop| (*stop).to_owned()).collect(), include);
+        let mut text = String::new();
+        for piece in pieces {
+            let delta = match piece.strip_prefix('[') {
+                Some(hidden) => all.push_hidden(hidden.trim_end_matches(']')),
+                None => all.push(piece),
+            };
+            text.push_str(&delta.text);
+            if delta.stopped.is_some() {
+                return (text, delta.stopped);
+            }
+        }
+        text.push_str(&all.finish());
+        (text, None)
+    }
+
+    fn ended(text: &str, stop: &str) -> (String, Option<String>) {
+        (text.to_owned(), Some(stop.to_owned()))
+    }
+
+    #[test]
+    fn stop_strings_match_special_tokens_that_the_text_hides() {
+        assert_eq!(run(&["<end>"], false, &["Paris.", "[<end>]", "More"]), ended("Paris.", "<end>"));
+        // As a part of a longer one, before and behind.
+        assert_eq!(run(&["<end>\n"], false, &["Paris.", "[<end>]", "\nMore"]), ended("Paris.", "<end>\n"));
+        assert_eq!(run(&[".<end>"], false, &["Paris", ".", "[<end>]", "M"]), ended("Paris", ".<end>"));
+        assert_eq!(run(&["end"], false, &["Paris.", "[<end>]", "M"]), ended("Paris.", "end"));
+        assert_eq!(run(&["<end>"], true, &["Paris.", "[<end>]", "M"]), ended("Paris.<end>", "<end>"));
+        // What was held back for one comes without the hidden token, where it was none.
+        let (text, stop) = run(&["<end>\n"], false, &["Paris.", "[<end>]", " More", "[<pad>]", "!"]);
+        assert_eq!((text.as_str(), stop), ("Paris. More!", None));
+        let (text, stop) = run(&["ab<end>c"], false, &["xab", "[<end>]", "d", "ab", "[<end>]"]);
+        assert_eq!((text.as_str(), stop), ("xabdab", None));
+    }
+
+    #[test]
+    fn stop_strings_match_over_hidden_tokens_as_they_stand_in_the_text() {
+        assert_eq!(run(&["abc"], false, &["xa", "[<pad>]", "bc", "d"]), ended("x", "abc"));
+        assert_eq!(run(&["abc"], true, &["xa", "[<pad>]", "b", "[<pad>]", "cd"]), ended("xabc", "abc"));
+        let (text, stop) = run(&["abc"], false, &["xa", "[<pad>]", "b", "[<pad>]", "d", "ab"]);
+        assert_eq!((text.as_str(), stop), ("xabdab", None));
+    }
+
+    #[test]
+    fn whatever_is_hidden_and_wherever_the_pieces_end_no_text_is_lost() {
+        let pieces = ["é<", "[<e>]", "a", "[<e>]", "<e", "[>]", ">a<", "[<]"];
+        for stop in ["zz", "<e>b", "a<e>b", "é<<e>ab", "<e>a<e><e>b"] {
+            let (text, found) = run(&[stop], false, &pieces);
+            assert_eq!((text.as_str(), found), ("é<a<e>a<", None), "{stop}");
+        }
     }
 }

@@ -12,6 +12,7 @@
 use super::python;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, Error, ErrorKind, Value};
+use std::collections::HashSet;
 use std::io::Write;
 use std::time::SystemTime;
 
@@ -64,6 +65,12 @@ impl Jinja {
             .add_template_owned(NAME, plain_generation_blocks(&unix_newlines(source)))
             .map_err(|error| describe(&error))?;
         Ok(Self { environment })
+    }
+
+    /// The variables that it reads and does not set before.
+    pub(super) fn variables(&self) -> Result<HashSet<String>, String> {
+        let template = self.environment.get_template(NAME).map_err(|error| describe(&error))?;
+        Ok(template.undeclared_variables(false))
     }
 
     /// Renders with `variables`; `strftime_now` sees `now` (as UTC).

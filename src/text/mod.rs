@@ -1,16 +1,18 @@
 //! Text in, text out: [`ChatTemplate`] renders messages, [`Tokenizer`] turns text into ids
 //! (built from tokenizer.json or from a GGUF vocabulary), [`Detokenizer`] turns ids into text as
-//! they come. The engine never imports this; it never runs on an engine thread.
+//! they come, [`Infill`] makes prompts with a gap. The engine never imports this; it never runs on an engine thread.
 
 mod chat_template;
 mod detokenizer;
 mod gguf_tokenizer;
+mod infill;
 mod jinja;
 mod python;
 mod tokenizer;
 
 pub use chat_template::{ChatTemplate, RenderInput};
 pub use detokenizer::{Detokenizer, TextDelta};
+pub use infill::{Infill, Snippet};
 pub use tokenizer::Tokenizer;
 
 /// What can go wrong between text and tokens; fit for callers.

@@ -4,9 +4,10 @@
 //! Absent on purpose: methods that change their object (transformers' sandbox refuses them
 //! too) and those that make no text.
 
-use minijinja::value::{Kwargs, ValueKind, from_args};
+use minijinja::value::{Kwargs, Object, ObjectRepr, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 use std::fmt::Write;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A JSON value as a template sees it; the order of keys is kept.
@@ -20,11 +21,33 @@ pub(super) fn from_json(value: serde_json::Value) -> Value {
         Json::Object(fields) => {
             Value::from_pairs(fields.into_iter().map(|(name, value)| (name, from_json(value))))
         }
-        Json::Number(number) => match (number.as_i64(), number.as_u64(), number.as_f64()) {
-            (Some(int), ..) => int.into(),
-            (None, Some(int), _) => int.into(),
-            (None, None, float) => float.unwrap_or(f64::NAN).into(),
-        },
+        Json::Number(number) => number_from_json(number.to_string()),
+    }
+}
+
+/// Python's integers have no bound.
+fn number_from_json(written: String) -> Value {
+    if written.contains(['.', 'e', 'E']) {
+        return written.parse::<f64>().unwrap_or(f64::NAN).into();
+    }
+    match (written.parse::<i64>(), written.parse::<i128>()) {
+        (Ok(int), _) => int.into(),
+        (_, Ok(int)) => int.into(),
+        _ => Value::from_object(WideInteger(written)),
+    }
+}
+
+/// An integer of more than 128 bits, by its digits.
+#[derive(Debug)]
+struct WideInteger(String);
+
+impl Object for WideInteger {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
+    }
+
+    fn render(self: &Arc<Self>, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(&self.0)
     }
 }
 
@@ -194,7 +217,10 @@ impl JsonDumper {
                     self.value(out, value, depth + 1)
                 })?;
             }
-            other => return Err(invalid(format!("tojson: a value of type {other} is not JSON"))),
+            other => match value.downcast_object_ref::<WideInteger>() {
+                Some(WideInteger(digits)) => out.push_str(digits),
+                None => return Err(invalid(format!("tojson: a value of type {other} is not JSON"))),
+            },
         }
         Ok(())
     }

@@ -18,12 +18,15 @@ use serde_json::Value;
 use std::collections::{BTreeMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::OnceLock;
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, DecoderWrapper};
 
 /// A checkpoint's tokenizer.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    /// Takes special tokens that are written out for the text that they are; made when first asked.
+    plain: OnceLock<tokenizers::Tokenizer>,
     spelling: Spelling,
     special: HashSet<TokenId>,
     eos: Vec<TokenId>,
@@ -87,22 +90,29 @@ impl Tokenizer {
             eos,
             vocab_size: vocab_size.max(highest),
             inner,
+            plain: OnceLock::new(),
         })
+    }
+
+    /// The id of a token by its spelling.
+    pub fn token_id(&self, token: &str) -> Option<TokenId> {
+        self.inner.token_to_id(token)
+    }
+
+    /// Text to ids, where special tokens that are written out are text, and none are added.
+    pub fn encode_plain(&self, text: &str) -> Result<Vec<TokenId>, TextError> {
+        let plain = self.plain.get_or_init(|| {
+            let mut plain = self.inner.clone();
+            plain.set_encode_special_tokens(true);
+            plain
+        });
+        encode(plain, text, false)
     }
 
     /// Text to ids. `add_special` adds BOS and the like as the tokenizer's post-processor says;
     /// special tokens written out in the text become their ids.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<TokenId>, TextError> {
-        // The crate's regex binding panics where its engine reports an error, such as a text that
-        // makes it backtrack past its limit.
-        let encoded = catch_unwind(AssertUnwindSafe(|| self.inner.encode_fast(text, add_special)));
-        match encoded {
-            Ok(Ok(encoding)) => Ok(encoding.get_ids().to_vec()),
-            Ok(Err(error)) => Err(TextError::Tokenizer(format!("cannot encode the text: {error}"))),
-            Err(_) => Err(TextError::Tokenizer(
-                "cannot encode the text: the tokenizer's pattern matching gave up on it".into(),
-            )),
-        }
+        encode(&self.inner, text, add_special)
     }
 
     /// Ids to text; incomplete UTF-8 becomes U+FFFD, ids outside the vocabulary nothing.
@@ -168,6 +178,19 @@ impl Tokenizer {
             }
         }
         Ok(())
+    }
+}
+
+fn encode(inner: &tokenizers::Tokenizer, text: &str, add_special: bool) -> Result<Vec<TokenId>, TextError> {
+    // The crate's regex binding panics where its engine reports an error, such as a text that makes it
+    // backtrack past its limit.
+    let encoded = catch_unwind(AssertUnwindSafe(|| inner.encode_fast(text, add_special)));
+    match encoded {
+        Ok(Ok(encoding)) => Ok(encoding.get_ids().to_vec()),
+        Ok(Err(error)) => Err(TextError::Tokenizer(format!("cannot encode the text: {error}"))),
+        Err(_) => Err(TextError::Tokenizer(
+            "cannot encode the text: the tokenizer's pattern matching gave up on it".into(),
+        )),
     }
 }
 

@@ -196,7 +196,7 @@ async fn models_tokenize_and_metrics() {
         answer["count"].as_f64().expect("count")
     );
     assert_eq!(metric(&server, "novastack_request_seconds_count").await, 1.0);
-    assert!(metric(&server, "novastack_kv_blocks_total").await > 0.0);
+    assert!(metric(&server, "novastack_kv_blocks").await > 0.0);
 }
 
 #[tokio::test]
@@ -238,7 +238,7 @@ async fn two_models_side_by_side() {
 #[tokio::test]
 async fn choices_share_their_prompts_cache() {
     let server = serve(&["--kv-cache-memory", "640K"]);
-    assert_eq!(metric(&server, "novastack_kv_blocks_total").await, 80.0);
+    assert_eq!(metric(&server, "novastack_kv_blocks").await, 80.0);
     // 30 blocks; each choice computes the last one for itself and writes to one more.
     let prompt: Vec<u32> = (0..480).map(|i| 5 + i % 97).collect();
     let body = completion(json!({"prompt": prompt, "n": 8, "max_tokens": 20, "seed": 3}));

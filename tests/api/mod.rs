@@ -4,7 +4,12 @@
 
 mod answers;
 mod errors;
+mod fields;
 mod gateway;
+mod history;
+mod http;
+mod infill;
+mod tools;
 mod life;
 
 use crate::support::{golden_dir, server::Server};
@@ -14,6 +19,25 @@ use serde_json::{Value, json};
 fn serve(more: &[&str]) -> Server {
     let source = format!("tiny={}", golden_dir("llama").display());
     Server::start(&[&["--model", source.as_str()], more].concat())
+}
+
+/// A copy of it whose special tokens are those of fill-in-the-middle: 317 prefix, 318 suffix, 319 middle.
+fn fill_model() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    for file in std::fs::read_dir(golden_dir("llama")).expect("goldens").flatten() {
+        std::fs::copy(file.path(), folder.path().join(file.file_name())).expect("copied");
+    }
+    let path = folder.path().join("tokenizer.json");
+    let mut text = std::fs::read_to_string(&path).expect("read");
+    for (from, to) in [
+        ("<|endoftext|>", "<|fim_prefix|>"),
+        ("<|im_start|>", "<|fim_suffix|>"),
+        ("<|im_end|>", "<|fim_middle|>"),
+    ] {
+        text = text.replace(from, to);
+    }
+    std::fs::write(path, text).expect("written");
+    folder
 }
 
 /// A completion request for these token ids with these fields over it.

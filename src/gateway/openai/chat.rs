@@ -5,6 +5,7 @@ use super::fields::{BadField, Fields};
 use super::params::{ModelView, Params, StreamOptions, TOP_LOGPROBS_MAX};
 use super::wire::{ChunkUsage, Head, Usage, finish_reason, logprob, split_end};
 use super::{Collected, Encoder, EventStream};
+use super::{history, known_fields};
 use crate::gateway::account::Attempt;
 use crate::gateway::app::{App, RequestContext};
 use crate::gateway::bounds::Limits;
@@ -21,9 +22,6 @@ use serde::Serialize;
 use serde_json::Value;
 use std::sync::Arc;
 
-/// Roles that a message may have. `developer` is another name for `system`.
-const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
-
 /// A chat request, read and checked.
 #[derive(Debug)]
 pub struct ChatRequest {
@@ -38,110 +36,18 @@ pub struct ChatRequest {
 impl ChatRequest {
     /// Reads a body.
     pub fn read(fields: &Fields<'_>, model: ModelView<'_>) -> Result<Self, BadField> {
-        let render = render_input(fields)?;
+        known_fields::check(fields, known_fields::CHAT)?;
         let mut params = Params::read(fields, model)?;
+        let render = history::render_input(fields, model.template)?;
         let top = fields.integer("top_logprobs", 0, TOP_LOGPROBS_MAX)?;
         if fields.flag("logprobs", false)? {
             params.sampling.logprobs = Some(top.unwrap_or(0) as u32);
         } else if top.is_some_and(|top| top > 0) {
             return Err(BadField::new("top_logprobs", "needs `logprobs` to be true"));
         }
-        if fields.flag("echo", false)? {
-            return Err(BadField::unsupported("echo", "is not supported in chat; use /v1/completions"));
-        }
         let add_special = fields.flag("add_special_tokens", false)?;
         Ok(Self { render, add_special, params })
     }
-}
-
-/// What the template needs of a request; `/tokenize` takes the same fields.
-pub fn render_input(fields: &Fields<'_>) -> Result<RenderInput, BadField> {
-    let path = fields.path("messages");
-    fields.required("messages", "a list of messages")?;
-    let items = fields.array("messages")?.unwrap_or_default();
-    if items.is_empty() {
-        return Err(BadField::new(path, "must have at least one message, got none"));
-    }
-    let messages = items
-        .iter()
-        .enumerate()
-        .map(|(i, item)| message(&Fields::object_at(format!("{path}[{i}]"), item)?))
-        .collect::<Result<Vec<_>, _>>()?;
-    let continue_final_message = fields.flag("continue_final_message", false)?;
-    let add_generation_prompt = fields.flag("add_generation_prompt", !continue_final_message)?;
-    if continue_final_message && add_generation_prompt {
-        return Err(BadField::new(
-            "continue_final_message",
-            "and `add_generation_prompt` exclude each other: set one of them to false",
-        ));
-    }
-    let extra = fields.object("chat_template_kwargs")?.map(|extra| extra.map().clone()).unwrap_or_default();
-    Ok(RenderInput { messages, tools: Vec::new(), add_generation_prompt, continue_final_message, extra })
-}
-
-/// A message as templates know it: text content, everything else as it came.
-fn message(fields: &Fields<'_>) -> Result<Value, BadField> {
-    let role = fields.required_str("role", "one of system, developer, user, assistant, tool")?;
-    if !ROLES.contains(&role) {
-        return Err(BadField::new(fields.path("role"), format!("must be one of {}", ROLES.join(", "))));
-    }
-    let calls = tool_calls(fields)?;
-    let content = match fields.get("content") {
-        None if role == "assistant" && calls.is_some() => String::new(),
-        _ => content_text(fields, fields.required("content", "a string or a list of text parts")?)?,
-    };
-    let mut message = fields.map().clone();
-    message.retain(|_, value| !value.is_null());
-    message.insert("role".into(), if role == "developer" { "system".into() } else { role.into() });
-    message.insert("content".into(), content.into());
-    if let Some(calls) = calls {
-        message.insert("tool_calls".into(), calls);
-    }
-    Ok(Value::Object(message))
-}
-
-fn content_text(fields: &Fields<'_>, value: &Value) -> Result<String, BadField> {
-    if let Value::String(text) = value {
-        return Ok(text.clone());
-    }
-    let path = fields.path("content");
-    let Value::Array(parts) = value else {
-        return Err(BadField::new(path, "must be a string or a list of text parts"));
-    };
-    if parts.is_empty() {
-        return Err(BadField::new(path, "must have at least one part, got none"));
-    }
-    let text = |(i, part): (usize, &Value)| {
-        let part = Fields::object_at(format!("{path}[{i}]"), part)?;
-        match part.required_str("type", "\"text\"")? {
-            "text" => part.required_str("text", "the part's text").map(str::to_owned),
-            _ => {
-                Err(BadField::unsupported(part.path("type"), "must be \"text\": this model takes text only"))
-            }
-        }
-    };
-    let texts = parts.iter().enumerate().map(text).collect::<Result<Vec<_>, _>>()?;
-    Ok(texts.join("\n"))
-}
-
-/// Calls of an earlier turn. Templates expect the arguments as an object, OpenAI sends them as
-/// JSON in a string.
-fn tool_calls(fields: &Fields<'_>) -> Result<Option<Value>, BadField> {
-    let Some(calls) = fields.array("tool_calls")? else { return Ok(None) };
-    let path = fields.path("tool_calls");
-    let mut calls = calls.to_vec();
-    for (i, call) in calls.iter_mut().enumerate() {
-        let function = Fields::object_at(format!("{path}[{i}]"), call)?;
-        let function = function.required("function", "the function that was called")?;
-        let function = Fields::object_at(format!("{path}[{i}].function"), function)?;
-        function.required_str("name", "the function's name")?;
-        if let Some(Value::String(arguments)) = function.get("arguments") {
-            let parsed: Value = serde_json::from_str(arguments)
-                .map_err(|e| BadField::new(function.path("arguments"), format!("must be JSON: {e}")))?;
-            call["function"]["arguments"] = parsed;
-        }
-    }
-    Ok(Some(Value::Array(calls)))
 }
 
 /// Renders and tokenizes; for a blocking thread.
@@ -152,7 +58,7 @@ pub fn prompt_ids(
 ) -> Result<Vec<TokenId>, LocalError> {
     let tokenizer = model.tokenizer.as_ref().ok_or(LocalError::NoTokenizer)?;
     let template = model.template.as_ref().map_err(|reason| LocalError::NoTemplate(reason.clone()))?;
-    let text = template.render(render)?;
+    let text = history::render(template, render)?;
     model.check_bytes(&text)?;
     Ok(tokenizer.encode(&text, add_special)?)
 }
@@ -163,9 +69,8 @@ pub fn chat_prompt(
     body: &Value,
 ) -> Result<impl FnOnce() -> Result<Vec<TokenId>, LocalError> + Send + 'static, BadField> {
     let fields = Fields::root(body)?;
-    // A model that takes no tools refuses them.
-    Params::read(&fields, ModelView::of(model))?;
-    let (render, add_special) = (render_input(&fields)?, fields.flag("add_special_tokens", false)?);
+    // What a model refuses it does not count either.
+    let ChatRequest { render, add_special, .. } = ChatRequest::read(&fields, ModelView::of(model))?;
     let model = model.clone();
     Ok(move || prompt_ids(&model, &render, add_special))
 }

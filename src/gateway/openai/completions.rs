@@ -2,6 +2,8 @@
 
 use super::chat::ChoiceIds;
 use super::fields::{BadField, Fields, token_ids};
+use super::infill::{Gap, gap_ids};
+use super::known_fields;
 use super::params::{CHOICES_MAX, ModelView, Params, StreamOptions, TOP_LOGPROBS_MAX};
 use super::wire::{ChunkUsage, Head, finish_reason, logprob, split_end};
 use super::{Collected, Encoder, EventStream};
@@ -26,7 +28,7 @@ use serde_json::Value;
 use std::sync::Arc;
 
 /// Output tokens where the caller does not say, as in OpenAI's API.
-const MAX_TOKENS_DEFAULT: u32 = 16;
+pub(super) const MAX_TOKENS_DEFAULT: u32 = 16;
 
 /// A prompt as it was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +37,8 @@ pub enum Prompt {
     Text(String),
     /// As they are.
     Ids(Vec<TokenId>),
+    /// To be filled.
+    Gap(Gap),
 }
 
 /// A completion request, read and checked.
@@ -53,6 +57,7 @@ pub struct CompletionRequest {
 impl CompletionRequest {
     /// Reads a body.
     pub fn read(fields: &Fields<'_>, model: ModelView<'_>) -> Result<Self, BadField> {
+        known_fields::check(fields, known_fields::TEXT)?;
         let prompts = prompts(fields, model.vocab)?;
         let mut params = Params::read(fields, model)?;
         if !params.generated.is_empty() {
@@ -71,16 +76,31 @@ impl CompletionRequest {
             let reason = format!("must equal n ({}), got {best_of}: choices are not ranked", params.n);
             return Err(BadField::unsupported("best_of", reason));
         }
-        if fields.str("suffix")?.is_some_and(|suffix| !suffix.is_empty()) {
-            return Err(BadField::unsupported("suffix", "is not supported: text is only continued"));
-        }
+        let prompts = match fields.str("suffix")?.filter(|suffix| !suffix.is_empty()) {
+            None => prompts,
+            Some(suffix) => with_suffix(prompts, suffix)?,
+        };
         let echo = fields.flag("echo", false)?;
+        if echo && matches!(prompts[0], Prompt::Gap(_)) {
+            return Err(BadField::unsupported("echo", "and `suffix` exclude each other"));
+        }
         params.sampling.logprobs = fields.integer("logprobs", 0, TOP_LOGPROBS_MAX)?.map(|top| top as u32);
         if echo {
             params.sampling.prompt_logprobs = params.sampling.logprobs;
         }
         Ok(Self { prompts, echo, add_special: fields.flag("add_special_tokens", true)?, params })
     }
+}
+
+/// Each prompt is what stands before the gap.
+fn with_suffix(prompts: Vec<Prompt>, suffix: &str) -> Result<Vec<Prompt>, BadField> {
+    let gap = |prompt| match prompt {
+        Prompt::Text(before) => {
+            Ok(Prompt::Gap(Gap { before, behind: suffix.to_owned(), others: Vec::new() }))
+        }
+        _ => Err(BadField::new("suffix", "needs a `prompt` of text")),
+    };
+    prompts.into_iter().map(gap).collect()
 }
 
 fn prompts(fields: &Fields<'_>, vocab: usize) -> Result<Vec<Prompt>, BadField> {
@@ -138,6 +158,7 @@ fn encode(model: &LocalModel, request: (Vec<Prompt>, bool, bool)) -> Result<Vec<
             model.check_bytes(&text)?;
             Ok(Encoded { ids: tokenizer.encode(&text, add_special)?.into(), echo: text })
         }
+        Prompt::Gap(gap) => Ok(Encoded { ids: gap_ids(model, &gap, add_special)?.into(), echo: gap.before }),
         Prompt::Ids(ids) => {
             let text = match &model.tokenizer {
                 Some(tokenizer) if echo => tokenizer.decode(&ids, false)?,
@@ -194,7 +215,10 @@ async fn complete(
         let model = model.clone();
         move || encode(&model, (prompts, add_special, echo))
     };
-    let prompts = app.text.run(&mut limits, work).await.map_err(at)?;
+    let prompts = app.text.run(&mut limits, work).await.map_err(|error| match error {
+        LocalError::NoInfill => ApiError::from(error).at("suffix"),
+        other => at(other),
+    })?;
     let request = GenerationRequest {
         generated: Vec::new(),
         id: context.id.clone(),

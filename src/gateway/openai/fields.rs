@@ -90,10 +90,12 @@ impl<'a> Fields<'a> {
         self.map.get(name).filter(|value| !value.is_null())
     }
 
-    /// Refuses the field where it is present.
+    /// Refuses the field where it asks for something: an empty list or string does not.
     pub fn refuse(&self, name: &str, reason: &str) -> Result<(), BadField> {
         match self.get(name) {
             None => Ok(()),
+            Some(Value::Array(items)) if items.is_empty() => Ok(()),
+            Some(Value::String(text)) if text.is_empty() => Ok(()),
             Some(_) => Err(BadField::unsupported(self.path(name), reason)),
         }
     }
@@ -146,15 +148,28 @@ impl<'a> Fields<'a> {
         let Some(value) = self.get(name) else { return Ok(None) };
         match value.as_i64() {
             Some(v) if (low..=high).contains(&v) => Ok(Some(v)),
-            _ if value.is_i64() || value.is_u64() => Err(BadField::new(
+            _ if is_integer(value) => Err(BadField::new(
                 self.path(name),
-                if high == i64::MAX {
-                    format!("must be at least {low}, got {value}")
-                } else {
-                    format!("must be between {low} and {high}, got {value}")
+                // Limits that are only those of this machine's numbers say nothing to a caller.
+                match (value.as_i64().is_some_and(|v| v < low), high >= i64::from(i32::MAX)) {
+                    (true, true) => format!("must be at least {low}, got {value}"),
+                    (false, true) => format!("is too large: {value}"),
+                    (_, false) => format!("must be between {low} and {high}, got {value}"),
                 },
             )),
             _ => Err(BadField::wrong_type(self.path(name), "an integer", value)),
+        }
+    }
+
+    /// An integer of 64 bits, with or without a sign, by its bits.
+    pub fn bits(&self, name: &str) -> Result<Option<u64>, BadField> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        match value.as_u64().or_else(|| value.as_i64().map(|signed| signed as u64)) {
+            Some(bits) => Ok(Some(bits)),
+            None if is_integer(value) => {
+                Err(BadField::new(self.path(name), format!("must be an integer of 64 bits, got {value}")))
+            }
+            None => Err(BadField::wrong_type(self.path(name), "an integer", value)),
         }
     }
 
@@ -182,6 +197,14 @@ impl<'a> Fields<'a> {
                 None => Err(BadField::wrong_type(self.path(name), what, value)),
             },
         }
+    }
+}
+
+/// Whether a number is written without a fraction and exponent, however long.
+fn is_integer(value: &Value) -> bool {
+    match value {
+        Value::Number(number) => !number.to_string().contains(['.', 'e', 'E']),
+        _ => false,
     }
 }
 

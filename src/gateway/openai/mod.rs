@@ -1,12 +1,18 @@
 //! OpenAI's API: requests are read by hand from JSON ([`fields`], [`params`]), answers are written
-//! from text events. [`wire`] holds what chat and completions share. Handlers extract, call and
+//! from text events. [`known_fields`] says what becomes of each field, [`history`] reads a conversation,
+//! [`messages`] one in Anthropic's format. [`wire`] holds what chat and completions share. Handlers extract, call and
 //! respond; all that is pure in them is tested without a server.
 
 pub mod chat;
 pub mod completions;
 pub mod fields;
+pub mod history;
+pub mod infill;
+pub mod known_fields;
+pub mod messages;
 pub mod models;
 pub mod params;
+pub mod thinking;
 pub mod tokenize;
 pub mod wire;
 

@@ -1,14 +1,15 @@
 //! The request fields that chat and completions share: how tokens are chosen, when a choice
 //! stops, how it is reported.
 //!
-//! Fields that would change the output and cannot be honoured are refused by name; unknown ones
-//! are ignored, as OpenAI-compatible servers do.
+//! Fields that are refused whatever their value are [`super::known_fields`]'s; here are those of which
+//! some values can be done.
 
 use super::fields::{BadField, Fields, token_ids};
 use super::wire::ChunkUsage;
 use crate::gateway::local;
 use crate::gateway::registry::{GenerationDefaults, LocalModel};
 use crate::protocol::{SamplingParams, TokenId};
+use crate::text::ChatTemplate;
 
 /// Choices of one request: `n` times its prompts.
 pub const CHOICES_MAX: usize = 128;
@@ -19,27 +20,6 @@ pub const STOP_BYTES_MAX: usize = 4096;
 /// Alternatives per token in logprobs.
 pub const TOP_LOGPROBS_MAX: i64 = 20;
 
-/// Fields that no endpoint here can honour.
-const REFUSED: [(&str, &str); 17] = [
-    ("functions", "is not supported: only plain text is generated"),
-    ("audio", "is not supported: only text is generated"),
-    ("prediction", "is not supported"),
-    ("web_search_options", "is not supported"),
-    ("guided_json", "is not supported: output cannot be constrained yet"),
-    ("guided_regex", "is not supported: output cannot be constrained yet"),
-    ("guided_choice", "is not supported: output cannot be constrained yet"),
-    ("guided_grammar", "is not supported: output cannot be constrained yet"),
-    ("structured_outputs", "is not supported: output cannot be constrained yet"),
-    ("logits_processors", "is not supported"),
-    ("logit_processors", "is not supported"),
-    ("bad_words", "is not supported; use logit_bias"),
-    ("allowed_token_ids", "is not supported; use logit_bias"),
-    ("prompt_logprobs", "is not supported; use /v1/completions with echo and logprobs"),
-    ("prompt_embeds", "is not supported"),
-    ("truncate_prompt_tokens", "is not supported: a prompt that is too long is an error"),
-    ("chat_template", "is not supported: the checkpoint's own template is used"),
-];
-
 /// What of the model matters for reading a request.
 #[derive(Clone, Copy, Debug)]
 pub struct ModelView<'a> {
@@ -49,13 +29,16 @@ pub struct ModelView<'a> {
     pub eos: &'a [TokenId],
     /// What absent fields take.
     pub defaults: &'a GenerationDefaults,
+    /// Which variables it reads decides which fields can be done.
+    pub template: Option<&'a ChatTemplate>,
 }
 
 impl<'a> ModelView<'a> {
     /// The view of a loaded model.
     pub fn of(model: &'a LocalModel) -> Self {
         let eos = model.tokenizer.as_ref().map_or(&[][..], |tokenizer| tokenizer.eos_ids());
-        Self { vocab: model.vocab, eos, defaults: &model.defaults }
+        let template = model.template.as_deref().ok();
+        Self { vocab: model.vocab, eos, defaults: &model.defaults, template }
     }
 }
 
@@ -164,12 +147,13 @@ fn generated(
 }
 
 fn refuse(fields: &Fields<'_>) -> Result<(), BadField> {
-    for (name, reason) in REFUSED {
-        fields.refuse(name, reason)?;
+    let choice = fields.get("tool_choice");
+    let none = choice.is_some_and(|choice| choice == "none");
+    let any_tools = fields.array("tools")?.is_some_and(|tools| !tools.is_empty());
+    if !any_tools && choice.is_some_and(|choice| choice != "none" && choice != "auto") {
+        return Err(BadField::new("tool_choice", "must be \"none\" or \"auto\" where there are no `tools`"));
     }
-    if fields.array("tools")?.is_some_and(|tools| !tools.is_empty())
-        && fields.get("tool_choice").and_then(|choice| choice.as_str()) != Some("none")
-    {
+    if any_tools && !none {
         return Err(BadField::unsupported(
             "tools",
             "is not supported yet: leave it out, or set `tool_choice` to \"none\"",
@@ -186,14 +170,13 @@ fn refuse(fields: &Fields<'_>) -> Result<(), BadField> {
     {
         return Err(BadField::unsupported("modalities", "must be [\"text\"]"));
     }
-    if fields.flag("use_beam_search", false)? {
-        return Err(BadField::unsupported("use_beam_search", "must be false"));
-    }
     Ok(())
 }
 
 fn max_tokens(fields: &Fields<'_>) -> Result<Option<u32>, BadField> {
-    let old = fields.u32("max_tokens", 1)?;
+    // A prompt that is echoed may be all of the answer.
+    let low = if fields.flag("echo", false)? { 0 } else { 1 };
+    let old = fields.u32("max_tokens", low)?;
     let new = fields.u32("max_completion_tokens", 1)?;
     match (old, new) {
         (Some(a), Some(b)) if a != b => Err(BadField::new(
@@ -221,10 +204,7 @@ fn sampling(
     }
     stop_tokens.sort_unstable();
     stop_tokens.dedup();
-    let seed = match fields.integer("seed", i64::MIN, i64::MAX)? {
-        Some(seed) => seed as u64,
-        None => uuid::Uuid::new_v4().as_u64_pair().0,
-    };
+    let seed = fields.bits("seed")?.unwrap_or_else(|| uuid::Uuid::new_v4().as_u64_pair().0);
     let params = SamplingParams {
         temperature: fields.f32("temperature")?.unwrap_or(default_temperature),
         top_p: fields.f32("top_p")?.or(defaults.top_p).unwrap_or(1.0),
@@ -239,7 +219,7 @@ fn sampling(
         repetition_penalty: fields.f32("repetition_penalty")?.or(defaults.repetition_penalty).unwrap_or(1.0),
         logit_bias: logit_bias(fields, model.vocab)?,
         seed,
-        max_tokens: max_tokens.unwrap_or(u32::MAX),
+        max_tokens: max_tokens.map_or(u32::MAX, |max| max.max(1)),
         min_tokens: fields.u32("min_tokens", 0)?.unwrap_or(0),
         stop_tokens,
         logprobs: None,

@@ -1,6 +1,8 @@
 //! What bad input gets, and the wire form of answers against committed transcripts
 //! (`tests/api/golden`; `UPDATE_GOLDENS=1` rewrites them).
 
+mod history;
+
 use super::chat::{self, ChatEncoder, ChatRequest};
 use super::completions::{self, CompletionEncoder, CompletionRequest, Encoded, Format, Prompt};
 use super::fields::{BadField, Fields};
@@ -15,7 +17,7 @@ use std::path::Path;
 const VOCAB: usize = 1000;
 
 fn with_view<T>(defaults: &GenerationDefaults, read: impl FnOnce(ModelView<'_>) -> T) -> T {
-    read(ModelView { vocab: VOCAB, eos: &[2, 7], defaults })
+    read(ModelView { vocab: VOCAB, eos: &[2, 7], defaults, template: None })
 }
 
 fn chat(body: Value) -> Result<ChatRequest, BadField> {
@@ -50,7 +52,7 @@ fn shared_fields_out_of_type_or_range_are_named() {
         (json!({"temperature": 1e300}), "temperature", "between 0 and 2"),
         (json!({"top_p": 0}), "top_p", "greater than 0"),
         (json!({"top_p": 1.1}), "top_p", "at most 1"),
-        (json!({"top_k": -2}), "top_k", "between -1"),
+        (json!({"top_k": -2}), "top_k", "at least -1, got -2"),
         (json!({"top_k": 1.5}), "top_k", "an integer, got 1.5"),
         (json!({"min_p": -1}), "min_p", "between 0 and 1"),
         (json!({"presence_penalty": 3}), "presence_penalty", "between -2 and 2"),
@@ -86,18 +88,27 @@ fn shared_fields_out_of_type_or_range_are_named() {
         ),
         (json!({"tools": [{"type": "function"}]}), "tools", "tool_choice"),
         (json!({"tools": [{"type": "function"}], "tool_choice": "auto"}), "tools", "not supported"),
-        (json!({"functions": []}), "functions", "not supported"),
+        (json!({"functions": [{}]}), "functions", "not supported"),
+        (json!({"tool_choice": "required"}), "tool_choice", "no `tools`"),
         (json!({"response_format": {"type": "json_object"}}), "response_format", "text"),
         (json!({"response_format": {}}), "response_format.type", "required"),
         (json!({"modalities": ["text", "audio"]}), "modalities", "text"),
         (json!({"audio": {}}), "audio", "only text"),
         (json!({"guided_json": {}}), "guided_json", "not supported"),
         (json!({"logits_processors": ["x"]}), "logits_processors", "not supported"),
-        (json!({"use_beam_search": true}), "use_beam_search", "false"),
+        (json!({"use_beam_search": true}), "use_beam_search", "no beam search"),
+        (json!({"seed": 1e30}), "seed", "an integer, got"),
+        (json!({"max_tokens": u64::MAX}), "max_tokens", "is too large: 18446744073709551615"),
+        (json!({"max_tokens": i64::MIN}), "max_tokens", "must be at least 1, got -9223372036854775808"),
+        (json!({"top_k": 1_i64 << 40}), "top_k", "is too large: 1099511627776"),
     ] {
+        // What is for chat alone is refused as a completion's.
+        let only_chat = ["modalities", "tools", "tool_choice"].contains(&param);
+        let says_there = if only_chat { "/v1/chat/completions" } else { says };
         let body = hello(more);
         refused(&body, chat(body.clone()), param, says);
-        let mut body = body;
+        let (mut body, says) = (body, says_there);
+        body.as_object_mut().unwrap().shift_remove("messages");
         body["prompt"] = "hi".into();
         refused(&body, completion(body.clone()), param, says);
     }
@@ -116,9 +127,8 @@ fn messages_are_checked_one_by_one() {
         (json!([user, {"role": 5, "content": "x"}]), "messages[1].role", "a string"),
         (json!([user, user, {"role": "user"}]), "messages[2].content", "required"),
         (json!([{"role": "user", "content": null}]), "messages[0].content", "required"),
-        (json!([{"role": "assistant"}]), "messages[0].content", "required"),
+        (json!([{"role": "tool", "content": 5}]), "messages[0].content", "a string or a list"),
         (json!([{"role": "user", "content": 3}]), "messages[0].content", "a string or a list"),
-        (json!([{"role": "user", "content": []}]), "messages[0].content", "at least one part"),
         (json!([{"role": "user", "content": ["x"]}]), "messages[0].content[0]", "an object"),
         (json!([{"role": "user", "content": [{"text": "x"}]}]), "messages[0].content[0].type", "required"),
         (
@@ -133,9 +143,9 @@ fn messages_are_checked_one_by_one() {
             "required",
         ),
         (
-            json!([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]),
+            json!([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": 5}}]}]),
             "messages[0].tool_calls[0].function.arguments",
-            "JSON",
+            "JSON object, or an object, got 5",
         ),
     ] {
         let body = json!({"model": "m", "messages": messages});
@@ -176,7 +186,7 @@ fn prompts_are_checked() {
         (json!({"prompt": [[1], [2, 1.5]]}), "prompt[1][1]", "a token id"),
         (json!({"prompt": vec!["x"; 129]}), "prompt", "at most 128 prompts"),
         (json!({"prompt": vec!["x"; 65], "n": 2}), "n", "at most 128, got 130"),
-        (json!({"prompt": "x", "suffix": "y"}), "suffix", "not supported"),
+        (json!({"prompt": [1], "suffix": "y"}), "suffix", "a `prompt` of text"),
         (json!({"prompt": "x", "best_of": 2}), "best_of", "equal n"),
         (json!({"prompt": "x", "logprobs": 21}), "logprobs", "between 0 and 20"),
         (json!({"prompt": "x", "logprobs": true}), "logprobs", "an integer, got true"),
@@ -191,7 +201,7 @@ fn prompts_are_checked() {
         (json!({"messages": []}), "messages"),
         (json!({"prompt": "x", "add_special_tokens": 2}), "add_special_tokens"),
     ] {
-        refused(&more, Fields::root(&more).and_then(|f| TokenizeRequest::read(&f)), param, "");
+        refused(&more, Fields::root(&more).and_then(|f| TokenizeRequest::read(&f, None)), param, "");
     }
 }
 
@@ -282,7 +292,7 @@ fn messages_reach_the_template_as_it_knows_them() {
         {"role": "assistant", "content": null, "refusal": null,
          "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{\"x\": 1}"}}]},
         {"role": "tool", "tool_call_id": "1", "content": "2"},
-    ], "chat_template_kwargs": {"enable_thinking": false}});
+    ], "chat_template_kwargs": {"a_variable": false}});
     let got = chat(body).unwrap();
     assert_eq!(
         Value::from(got.render.messages),
@@ -295,7 +305,7 @@ fn messages_reach_the_template_as_it_knows_them() {
         ])
     );
     assert!(got.render.add_generation_prompt && !got.render.continue_final_message && !got.add_special);
-    assert_eq!(got.render.extra["enable_thinking"], false);
+    assert_eq!(got.render.extra["a_variable"], false);
     let open = chat(hello(json!({"continue_final_message": true}))).unwrap().render;
     assert!(!open.add_generation_prompt && open.continue_final_message);
 }

@@ -1,17 +1,20 @@
-//! `POST /tokenize` and `POST /detokenize`, in vLLM's shapes. `model` may be left out when one
+//! `POST /tokenize`, `POST /detokenize` and `GET /tokenizer_info`, in vLLM's shapes. `model` may be left out when one
 //! model is served.
 
-use super::chat::{prompt_ids, render_input};
+use super::chat::prompt_ids;
 use super::fields::{BadField, Fields, token_ids};
+use super::history;
 use crate::gateway::app::{App, RequestContext};
 use crate::gateway::error::ApiError;
 use crate::gateway::local::LocalError;
 use crate::gateway::registry::LocalModel;
 use crate::protocol::TokenId;
-use crate::text::RenderInput;
+use crate::text::{ChatTemplate, RenderInput};
 use axum::extract::{Extension, Request, State};
+use axum::http::Uri;
 use axum::response::{IntoResponse, Json, Response};
 use serde::Serialize;
+use serde_json::{Map, Value};
 use std::sync::Arc;
 
 /// What to tokenize.
@@ -36,13 +39,13 @@ pub struct TokenizeRequest {
 
 impl TokenizeRequest {
     /// Reads a body.
-    pub fn read(fields: &Fields<'_>) -> Result<Self, BadField> {
+    pub fn read(fields: &Fields<'_>, template: Option<&ChatTemplate>) -> Result<Self, BadField> {
         let source = match (fields.str("prompt")?, fields.get("messages")) {
             (Some(_), Some(_)) => {
                 return Err(BadField::new("prompt", "and `messages` exclude each other: send one of them"));
             }
             (Some(text), None) => Source::Text(text.to_owned()),
-            (None, Some(_)) => Source::Messages(render_input(fields)?),
+            (None, Some(_)) => Source::Messages(history::render_input(fields, template)?),
             (None, None) => return Err(BadField::missing("prompt", "a string; or else `messages`")),
         };
         let add_special = fields.flag("add_special_tokens", matches!(source, Source::Text(_)))?;
@@ -84,9 +87,35 @@ pub async fn tokenize(
     let body = app.read_json(&mut limits, request).await?;
     let fields = Fields::root(&body)?;
     let model = app.model_or_only(fields.str("model")?, &context)?;
-    let request = TokenizeRequest::read(&fields)?;
+    let request = TokenizeRequest::read(&fields, model.template.as_deref().ok())?;
     let tokenized = app.text.run(&mut limits, move || run(&model, request)).await?;
     Ok(Json(tokenized).into_response())
+}
+
+/// The handler of `/tokenizer_info`: what tokenizer_config.json would say, as far as it is known.
+/// `?model=NAME` where several are served.
+pub async fn info(
+    State(app): State<Arc<App>>,
+    Extension(context): Extension<RequestContext>,
+    uri: Uri,
+) -> Result<Response, ApiError> {
+    let query = uri.query().unwrap_or_default();
+    let named = url::form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "model");
+    let model = app.model_or_only(named.as_ref().map(|(_, value)| &**value), &context)?;
+    let tokenizer = model.tokenizer.as_ref().ok_or(LocalError::NoTokenizer)?;
+    let mut info = Map::new();
+    info.insert("tokenizer_class".into(), "PreTrainedTokenizerFast".into());
+    info.insert("model_max_length".into(), model.engine.max_context().into());
+    info.insert("vocab_size".into(), tokenizer.vocab_size().into());
+    if let Ok(template) = &model.template {
+        info.extend(template.special_tokens().clone());
+        info.insert("chat_template".into(), template.source().into());
+    }
+    let eos = tokenizer.eos_ids().first().and_then(|id| tokenizer.id_to_token(*id));
+    if let Some(eos) = eos {
+        info.entry("eos_token").or_insert_with(|| eos.into());
+    }
+    Ok(Json(Value::from(info)).into_response())
 }
 
 /// The handler of `/detokenize`.

@@ -341,13 +341,17 @@ fn assistant_blocks(message: &Fields, claude: bool) -> Result<Vec<Value>, BadFie
         let function = call.object("function")?;
         let function = function
             .ok_or_else(|| BadField::missing(call.path("function"), "the call's name and arguments"))?;
-        let arguments = function.str("arguments")?.unwrap_or_default();
+        let arguments = match function.get("arguments") {
+            Some(object @ Value::Object(_)) => object.to_string(),
+            _ => function.str("arguments")?.unwrap_or_default().to_owned(),
+        };
         let input: Value = match arguments.trim() {
-            "" => json!({}),
-            text => serde_json::from_str(text).ok().filter(Value::is_object).ok_or_else(|| {
-                let reason = "must be the JSON text of an object for an Anthropic model";
-                BadField::new(function.path("arguments"), reason)
-            })?,
+            "" | "null" => json!({}),
+            // Anthropic takes objects alone: what the model wrote is one's text.
+            text => serde_json::from_str(text)
+                .ok()
+                .filter(Value::is_object)
+                .unwrap_or_else(|| json!({ "arguments": text })),
         };
         blocks.push(json!({
             "type": "tool_use",

@@ -128,8 +128,13 @@ fn unsupported_block(block: &Fields, kind: &str, why: &str) -> BadField {
 
 fn push_message(message: &Fields, messages: &mut Vec<Value>) -> Result<(), BadField> {
     let path = message.path("content");
-    let content = message.required("content", "a string or a list of blocks")?;
-    match message.required_str("role", "user, assistant or system")? {
+    let role = message.required_str("role", "user, assistant or system")?;
+    let nothing = Value::Array(Vec::new());
+    let content = match message.get("content") {
+        None if role == "assistant" => &nothing,
+        _ => message.required("content", "a string or a list of blocks")?,
+    };
+    match role {
         "system" => push_system(&path, content, messages),
         "user" => push_user(&path, content, messages),
         "assistant" => push_assistant(&path, content, messages),
@@ -275,14 +280,21 @@ fn push_assistant(path: &str, content: &Value, messages: &mut Vec<Value>) -> Res
                 details.push(json!({"type": "reasoning.encrypted", "data": data, "index": details.len()}));
             }
             "tool_use" => {
-                let input = block.required("input", "the call's arguments")?;
-                let arguments = Fields::object_at(block.path("input"), input)?.map();
+                let arguments = match block.get("input") {
+                    None => "{}".to_owned(),
+                    // Of a call whose arguments were no JSON.
+                    Some(Value::String(text)) => text.clone(),
+                    Some(input) => {
+                        Fields::object_at(block.path("input"), input)?;
+                        input.to_string()
+                    }
+                };
                 calls.push(json!({
                     "id": block.required_str("id", "the call's id")?,
                     "type": "function",
                     "function": {
                         "name": block.required_str("name", "the tool's name")?,
-                        "arguments": Value::Object(arguments.clone()).to_string(),
+                        "arguments": arguments,
                     },
                 }));
             }

@@ -316,6 +316,33 @@ fn choices_of_tools() {
     }
 }
 
+/// Models write such calls, and clients send them back.
+#[test]
+fn calls_with_empty_missing_or_broken_arguments_are_translated_both_ways() {
+    let call = |arguments: Value| json!([{"id": "t", "function": {"name": "f", "arguments": arguments}}]);
+    for (arguments, input) in [
+        (json!(null), json!({})),
+        (json!(""), json!({})),
+        (json!("null"), json!({})),
+        (json!({"a": 1}), json!({"a": 1})),
+        (json!("{\"a\":"), json!({"arguments": "{\"a\":"})),
+        (json!("[1]"), json!({"arguments": "[1]"})),
+    ] {
+        let said = json!({"role": "assistant", "content": null, "tool_calls": call(arguments)});
+        let body = translated(&json!({"messages": [user("a")[0], said]})).unwrap();
+        assert_eq!(body["messages"][1]["content"][0]["input"], input);
+    }
+    for (input, arguments) in
+        [(json!(null), "{}"), (json!({"a": 1}), "{\"a\":1}"), (json!("{\"a\":"), "{\"a\":")]
+    {
+        let said = json!([{"type": "tool_use", "id": "t", "name": "f", "input": input}]);
+        let body =
+            json!({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": said}]});
+        let body = to_openai(&body, &Compat::default()).unwrap();
+        assert_eq!(body["messages"][1]["tool_calls"][0]["function"]["arguments"], arguments);
+    }
+}
+
 #[test]
 fn what_anthropic_cannot_do_names_the_field() {
     let tool = |function: Value| json!([{"type": "function", "function": function}]);
@@ -331,7 +358,7 @@ fn what_anthropic_cannot_do_names_the_field() {
         (json!({"messages": user("a"), "frequency_penalty": 0.5}), "frequency_penalty"),
         (json!({"messages": user("a"), "logit_bias": {"5": 1}}), "logit_bias"),
         (json!({"messages": user("a"), "modalities": ["audio"]}), "modalities"),
-        (json!({"messages": user("a"), "functions": []}), "functions"),
+        (json!({"messages": user("a"), "functions": [{"name": "f"}]}), "functions"),
         (json!({"messages": user("a"), "temperature": 1.5}), "temperature"),
         (json!({"messages": user("a"), "max_tokens": 0}), "max_tokens"),
         (json!({"messages": user("a"), "stop": "\n"}), "stop"),
@@ -360,7 +387,7 @@ fn what_anthropic_cannot_do_names_the_field() {
         ),
         (
             json!({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": [
-                {"id": "t", "function": {"name": "f", "arguments": "{\"a\":"}},
+                {"id": "t", "function": {"name": "f", "arguments": 5}},
             ]}]}),
             "messages[1].tool_calls[0].function.arguments",
         ),
