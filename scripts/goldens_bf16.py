@@ -5,7 +5,7 @@
 
 Prints, for each golden in tests/goldens: the largest distance of a log-probability among the first
 step's 20 best, and the largest margin over which bf16 prefers another token than f32 does, with the
-golden's tokens given. `novastack goldens` (src/goldens.rs) takes its tolerances from here.
+golden's tokens given. `novastack goldens` (src/cli/goldens.rs) takes its tolerances from here.
 """
 
 import argparse

@@ -99,7 +99,7 @@ step "Python SDK tests"
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 url=http://127.0.0.1:$port
 "$program" serve --port "$port" --model "smollm2-135m-instruct=$NOVASTACK_DEMO_GGUF" \
-  --model golden=tests/goldens/llama --max-context 2048 --kv-cache-memory 256M >"$log" 2>&1 &
+  --model golden=tests/goldens/llama --kv-cache-memory 256M >"$log" 2>&1 &
 server=$!
 python3 - "$url/health" "$server" <<'PYTHON'
 import os, sys, time, urllib.request

@@ -1,7 +1,7 @@
 //! From a model's files to an executor that is ready for steps: for `serve` and `bench offline`.
 
-use crate::device::DeviceChoice;
-use crate::parse_bytes;
+use crate::cli::device::DeviceChoice;
+use crate::cli::parse_bytes;
 use clap::{Args, ValueEnum};
 use novastack::backend::cpu::CpuBackend;
 use novastack::backend::hip::driver::Vendor;
@@ -12,11 +12,15 @@ use novastack::checkpoint::Checkpoint;
 use novastack::checkpoint::resolve::Resolved;
 use novastack::engine::executor::{DeviceExecutor, Executor, Patience, Rank};
 use novastack::engine::plan::{PlannedSeq, SampleSpec, SeqId, StepPlan};
-use novastack::model::{self, LoadError, Loader, ModelConfig, Weights};
+use novastack::model::{self, LoadError, Loader, ModelConfig, Weights, inventory};
 use novastack::protocol::SamplingParams;
+use std::io::IsTerminal;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+/// How often a log says how far loading is.
+const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 
 /// Free memory where the system does not tell.
 const ASSUMED_FREE_BYTES: usize = 4 << 30;
@@ -65,7 +69,8 @@ pub struct LoadArgs {
     /// CPU threads per model [default: all cores].
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
-    /// Longest prompt and output together [default: what the model was made for, as far as the KV cache holds it].
+    /// Longest prompt and output together, no more than the model was made for [default: that, as far as
+    /// the KV cache holds it].
     #[arg(long, value_parser = clap::value_parser!(u32).range(2..))]
     pub max_context: Option<u32>,
     /// KV cache per model: bytes, or with a suffix K, M, G [default: a quarter of the free memory
@@ -78,12 +83,58 @@ pub struct LoadArgs {
     /// Tokens that one step computes at the most, prefill and decode together.
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(16..=65536))]
     pub step_tokens: u32,
+    /// `max_context` is a wish of ours, not somebody's word: less is no error.
+    #[arg(skip)]
+    pub context_may_shrink: bool,
 }
 
 impl LoadArgs {
     /// Rows of a step at the most: every decode fits.
     pub fn step_rows(&self) -> usize {
         self.step_tokens.max(self.max_running) as usize
+    }
+
+    /// Refuses what cannot be, before anything is loaded.
+    fn check(&self, shape: &ModelConfig) -> Result<(), String> {
+        if let Some(asked) = self.max_context.map(|tokens| tokens as usize)
+            && asked > shape.max_context
+            && !self.context_may_shrink
+        {
+            return Err(format!(
+                "--max-context {asked} is more than the {} tokens that the model was made for: leave it out, or set \
+                 `rope_scaling` of the model in novastack.yaml, which stretches them",
+                shape.max_context
+            ));
+        }
+        let Some(bytes) = self.kv_cache_memory else { return Ok(()) };
+        let free = free_memory_bytes();
+        if self.device == DeviceChoice::Cpu && bytes > free {
+            return Err(format!(
+                "--kv-cache-memory {} is more than the {} that are free",
+                size(bytes),
+                size(free)
+            ));
+        }
+        self.check_cache(shape, bytes, inventory::kv_spec(shape, 1).token_bytes())
+    }
+
+    /// Whether a KV cache of so many bytes holds the context that somebody asked for.
+    fn check_cache(&self, shape: &ModelConfig, bytes: usize, token_bytes: usize) -> Result<(), String> {
+        let Some(asked) = self.max_context.filter(|_| !self.context_may_shrink) else { return Ok(()) };
+        let asked = (asked as usize).min(shape.max_context);
+        let block_bytes = token_bytes * KV_BLOCK_TOKENS;
+        let held = bytes / block_bytes * KV_BLOCK_TOKENS;
+        // That it holds nothing at all is told of elsewhere.
+        if held >= asked || held == 0 {
+            return Ok(());
+        }
+        Err(format!(
+            "--max-context {asked} does not fit: the KV cache of {} holds {held} tokens, and a token takes {} bytes; \
+             give --kv-cache-memory {}M or --max-context {held}",
+            size(bytes),
+            token_bytes,
+            (asked.div_ceil(KV_BLOCK_TOKENS) * block_bytes).div_ceil(1 << 20)
+        ))
     }
 
     /// CPU threads.
@@ -101,7 +152,7 @@ fn parse_fraction(text: &str) -> Result<f64, String> {
 }
 
 fn parse_patience(text: &str) -> Result<Duration, String> {
-    match crate::parse_seconds(text) {
+    match crate::cli::parse_seconds(text) {
         Ok(limit) if limit >= Duration::from_secs(1) => Ok(limit),
         _ => Err("a number of seconds from 1 to 86400 is expected".into()),
     }
@@ -147,7 +198,7 @@ pub fn load(
 ) -> Result<Loaded, String> {
     let dummy = args.load_format == LoadFormat::Dummy;
     let mut checkpoint = match dummy {
-        true => Checkpoint::open_config(&resolved.path),
+        true => resolved.open_config(),
         false => Checkpoint::open(&resolved.path),
     }
     .map_err(|error| error.to_string())?;
@@ -165,6 +216,7 @@ pub fn load_opened(
     checkpoint: Checkpoint,
 ) -> Result<Loaded, String> {
     let mut shape = ModelConfig::from_json(&checkpoint.config).map_err(|error| error.to_string())?;
+    args.check(&shape)?;
     if let Some(tokens) = args.max_context {
         shape.serve_context(shape.max_context.min(tokens as usize));
     }
@@ -265,7 +317,7 @@ impl Opened<'_> {
         let (checkpoint, shape, path) = (self.checkpoint, self.shape, self.path);
         let explained = |error: StartError| match error.out_of_memory {
             true => {
-                let shortage = crate::inspect::shortage(checkpoint, shape, path, gpus.len(), usable);
+                let shortage = crate::cli::inspect::shortage(checkpoint, shape, path, gpus.len(), usable);
                 format!("{}; {shortage}", error.text)
             }
             false => error.text,
@@ -290,40 +342,31 @@ impl Opened<'_> {
         let started = Instant::now();
         let step_rows = args.step_rows();
         let ranks = backends.len();
-        let bar = progress_bar(name);
+        let progress = Progress::new(name);
         let mut models = Vec::with_capacity(ranks);
         let mut bytes = ModelBytes::default();
         for backend in &backends {
             let loader = Loader::new(backend, shape, weights);
-            let model = model::load(&loader, step_rows, threads, &|_, total| {
-                bar.set_length((total * ranks) as u64);
-                bar.inc(1);
-            });
+            let model = model::load(&loader, step_rows, threads, &|_, total| progress.part(total * ranks));
             models.push(model.map_err(|error| StartError {
                 text: format!("{}: {error}", path.display()),
                 out_of_memory: matches!(error, LoadError::Backend(BackendError::OutOfMemory { .. })),
             })?);
             log_weights(name, backend.rank().0, &loader, &mut bytes);
         }
-        bar.finish_and_clear();
+        progress.bar.finish_and_clear();
         checkpoint.release_pages();
 
         let spec = models[0].kv_spec();
         let block_bytes = spec.block_bytes() * ranks;
         bytes.kv_token = spec.token_bytes() * ranks;
         let wanted = args.max_context.map_or(shape.max_context, |n| (n as usize).min(shape.max_context));
-        if args.max_context.is_some_and(|n| n as usize > wanted) {
-            tracing::warn!(
-                model = name,
-                max_context = wanted,
-                "--max-context is more than the checkpoint was made for"
-            );
-        }
         let kv_left = kv_memory()?;
         let kv_bytes = args.kv_cache_memory.unwrap_or_else(|| {
             let all_slots = wanted.div_ceil(KV_BLOCK_TOKENS).saturating_mul(args.max_running as usize);
             all_slots.saturating_mul(block_bytes).min(kv_left)
         });
+        args.check_cache(shape, kv_bytes, bytes.kv_token)?;
         let kv_blocks = kv_bytes / block_bytes;
         let max_context = wanted.min(kv_blocks * KV_BLOCK_TOKENS);
         if max_context < 2 {
@@ -419,14 +462,49 @@ fn warm_up(executor: &mut dyn Executor) -> Result<(), String> {
     }
 }
 
-fn progress_bar(name: &str) -> indicatif::ProgressBar {
-    let bar = indicatif::ProgressBar::new(0);
-    if let Ok(style) =
-        indicatif::ProgressStyle::with_template("loading {msg} {bar:30} {pos}/{len} parts, {elapsed}")
-    {
-        bar.set_style(style);
+/// How far loading is: a bar in a terminal, else a line in the log now and then.
+struct Progress {
+    name: String,
+    bar: indicatif::ProgressBar,
+    /// When the last line was written; None: there is a bar.
+    told: Option<Mutex<Instant>>,
+}
+
+impl Progress {
+    fn new(name: &str) -> Self {
+        let bar = indicatif::ProgressBar::new(0);
+        let template = "loading {msg} {bar:30} {pos}/{len} parts, {elapsed}";
+        if let Ok(style) = indicatif::ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        let told = (!std::io::stderr().is_terminal()).then(|| Mutex::new(Instant::now()));
+        if told.is_some() {
+            tracing::info!(model = name, "loading");
+        }
+        Self { name: name.to_owned(), bar: bar.with_message(name.to_owned()), told }
     }
-    bar.with_message(name.to_string())
+
+    /// One more of so many parts.
+    fn part(&self, parts: usize) {
+        self.bar.set_length(parts as u64);
+        self.bar.inc(1);
+        let Some(told) = &self.told else { return };
+        let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.elapsed() >= PROGRESS_EVERY {
+            *told = Instant::now();
+            let (done, percent) = (self.bar.position(), self.bar.position() * 100 / parts.max(1) as u64);
+            tracing::info!(model = self.name, parts = done, of = parts, percent, "loading");
+        }
+    }
+}
+
+/// 512 KiB, 3.0 MiB, 1.5 GiB.
+fn size(bytes: usize) -> String {
+    match bytes as f64 {
+        bytes if bytes >= f64::from(1 << 30) => format!("{:.1} GiB", bytes / f64::from(1 << 30)),
+        bytes if bytes >= f64::from(1 << 20) => format!("{:.1} MiB", bytes / f64::from(1 << 20)),
+        bytes => format!("{:.0} KiB", bytes / 1024.0),
+    }
 }
 
 /// What the system says could be had without swapping.

@@ -118,6 +118,82 @@ impl SamplingParams {
     }
 }
 
+/// Sampling parameters that hold where a request leaves them out; None: nothing is said of one.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[allow(missing_docs)]
+pub struct SamplingDefaults {
+    pub temperature: Option<f32>,
+    pub top_p: Option<f32>,
+    pub top_k: Option<u32>,
+    pub min_p: Option<f32>,
+    pub repetition_penalty: Option<f32>,
+}
+
+impl SamplingDefaults {
+    /// The parameters' wire names.
+    pub const NAMES: [&str; 5] = ["temperature", "top_p", "top_k", "min_p", "repetition_penalty"];
+
+    /// For a model of which nobody has said anything: what most models write good text with.
+    pub const USUAL: Self = Self {
+        temperature: Some(0.8),
+        top_p: Some(0.95),
+        top_k: Some(40),
+        min_p: Some(0.05),
+        repetition_penalty: None,
+    };
+
+    /// Sets the parameter of that name.
+    ///
+    /// # Errors
+    /// What is allowed, where the name or the value is not.
+    pub fn set(&mut self, name: &str, value: f64) -> Result<(), String> {
+        let narrow = value as f32;
+        match name {
+            "temperature" => self.temperature = Some(narrow),
+            "top_p" => self.top_p = Some(narrow),
+            "min_p" => self.min_p = Some(narrow),
+            "repetition_penalty" => self.repetition_penalty = Some(narrow),
+            // -1 is another spelling of "all".
+            "top_k" if value.fract() == 0.0 && (-1.0..=f64::from(i32::MAX)).contains(&value) => {
+                self.top_k = Some(value.max(0.0) as u32);
+            }
+            "top_k" => {
+                return Err(format!("top_k must be a whole number of 0 (all tokens) or more, got {value}"));
+            }
+            _ => {
+                return Err(format!(
+                    "`{name}` is no sampling parameter: there are {}",
+                    Self::NAMES.join(", ")
+                ));
+            }
+        }
+        self.over(&SamplingParams::default()).validate().map_err(|error| error.to_string())
+    }
+
+    /// These, and those of `others` where nothing is said here.
+    pub fn or(self, others: Self) -> Self {
+        Self {
+            temperature: self.temperature.or(others.temperature),
+            top_p: self.top_p.or(others.top_p),
+            top_k: self.top_k.or(others.top_k),
+            min_p: self.min_p.or(others.min_p),
+            repetition_penalty: self.repetition_penalty.or(others.repetition_penalty),
+        }
+    }
+
+    /// The parameters with these in them.
+    pub fn over(&self, params: &SamplingParams) -> SamplingParams {
+        SamplingParams {
+            temperature: self.temperature.unwrap_or(params.temperature),
+            top_p: self.top_p.unwrap_or(params.top_p),
+            top_k: self.top_k.unwrap_or(params.top_k),
+            min_p: self.min_p.unwrap_or(params.min_p),
+            repetition_penalty: self.repetition_penalty.unwrap_or(params.repetition_penalty),
+            ..params.clone()
+        }
+    }
+}
+
 /// What the gateway submits to an engine.
 #[derive(Clone, Debug)]
 pub struct GenerateRequest {

@@ -40,9 +40,9 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("model", &["backend", "checkpoint", "protocol::TokenId"]),
     ("backend", &["checkpoint", "protocol"]),
     // Of the program's own modules: benchmarks go around the gateway.
-    ("bench", &["device", "load", "parse_bytes"]),
-    ("bench::ops", &["bench", "device", "load"]),
-    ("goldens", &["device"]),
+    ("cli::bench", &["cli::device", "load", "cli::parse_bytes"]),
+    ("cli::bench::ops", &["cli::bench", "cli::device", "load"]),
+    ("cli::goldens", &["cli::device"]),
     ("selftest", &["backend", "checkpoint", "engine::plan", "engine::sampler", "protocol"]),
 ];
 
@@ -55,8 +55,8 @@ const MUST_NOT_NAME: &[(&str, &[&str], &str)] = &[
     ("backend", &["tokio", "axum"], "a backend knows tensors only"),
     ("selftest", &["tokio", "axum"], "a self-test runs kernels only"),
     ("text", &["axum", "tokio"], "only the gateway knows HTTP"),
-    ("bench", &["axum", "gateway"], "a benchmark measures the engine without HTTP"),
-    ("bench::ops", &["tokio", "engine", "model"], "operations are measured on a backend alone"),
+    ("cli::bench", &["axum", "gateway"], "a benchmark measures the engine without HTTP"),
+    ("cli::bench::ops", &["tokio", "engine", "model"], "operations are measured on a backend alone"),
     ("checkpoint", &["axum", "tokio"], "only the gateway knows HTTP"),
     ("store", &["axum", "tokio", "reqwest"], "a store knows its file, and threads of its own"),
     ("config", &["axum", "tokio", "reqwest"], "a configuration is read and checked, nothing acts"),

@@ -11,6 +11,7 @@ mod inspect;
 mod kernels;
 mod models;
 mod sim;
+mod start;
 mod store;
 mod support;
 mod text;

@@ -2,9 +2,18 @@
 //! per checkpoint in `models/`, embedded at build time. Only checkpoints that this release
 //! serves are in it.
 
+mod configs;
+
 use super::hub::HubSource;
+use crate::protocol::SamplingDefaults;
 use serde::Deserialize;
 use std::sync::OnceLock;
+
+/// Characters of a name for each slip of the pen in it.
+const SLIP_EVERY: usize = 5;
+/// Of a name that may be near another: what is shorter is near to everything.
+const NEAR_CHARS_MIN: usize = 4;
+const NEAR_CHARS_MAX: usize = 128;
 
 /// Embeds `models/NAME.yaml` under each of these names.
 macro_rules! embedded {
@@ -121,6 +130,10 @@ pub struct CatalogueEntry {
     pub parameters: Option<Parameters>,
     /// What tells its config from those of other families; absent where it has another's.
     pub shape: Option<Shape>,
+    /// The file in `models/configs` that has its sizes; absent where they are not certain.
+    pub config: Option<String>,
+    /// As its authors' generation_config.json or model card has it.
+    pub sampling: Option<Sampling>,
     /// For cost accounting; local models have none unless somebody sets one.
     #[serde(default)]
     pub price: Price,
@@ -179,6 +192,30 @@ pub struct Shape {
     pub experts: usize,
 }
 
+/// With which sampling parameters its authors want it used.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Sampling {
+    pub temperature: f32,
+    pub top_p: f32,
+    pub top_k: Option<u32>,
+    pub min_p: Option<f32>,
+    pub repetition_penalty: Option<f32>,
+}
+
+impl From<Sampling> for SamplingDefaults {
+    fn from(sampling: Sampling) -> Self {
+        Self {
+            temperature: Some(sampling.temperature),
+            top_p: Some(sampling.top_p),
+            top_k: sampling.top_k,
+            min_p: sampling.min_p,
+            repetition_penalty: sampling.repetition_penalty,
+        }
+    }
+}
+
 /// US dollars per million tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -224,9 +261,11 @@ pub fn entries() -> &'static [CatalogueEntry] {
     })
 }
 
-/// The entry of that name or alias, upper and lower case alike.
+/// The entry of that name or alias, upper and lower case alike. Ollama's spelling is one too: a colon
+/// before the size (`qwen3:8b`), and `:latest`.
 pub fn find(name: &str) -> Option<&'static CatalogueEntry> {
-    let named = |known: &String| known.eq_ignore_ascii_case(name);
+    let name = name.strip_suffix(":latest").unwrap_or(name).replace(':', "-");
+    let named = |known: &String| known.eq_ignore_ascii_case(&name);
     entries().iter().find(|entry| named(&entry.name) || entry.aliases.iter().any(named))
 }
 
@@ -249,27 +288,69 @@ pub fn find_shape(shape: &Shape, context: usize, quantisation: Option<&str>) -> 
     }
 }
 
-/// The `count` names most like the given one.
-pub fn nearest(name: &str, count: usize) -> Vec<&'static str> {
-    let lower = name.to_ascii_lowercase();
-    let mut names = entries().iter().map(|entry| entry.name.as_str()).collect::<Vec<_>>();
-    names.sort_by_key(|known| edit_distance(&lower, known));
-    names.truncate(count);
-    names
+/// Who a checkpoint is.
+#[derive(Clone, Debug, Default)]
+pub struct Recognised {
+    /// One entry, or those that it may be; none: nobody in the catalogue.
+    pub entries: Vec<&'static CatalogueEntry>,
+    /// "name" or "shape".
+    pub by: Option<&'static str>,
 }
 
-/// Levenshtein's, on bytes: names are ASCII.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let mut row = (0..=b.len()).collect::<Vec<_>>();
-    for (i, left) in a.bytes().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, right) in b.bytes().enumerate() {
-            let replaced = diagonal + usize::from(left != right);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
+/// Who a checkpoint is, by what it is called (a name, a hub id, a file's name), else by its shape. Of
+/// those that share a shape it is the one whose name its own begins with
+/// (`qwen2.5-coder-0.5b-instruct-q4_k_m`), where there is one.
+pub fn recognise(name: &str, shape: &Shape, context: usize, quantisation: Option<&str>) -> Recognised {
+    // A directory may have any name: its config must not contradict it.
+    let agrees = |entry: &&CatalogueEntry| entry.shape.as_ref().is_none_or(|known| known == shape);
+    // Not by alias: a directory Qwen2.5-7B holds the base model, and the alias is the instruct one's.
+    let own_name = |entry: &&CatalogueEntry| entry.name.eq_ignore_ascii_case(name);
+    if let Some(entry) = find(name).filter(own_name).or_else(|| find_repo(name)).filter(agrees) {
+        return Recognised { entries: vec![entry], by: Some("name") };
     }
-    row[b.len()]
+    let alike = find_shape(shape, context, quantisation);
+    let lower = name.to_ascii_lowercase();
+    let begun = alike.iter().copied().filter(|entry| lower.starts_with(&entry.name));
+    match begun.max_by_key(|entry| entry.name.len()) {
+        Some(entry) => Recognised { entries: vec![entry], by: Some("name") },
+        None => Recognised { by: (!alike.is_empty()).then_some("shape"), entries: alike },
+    }
+}
+
+impl Recognised {
+    /// The sampling parameters of the catalogue, and whose they are. Where several checkpoints may be
+    /// meant, those of the one with the lowest temperature, which is the safest choice.
+    pub fn sampling(&self) -> Option<(SamplingDefaults, &'static str)> {
+        let known = self.entries.iter().filter_map(|entry| Some((entry.sampling?, entry.name.as_str())));
+        let lowest = known.min_by(|(a, _), (b, _)| a.temperature.total_cmp(&b.temperature))?;
+        Some((lowest.0.into(), lowest.1))
+    }
+
+    /// Whether it thinks before it answers, whichever of the entries it is.
+    pub fn reasons(&self) -> bool {
+        let reasons = |entry: &&CatalogueEntry| entry.capabilities.contains(&Capability::Reasoning);
+        !self.entries.is_empty() && self.entries.iter().all(reasons)
+    }
+}
+
+/// Names that a wrong one may have meant, at most so many: those that begin with it, and those that are
+/// a slip of the pen away.
+pub fn near(name: &str, count: usize) -> Vec<&'static str> {
+    let lower = name.to_ascii_lowercase().replace(':', "-");
+    let slips_max = lower.len() / SLIP_EVERY;
+    // Far longer names are no slips, and distances take the square of the length.
+    if !(NEAR_CHARS_MIN..=NEAR_CHARS_MAX).contains(&lower.len()) {
+        return Vec::new();
+    }
+    let distance = |known: &'static str| match known.starts_with(&lower) {
+        true => Some((0, known.len(), known)),
+        false => Some((strsim::damerau_levenshtein(&lower, known), known.len(), known))
+            .filter(|(distance, ..)| *distance <= slips_max),
+    };
+    let mut names: Vec<_> = entries().iter().filter_map(|entry| distance(&entry.name)).collect();
+    names.sort_unstable();
+    names.truncate(count);
+    names.into_iter().map(|(.., name)| name).collect()
 }
 
 #[cfg(test)]
@@ -282,6 +363,7 @@ mod tests {
         let mut files = std::fs::read_dir(directory)
             .expect("models/")
             .map(|entry| entry.expect("entry").file_name().into_string().expect("UTF-8"))
+            .filter(|name| name != "configs")
             .collect::<Vec<_>>();
         files.sort();
         let mut listed = FILES.iter().map(|(name, _)| format!("{name}.yaml")).collect::<Vec<_>>();
@@ -302,6 +384,8 @@ mod tests {
             let active = entry.parameters.and_then(|parameters| parameters.active_billions);
             let experts = entry.shape.as_ref().map_or(0, |shape| shape.experts);
             assert_eq!(active.is_some(), experts > 0, "{file}: active parameters and experts");
+            let sampling = SamplingDefaults::from(entry.sampling.expect(file));
+            sampling.over(&Default::default()).validate().expect(file);
             for name in entry.aliases.iter().chain([&entry.name]) {
                 assert!(names.insert(name.to_ascii_lowercase()), "{name} twice");
             }
@@ -355,9 +439,58 @@ mod tests {
     }
 
     #[test]
-    fn near_names() {
-        assert_eq!(nearest("qwen3-8", 1), ["qwen3-8b"]);
-        assert_eq!(edit_distance("kitten", "sitting"), 3);
+    fn suggestions_are_near_or_absent() {
+        assert_eq!(near("qwen3-8", 1), ["qwen3-8b"]);
+        assert_eq!(near("qwen3:8", 1), ["qwen3-8b"]);
+        assert_eq!(near("deepseek", 2), ["deepseek-r1", "deepseek-v3"]);
+        assert_eq!(near("qwen2.5-codr-7b-instruct", 1), ["qwen2.5-coder-7b-instruct"]);
+        for far in ["llama3.2", "mistral", "gpt-4o", "phi", "x", "", "claude-opus-4"] {
+            assert!(near(far, 3).is_empty(), "{far}: {:?}", near(far, 3));
+        }
+        assert!(near(&"q".repeat(1000), 3).is_empty());
         assert_eq!(find("SmolLM2-135M").expect("alias").name, "smollm2-135m-instruct");
+    }
+
+    #[test]
+    fn names_as_ollama_has_them() {
+        for (typed, name) in [
+            ("qwen3:8b", "qwen3-8b"),
+            ("qwen3", "qwen3-8b"),
+            ("qwen3:latest", "qwen3-8b"),
+            ("qwen3:0.6b", "qwen3-0.6b"),
+            ("qwen3:30b", "qwen3-30b-a3b"),
+            ("qwen3:235b", "qwen3-235b-a22b"),
+            ("qwen3-coder:30b", "qwen3-coder-30b-a3b-instruct"),
+            ("qwen2.5:7b", "qwen2.5-7b-instruct"),
+            ("qwen2.5:72b", "qwen2.5-72b-instruct"),
+            ("qwen2.5-coder:7b", "qwen2.5-coder-7b-instruct"),
+            ("qwen2.5-coder:0.5b", "qwen2.5-coder-0.5b-instruct"),
+            ("deepseek-r1:7b", "deepseek-r1-distill-qwen-7b"),
+            ("deepseek-r1:70b", "deepseek-r1-distill-llama-70b"),
+            ("deepseek-r1:671b", "deepseek-r1"),
+            ("deepseek-v2:16b", "deepseek-v2-lite-chat"),
+            ("smollm2:135m", "smollm2-135m-instruct"),
+            ("minimax-m2", "minimax-m2"),
+        ] {
+            assert_eq!(find(typed).map(|entry| entry.name.as_str()), Some(name), "{typed}");
+        }
+        assert!(find("llama3.2").is_none() && find("qwen3:9b").is_none());
+    }
+
+    #[test]
+    fn a_files_name_tells_those_apart_that_share_a_shape() {
+        let shape = Shape { architecture: "Qwen2ForCausalLM".into(), hidden: 896, layers: 24, experts: 0 };
+        let names = |name: &str| {
+            let found = recognise(name, &shape, 32768, None);
+            (found.by, found.entries.iter().map(|entry| entry.name.as_str()).collect::<Vec<_>>())
+        };
+        let coder = "qwen2.5-coder-0.5b-instruct";
+        assert_eq!(names("qwen2.5-coder-0.5b-instruct-q4_k_m"), (Some("name"), vec![coder]));
+        assert_eq!(names("Qwen/Qwen2.5-Coder-0.5B-Instruct"), (Some("name"), vec![coder]));
+        assert_eq!(names("model"), (Some("shape"), vec!["qwen2.5-0.5b-instruct", coder]));
+        let found = recognise("model", &shape, 32768, None).sampling().expect("both have it");
+        assert_eq!((found.0.temperature, found.0.repetition_penalty), (Some(0.7), Some(1.1)));
+        let other = Shape { hidden: 897, ..shape };
+        assert!(recognise("model", &other, 32768, None).sampling().is_none());
     }
 }

@@ -34,14 +34,14 @@ const FRUITLESS_ATTEMPTS_MAX: u32 = 5;
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(3600);
 const LOCK_POLL: Duration = Duration::from_millis(200);
 
-/// `org/name[@revision][:file.gguf]`.
+/// `org/name[@revision][:file.gguf]`, or `:Q4_K_M` for the file of that quantisation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HubSource {
     /// `org/name`.
     pub repo: String,
     /// A branch, a tag or a commit.
     pub revision: String,
-    /// One GGUF file of the repository, instead of its safetensors.
+    /// One GGUF file of the repository, instead of its safetensors: its name, or its quantisation.
     pub file: Option<String>,
 }
 
@@ -57,7 +57,9 @@ impl HubSource {
         let valid = select::plain_name(org)
             && select::plain_name(name)
             && select::relative_path(revision)
-            && file.as_deref().is_none_or(|file| select::relative_path(file) && file.ends_with(".gguf"));
+            && file.as_deref().is_none_or(|file| {
+                select::relative_path(file) && file.ends_with(".gguf") || select::is_quantisation(file)
+            });
         valid.then(|| HubSource { repo: repo.to_owned(), revision: revision.to_owned(), file })
     }
 }
@@ -117,6 +119,7 @@ fn check_online(source: &HubSource, options: &PullOptions) -> Result<(), Checkpo
 pub fn cached(source: &HubSource, options: &PullOptions) -> Option<PathBuf> {
     let snapshot = snapshot(source, options)?;
     match &source.file {
+        Some(file) if !file.ends_with(".gguf") => select::quantised_file(&snapshot, file),
         Some(file) => Some(snapshot.join(file)).filter(|path| path.is_file()),
         None => {
             let complete = ["config.json", "tokenizer.json"].iter().all(|name| snapshot.join(name).exists())
@@ -192,8 +195,9 @@ impl<'a> Pull<'a> {
         let fetch = |file: &RepoFile| self.fetch(file, &info.sha, &snapshot);
         let result = match &self.source.file {
             Some(name) => {
-                fetch(info.gguf(self.source, name)?)?;
-                snapshot.join(name)
+                let file = info.gguf(self.source, name)?;
+                fetch(file)?;
+                snapshot.join(&file.name)
             }
             None => {
                 for file in info.small_files(self.source)? {

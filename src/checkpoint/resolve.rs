@@ -1,12 +1,19 @@
-//! What a user types for `--model`, resolved to a path: `[name=]source`, where source is a
-//! directory, a `.gguf` file, a name in the catalogue, or `org/name[@revision][:file.gguf]`.
+//! What a user types for a model, resolved to a path: `[name=]source`, where source is a
+//! directory, a `.gguf` file, a name in the catalogue (Ollama's spelling too), or
+//! `org/name[@revision][:file.gguf]`, where a quantisation (`:Q4_K_M`) stands for the file that has it.
 //! What exists locally wins over what may be downloaded.
 
 use super::catalogue::{self, CatalogueEntry};
 use super::hub::{self, HubSource, PullOptions};
-use super::{CheckpointError, hf_dir};
+use super::{Checkpoint, CheckpointError, hf_dir};
+use serde_json::Value;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+
+/// What may be given, for messages.
+const SOURCES: &str = "a model is [name=]source, and a source is a folder with config.json and safetensors, a .gguf \
+    file, a name of the catalogue (`novastack models` lists them), or a repository of the hub: org/name, \
+    org/name:file.gguf or org/name:Q4_K_M";
 
 /// Suggestions for an unknown name.
 const SUGGESTIONS: usize = 3;
@@ -56,6 +63,8 @@ pub enum SourceKind {
     Gguf,
     /// A config.json of its own.
     Config,
+    /// A config of the catalogue, which this program carries: there are no files.
+    Published,
 }
 
 /// A checkpoint that is there.
@@ -67,38 +76,86 @@ pub struct Resolved {
     pub path: PathBuf,
     /// What is at the path.
     pub kind: SourceKind,
+    /// The config of [`SourceKind::Published`]; the path is the entry's name then.
+    published: Option<Value>,
 }
 
-/// How much of a checkpoint is downloaded.
-type Pull = fn(&HubSource, &PullOptions) -> Result<PathBuf, CheckpointError>;
+impl Resolved {
+    /// See [`Checkpoint::open_config`].
+    ///
+    /// # Errors
+    /// Files that are missing or not understood.
+    pub fn open_config(&self) -> Result<Checkpoint, CheckpointError> {
+        let Some(config) = &self.published else { return Checkpoint::open_config(&self.path) };
+        let empty = || Value::Object(Default::default());
+        Ok(Checkpoint {
+            source: self.path.clone(),
+            config: config.clone(),
+            generation_config: empty(),
+            tokenizer_config: empty(),
+            ..Checkpoint::default()
+        })
+    }
+}
+
+/// How much of a checkpoint is wanted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    /// All of it.
+    Whole,
+    /// What describes it, without its weights.
+    Description,
+}
+
+impl Wanted {
+    fn pull(self, source: &HubSource, options: &PullOptions) -> Result<PathBuf, CheckpointError> {
+        match self {
+            Self::Whole => hub::pull(source, options),
+            Self::Description => hub::pull_description(source, options),
+        }
+    }
+}
+
+/// Where a source is.
+enum Place {
+    Path(PathBuf),
+    /// Nowhere: its config is in the catalogue.
+    Published(Value),
+}
 
 /// Resolves `[name=]source`, downloading what has to be downloaded (never under
 /// `HF_HUB_OFFLINE`).
 pub fn resolve(spec: &str, places: &Places) -> Result<Resolved, CheckpointError> {
-    resolve_by(spec, places, hub::pull)
+    resolve_as(spec, places, Wanted::Whole)
 }
 
 /// Like [`resolve`], and of what is not here downloads no weights: what is at the path is for
-/// [`super::Checkpoint::open_config`]. A config.json of its own is a source too.
+/// [`Resolved::open_config`]. A config.json of its own is a source too, and names of the catalogue
+/// whose config this program carries need no network.
 pub fn resolve_description(spec: &str, places: &Places) -> Result<Resolved, CheckpointError> {
-    resolve_by(spec, places, hub::pull_description)
+    resolve_as(spec, places, Wanted::Description)
 }
 
-fn resolve_by(spec: &str, places: &Places, pull: Pull) -> Result<Resolved, CheckpointError> {
+fn resolve_as(spec: &str, places: &Places, wanted: Wanted) -> Result<Resolved, CheckpointError> {
     let (name, source) = split(spec);
     if name == Some("") || source.is_empty() {
-        return Err(CheckpointError::Hub(format!(
-            "model {spec:?}: must be [name=]source; a source is a directory, a .gguf file, a name in the \
-             catalogue, or a hub id org/name"
-        )));
+        return Err(CheckpointError::Hub(format!("{spec:?} is no model: {SOURCES}")));
     }
-    let (default_name, path) = locate(source, places, pull)?;
+    let (default_name, place) = locate(source, places, wanted)?;
+    let served_name = name.map_or_else(|| default_name.clone(), str::to_owned);
+    let path = match place {
+        Place::Path(path) => path,
+        Place::Published(config) => {
+            let (path, kind) = (PathBuf::from(default_name), SourceKind::Published);
+            return Ok(Resolved { served_name, path, kind, published: Some(config) });
+        }
+    };
     let kind = match path.extension() {
         _ if path.is_dir() => SourceKind::Directory,
         Some(extension) if extension == "json" => SourceKind::Config,
         _ => SourceKind::Gguf,
     };
-    Ok(Resolved { served_name: name.map_or(default_name, str::to_owned), path, kind })
+    Ok(Resolved { served_name, path, kind, published: None })
 }
 
 /// The name under which [`resolve`] will serve `[name=]source`, known before anything is fetched.
@@ -124,29 +181,41 @@ fn split(spec: &str) -> (Option<&str>, &str) {
     }
 }
 
-/// The default name, and the path.
-fn locate(source: &str, places: &Places, pull: Pull) -> Result<(String, PathBuf), CheckpointError> {
+/// The default name, and the place.
+fn locate(source: &str, places: &Places, wanted: Wanted) -> Result<(String, Place), CheckpointError> {
     let local = Path::new(source);
     if local.exists() {
-        return Ok((local_name(local), local.to_owned()));
+        return Ok((local_name(local), Place::Path(local.to_owned())));
+    }
+    if is_path(source) {
+        hf_dir::refuse_pickle(local)?;
+        return Err(CheckpointError::Hub(format!("{source}: there is no such file or folder")));
     }
     if let Some(entry) = catalogue::find(source) {
-        return Ok((entry.name.clone(), fetch_entry(entry, places, pull)?));
+        return Ok((entry.name.clone(), fetch_entry(entry, places, wanted)?));
     }
-    match HubSource::parse(source) {
-        Some(hub_source) => {
-            let path = pull(&hub_source, &places.hub)?;
-            Ok((hub_source.repo, path))
-        }
-        None => {
-            hf_dir::refuse_pickle(local)?;
-            Err(CheckpointError::Hub(format!(
-                "model {source:?}: no such file or directory, no hub id (org/name), and not in the catalogue; the \
-                 nearest names there are {}",
-                catalogue::nearest(source, SUGGESTIONS).join(", ")
-            )))
-        }
+    if let Some(hub_source) = HubSource::parse(source) {
+        let path = wanted.pull(&hub_source, &places.hub)?;
+        return Ok((hub_source.repo, Place::Path(path)));
     }
+    hf_dir::refuse_pickle(local)?;
+    let meant = match catalogue::near(source, SUGGESTIONS).as_slice() {
+        [] => String::new(),
+        near => format!("; did you mean {}?", near.join(" or ")),
+    };
+    Err(CheckpointError::Hub(format!(
+        "{source:?} is no file or folder here, no repository of the hub (org/name), and not in the catalogue, \
+         which `novastack models` lists{meant}"
+    )))
+}
+
+/// Whether a text can only be meant as a path: then the path alone is told of where it leads nowhere.
+fn is_path(source: &str) -> bool {
+    let begins = ["/", "./", "../", "~"].iter().any(|begin| source.starts_with(begin));
+    let slashes = source.split(':').next().unwrap_or_default().split('@').next().unwrap_or_default();
+    let is_file = [".gguf", ".safetensors", ".json", ".bin", ".pt", ".pth"].iter();
+    let is_file = !source.contains(':') && is_file.clone().any(|end| source.ends_with(end));
+    begins || is_file || source.ends_with('/') || slashes.matches('/').count() > 1 || source == "."
 }
 
 fn local_name(path: &Path) -> String {
@@ -160,8 +229,9 @@ fn local_name(path: &Path) -> String {
     name.map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
 }
 
-/// What is in a cache wins, in the order of the sources; then the hub is asked.
-fn fetch_entry(entry: &CatalogueEntry, places: &Places, pull: Pull) -> Result<PathBuf, CheckpointError> {
+/// What is in a cache wins, in the order of the sources; then what this program carries, where that is
+/// enough; then the hub is asked.
+fn fetch_entry(entry: &CatalogueEntry, places: &Places, wanted: Wanted) -> Result<Place, CheckpointError> {
     for source in &entry.sources {
         let found = match (source.hub(), &source.file) {
             (Some(hub_source), _) => hub::cached(&hub_source, &places.hub),
@@ -174,13 +244,18 @@ fn fetch_entry(entry: &CatalogueEntry, places: &Places, pull: Pull) -> Result<Pa
             (None, None) => None,
         };
         if let Some(path) = found {
-            return Ok(path);
+            return Ok(Place::Path(path));
         }
+    }
+    if wanted == Wanted::Description
+        && let Some(config) = entry.published_config()
+    {
+        return Ok(Place::Published(config));
     }
     let mut last = CheckpointError::Hub(format!("{}: no source can be downloaded", entry.name));
     for source in entry.sources.iter().filter_map(|source| source.hub()) {
-        match pull(&source, &places.hub) {
-            Ok(path) => return Ok(path),
+        match wanted.pull(&source, &places.hub) {
+            Ok(path) => return Ok(Place::Path(path)),
             Err(error) => last = error,
         }
     }

@@ -203,7 +203,11 @@ fn warn_of_auto(reader: &mut Reader, config: &Config, root: &Fields) {
         }
     }
     for (key, _) in reader.named(root.get("keys"), "`keys`") {
-        if config.keys.get(&key.text).is_some_and(|key| key.models.iter().any(|name| name == "auto")) {
+        if config
+            .keys
+            .get(&key.text)
+            .is_some_and(|key| key.models.iter().flatten().any(|name| name == "auto"))
+        {
             let name = in_backticks(&key.text);
             reader.warn(key.line, format!("key {name} may ask for `auto`, and there are no `routes`"));
         }

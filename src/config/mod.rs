@@ -26,6 +26,7 @@ pub use load::ConfigErrors;
 pub use read::Surroundings;
 pub use rule::{Choice, Expression, Facts, Rule};
 
+use crate::protocol::SamplingDefaults;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -278,6 +279,10 @@ pub struct LocalModel {
     pub rope_scaling: Option<serde_json::Value>,
     /// Engines that serve it.
     pub replicas: usize,
+    /// Over the checkpoint's own.
+    pub sampling: SamplingDefaults,
+    /// Output tokens of a chat answer whose request says nothing.
+    pub default_max_tokens: Option<u32>,
 }
 
 /// Dollars per million tokens.
@@ -331,8 +336,8 @@ pub struct Limits {
 pub struct Key {
     /// SHA-256 of the key.
     pub sha256: [u8; 32],
-    /// Names that it may ask for; empty: all.
-    pub models: Vec<String>,
+    /// Names that it may ask for; None: all.
+    pub models: Option<Vec<String>>,
     /// Its own, over the file's.
     pub limits: Option<Limits>,
     /// Prepaid dollars; None: no bound.

@@ -5,13 +5,23 @@ use super::read::{Fields, Reader, in_backticks};
 use super::sections::limits;
 use super::tree::{Key, Node, Value};
 use super::{Capabilities, LocalModel, Model, Price, PriceTier, Target};
+use crate::protocol::SamplingDefaults;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 const COMMON_KEYS: [&str; 5] = ["context", "price", "capabilities", "limits", "hedge_after_s"];
-const LOCAL_KEYS: [&str; 7] =
-    ["source", "device", "max_context", "max_running", "rope_scaling", "replicas", "dollars_per_hour"];
+const LOCAL_KEYS: [&str; 9] = [
+    "source",
+    "device",
+    "max_context",
+    "max_running",
+    "rope_scaling",
+    "replicas",
+    "sampling",
+    "default_max_tokens",
+    "dollars_per_hour",
+];
 const UPSTREAM_KEYS: [&str; 2] = ["provider", "upstream_name"];
 const PRICE_KEYS: [&str; 4] = ["input", "output", "cached_input", "tiers"];
 const TIER_KEYS: [&str; 4] = ["above", "input", "output", "cached_input"];
@@ -19,6 +29,9 @@ const CAPABILITIES: [&str; 3] = ["tools", "images", "reasoning"];
 
 /// Dollars per million tokens.
 const PRICE_MAX: f64 = 1_000_000.0;
+
+/// Sequences of one model that run at once, as for `novastack serve --max-running`.
+const RUNNING_MAX: u64 = 65_536;
 
 /// Engines of one model.
 const REPLICAS_MAX: u64 = 64;
@@ -113,12 +126,15 @@ fn local(reader: &mut Reader, fields: &Fields, node: &Node, what: &str) -> Optio
         }
         Some(device.to_owned())
     });
-    let max_context = count(reader, fields, "max_context", what);
-    let mut whole = |name: &str, max| {
-        fields.get(name).and_then(|node| reader.whole(node, &format!("`{name}` of {what}"), 1..=max))
+    let mut whole = |name: &str, range| {
+        fields.get(name).and_then(|node| reader.whole(node, &format!("`{name}` of {what}"), range))
     };
-    let max_running = whole("max_running", u32::MAX.into()).map(|number| number as u32);
-    let replicas = whole("replicas", REPLICAS_MAX).map_or(1, |number| number as usize);
+    // A prompt token and one to answer with.
+    let max_context = whole("max_context", 2..=u32::MAX.into()).map(|number| number as usize);
+    let max_running = whole("max_running", 1..=RUNNING_MAX).map(|number| number as u32);
+    let replicas = whole("replicas", 1..=REPLICAS_MAX).map_or(1, |number| number as usize);
+    let default_max_tokens = whole("default_max_tokens", 1..=u32::MAX.into()).map(|number| number as u32);
+    let sampling = fields.get("sampling").map(|node| sampling(reader, node, what)).unwrap_or_default();
     let rope_scaling = fields.get("rope_scaling").and_then(|node| match &node.value {
         Value::Mapping(_) => Some(node.to_json()),
         _ => {
@@ -126,7 +142,33 @@ fn local(reader: &mut Reader, fields: &Fields, node: &Node, what: &str) -> Optio
             None
         }
     });
-    Some(LocalModel { source: source?, device, max_context, max_running, rope_scaling, replicas })
+    Some(LocalModel {
+        source: source?,
+        device,
+        max_context,
+        max_running,
+        rope_scaling,
+        replicas,
+        sampling,
+        default_max_tokens,
+    })
+}
+
+/// What requests take where they leave a sampling parameter out.
+fn sampling(reader: &mut Reader, node: &Node, what: &str) -> SamplingDefaults {
+    let what = format!("`sampling` of {what}");
+    let mut sampling = SamplingDefaults::default();
+    let Some(fields) = reader.fields(node, &what, &SamplingDefaults::NAMES) else { return sampling };
+    for name in SamplingDefaults::NAMES {
+        let Some(node) = fields.get(name) else { continue };
+        let Some(number) = reader.number(node, &format!("`{name}` of {what}"), -1.0..=f64::MAX) else {
+            continue;
+        };
+        if let Err(reason) = sampling.set(name, number) {
+            reader.error(node.line, format!("{what}: {reason}"));
+        }
+    }
+    sampling
 }
 
 /// Paths that begin with `./` or `../` are relative to the file's folder.

@@ -6,6 +6,7 @@ use super::telemetry::{access_log, telemetry};
 use super::tree::Node;
 use super::{Key, Limits, Server, SharedLimits, Store};
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use url::Url;
 
@@ -23,12 +24,15 @@ pub fn server(reader: &mut Reader, root: &Fields) -> Server {
     let Some(node) = root.get("server") else { return server };
     let Some(fields) = reader.fields(node, "`server`", &SERVER_KEYS) else { return server };
     server.host = fields.get("host").and_then(|node| {
-        let address = reader.text(node, "`host`")?.parse().ok();
+        let address = match reader.text(node, "`host`")? {
+            "localhost" => Some(IpAddr::from(Ipv4Addr::LOCALHOST)),
+            text => text.parse().ok(),
+        };
         if address.is_none() {
             let given = described(node);
             reader.error(
                 node.line,
-                format!("`host` must be an IP address, such as 127.0.0.1, 0.0.0.0 or ::1, not {given}"),
+                format!("`host` must be an IP address, such as 127.0.0.1, 0.0.0.0 or ::1, or localhost, not {given}"),
             );
         }
         address
@@ -124,10 +128,7 @@ pub fn keys(reader: &mut Reader, names: &Names, root: &Fields) -> BTreeMap<Strin
         reader.name(key, "`keys`");
         let Some(fields) = reader.fields(node, &what, &KEY_KEYS) else { continue };
         let sha256 = sha256(reader, &fields, &what);
-        let models = match fields.get("models") {
-            Some(node) => key_models(reader, names, node, &what),
-            None => Vec::new(),
-        };
+        let models = fields.get("models").map(|node| key_models(reader, names, node, &what));
         let limits =
             fields.get("limits").and_then(|node| limits(reader, node, &format!("the limits of {what}")));
         let credit = fields
@@ -146,9 +147,10 @@ fn key_models(reader: &mut Reader, names: &Names, node: &Node, what: &str) -> Ve
     let what = format!("`models` of {what}");
     let given = reader.texts(node, &what);
     if matches!(&node.value, super::tree::Value::List(items) if items.is_empty()) {
-        // An empty list would mean all of them.
-        reader
-            .error(node.line, format!("{what} is an empty list: name models, or leave it out to allow all"));
+        reader.warn(
+            node.line,
+            format!("{what} is an empty list: the key may ask for none; leave `models` out to allow all"),
+        );
     }
     for (name, node) in &given {
         names.check(reader, node.line, name, &what, Wanted::Any);

@@ -243,6 +243,8 @@ fn line(request: &Finished) -> String {
         "cached_tokens": request.cached_tokens,
         "output_tokens": request.output_tokens,
         "cost": request.cost,
+        "end": request.ends,
+        "reason": request.reason,
         "latency_ms": ms(request.latency),
         "ttft_ms": request.ttft.map(ms),
         "bytes": request.bytes,
@@ -285,6 +287,8 @@ mod tests {
             latency: Duration::from_micros(1234),
             ttft: None,
             bytes: 0,
+            ends: Vec::new(),
+            reason: None,
             trace_id: None,
         })
     }

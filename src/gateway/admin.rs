@@ -221,12 +221,14 @@ fn apply(fields: &Fields, besides: &[&str], settings: &mut KeySettings) -> Resul
     }
     let is_given = |name: &str| fields.map().contains_key(name);
     if is_given("models") {
-        let names = fields.array("models")?.unwrap_or_default();
+        // null: all; an empty list: none.
+        let names = fields.array("models")?;
         let text = |(at, name): (usize, &Value)| {
             let wrong = || BadField::new(format!("models[{at}]"), "must be a model's name");
             name.as_str().map(str::to_owned).ok_or_else(wrong)
         };
-        settings.models = names.iter().enumerate().map(text).collect::<Result<_, _>>()?;
+        let names = names.map(|names| names.iter().enumerate().map(text).collect::<Result<_, _>>());
+        settings.models = names.transpose()?;
     }
     if is_given("limits") {
         settings.limits = match fields.object("limits")? {
@@ -428,12 +430,14 @@ mod tests {
 
     #[test]
     fn fields_change_what_they_name() {
-        let mut settings = KeySettings { models: vec!["a".into()], credit: Some(5.0), ..Default::default() };
+        let mut settings =
+            KeySettings { models: Some(vec!["a".into()]), credit: Some(5.0), ..Default::default() };
         let mut set =
             |body: Value| apply(&Fields::root(&body).unwrap(), &[], &mut settings).map(|()| settings.clone());
         let after = set(json!({ "add_credit": 2.5, "limits": { "concurrency": 3 } })).unwrap();
-        assert_eq!((after.credit, after.models.len()), (Some(7.5), 1));
+        assert_eq!((after.credit, after.models), (Some(7.5), Some(vec!["a".into()])));
         assert_eq!(after.limits, Some(Limits { concurrency: Some(3), ..Limits::default() }));
+        assert_eq!(set(json!({ "models": [] })).unwrap().models, Some(Vec::new()));
         let after = set(json!({ "models": null, "limits": null, "credit": null })).unwrap();
         assert_eq!(after, KeySettings::default());
         for (bad, param) in [

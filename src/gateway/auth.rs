@@ -19,8 +19,8 @@ pub const OPEN_PATHS: [&str; 3] = ["/health", "/livez", "/readyz"];
 pub struct Tenant {
     /// The key's name; empty for the command line's, and without keys.
     pub name: String,
-    /// Names that it may ask for; empty: all.
-    pub models: Vec<String>,
+    /// Names that it may ask for; None: all.
+    pub models: Option<Vec<String>>,
     /// Its own limits, in place of the configuration's for all keys.
     pub limits: Option<Limits>,
     /// Prepaid dollars; None: no bound.
@@ -132,7 +132,7 @@ mod tests {
     fn a_fixed_key_names_its_tenant() {
         let key = config::Key {
             sha256: Sha256::digest("k3").into(),
-            models: vec!["a".into()],
+            models: Some(vec!["a".into()]),
             limits: None,
             credit: None,
         };
@@ -141,7 +141,7 @@ mod tests {
             HeaderMap::from_iter([(header::AUTHORIZATION, format!("Bearer {key}").parse().unwrap())])
         };
         let tenant = keys.check("/v1/models", &headers("k3"), None).unwrap();
-        assert_eq!((tenant.name.as_str(), tenant.models.as_slice()), ("ci", &["a".to_owned()][..]));
+        assert_eq!((tenant.name.as_str(), tenant.models.as_deref()), ("ci", Some(&["a".to_owned()][..])));
         assert_eq!(keys.check("/v1/models", &headers("k1"), None).unwrap().name, "");
         assert_eq!(keys.check("/v1/models", &headers("k2"), None), Err(AuthError::Wrong));
     }

@@ -200,7 +200,8 @@ impl ApiError {
 
     /// 403: the key is not for this model.
     pub fn not_allowed(name: &str, allowed: &[String]) -> Self {
-        let message = format!("this key is not for the model `{name}`; it is for {}", allowed.join(", "));
+        let allowed = if allowed.is_empty() { "no model".into() } else { allowed.join(", ") };
+        let message = format!("this key is not for the model `{name}`; it is for {allowed}");
         Self::new(StatusCode::FORBIDDEN, "permission_error", Some("model_not_allowed"), message).at("model")
     }
 

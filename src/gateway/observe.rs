@@ -1,12 +1,17 @@
 //! What is told of each request: a span ([`super::trace`]) and a line in the access log
-//! ([`super::access_log`]). A request is told of when nobody holds its [`Observed`] any more: its handler
-//! has returned or was dropped, and its body was sent to the end or was dropped with its connection.
+//! ([`super::access_log`]), or in the program's own log where there is no access log. A request is told of
+//! when nobody holds its [`Observed`] any more: its handler has returned or was dropped, and its body was
+//! sent to the end or was dropped with its connection.
 //!
-//! Where neither is asked for, [`Observers::are_none`] and nothing of this is in a request's way.
+//! Where none of them is asked for, [`Observers::are_none`] and nothing of this is in a request's way.
+//!
+//! Invariants: no prompt, no answer, no key is in a line; what others say is bounded ([`quoted`]).
 
 use super::access_log::AccessLog;
 use super::dialect::{ChatEvent, StopReason};
+use super::error::ApiError;
 use super::route::{Target, output_bound};
+use super::sse::BrokeOff;
 use super::trace::{self, AskedTarget, Parameters, Span, Tracing};
 use crate::config::Server;
 use crate::store::{Outcome, UsageRecord};
@@ -30,6 +35,12 @@ const TEXT_BYTES_MAX: usize = 512;
 const NAME_BYTES_MAX: usize = 128;
 /// Choices whose reasons are told.
 const REASONS_MAX: usize = 16;
+/// Of the reason why a request failed.
+const REASON_CHARS_MAX: usize = 300;
+/// What asks all day long whether the server is well.
+const PROBES: [&str; 4] = ["/health", "/livez", "/readyz", "/metrics"];
+/// How keys begin.
+const KEY_BEGINS: [&str; 5] = ["sk-", "nsk-", "hf_", "xai-", "gsk_"];
 /// The caller went away: "client closed request", as nginx has it.
 const STATUS_CANCELLED: u16 = 499;
 
@@ -38,6 +49,8 @@ const STATUS_CANCELLED: u16 = 499;
 pub struct Observers {
     tracing: Option<Arc<Tracing>>,
     log: Option<Arc<AccessLog>>,
+    /// Requests have a line in the program's own log.
+    own: bool,
 }
 
 impl Observers {
@@ -48,17 +61,14 @@ impl Observers {
     pub fn start(server: &Server) -> Result<Self, String> {
         let log = server.access_log.as_ref().map(AccessLog::open).transpose()?;
         let tracing = Tracing::start(&server.telemetry, &|name| std::env::var(name).ok())?;
-        Ok(Self { tracing, log })
+        // Where there is an access log, a request's line is there alone.
+        let own = log.is_none() && tracing::enabled!(tracing::Level::WARN);
+        Ok(Self { tracing, log, own })
     }
 
     /// Nobody does.
     pub fn are_none(&self) -> bool {
-        self.tracing.is_none() && self.log.is_none()
-    }
-
-    /// Requests have a line in the access log.
-    pub fn have_log(&self) -> bool {
-        self.log.is_some()
+        self.tracing.is_none() && self.log.is_none() && !self.own
     }
 
     /// Spans that ended, and those of them that were sent.
@@ -132,6 +142,10 @@ pub struct Finished {
     pub ttft: Option<Duration>,
     /// Of the answer's body.
     pub bytes: u64,
+    /// Why its choices ended, in OpenAI's words.
+    pub ends: Vec<String>,
+    /// Why it failed, as the caller was told.
+    pub reason: Option<String>,
     pub trace_id: Option<TraceId>,
 }
 
@@ -181,6 +195,8 @@ impl Observed {
             latency: Duration::ZERO,
             ttft: None,
             bytes: 0,
+            ends: Vec::new(),
+            reason: None,
             trace_id: span.as_ref().map(|span| span.span_context().trace_id()),
         };
         let told = Told { finished: Box::new(finished), last: None, ended: false };
@@ -240,6 +256,11 @@ impl Observed {
         self.told().finished.status = status;
     }
 
+    /// It failed, and this is what the caller was told of it.
+    pub fn failed(&self, reason: &str) {
+        self.told().finished.reason = Some(quoted(reason));
+    }
+
     fn broke_off(&self) {
         let mut told = self.told();
         (told.last, told.ended) = (Some(Outcome::Failed), true);
@@ -271,6 +292,79 @@ impl Drop for Observed {
         if let Some(log) = &self.observers.log {
             log.record(finished.clone());
         }
+        if self.observers.own {
+            write_line(finished);
+        }
+    }
+}
+
+/// A request's line in the program's own log.
+fn write_line(request: &Finished) {
+    let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let generates = request.operation.is_some() && request.attempts > 0;
+    let tokens = |count: u64| generates.then_some(count);
+    let ms = |time: Duration| time.as_millis() as u64;
+    let (id, path, status) =
+        (&request.id, request.http_route.as_deref().unwrap_or("unmatched"), request.status);
+    let (model, key) = (some(&request.model), some(&request.key));
+    let (method, end) = (&request.method, some(&request.ends.join(",")));
+    let reason = request.reason.as_deref();
+    // One macro, whose fields are those that there are, for each level.
+    macro_rules! line {
+        ($level:ident, $message:literal) => {
+            tracing::$level!(
+                request_id = id,
+                %method,
+                path,
+                model,
+                key,
+                status,
+                tokens_in = tokens(request.input_tokens),
+                cached = tokens(request.cached_tokens),
+                tokens_out = tokens(request.output_tokens),
+                first_token_ms = request.ttft.map(ms),
+                tokens_per_s = tokens_per_s(request),
+                ms = ms(request.latency),
+                end,
+                reason,
+                $message
+            )
+        };
+    }
+    let is_probe = PROBES.contains(&path) || request.method == Method::OPTIONS;
+    match request.outcome {
+        _ if is_probe => line!(debug, "answered"),
+        Outcome::Completed => line!(info, "answered"),
+        Outcome::Cancelled => line!(info, "the caller went away"),
+        Outcome::Failed if (400..500).contains(&status) => line!(info, "refused"),
+        Outcome::Failed => line!(warn, "failed"),
+    }
+}
+
+/// Of the answer's tokens after the first, while they came; to one digit.
+fn tokens_per_s(request: &Finished) -> Option<f64> {
+    let after_first = request.output_tokens.checked_sub(1).filter(|tokens| *tokens > 0)?;
+    let seconds = request.latency.saturating_sub(request.ttft?).as_secs_f64();
+    (seconds > 0.0).then(|| (after_first as f64 / seconds * 10.0).round() / 10.0)
+}
+
+/// What somebody else said, for the log: short, on one line, without words that look like keys. What
+/// servers repeat of a request's body (`input` in the errors of pydantic) is cut off.
+pub fn quoted(text: &str) -> String {
+    let end = ["\"input\"", "'input'"].iter().filter_map(|mark| text.find(mark)).min();
+    let masked = |word: &str| {
+        let plain = word.trim_start_matches(|c: char| !c.is_alphanumeric());
+        if KEY_BEGINS.iter().any(|begin| plain.starts_with(begin)) {
+            "***".to_owned()
+        } else {
+            word.to_owned()
+        }
+    };
+    let words: Vec<String> = text[..end.unwrap_or(text.len())].split_whitespace().map(masked).collect();
+    let line: String = words.join(" ").chars().filter(|c| !c.is_control()).collect();
+    match line.char_indices().nth(REASON_CHARS_MAX) {
+        Some((at, _)) => format!("{}...", &line[..at]),
+        None => line,
     }
 }
 
@@ -291,6 +385,12 @@ impl ObservedAttempt {
 
     /// Looks at an event of the answer.
     pub fn event(&mut self, event: &ChatEvent) {
+        if let ChatEvent::Finish { reason, .. } = event {
+            let ends = &mut self.request.told().finished.ends;
+            if ends.len() < REASONS_MAX {
+                ends.push(reason_text(reason));
+            }
+        }
         let Some((_, asked)) = &mut self.span else { return };
         match event {
             ChatEvent::Start { id, model } => {
@@ -360,7 +460,11 @@ pub async fn observe(State(observers): State<Observers>, mut request: Request, n
     request.extensions_mut().insert(observed.clone());
     let response = next.run(request).await;
     observed.answered(response.status().as_u16());
-    response.map(|body| Body::new(ObservedBody { body, bytes: 0, ended: false, observed }))
+    if let Some(error) = response.extensions().get::<ApiError>() {
+        observed.failed(&error.message);
+    }
+    let broke_off = response.extensions().get::<BrokeOff>().cloned();
+    response.map(|body| Body::new(ObservedBody { body, bytes: 0, ended: false, broke_off, observed }))
 }
 
 /// A body on its way to the caller.
@@ -369,6 +473,8 @@ struct ObservedBody {
     body: Body,
     bytes: u64,
     ended: bool,
+    /// Of a stream.
+    broke_off: Option<BrokeOff>,
     observed: Arc<Observed>,
 }
 
@@ -400,7 +506,43 @@ impl HttpBody for ObservedBody {
 
 impl Drop for ObservedBody {
     fn drop(&mut self) {
+        if let Some(reason) = self.broke_off.as_ref().and_then(|broke_off| broke_off.0.get()) {
+            self.observed.failed(reason);
+        }
         // Whoever knows the length does not ask whether there is more.
         self.observed.sent(self.bytes, self.ended || self.body.is_end_stream());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_say_is_short_and_has_no_keys() {
+        assert_eq!(quoted("plain words"), "plain words");
+        assert_eq!(
+            quoted("Incorrect API key provided: sk-abc*def.\nSee"),
+            "Incorrect API key provided: *** See"
+        );
+        assert_eq!(quoted("key `nsk-0123` and (hf_xyz)"), "key *** and ***");
+        let body = r#"[{"type": "missing", "loc": ["body"], "input": {"messages": "secret"}}]"#;
+        assert!(!quoted(body).contains("secret"), "{}", quoted(body));
+        let long = quoted(&"word \u{1b}[31m".repeat(1000));
+        assert!(long.chars().count() == REASON_CHARS_MAX + 3 && !long.contains('\u{1b}'), "{long}");
+    }
+
+    #[test]
+    fn rates_count_what_came_after_the_first_token() {
+        let request =
+            axum::http::Request::builder().uri("/v1/completions").body(Body::empty()).expect("valid");
+        let observed = Observed::new(&Observers::default(), &request);
+        let mut finished = observed.told().finished.clone();
+        (finished.output_tokens, finished.latency) = (101, Duration::from_secs(3));
+        assert_eq!(tokens_per_s(&finished), None);
+        finished.ttft = Some(Duration::from_secs(1));
+        assert_eq!(tokens_per_s(&finished), Some(50.0));
+        finished.output_tokens = 1;
+        assert_eq!(tokens_per_s(&finished), None);
     }
 }

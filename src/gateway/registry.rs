@@ -5,6 +5,7 @@
 
 use super::local::LocalError;
 use super::replicas::Replicas;
+use crate::protocol::SamplingDefaults;
 use crate::text::{ChatTemplate, Tokenizer};
 use arc_swap::ArcSwap;
 use serde_json::Value;
@@ -46,57 +47,38 @@ impl LocalModel {
     }
 }
 
-/// Sampling defaults of a checkpoint (generation_config.json). A field that is None takes the
-/// neutral value of OpenAI's API.
+/// What requests take where they leave a field out.
 #[derive(Clone, Debug, Default, PartialEq)]
-#[allow(missing_docs)]
 pub struct GenerationDefaults {
-    pub temperature: Option<f32>,
-    pub top_p: Option<f32>,
-    pub top_k: Option<u32>,
-    pub min_p: Option<f32>,
-    pub repetition_penalty: Option<f32>,
-    /// `Some(false)` makes the default temperature 0.
-    pub do_sample: Option<bool>,
+    /// A parameter that is None takes the neutral value of OpenAI's API.
+    pub sampling: SamplingDefaults,
+    /// Who says so, for people.
+    pub sampling_from: String,
+    /// Output tokens of a chat answer at the most; None: as many as the context holds.
+    pub max_tokens: Option<u32>,
 }
 
-impl GenerationDefaults {
-    /// Reads a generation_config.json; `{}` gives no defaults. Fails naming a field that has the
-    /// wrong type or is out of its range.
-    pub fn from_config(config: &Value) -> Result<Self, String> {
-        let number = |name: &str, low: f64, high: f64| match config.get(name) {
-            None | Some(Value::Null) => Ok(None),
-            Some(value) => match value.as_f64() {
-                Some(v) if v >= low && v <= high => Ok(Some(v)),
-                _ => Err(format!(
-                    "generation_config.json: `{name}` must be a number between {low} and {high}, got {value}"
-                )),
-            },
-        };
-        let do_sample = match config.get("do_sample") {
-            None | Some(Value::Null) => None,
-            Some(Value::Bool(b)) => Some(*b),
-            Some(other) => {
-                return Err(format!(
-                    "generation_config.json: `do_sample` must be true or false, got {other}"
-                ));
-            }
-        };
-        let f32s = |v: Option<f64>| v.map(|v| v as f32);
-        Ok(Self {
-            temperature: f32s(number("temperature", 0.0, 2.0)?),
-            top_p: f32s(number("top_p", f64::from(f32::MIN_POSITIVE), 1.0)?),
-            // -1 is another spelling of "all".
-            top_k: number("top_k", -1.0, f64::from(i32::MAX))?.map(|v| v.max(0.0) as u32),
-            min_p: f32s(number("min_p", 0.0, 1.0)?),
-            repetition_penalty: f32s(number(
-                "repetition_penalty",
-                f64::from(f32::MIN_POSITIVE),
-                f64::from(f32::MAX),
-            )?),
-            do_sample,
-        })
+/// The sampling parameters that a generation_config.json names; None where it names none.
+/// `do_sample: false` makes the temperature 0.
+///
+/// # Errors
+/// Names a field that has the wrong type or is out of its range.
+pub fn sampling_of_checkpoint(config: &Value) -> Result<Option<SamplingDefaults>, String> {
+    let wrong = |reason: String| format!("generation_config.json: {reason}");
+    let given = |name: &str| config.get(name).filter(|value| !value.is_null());
+    let mut sampling = SamplingDefaults::default();
+    for name in SamplingDefaults::NAMES {
+        let Some(value) = given(name) else { continue };
+        let number =
+            value.as_f64().ok_or_else(|| wrong(format!("`{name}` must be a number, got {value}")))?;
+        sampling.set(name, number).map_err(|reason| wrong(format!("`{name}`: {reason}")))?;
     }
+    match given("do_sample") {
+        None | Some(Value::Bool(true)) => {}
+        Some(Value::Bool(false)) => sampling.temperature = Some(0.0),
+        Some(other) => return Err(wrong(format!("`do_sample` must be true or false, got {other}"))),
+    }
+    Ok((sampling != SamplingDefaults::default()).then_some(sampling))
 }
 
 /// Where a model stands.
@@ -182,17 +164,23 @@ mod tests {
     }
 
     #[test]
-    fn defaults_are_read_and_checked() {
-        let read = |v: Value| GenerationDefaults::from_config(&v);
-        assert_eq!(read(json!({})), Ok(GenerationDefaults::default()));
+    fn a_checkpoints_sampling_is_read_and_checked() {
+        let read = |v: Value| sampling_of_checkpoint(&v);
         let got = read(json!({"temperature": 0.6, "top_k": 20, "top_p": null, "do_sample": true})).unwrap();
+        let wanted =
+            SamplingDefaults { temperature: Some(0.6), top_k: Some(20), ..SamplingDefaults::default() };
+        assert_eq!(got, Some(wanted));
+        assert_eq!(read(json!({"top_k": -1})).unwrap().unwrap().top_k, Some(0));
         assert_eq!(
-            (got.temperature, got.top_k, got.top_p, got.do_sample),
-            (Some(0.6), Some(20), None, Some(true))
+            read(json!({"temperature": 0.6, "do_sample": false})).unwrap().unwrap().temperature,
+            Some(0.0)
         );
-        assert_eq!(read(json!({"top_k": -1})).unwrap().top_k, Some(0));
+        // Files without a word about sampling say nothing about it.
+        assert_eq!(read(json!({})), Ok(None));
+        assert_eq!(read(json!({"eos_token_id": 2, "bos_token_id": 1, "do_sample": true})), Ok(None));
         assert!(read(json!({"temperature": "hot"})).unwrap_err().contains("`temperature`"));
         assert!(read(json!({"top_p": 1.5})).unwrap_err().contains("`top_p`"));
+        assert!(read(json!({"top_k": 2.5})).unwrap_err().contains("`top_k`"));
         assert!(read(json!({"do_sample": 1})).unwrap_err().contains("`do_sample`"));
     }
 }

@@ -18,6 +18,7 @@ use super::dialect::anthropic::fit;
 use super::dialect::{Dialect, Peer, UpstreamError, decode_error};
 use super::error::ApiError;
 use super::http_client::HttpClient;
+use super::observe::quoted;
 use crate::config::{Continues, Format, KeySource, Provider};
 use crate::connect::chain;
 use answer::Place;
@@ -246,7 +247,8 @@ impl Upstream {
         }
         let body = answer.bytes(ERROR_BYTES_MAX, limits).await.unwrap_or_default();
         let error = decode_error(status.as_u16(), &body);
-        tracing::warn!(provider = self.name, status = error.status, message = error.message, "refused");
+        let message = quoted(&error.message);
+        tracing::warn!(provider = self.name, status = error.status, message, "refused");
         Ok(Err(UpstreamError { retry_after, ..error }))
     }
 

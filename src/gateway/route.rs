@@ -187,8 +187,8 @@ impl Routing {
     /// Refuses names that a key may not ask for.
     pub fn check_allowed(&self, name: &str, tenant: &Tenant) -> Result<(), ApiError> {
         let own = self.config.aliases.get(name).map_or(name, String::as_str);
-        let allowed = &tenant.models;
-        match allowed.is_empty() || allowed.iter().any(|allowed| allowed == name || allowed == own) {
+        let Some(allowed) = &tenant.models else { return Ok(()) };
+        match allowed.iter().any(|allowed| allowed == name || allowed == own) {
             true => Ok(()),
             false => Err(ApiError::not_allowed(name, allowed)),
         }

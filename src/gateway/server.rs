@@ -1,6 +1,6 @@
 //! The HTTP server: routes, limits, shutdown.
 //!
-//! A request passes CORS, then [`enter`] (request id, key, drain check, metrics, log), then its
+//! A request passes [`observe`], CORS, then [`enter`] (request id, key, drain check, metrics), then its
 //! handler. Everything about it ends with it: the handler's future is dropped when the client
 //! disconnects, and a stream's body with its connection.
 //!
@@ -284,7 +284,6 @@ async fn enter(State(app): State<Arc<App>>, mut request: Request, next: Next) ->
     let (arrived, model) = (Instant::now(), Arc::new(OnceLock::new()));
     let observed = request.extensions().get::<Arc<Observed>>().cloned();
     observed.iter().for_each(|observed| observed.has_id(&id));
-    let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
     let path = request.uri().path();
     let is_anthropic = [MESSAGES, COUNT_TOKENS].iter().any(|end| path.ends_with(end));
@@ -319,11 +318,6 @@ async fn enter(State(app): State<Arc<App>>, mut request: Request, next: Next) ->
     let status = response.status().as_u16();
     app.metrics.request(&route, model, status);
     observed.iter().for_each(|observed| observed.names(model));
-    // Where there is an access log, a request's line is there alone.
-    if !app.config.observers.have_log() {
-        let ms = arrived.elapsed().as_millis() as u64;
-        tracing::info!(request_id = id, %method, route, model, status, ms, "answered");
-    }
     response
 }
 

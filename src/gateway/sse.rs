@@ -16,6 +16,7 @@ use serde::Serialize;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::time::Sleep;
@@ -68,15 +69,22 @@ pub trait FrameSource: Send + 'static {
     }
 }
 
+/// Of a stream's response: why it broke off, once it has. For the log.
+#[derive(Clone, Debug, Default)]
+pub struct BrokeOff(pub Arc<OnceLock<String>>);
+
 /// The response: status 200, whatever comes later. An error becomes an `error` event, the last.
 pub fn response<S: FrameSource>(source: S, keep_alive: Duration) -> Response {
     let silence = Box::pin(tokio::time::sleep(keep_alive));
-    let pieces = Pieces { source: Some(source), silence, keep_alive, is_first: true };
+    let broke_off = BrokeOff::default();
+    let told = broke_off.clone();
+    let pieces = Pieces { source: Some(source), silence, keep_alive, is_first: true, broke_off: told };
     let body = Body::from_stream(stream::unfold(pieces, |mut pieces| async move {
         let piece = pieces.next().await?;
         Some((Ok::<_, Infallible>(piece), pieces))
     }));
     let mut response = Response::new(body);
+    response.extensions_mut().insert(broke_off);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
@@ -92,6 +100,7 @@ struct Pieces<S> {
     silence: Pin<Box<Sleep>>,
     keep_alive: Duration,
     is_first: bool,
+    broke_off: BrokeOff,
 }
 
 impl<S: FrameSource> Pieces<S> {
@@ -109,13 +118,13 @@ impl<S: FrameSource> Pieces<S> {
                     return Some(KEEP_ALIVE.to_owned());
                 }
             };
-            more = told(&mut source, next, &mut frames);
+            more = told(&mut source, next, &mut frames, &self.broke_off);
         }
         // The first goes with the head; later, what has come goes together.
         let (begun, is_first) = (Instant::now(), std::mem::take(&mut self.is_first));
         while more && !is_first && frames.0.len() < TOGETHER_BYTES_MAX && begun.elapsed() < TOGETHER {
             let Some(next) = there_now(source.next(&mut frames)).await else { break };
-            more = told(&mut source, next, &mut frames);
+            more = told(&mut source, next, &mut frames, &self.broke_off);
         }
         self.source = more.then_some(source);
         Some(frames.take())
@@ -123,8 +132,14 @@ impl<S: FrameSource> Pieces<S> {
 }
 
 /// Whether more comes; a failure is told and is the end.
-fn told<S: FrameSource>(source: &mut S, next: Result<bool, ApiError>, frames: &mut Frames) -> bool {
+fn told<S: FrameSource>(
+    source: &mut S,
+    next: Result<bool, ApiError>,
+    frames: &mut Frames,
+    broke_off: &BrokeOff,
+) -> bool {
     next.unwrap_or_else(|error| {
+        let _ = broke_off.0.set(error.message.clone());
         source.failed(&error, frames);
         false
     })

@@ -31,8 +31,8 @@ const COLUMNS: &str =
 /// What a key may do, as its owner sets it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct KeySettings {
-    /// Names that it may ask for; empty: all.
-    pub models: Vec<String>,
+    /// Names that it may ask for; None: all.
+    pub models: Option<Vec<String>>,
     /// Its own limits, in place of all of the configuration's; None: those of the configuration.
     pub limits: Option<Limits>,
     /// Prepaid dollars in all; what it has spent counts against them. None: no bound.
@@ -205,7 +205,7 @@ impl Store {
 /// Settings as they are kept: models, limits, credit, end.
 fn cells(settings: &KeySettings) -> [Cell; 4] {
     [
-        Value::from(settings.models.as_slice()).to_string().into(),
+        models_text(settings.models.as_deref()).into(),
         settings.limits.as_ref().map(limits_text).into(),
         settings.credit.into(),
         number(settings.expires_unix_ms),
@@ -277,8 +277,26 @@ fn json<T>(text: &str, read: fn(&Value) -> Option<T>) -> Result<T, String> {
     value.as_ref().and_then(read).ok_or_else(|| format!("`{text}` is not understood"))
 }
 
-fn models_of(value: &Value) -> Option<Vec<String>> {
-    value.as_array()?.iter().map(|name| name.as_str().map(str::to_owned)).collect()
+/// What is kept for a key that may ask for no model.
+const NO_MODELS: &str = "none";
+
+/// An empty list means all: stores have it so since there are keys.
+fn models_text(models: Option<&[String]>) -> String {
+    match models {
+        None => Value::Array(Vec::new()),
+        Some([]) => NO_MODELS.into(),
+        Some(names) => names.into(),
+    }
+    .to_string()
+}
+
+fn models_of(value: &Value) -> Option<Option<Vec<String>>> {
+    if value == NO_MODELS {
+        return Some(Some(Vec::new()));
+    }
+    let names = value.as_array()?.iter().map(|name| name.as_str().map(str::to_owned));
+    let names: Vec<String> = names.collect::<Option<_>>()?;
+    Some((!names.is_empty()).then_some(names))
 }
 
 fn limits_text(limits: &Limits) -> String {
@@ -324,10 +342,11 @@ fn check_name(name: &str) -> Result<(), StoreError> {
 
 fn check(settings: &KeySettings) -> Result<(), StoreError> {
     let invalid = |message: String| Err(StoreError::Invalid(message));
-    if settings.models.len() > MODELS_MAX {
-        return invalid(format!("a key names at most {MODELS_MAX} models, not {}", settings.models.len()));
+    let models = settings.models.as_deref().unwrap_or_default();
+    if models.len() > MODELS_MAX {
+        return invalid(format!("a key names at most {MODELS_MAX} models, not {}", models.len()));
     }
-    for model in &settings.models {
+    for model in models {
         if model.is_empty() || model.chars().count() > NAME_CHARS_MAX || model.contains(char::is_whitespace) {
             return invalid(format!(
                 "a model's name has 1 to {NAME_CHARS_MAX} characters without spaces, not `{}`",

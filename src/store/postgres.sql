@@ -27,7 +27,7 @@ CREATE TABLE keys (
     name TEXT COLLATE "C" PRIMARY KEY,
     sha256 BYTEA NOT NULL UNIQUE,
     prefix TEXT COLLATE "C" NOT NULL,       -- the key's first characters
-    models TEXT COLLATE "C" NOT NULL,       -- a JSON list; empty: all
+    models TEXT COLLATE "C" NOT NULL,       -- a JSON list, empty: all, or "none"
     limits TEXT COLLATE "C",                -- a JSON object; NULL: those of the configuration
     credit DOUBLE PRECISION,                -- prepaid dollars; NULL: no bound
     created_unix_ms BIGINT NOT NULL,

@@ -27,7 +27,7 @@ CREATE TABLE keys (
     name TEXT PRIMARY KEY,
     sha256 BLOB NOT NULL UNIQUE,
     prefix TEXT NOT NULL,           -- the key's first characters
-    models TEXT NOT NULL,           -- a JSON list; empty: all
+    models TEXT NOT NULL,           -- a JSON list, empty: all, or "none"
     limits TEXT,                    -- a JSON object; NULL: those of the configuration
     credit REAL,                    -- prepaid dollars; NULL: no bound
     created_unix_ms INTEGER NOT NULL,

@@ -67,7 +67,7 @@ fn events(text: &str) -> Vec<Value> {
 }
 
 /// A POST whose answer is taken as text.
-async fn post_text(server: &Server, path: &str, body: &Value) -> (u16, String) {
+pub async fn post_text(server: &Server, path: &str, body: &Value) -> (u16, String) {
     let url = format!("{}{path}", server.url);
     let response = crate::support::client().post(url).json(body).send().await.expect("an answer");
     (response.status().as_u16(), response.text().await.expect("text"))

@@ -2,7 +2,7 @@
 
 use super::hub_server::{HubServer, REPO};
 use crate::support::gguf_writer::tiny_model;
-use novastack::checkpoint::resolve::{Places, SourceKind, resolve};
+use novastack::checkpoint::resolve::{Places, SourceKind, resolve, resolve_description};
 use novastack::checkpoint::{Checkpoint, CheckpointError, catalogue};
 use std::ffi::OsString;
 use std::path::Path;
@@ -62,6 +62,46 @@ fn hub_ids() {
     assert_eq!((resolved.served_name.as_str(), resolved.kind), (REPO, SourceKind::Directory));
     assert!(resolved.path.starts_with(directory.path().join("hub")));
     assert_eq!(resolve(&format!("mine={REPO}"), &places).expect("resolve").served_name, "mine");
+}
+
+#[test]
+fn a_quantisation_names_its_file() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let file = tiny_model("llama", false, true).bytes();
+    let server = HubServer::start(&[
+        ("README.md", b"a card", false),
+        ("tiny-Q4_K_M.gguf", &file, true),
+        ("tiny-UD-Q4_K_M.gguf", b"another", true),
+        ("tiny-q8_0.gguf", b"large", true),
+        ("BF16/tiny-BF16.gguf", b"larger", true),
+    ]);
+    let places = places(directory.path(), &server.endpoint);
+    let resolved = || resolve(&format!("{REPO}:q4_k_m"), &places).expect("resolve");
+    let (first, requests) = (resolved(), server.requests());
+    assert_eq!((first.served_name.as_str(), first.kind), (REPO, SourceKind::Gguf));
+    assert!(first.path.ends_with("tiny-Q4_K_M.gguf"), "{first:?}");
+    assert!(
+        !requests.iter().any(|request| request.contains("UD-") || request.contains("q8_0")),
+        "{requests:?}"
+    );
+    // The second time it is in the cache.
+    assert_eq!((resolved(), server.requests()), (first, Vec::new()));
+    let path = |tag: &str| resolve(&format!("{REPO}:{tag}"), &places).expect(tag).path;
+    assert!(path("Q8_0").ends_with("tiny-q8_0.gguf") && path("bf16").ends_with("BF16/tiny-BF16.gguf"));
+    assert!(path("UD-Q4_K_M").ends_with("tiny-UD-Q4_K_M.gguf"));
+    // What is not there: what is.
+    let text = message(&format!("{REPO}:Q5_K_M"), &places);
+    assert!(text.contains("Q5_K_M") && text.contains("tiny-Q4_K_M.gguf, "), "{text}");
+}
+
+#[test]
+fn descriptions_of_catalogue_names_need_no_network() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let places = places(directory.path(), NOWHERE);
+    let resolved = resolve_description("qwen3:8b", &places).expect("resolve");
+    assert_eq!((resolved.served_name.as_str(), resolved.kind), ("qwen3-8b", SourceKind::Published));
+    assert_eq!(resolved.open_config().expect("a config").config["hidden_size"], 4096);
+    assert!(resolve_description("qwen2.5-72b-instruct-awq", &places).is_err());
 }
 
 #[test]

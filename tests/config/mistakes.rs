@@ -488,12 +488,6 @@ const KEYS: &[Mistake] = &[
         &["`models` of key `k`: `alhpa` is no model", "did you mean `alpha`?"],
     ),
     (
-        "a key for nothing",
-        "keys:\n  k: { sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08, models: [] }",
-        2,
-        &["empty list"],
-    ),
-    (
         "debt",
         "keys:\n  k: { sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08, credit: -5 }",
         2,

@@ -79,7 +79,7 @@ fn the_example_is_read() {
     assert_eq!(config.limits.dollars_per_month, Some(50.0));
     let ci = &config.keys["ci"];
     assert_eq!((ci.sha256[0], ci.sha256[31], ci.credit), (0x9f, 0x08, Some(50.0)));
-    assert_eq!(ci.models, ["auto", "qwen3-235b"]);
+    assert_eq!(ci.models.as_deref(), Some(&["auto".to_owned(), "qwen3-235b".to_owned()][..]));
     assert_eq!(ci.limits.expect("limits").requests_per_minute, Some(60));
     let cheap = ["deepseek-v4-pro", "minimax-2.7", "qwen3-235b"].map(String::from).to_vec();
     assert_eq!(config.named_routes["cheap"], Choice::Cheapest(cheap));

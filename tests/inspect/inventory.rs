@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 fn published(name: &str) -> ModelConfig {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/inspect/configs/{name}.json"));
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("models/configs/{name}.json"));
     let text = std::fs::read_to_string(&path).expect(name);
     ModelConfig::from_json(&serde_json::from_str(&text).expect(name)).expect(name)
 }

@@ -32,7 +32,7 @@ fn json(arguments: &[&str]) -> Value {
 }
 
 fn config(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/inspect/configs/{name}.json"))
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("models/configs/{name}.json"))
 }
 
 /// A directory whose name says nothing, with that config alone in it.

@@ -22,7 +22,7 @@ fn changed(file: &Path, fields: Value) -> Value {
 }
 
 fn published(name: &str, fields: Value) -> Value {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/inspect/configs");
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/configs");
     changed(&directory.join(format!("{name}.json")), fields)
 }
 

@@ -24,7 +24,7 @@ fn a_keys_life(place: &Place) {
     let limits =
         Limits { requests_per_minute: Some(u64::MAX), dollars_per_month: Some(0.1), ..Limits::default() };
     let settings = KeySettings {
-        models: vec!["small".into(), "auto".into()],
+        models: Some(vec!["small".into(), "auto".into()]),
         limits: Some(limits),
         credit: Some(20.0),
         expires_unix_ms: Some(now_unix_ms() + 60_000),
@@ -75,7 +75,7 @@ fn settings_out_of_range_are_refused_and_nothing_changes(place: &Place) {
         (with(Limits { dollars_per_month: Some(f64::NAN), ..Limits::default() }), "dollars_per_month"),
         (KeySettings { credit: Some(-1.0), ..KeySettings::default() }, "credit"),
         (KeySettings { credit: Some(f64::INFINITY), ..KeySettings::default() }, "credit"),
-        (KeySettings { models: vec!["a b".into()], ..KeySettings::default() }, "a b"),
+        (KeySettings { models: Some(vec!["a b".into()]), ..KeySettings::default() }, "a b"),
         (KeySettings { expires_unix_ms: Some(u64::MAX), ..KeySettings::default() }, "9999"),
     ] {
         let error = store.create_key("bad", bad.clone()).map(|_| ()).expect_err("refused");
@@ -124,7 +124,9 @@ fn the_command_line(place: &Place) {
     assert_eq!(alice["limits"]["requests_per_minute"], 60);
     stdout(&keys(&["set", "alice", "--credit", "+20", "--requests-per-minute", "none", "--models", "all"]));
     let alice = list()[0].clone();
-    assert_eq!((&alice["credit"], &alice["models"]), (&70.0.into(), &Value::Array(Vec::new())));
+    assert_eq!((&alice["credit"], &alice["models"]), (&70.0.into(), &Value::Null));
+    stdout(&keys(&["set", "alice", "--models", "none"]));
+    assert_eq!(list()[0]["models"], Value::Array(Vec::new()));
     assert_eq!(alice["limits"], serde_json::json!({ "dollars_per_day": 2.5 }));
     stdout(&keys(&["set", "alice", "--default-limits", "--credit", "none", "--expires-days", "none"]));
     let alice = list()[0].clone();

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 /// Longer than any tiny checkpoint takes to load on a busy machine.
@@ -14,6 +14,8 @@ pub struct Server {
     child: Child,
     /// `http://127.0.0.1:PORT`
     pub url: String,
+    /// What it has written to stderr.
+    log: Arc<Mutex<String>>,
     client: reqwest::Client,
 }
 
@@ -48,13 +50,18 @@ impl Server {
         let stdout = BufReader::new(child.stdout.take().expect("piped"));
         let stderr = BufReader::new(child.stderr.take().expect("piped"));
         let out = lines.clone();
+        let log = Arc::<Mutex<String>>::default();
+        let kept = log.clone();
         std::thread::spawn(move || {
             stdout.lines().map_while(Result::ok).try_for_each(|line| out.send(Ok(line)))
         });
         std::thread::spawn(move || {
-            stderr.lines().map_while(Result::ok).try_for_each(|line| lines.send(Err(line)))
+            stderr.lines().map_while(Result::ok).try_for_each(|line| {
+                *kept.lock().expect("the log") += &format!("{line}\n");
+                lines.send(Err(line))
+            })
         });
-        let mut log = String::new();
+        let mut told = String::new();
         loop {
             match inbox.recv_timeout(READY_TIMEOUT) {
                 Ok(Ok(line)) => {
@@ -62,14 +69,14 @@ impl Server {
                         let url = url.to_string();
                         // The threads go on reading, so that the program never blocks on its output.
                         std::thread::spawn(move || inbox.iter().for_each(drop));
-                        return Ok(Server { child, url, client: crate::support::client() });
+                        return Ok(Server { child, url, log, client: crate::support::client() });
                     }
                 }
-                Ok(Err(line)) => log = log + &line + "\n",
+                Ok(Err(line)) => told = told + &line + "\n",
                 Err(_) => {
                     let _ = child.kill();
                     let _ = child.wait();
-                    return Err(log);
+                    return Err(told);
                 }
             }
         }
@@ -81,6 +88,24 @@ impl Server {
             self.client.post(format!("{}{path}", self.url)).json(body).send().await.expect("an answer");
         let status = response.status().as_u16();
         (status, response.json().await.expect("a JSON answer"))
+    }
+
+    /// The first line of its log with all these words, once it is there.
+    pub async fn log_line(&self, words: &[&str]) -> String {
+        let all = |line: &&str| words.iter().all(|word| line.contains(word));
+        for _ in 0..200 {
+            let log = self.log();
+            if let Some(line) = log.lines().find(all) {
+                return line.to_owned();
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("no line with {words:?} in the log:\n{}", self.log());
+    }
+
+    /// What it has written to stderr so far.
+    pub fn log(&self) -> String {
+        self.log.lock().expect("the log").clone()
     }
 
     /// GETs text.

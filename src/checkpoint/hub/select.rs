@@ -4,7 +4,7 @@
 use super::{CheckpointError, HubSource, hf_dir};
 use crate::checkpoint::safetensors;
 use serde::Deserialize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const INDEX: &str = "model.safetensors.index.json";
 const SINGLE: &str = "model.safetensors";
@@ -99,12 +99,17 @@ impl RepoInfo {
         self.files.iter().find(|file| file.name == name)
     }
 
-    /// That GGUF file, or an error that lists those there are.
+    /// That GGUF file, or the one of that quantisation; else an error that lists those there are.
     pub fn gguf(&self, source: &HubSource, name: &str) -> Result<&RepoFile, CheckpointError> {
-        self.file(name).ok_or_else(|| {
-            let ggufs = self.ggufs().join(", ");
-            let there = if ggufs.is_empty() { "no GGUF file".to_owned() } else { ggufs };
-            CheckpointError::Hub(format!("{}: has no file {name}; it has {there}", source.repo))
+        let ggufs = self.ggufs();
+        let found = match name.ends_with(".gguf") {
+            true => Some(name),
+            false => of_quantisation(&ggufs, name),
+        };
+        found.and_then(|name| self.file(name)).ok_or_else(|| {
+            let what = if name.ends_with(".gguf") { "file" } else { "GGUF file of the quantisation" };
+            let there = if ggufs.is_empty() { "no GGUF file".to_owned() } else { ggufs.join(", ") };
+            CheckpointError::Hub(format!("{}: has no {what} {name}; it has {there}", source.repo))
         })
     }
 
@@ -154,6 +159,39 @@ impl RepoInfo {
         });
         found.collect()
     }
+}
+
+/// Whether the text can name a quantisation, as files do: Q4_K_M, IQ4_XS, F16, UD-Q4_K_XL.
+pub(super) fn is_quantisation(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    (2..=32).contains(&text.len()) && text.bytes().all(allowed)
+}
+
+/// The file whose name ends in that quantisation, upper and lower case alike; the first of several
+/// parts. What ends in more than it (`UD-Q4_K_M` for `Q4_K_M`) is another one where both are there.
+fn of_quantisation<'a>(names: &[&'a str], quantisation: &str) -> Option<&'a str> {
+    let wanted = quantisation.to_ascii_lowercase();
+    let matching = names.iter().copied().filter_map(|name| {
+        let stem = name.strip_suffix(".gguf")?.to_ascii_lowercase();
+        // name-Q4_K_M-00001-of-00003.gguf
+        let stem = match stem.rsplit_once("-of-") {
+            Some((head, count)) if count.bytes().all(|byte| byte.is_ascii_digit()) => {
+                head.strip_suffix("-00001")?.to_owned()
+            }
+            _ => stem,
+        };
+        let before = stem.strip_suffix(&wanted)?;
+        before.ends_with(['-', '.', '_', '/']).then_some((before.len(), name))
+    });
+    matching.min().map(|(_, name)| name)
+}
+
+/// The file of that quantisation in a snapshot.
+pub(super) fn quantised_file(snapshot: &Path, quantisation: &str) -> Option<PathBuf> {
+    let entries = std::fs::read_dir(snapshot).ok()?;
+    let names: Vec<String> = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    of_quantisation(&names, quantisation).map(|name| snapshot.join(name)).filter(|path| path.is_file())
 }
 
 /// Whether the text can be one component of a path, an URL and a cache's directory name.

@@ -7,6 +7,7 @@ use crate::gateway::app::InFlight;
 use crate::gateway::bounds::Limits;
 use crate::gateway::dialect::{ChatEvent, Dialect, Frame, StreamEncoder, pass};
 use crate::gateway::error::ApiError;
+use crate::gateway::observe::quoted;
 use crate::gateway::remote::{Failure, Piece, Then};
 use crate::gateway::route::{Plan, Target};
 use crate::gateway::sse::{FrameSource, Frames};
@@ -103,7 +104,7 @@ impl RemoteStream {
         resume.target.upstream.iter().for_each(|hosted| hosted.health.failed(Instant::now()));
         tracing::warn!(
             model = resume.target.model.name,
-            reason = failure.error.message,
+            reason = quoted(&failure.error.message),
             "a stream broke off"
         );
         let rest = resume.chat.clone().rest(

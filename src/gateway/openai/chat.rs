@@ -121,7 +121,9 @@ pub async fn submit(
         prompts: vec![prompt.clone()],
         choices: params.n,
         sampling: params.sampling,
-        max_tokens: params.max_tokens.map_or(MaxTokens::AtMost(u32::MAX), MaxTokens::Exactly),
+        max_tokens: params
+            .max_tokens
+            .map_or(MaxTokens::AtMost(model.defaults.max_tokens.unwrap_or(u32::MAX)), MaxTokens::Exactly),
         stops: params.stops,
         include_stop: params.include_stop,
         skip_special: params.skip_special,

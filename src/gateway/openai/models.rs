@@ -4,8 +4,9 @@
 use super::fields::BadField;
 use crate::gateway::app::{App, RequestContext};
 use crate::gateway::error::ApiError;
-use crate::gateway::registry::LocalModel;
+use crate::gateway::registry::{GenerationDefaults, LocalModel};
 use crate::gateway::route::{Routing, Target};
+use crate::protocol::SamplingParams;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path, State};
 use axum::response::{IntoResponse, Json, Response};
@@ -28,6 +29,33 @@ struct Model<'a> {
     root: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     max_model_len: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    defaults: Option<Defaults<'a>>,
+}
+
+/// What a request takes where it leaves a field out.
+#[derive(Serialize)]
+struct Defaults<'a> {
+    temperature: f32,
+    top_p: f32,
+    top_k: u32,
+    min_p: f32,
+    repetition_penalty: f32,
+    /// Whose words the sampling parameters are.
+    sampling_from: &'a str,
+    /// Output tokens of a chat answer at the most; absent: as many as the context holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_tokens: Option<u32>,
+}
+
+impl<'a> Defaults<'a> {
+    fn of(model: &'a LocalModel) -> Self {
+        let GenerationDefaults { sampling, sampling_from, max_tokens } = &model.defaults;
+        let SamplingParams { temperature, top_p, top_k, min_p, repetition_penalty, .. } =
+            sampling.over(&SamplingParams::default());
+        let max_tokens = *max_tokens;
+        Self { temperature, top_p, top_k, min_p, repetition_penalty, sampling_from, max_tokens }
+    }
 }
 
 impl<'a> Model<'a> {
@@ -40,6 +68,7 @@ impl<'a> Model<'a> {
             owned_by: "novastack",
             root: Some(&model.root),
             max_model_len: Some(model.engine.max_context()),
+            defaults: Some(Defaults::of(model)),
         }
     }
 
@@ -51,7 +80,15 @@ impl<'a> Model<'a> {
 
     /// A name that leads to models.
     fn route(name: &'a str, owned_by: &'a str) -> Self {
-        Self { id: name, object: "model", created: 0, owned_by, root: None, max_model_len: None }
+        Self {
+            id: name,
+            object: "model",
+            created: 0,
+            owned_by,
+            root: None,
+            max_model_len: None,
+            defaults: None,
+        }
     }
 }
 

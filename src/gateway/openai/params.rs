@@ -192,9 +192,7 @@ fn sampling(
     model: ModelView<'_>,
     max_tokens: Option<u32>,
 ) -> Result<SamplingParams, BadField> {
-    let defaults = model.defaults;
-    let default_temperature =
-        if defaults.do_sample == Some(false) { 0.0 } else { defaults.temperature.unwrap_or(1.0) };
+    let defaults = model.defaults.sampling;
     let mut stop_tokens = match fields.array("stop_token_ids")? {
         None => Vec::new(),
         Some(items) => token_ids("stop_token_ids", items, model.vocab)?,
@@ -206,7 +204,7 @@ fn sampling(
     stop_tokens.dedup();
     let seed = fields.bits("seed")?.unwrap_or_else(|| uuid::Uuid::new_v4().as_u64_pair().0);
     let params = SamplingParams {
-        temperature: fields.f32("temperature")?.unwrap_or(default_temperature),
+        temperature: fields.f32("temperature")?.or(defaults.temperature).unwrap_or(1.0),
         top_p: fields.f32("top_p")?.or(defaults.top_p).unwrap_or(1.0),
         top_k: match fields.integer("top_k", -1, i64::from(i32::MAX))? {
             // -1 is vLLM's spelling of "all".

@@ -11,6 +11,7 @@ use super::tokenize::TokenizeRequest;
 use super::wire::Head;
 use super::*;
 use crate::gateway::registry::GenerationDefaults;
+use crate::protocol::SamplingDefaults;
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -259,14 +260,14 @@ fn null_is_absent_and_absent_is_the_checkpoints_default() {
     .params;
     assert_eq!((nulls.sampling.temperature, nulls.max_tokens, nulls.n, nulls.stream), (1.0, None, 1, None));
 
-    let defaults = GenerationDefaults {
+    let sampling = SamplingDefaults {
         temperature: Some(0.6),
         top_p: Some(0.95),
         top_k: Some(20),
         min_p: Some(0.1),
         repetition_penalty: Some(1.05),
-        do_sample: Some(true),
     };
+    let defaults = GenerationDefaults { sampling, ..GenerationDefaults::default() };
     let read = |defaults: &GenerationDefaults, more| {
         let body = hello(more);
         with_view(defaults, |view| ChatRequest::read(&Fields::root(&body).unwrap(), view))
@@ -278,7 +279,8 @@ fn null_is_absent_and_absent_is_the_checkpoints_default() {
     assert_eq!((s.temperature, s.top_p, s.top_k, s.min_p, s.repetition_penalty), (0.6, 0.95, 20, 0.1, 1.05));
     let s = read(&defaults, json!({"temperature": 0, "top_k": 0, "top_p": 1}));
     assert_eq!((s.temperature, s.top_p, s.top_k), (0.0, 1.0, 0));
-    let greedy = GenerationDefaults { do_sample: Some(false), ..defaults };
+    let sampling = SamplingDefaults { temperature: Some(0.0), ..sampling };
+    let greedy = GenerationDefaults { sampling, ..defaults };
     assert_eq!(read(&greedy, json!({})).temperature, 0.0);
     assert_eq!(read(&greedy, json!({"temperature": 1.5})).temperature, 1.5);
     assert_ne!(read(&greedy, json!({})).seed, read(&greedy, json!({})).seed);

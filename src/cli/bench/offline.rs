@@ -8,15 +8,14 @@
 //! best is a read of the weights it needs and of its sequences' KV at
 //! the rate of a copy on the same device.
 
-mod configs;
 mod requests;
 
 use super::table::{Table, number, percent};
 use super::timing::Ceilings;
 use super::{COMMIT, described, print, progress_bar};
-use crate::device::DeviceChoice;
+use crate::cli::device::DeviceChoice;
+use crate::cli::parse_bytes;
 use crate::load::{self, LoadArgs, LoadFormat, Loaded};
-use crate::parse_bytes;
 use clap::Args;
 use novastack::backend::BackendError;
 use novastack::backend::KV_BLOCK_TOKENS;
@@ -26,6 +25,7 @@ use novastack::backend::hip::discover::discover;
 use novastack::backend::hip::gpu::{Gpu, Half};
 use novastack::backend::hip::{HipBackend, Options};
 use novastack::checkpoint::Checkpoint;
+use novastack::checkpoint::catalogue::{self, CatalogueEntry};
 use novastack::checkpoint::resolve::{Places, resolve, resolve_description};
 use novastack::clock::Clock;
 use novastack::engine::handle::EngineHandle;
@@ -42,8 +42,7 @@ const WARM_UP_TOKENS: u32 = 5;
 #[derive(Args)]
 pub struct OfflineArgs {
     /// A directory in Hugging Face layout, a .gguf file, a hub id or a catalogue name. With
-    /// --load-format dummy also a config.json, or one that this program carries: qwen3-0.6b,
-    /// qwen3-8b, qwen3-30b-a3b, deepseek-v2-lite.
+    /// --load-format dummy also a config.json; catalogue names need no network then.
     #[arg(long)]
     model: String,
     #[command(flatten)]
@@ -126,6 +125,7 @@ struct Node {
 pub fn run(mut args: OfflineArgs) -> Result<bool, String> {
     let most = |list: &[u32]| list.iter().copied().max().unwrap_or(1);
     args.load.max_running = args.load.max_running.max(most(&args.batch));
+    args.load.context_may_shrink = args.load.max_context.is_none();
     args.load.max_context.get_or_insert(most(&args.input).saturating_add(args.output));
     let device = args.load.device.decided(args.load.tensor_parallel.map_or(1, usize::from));
     let copy_rate = copy_rate(&device, &args)?;
@@ -220,8 +220,8 @@ fn check_memory(device: &DeviceChoice, checkpoint: &Checkpoint) -> Result<(), St
 /// The model's name, and the model.
 fn load(args: &OfflineArgs, device: &DeviceChoice) -> Result<(String, Loaded), String> {
     let dummy = args.load.load_format == LoadFormat::Dummy;
-    if let Some(config) = configs::find(&args.model).filter(|_| dummy) {
-        let config = serde_json::from_str(config).map_err(|error| error.to_string())?;
+    let published = catalogue::find(&args.model).and_then(CatalogueEntry::published_config);
+    if let Some(config) = published.filter(|_| dummy) {
         let checkpoint = Checkpoint { config, ..Checkpoint::default() };
         check_memory(device, &checkpoint)?;
         let loaded = load::load_opened(&args.load, &args.model, Path::new(&args.model), checkpoint)?;

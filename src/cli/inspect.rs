@@ -4,23 +4,45 @@
 //! [`known`] says who it is (catalogue, licence, chat format), [`memory`] what it takes and how
 //! much context is left, [`stored`] how its weights lie on disk, [`text`] prints it.
 
-mod known;
+pub mod known;
 mod memory;
+#[cfg(test)]
+mod published;
 mod stored;
 mod text;
 
 use self::known::Known;
 use self::memory::{Device, Fit, Weights};
 use self::stored::{Stored, StoredFormat};
-use crate::InspectArgs;
+use crate::cli::parse_bytes;
+use crate::cli::sampling::{self, SamplingChoice};
+use clap::Args;
 use novastack::backend::KvDtype;
 use novastack::checkpoint::Checkpoint;
 use novastack::checkpoint::resolve::{Places, resolve_description};
+use novastack::gateway::GenerationDefaults;
 use novastack::model::config::Attention;
 use novastack::model::inventory::{self, Counts, Format, Kind, TensorSpec};
 use novastack::model::{ConfigError, ModelConfig};
+use novastack::protocol::SamplingParams;
 use serde::Serialize;
 use std::path::Path;
+
+#[derive(Args)]
+pub struct InspectArgs {
+    /// A directory in Hugging Face layout, a config.json, a .gguf file, a hub id or a catalogue name,
+    /// which needs no network.
+    model: String,
+    /// Memory of each device: bytes, or with a suffix K, M, G [default: 64G, an MI250 GCD].
+    #[arg(long, value_parser = parse_bytes, value_name = "SIZE")]
+    memory: Option<usize>,
+    /// Devices that share the model [default with --memory: 1].
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=64), value_name = "N")]
+    gpus: Option<u16>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
 
 /// Everything that is printed.
 #[derive(Serialize)]
@@ -38,6 +60,8 @@ struct Report {
     parameters: Parameters,
     stored: Stored,
     kv_cache: KvCache,
+    /// What requests take where they leave a field out.
+    sampling: SamplingReport,
     weights: Vec<Weights>,
     /// With `--memory` or `--gpus`.
     given: Option<Given>,
@@ -92,6 +116,16 @@ struct KvCache {
     full_heads_bytes_per_token: Option<usize>,
 }
 
+#[derive(Serialize)]
+struct SamplingReport {
+    temperature: f32,
+    top_p: f32,
+    top_k: u32,
+    min_p: f32,
+    repetition_penalty: f32,
+    from: String,
+}
+
 /// Formats on devices that the caller has.
 #[derive(Serialize)]
 struct Given {
@@ -118,7 +152,7 @@ fn report(args: &InspectArgs) -> Result<Report, String> {
     let places = Places::from_env().map_err(|error| error.to_string())?;
     let resolved = resolve_description(&args.model, &places).map_err(|error| error.to_string())?;
     let path = &resolved.path;
-    let mut checkpoint = Checkpoint::open_config(path).map_err(|error| error.to_string())?;
+    let mut checkpoint = resolved.open_config().map_err(|error| error.to_string())?;
     let at = |error: ConfigError| format!("{}: {error}", path.display());
     let config = ModelConfig::from_json(&checkpoint.config).map_err(at)?;
     inventory::check(&config).map_err(at)?;
@@ -131,7 +165,11 @@ fn report(args: &InspectArgs) -> Result<Report, String> {
     }
     let tensors: Vec<TensorSpec> = inventory::tensors(&config).collect();
     let stored = Stored::find(&checkpoint, &config, path, &tensors, headers_unread);
-    let known = Known::find(&resolved, &checkpoint, &config);
+    let recognised = known::recognise(&resolved, &checkpoint, &config);
+    let known = Known::find(&resolved, &checkpoint, &recognised);
+    let given = SamplingChoice::default();
+    let defaults = sampling::defaults(&given, &checkpoint, &recognised)
+        .map_err(|reason| format!("{}: {reason}", path.display()))?;
 
     let sizes = inventory::tensor_parallel_sizes(&config, memory::DEVICES_MAX);
     let model = memory::Model { config: &config, tensors: &tensors, sizes: &sizes };
@@ -165,11 +203,19 @@ fn report(args: &InspectArgs) -> Result<Report, String> {
         parameters: parameters(&config, &tensors),
         stored,
         kv_cache: kv_cache(&config),
+        sampling: sampling_report(&defaults),
         weights: formats.iter().map(|format| model.weights(format)).collect(),
         given,
         cpu,
         assumptions: memory::Assumptions::default(),
     })
+}
+
+fn sampling_report(defaults: &GenerationDefaults) -> SamplingReport {
+    let SamplingParams { temperature, top_p, top_k, min_p, repetition_penalty, .. } =
+        defaults.sampling.over(&SamplingParams::default());
+    let from = defaults.sampling_from.clone();
+    SamplingReport { temperature, top_p, top_k, min_p, repetition_penalty, from }
 }
 
 /// For an error: what is missing, and what would fit, where memory ran out on `devices` GPUs that may

@@ -2,7 +2,7 @@
 //! against what transformers made of them (tests/goldens, scripts/goldens.py). For machines that
 //! have a GPU and neither Rust nor Python; the tests do the same and more.
 
-use crate::device::DeviceChoice;
+use crate::cli::device::DeviceChoice;
 use clap::Args;
 use hyper::Request;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
@@ -47,8 +47,8 @@ pub struct GoldensArgs {
     #[arg(long, default_value = "auto", value_parser = DeviceChoice::parse)]
     device: DeviceChoice,
     /// Only so many cases of each.
-    #[arg(long, default_value_t = usize::MAX, hide_default_value = true, value_name = "N")]
-    cases: usize,
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
+    cases: Option<u32>,
 }
 
 /// Fails where an answer differs.
@@ -58,7 +58,7 @@ pub fn run(args: &GoldensArgs) -> Result<ExitCode, String> {
     let mut good = true;
     for folder in &args.folders {
         let name = folder.file_name().unwrap_or_default().to_string_lossy();
-        let cells = match check(folder, &device, args.cases) {
+        let cells = match check(folder, &device, args.cases.map_or(usize::MAX, |most| most as usize)) {
             Ok((cases, tokens)) => format!("{cases} | {tokens} | equal"),
             Err(reason) => {
                 good = false;
@@ -87,7 +87,7 @@ fn check(folder: &Path, device: &DeviceChoice, most: usize) -> Result<(usize, us
         _ => BF16,
     };
     let cases = golden["cases"].as_array().filter(|cases| !cases.is_empty()).ok_or("no cases")?;
-    let cases = &cases[..cases.len().min(most.max(1))];
+    let cases = &cases[..cases.len().min(most)];
     let server = Server::start(folder, device)?;
     let mut held = 0;
     for (index, case) in cases.iter().enumerate() {

@@ -55,9 +55,10 @@ fn explain(config: &Config) -> String {
         &mut out,
         "keys",
         table(config.keys.iter().map(|(name, key)| {
-            let models = match key.models.as_slice() {
-                [] => "all models".into(),
-                names => names.join(", "),
+            let models = match key.models.as_deref() {
+                None => "all models".into(),
+                Some([]) => "no models".into(),
+                Some(names) => names.join(", "),
             };
             let credit = key.credit.map_or(String::new(), |credit| format!("; ${credit} prepaid"));
             let own = key.limits.map_or(String::new(), |own| format!("; {}", limits(&own)));

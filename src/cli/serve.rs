@@ -6,21 +6,24 @@
 //! models or other `server` settings, or that would leave an open address without keys, is refused and
 //! the old one stays.
 
-use crate::ServeArgs;
-use crate::device::DeviceChoice;
+mod args;
+
+pub use args::ServeArgs;
+
+use crate::cli::device::DeviceChoice;
+use crate::cli::inspect::known;
+use crate::cli::sampling::{self, Bound, SamplingChoice};
 use crate::load::{self, LoadArgs, Loaded};
 use arc_swap::ArcSwap;
 use novastack::checkpoint::resolve::{Places, Resolved, resolve, served_name};
 use novastack::clock::Clock;
 use novastack::config::{self, Config, Model, Target};
 use novastack::engine::worker::{self, EngineConfig};
-use novastack::gateway::{
-    self, Cors, GenerationDefaults, LocalModel, Observers, Registry, Replicas, Routing, ServerConfig,
-};
+use novastack::gateway::{self, Cors, LocalModel, Observers, Registry, Replicas, Routing, ServerConfig};
 use novastack::store::Store;
 use novastack::text::{ChatTemplate, Tokenizer};
 use sha2::{Digest, Sha256};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -48,7 +51,8 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often the configuration's file is looked at.
 const WATCH: Duration = Duration::from_secs(1);
 
-pub fn run(args: ServeArgs) -> Result<(), String> {
+pub fn run(mut args: ServeArgs) -> Result<(), String> {
+    args.take_keys(std::env::var(args::KEYS_VARIABLE).ok())?;
     let config = read_config(&args)?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
@@ -102,8 +106,7 @@ async fn listen_and_serve(
     observers: Observers,
     address: SocketAddr,
 ) -> Result<(), String> {
-    let listener =
-        TcpListener::bind(address).await.map_err(|error| format!("cannot listen on {address}: {error}"))?;
+    let listener = TcpListener::bind(address).await.map_err(|error| cannot_listen(address, &error))?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;
     let server = ServerConfig {
         request_timeout: args.request_timeout,
@@ -119,6 +122,11 @@ async fn listen_and_serve(
     };
 
     let locals = locals(&config);
+    match locals.len() {
+        0 => tracing::info!("listening on http://{address}"),
+        1 => tracing::info!("listening on http://{address}; the model is loading"),
+        models => tracing::info!("listening on http://{address}; {models} models are loading"),
+    }
     let registry = Arc::new(Registry::new(locals.iter().map(|(name, _)| name.clone())));
     let with_key = has_keys(&args, &config, store.as_deref());
     let routing = Arc::new(ArcSwap::from_pointee(Routing::new(config, &args.api_keys, &registry)?));
@@ -164,22 +172,61 @@ async fn listen_and_serve(
     }
 }
 
+/// Why the server cannot listen there, and what to do.
+fn cannot_listen(address: SocketAddr, error: &std::io::Error) -> String {
+    let (ip, port) = (address.ip(), address.port());
+    match error.kind() {
+        ErrorKind::AddrInUse => format!(
+            "cannot listen on {address}: another program does, perhaps another novastack; stop it, or give another \
+             --port"
+        ),
+        ErrorKind::PermissionDenied => format!(
+            "cannot listen on {address}: the system does not let this user have port {port}; give a --port of 1024 \
+             or more"
+        ),
+        ErrorKind::AddrNotAvailable => format!(
+            "cannot listen on {address}: this machine has no address {ip}; give --host 127.0.0.1, or 0.0.0.0 for all \
+             of its addresses"
+        ),
+        _ => format!("cannot listen on {address}: {error}"),
+    }
+}
+
+/// What may be given, where nothing is.
+const NOTHING: &str = "nothing to serve: name a model, as in\n  \
+    novastack serve qwen2.5-coder-0.5b-instruct   a name of the catalogue; `novastack models` lists them\n  \
+    novastack serve Qwen/Qwen3-0.6B               a repository of the Hugging Face hub\n  \
+    novastack serve org/name-GGUF:Q4_K_M          one quantisation of a repository with GGUF files\n  \
+    novastack serve ./model.gguf                  a GGUF file\n  \
+    novastack serve ./folder                      a folder with config.json and safetensors\n  \
+    novastack serve --config novastack.yaml       what a configuration says (docs/config.md)";
+
 /// The file's configuration, and the command line's models with it.
 fn read_config(args: &ServeArgs) -> Result<Config, String> {
     let mut config = match &args.config {
         Some(path) => Config::load(path).map_err(|errors| errors.to_string())?,
         None => Config::default(),
     };
-    for (name, source) in names(args)?.into_iter().zip(&args.models) {
+    let Names { names, aliases } = names(args)?;
+    for (name, source) in names.into_iter().zip(args.models()) {
         if config.is_name(&name) {
             return Err(format!("--model {source}: the configuration has the name {name} already"));
         }
         config.models.push(Model::local(name, source.clone()));
     }
-    if config.models.is_empty() {
-        return Err("nothing to serve: give --model, or --config with `models`".into());
+    for (alias, name) in aliases {
+        if config.is_name(&alias) {
+            return Err(format!("--served-model-name {alias}: the name is taken already"));
+        }
+        config.aliases.insert(alias, name);
     }
-    Ok(config)
+    match (config.models.is_empty(), &args.config) {
+        (false, _) => Ok(config),
+        (true, Some(path)) => {
+            Err(format!("{}: it has no `models`: there is nothing to serve", path.display()))
+        }
+        (true, None) => Err(NOTHING.into()),
+    }
 }
 
 /// The models that this process is to serve, in order.
@@ -270,20 +317,38 @@ fn announce(address: SocketAddr, names: &[&str], with_key: bool) {
     let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
-/// The command line's names, in its order.
-fn names(args: &ServeArgs) -> Result<Vec<String>, String> {
-    if args.served_model_name.len() > args.models.len() {
-        return Err("--served-model-name is given more often than --model".into());
+/// The command line's names.
+struct Names {
+    /// In the order of its models.
+    names: Vec<String>,
+    /// Further names of the only one, each with that one's first.
+    aliases: Vec<(String, String)>,
+}
+
+fn names(args: &ServeArgs) -> Result<Names, String> {
+    let (models, given) = (args.models().count(), &args.served_model_name);
+    if models == 0 && given.len() > 1 {
+        // clap cannot know where the names end.
+        return Err(format!(
+            "--served-model-name takes all that follows it as names, and no model is left: put the model first, as \
+             in novastack serve {} --served-model-name {}",
+            given[given.len() - 1],
+            given[..given.len() - 1].join(" ")
+        ));
+    }
+    if given.len() > models && models != 1 {
+        return Err("--served-model-name is given more often than there are models".into());
     }
     let mut names: Vec<String> = Vec::new();
-    for (index, spec) in args.models.iter().enumerate() {
-        let name = args.served_model_name.get(index).cloned().unwrap_or_else(|| served_name(spec));
+    for (index, spec) in args.models().enumerate() {
+        let name = given.get(index).cloned().unwrap_or_else(|| served_name(spec));
         if names.contains(&name) {
-            return Err(format!("two models are named {name}; name one with --model NAME=SOURCE"));
+            return Err(format!("two models are named {name}; name one with NAME=SOURCE"));
         }
         names.push(name);
     }
-    Ok(names)
+    let aliases = given.iter().skip(models).map(|alias| (alias.clone(), names[0].clone())).collect();
+    Ok(Names { names, aliases })
 }
 
 fn load_all(
@@ -293,11 +358,21 @@ fn load_all(
 ) -> Result<(), String> {
     let places = Places::from_env().map_err(|error| error.to_string())?;
     for (name, local) in locals {
-        let failed = |reason: String| format!("model {name} ({}): {reason}", local.source);
+        let failed = |reason: String| about(name, &local.source, reason);
         let resolved = resolve(&local.source, &places).map_err(|error| failed(error.to_string()))?;
         registry.set_ready(load(args, name, local, &resolved).map_err(failed)?);
     }
     Ok(())
+}
+
+/// An error with the model that it is about, and nothing said twice.
+fn about(name: &str, source: &str, reason: String) -> String {
+    match (reason.contains(source), reason.contains(name)) {
+        (true, true) => reason,
+        (true, false) => format!("model {name}: {reason}"),
+        (false, _) if name == source => format!("model {name}: {reason}"),
+        (false, _) => format!("model {name} ({source}): {reason}"),
+    }
 }
 
 fn cors(origins: &[String]) -> Cors {
@@ -359,8 +434,15 @@ fn load(
         engines.push(engine);
         first.get_or_insert((checkpoint, shape));
     }
-    let places = args.max_queued as usize + shares.first().map_or(0, |args| args.max_running as usize);
     let (checkpoint, shape) = first.ok_or("a model has one replica at least")?;
+    let choice = SamplingChoice {
+        command_line: args.sampling(),
+        configuration: local.sampling,
+        max_tokens: local.default_max_tokens.map(Bound::To).or(args.default_max_tokens),
+    };
+    let recognised = known::recognise(resolved, &checkpoint, &shape);
+    let defaults = sampling::defaults(&choice, &checkpoint, &recognised)?;
+    let places = args.max_queued as usize + shares.first().map_or(0, |args| args.max_running as usize);
     let tokenizer = match &checkpoint.tokenizer {
         Some(_) => {
             Some(Arc::new(Tokenizer::from_checkpoint(&checkpoint).map_err(|error| error.to_string())?))
@@ -376,7 +458,7 @@ fn load(
         engine: Replicas::new(engines, places),
         tokenizer,
         template: ChatTemplate::from_checkpoint(&checkpoint).map(Arc::new).map_err(|error| error.to_string()),
-        defaults: GenerationDefaults::from_config(&checkpoint.generation_config)?,
+        defaults,
         vocab: shape.vocab,
         created_unix_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         root: resolved.path.display().to_string(),

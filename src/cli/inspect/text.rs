@@ -131,6 +131,18 @@ fn identity(page: &mut Page, report: &Report) {
             or_unknown(&known.tool_parser, "none")
         ),
     );
+    let s = &report.sampling;
+    let mut sampling = format!("temperature {}, top_p {}", s.temperature, s.top_p);
+    for (name, value, neutral) in [
+        ("top_k", s.top_k as f32, 0.0),
+        ("min_p", s.min_p, 0.0),
+        ("repetition_penalty", s.repetition_penalty, 1.0),
+    ] {
+        if value != neutral {
+            let _ = write!(sampling, ", {name} {value}");
+        }
+    }
+    page.field("sampling", &format!("{sampling} ({})", s.from));
     let capabilities = known.capabilities.join(", ");
     page.field("capabilities", if capabilities.is_empty() { "unknown" } else { &capabilities });
     if let (Some(input), Some(output)) = (known.price_input_usd_per_mtok, known.price_output_usd_per_mtok) {

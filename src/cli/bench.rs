@@ -8,7 +8,7 @@ pub mod ops;
 mod table;
 mod timing;
 
-use crate::device::DeviceChoice;
+use crate::cli::device::DeviceChoice;
 use clap::Subcommand;
 use novastack::backend::hip::discover::discover;
 use std::process::ExitCode;

@@ -3,7 +3,7 @@
 use super::inputs::{Random, Source, one_sequence, sequences, vector, weight, writing};
 use super::shapes::{Experts, Shapes};
 use super::{Bench, Measured};
-use crate::bench::timing;
+use crate::cli::bench::timing;
 use novastack::backend::ceiling::Ceiling;
 use novastack::backend::{
     BackendError, Batch, HeadLayout, KV_BLOCK_TOKENS, KvDtype, KvLayout, KvSpec, LatentLayout, RopeStyle,

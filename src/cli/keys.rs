@@ -1,7 +1,7 @@
 //! `novastack keys`: makes, lists, changes and revokes the keys of a store. A server that runs on the
 //! same store sees it within a second.
 
-use crate::check_config;
+use crate::cli::check_config;
 use clap::{Args, Subcommand};
 use novastack::config::{self, Config, Limits};
 use novastack::gateway::admin;
@@ -16,7 +16,8 @@ const EXPIRY_DAYS_MAX: i64 = 36_500;
 
 #[derive(Subcommand)]
 pub enum KeysCommand {
-    /// Make a key and print it, this once: only its hash is kept.
+    /// Make a key and print it, this once: only its hash is kept. Without options it is for all models,
+    /// with the configuration's limits, no bound on dollars and no end.
     Create {
         /// Its name in lists, limits and usage; stays taken when the key is revoked.
         name: String,
@@ -40,7 +41,7 @@ pub enum KeysCommand {
         #[command(flatten)]
         place: PlaceArgs,
     },
-    /// Change what a key may do; what is not named stays.
+    /// Change what a key may do. What is not named stays as it is; nothing has a default.
     Set {
         /// Its name.
         name: String,
@@ -64,7 +65,7 @@ pub struct PlaceArgs {
 
 #[derive(Args)]
 pub struct SettingsArgs {
-    /// Names that it may ask for (models, aliases, named routes, auto), or `all` [default: all].
+    /// Names that it may ask for (models, aliases, named routes, auto), or `all`, or `none`.
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     models: Option<Vec<String>>,
     /// Requests a minute, or `none`. A key with a limit of its own has none of the configuration's.
@@ -83,15 +84,15 @@ pub struct SettingsArgs {
     #[arg(long, value_parser = parse_dollars, value_name = "X")]
     dollars_per_month: Option<Bound<f64>>,
     /// No limits, neither of its own nor the configuration's.
-    #[arg(long, conflicts_with = "default_limits")]
+    #[arg(long, conflicts_with_all = ["default_limits", "requests_per_minute", "tokens_per_minute", "concurrency", "dollars_per_day", "dollars_per_month"])]
     no_limits: bool,
     /// No limits of its own: those of the configuration.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["requests_per_minute", "tokens_per_minute", "concurrency", "dollars_per_day", "dollars_per_month"])]
     default_limits: bool,
-    /// Prepaid dollars in all: X, `+X` for more than before, or `none` for no bound [default: none].
+    /// Prepaid dollars in all: X, `+X` for more than before, or `none` for no bound.
     #[arg(long, value_parser = parse_credit, value_name = "X")]
     credit: Option<Credit>,
-    /// Days from now after which it is refused, or `none` [default: none].
+    /// Days from now after which it is refused, or `none`.
     #[arg(long, value_parser = parse_days, value_name = "N")]
     expires_days: Option<Bound<u64>>,
 }
@@ -146,6 +147,7 @@ pub fn run(command: KeysCommand) -> Result<(), String> {
     let text = |error: novastack::store::StoreError| error.to_string();
     match command {
         KeysCommand::Create { name, settings, place } => {
+            settings.check()?;
             let (store, config) = open(&place)?;
             if config.as_ref().is_some_and(|config| config.keys.contains_key(&name)) {
                 return Err(format!("the configuration has a key named `{name}`: choose another name"));
@@ -182,6 +184,7 @@ pub fn run(command: KeysCommand) -> Result<(), String> {
             if settings.is_empty() {
                 return Err("nothing to set; see `novastack keys set --help`".into());
             }
+            settings.check()?;
             let (store, config) = open(&place)?;
             settings.warn_of_unknown_models(config.as_ref());
             let change = |old: &mut KeySettings| {
@@ -235,6 +238,15 @@ impl SettingsArgs {
             && self.expires_days.is_none()
     }
 
+    /// `all` and `none` stand alone.
+    fn check(&self) -> Result<(), String> {
+        let models = self.models.as_deref().unwrap_or_default();
+        match models.len() > 1 && models.iter().any(|name| name == "all" || name == "none") {
+            true => Err("--models: `all` and `none` stand alone, without other names".into()),
+            false => Ok(()),
+        }
+    }
+
     fn names_limits(&self) -> bool {
         self.requests_per_minute.is_some()
             || self.tokens_per_minute.is_some()
@@ -245,7 +257,11 @@ impl SettingsArgs {
 
     fn apply(&self, settings: &mut KeySettings) {
         if let Some(models) = &self.models {
-            settings.models = if *models == ["all"] { Vec::new() } else { models.clone() };
+            settings.models = match models.as_slice() {
+                [all] if all == "all" => None,
+                [none] if none == "none" => Some(Vec::new()),
+                names => Some(names.to_vec()),
+            };
         }
         if self.default_limits {
             settings.limits = None;
@@ -275,7 +291,7 @@ impl SettingsArgs {
 
     fn warn_of_unknown_models(&self, config: Option<&Config>) {
         let (Some(models), Some(config)) = (&self.models, config) else { return };
-        for name in models.iter().filter(|name| !["all", "auto"].contains(&name.as_str())) {
+        for name in models.iter().filter(|name| !["all", "none", "auto"].contains(&name.as_str())) {
             if !config.is_name(name) {
                 eprintln!("warning: the configuration has no model, alias or named route `{name}`");
             }
@@ -317,7 +333,11 @@ fn described(key: &Key) -> String {
 }
 
 fn models(settings: &KeySettings) -> String {
-    if settings.models.is_empty() { "all models".into() } else { settings.models.join(",") }
+    match settings.models.as_deref() {
+        None => "all models".into(),
+        Some([]) => "no models".into(),
+        Some(names) => names.join(","),
+    }
 }
 
 fn limits(settings: &KeySettings) -> String {

@@ -1,6 +1,6 @@
 //! `novastack selftest`: whether a GPU computes what the CPU computes.
 
-use crate::device::DeviceChoice;
+use crate::cli::device::DeviceChoice;
 use clap::Args;
 use novastack::selftest::{self, Options};
 

@@ -14,7 +14,7 @@ mod shapes;
 use super::table::{Table, number, percent};
 use super::timing::Ceilings;
 use super::{COMMIT, described, print, progress_bar};
-use crate::device::DeviceChoice;
+use crate::cli::device::DeviceChoice;
 use clap::Args;
 use novastack::backend::BackendError;
 use novastack::backend::ceiling::Ceiling;

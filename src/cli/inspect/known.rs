@@ -2,7 +2,7 @@
 //! chat format and the parsers that go with it.
 
 use novastack::checkpoint::Checkpoint;
-use novastack::checkpoint::catalogue::{self, CatalogueEntry, Parameters, Price, Shape};
+use novastack::checkpoint::catalogue::{self, CatalogueEntry, Parameters, Price, Recognised, Shape};
 use novastack::checkpoint::resolve::Resolved;
 use novastack::model::ModelConfig;
 use serde::Serialize;
@@ -34,31 +34,21 @@ pub struct Known {
     pub price_output_usd_per_mtok: Option<f64>,
 }
 
+/// Who a checkpoint is, by its name and its shape.
+pub fn recognise(resolved: &Resolved, checkpoint: &Checkpoint, config: &ModelConfig) -> Recognised {
+    let shape = Shape {
+        architecture: config.family.architecture().to_owned(),
+        hidden: config.hidden,
+        layers: config.layers(),
+        experts: config.moe.as_ref().map_or(0, |moe| moe.routing.experts),
+    };
+    let quantisation = checkpoint.config.get("quantization_config").and_then(|c| c["quant_method"].as_str());
+    catalogue::recognise(&resolved.served_name, &shape, config.max_context, quantisation)
+}
+
 impl Known {
-    pub fn find(resolved: &Resolved, checkpoint: &Checkpoint, config: &ModelConfig) -> Known {
-        let shape = Shape {
-            architecture: config.family.architecture().to_owned(),
-            hidden: config.hidden,
-            layers: config.layers(),
-            experts: config.moe.as_ref().map_or(0, |moe| moe.routing.experts),
-        };
-        // A directory may have any name: its config must not contradict it.
-        let agrees = |entry: &&CatalogueEntry| entry.shape.as_ref().is_none_or(|known| *known == shape);
-        let name = &resolved.served_name;
-        // Not by alias: a directory Qwen2.5-7B holds the base model, and the alias is the instruct one's.
-        let own_name = |entry: &&CatalogueEntry| entry.name.eq_ignore_ascii_case(name);
-        let named =
-            catalogue::find(name).filter(own_name).or_else(|| catalogue::find_repo(name)).filter(agrees);
-        let quantisation =
-            checkpoint.config.get("quantization_config").and_then(|c| c["quant_method"].as_str());
-        let (entries, recognised_by) = match named {
-            Some(entry) => (vec![entry], Some("name")),
-            None => {
-                let alike = catalogue::find_shape(&shape, config.max_context, quantisation);
-                let by = (!alike.is_empty()).then_some("shape");
-                (alike, by)
-            }
-        };
+    pub fn find(resolved: &Resolved, checkpoint: &Checkpoint, recognised: &Recognised) -> Known {
+        let Recognised { entries, by: recognised_by } = recognised.clone();
         let in_catalogue = || (choices(&entries, |entry| Some(entry.licence.clone())), "catalogue");
         let in_files = files_licence(&resolved.path).map(|(name, from)| (vec![name], from));
         // A shape may be shared by models under other licences: the directory's own word counts more.
