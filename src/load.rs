@@ -106,6 +106,10 @@ impl LoadArgs {
                 shape.max_context
             ));
         }
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+        if let Some(threads) = self.threads.map(usize::from).filter(|threads| *threads > cores) {
+            tracing::warn!(threads, cores, "--threads is more than there are cores, which only slows down");
+        }
         let Some(bytes) = self.kv_cache_memory else { return Ok(()) };
         let free = free_memory_bytes();
         if self.device == DeviceChoice::Cpu && bytes > free {

@@ -48,6 +48,9 @@ const HTTP_THREADS_MAX: usize = 8;
 /// How long work on other threads may go on when the server has ended.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Characters of a name that says by itself which model an error is about.
+const NAME_SAYS_MIN: usize = 4;
+
 /// How often the configuration's file is looked at.
 const WATCH: Duration = Duration::from_secs(1);
 
@@ -367,11 +370,15 @@ fn load_all(
 
 /// An error with the model that it is about, and nothing said twice.
 fn about(name: &str, source: &str, reason: String) -> String {
-    match (reason.contains(source), reason.contains(name)) {
-        (true, true) => reason,
-        (true, false) => format!("model {name}: {reason}"),
-        (false, _) if name == source => format!("model {name}: {reason}"),
-        (false, _) => format!("model {name} ({source}): {reason}"),
+    let source = source.strip_prefix(name).and_then(|rest| rest.strip_prefix('=')).unwrap_or(source);
+    let lower = reason.to_lowercase();
+    // A short name is a part of many words.
+    let names = |text: &str| text.len() >= NAME_SAYS_MIN && lower.contains(&text.to_lowercase());
+    match (names(name), names(source)) {
+        (true, _) => reason,
+        (false, true) => format!("model {name}: {reason}"),
+        (false, false) if name == source => format!("model {name}: {reason}"),
+        (false, false) => format!("model {name} ({source}): {reason}"),
     }
 }
 
@@ -463,4 +470,20 @@ fn load(
         created_unix_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         root: resolved.path.display().to_string(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_say_nothing_twice() {
+        let said = |name, source, reason: &str| about(name, source, reason.to_owned());
+        assert_eq!(said("llama3.2", "llama3.2", "\"llama3.2\" is no file"), "\"llama3.2\" is no file");
+        assert_eq!(said("foo1", "foo1=none.gguf", "none.gguf: no file"), "model foo1: none.gguf: no file");
+        assert_eq!(said("qwen3-8b", "qwen3:8b", "Qwen/Qwen3-8B: no hub"), "Qwen/Qwen3-8B: no hub");
+        assert_eq!(said("org/name", "org/name:Q8_0", "org/name: no hub"), "org/name: no hub");
+        assert_eq!(said("tiny", "./folder", "out of memory"), "model tiny (./folder): out of memory");
+        assert_eq!(said("x", "x", "excess"), "model x: excess");
+    }
 }

@@ -21,7 +21,7 @@ pub struct ServeArgs {
     /// `[name=]source`, where source is a name of the catalogue (`novastack models`), a hub id
     /// (org/name, org/name:Q4_K_M), a .gguf file, or a folder in Hugging Face layout. Several serve
     /// several models.
-    #[arg(value_name = "MODEL")]
+    #[arg(value_name = "MODEL", help_heading = None::<&'static str>)]
     sources: Vec<String>,
     /// The same, as a flag. Repeatable.
     #[arg(long = "model", value_name = "MODEL")]
