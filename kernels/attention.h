@@ -2,6 +2,7 @@
 // 2018; FlashAttention-2, Dao 2023), a query being a column of the scores S^T = K Q^T.
 #pragma once
 #include "kv_cache.h"
+#include "softmax.h"
 
 // Less than any score, yet finite: it may be subtracted from itself and from a hidden score.
 static constexpr float LEAST = -1e30f;
@@ -10,7 +11,8 @@ static constexpr float HIDDEN = -__builtin_inff();
 
 static constexpr float LOG2_E = 1.4426950408889634f;
 
-// Per column: the largest score so far, in powers of two, and this lane's share of the sum of weights.
+// Per column: the largest score so far, in powers of two and less WEIGHT_BITS (softmax.h), and this lane's
+// share of the sum of weights relative to it.
 struct Softmax {
   float top[Acc::COLUMNS], sum[Acc::COLUMNS];
 };
@@ -19,8 +21,8 @@ DEV void start(Softmax& softmax) {
   for (u32 c = 0; c < Acc::COLUMNS; c++) softmax.top[c] = LEAST, softmax.sum[c] = 0;
 }
 
-// Turns N tiles of scores into weights relative to the new largest score; what was summed up before
-// is to be multiplied with `factor`. scale > 0 takes scores to powers of two.
+// Turns N tiles of scores into weights relative to the new `top`, at most 2^WEIGHT_BITS each; what was summed
+// up before is to be multiplied with `factor`. scale > 0 takes scores to powers of two.
 template <u32 N>
 DEV void add_scores(Softmax& softmax, Acc (&s)[N], float scale, float (&factor)[Acc::COLUMNS]) {
   float top[Acc::COLUMNS];
@@ -32,7 +34,7 @@ DEV void add_scores(Softmax& softmax, Acc (&s)[N], float scale, float (&factor)[
     for (u32 i = 0; i < Acc::N; i++) top[acc_slot(i)] = maximum(top[acc_slot(i)], s[n].v[i]);
 #pragma unroll
   for (u32 c = 0; c < Acc::COLUMNS; c++) {
-    float best = maximum(softmax.top[c], column_max(top[c]) * scale);
+    float best = maximum(softmax.top[c], column_max(top[c]) * scale - WEIGHT_BITS);
     factor[c] = fast_exp2(softmax.top[c] - best);
     softmax.top[c] = best;
     softmax.sum[c] *= factor[c];

@@ -12,8 +12,8 @@
 // position, end position, where its block table starts in `tables`, index of the partial result,
 // number of the sequence's items; first = end: nothing to do), out [rows, heads * DIM] T,
 // partial_out [partials, heads, DIM] f32 and partial_stats [partials, heads, 2] f32 (largest score
-// in powers of two, sum of weights relative to it; partial_out is not divided by it). Grid (items,
-// kv_heads). A window is in the items' first positions.
+// in powers of two less WEIGHT_BITS of softmax.h, sum of weights relative to it; partial_out is not divided
+// by it). Grid (items, kv_heads). A window is in the items' first positions.
 // Bytes moved per item and kv head: 4 DIM per position. Bound: memory.
 // CPU reference: src/backend/cpu/attention.
 #include "attention.h"

@@ -9,8 +9,10 @@
 // The query is f16 because the cache is and products want one type; it is clamped to f16's range:
 // scores are its products with normed latents, so values near the limit belong to scores that would
 // overwhelm softmax anyway, and an infinity would make them NaN. Attention's result is an average
-// of cached latents, so f16 holds it, with three bits more than bf16. Weights in bf16 become f16
-// on the way to LDS: exact above 6e-5, off by 3e-8 at most below.
+// of cached latents, so f16 holds it, with three bits more than bf16. For products in f16 weights are
+// multiplied with 2^8 on the way to LDS, and results divided by it: MI200 takes subnormal operands for
+// zero, and many weights are subnormal in f16. As they are then, bf16's weights are exact from 2.4e-7 to 255,
+// and beyond 255.8 clamped to it, which no projection's are.
 //
 // Bytes moved: 2 heads (rows (k + n) + n k). Bound: memory (the weights) for few rows: tiles of 16 x
 // 32 with the waves side by side along k; else matrix throughput: tiles of 64 x 128. CPU reference:
@@ -19,6 +21,12 @@
 
 static constexpr u32 THREADS = 256;
 static constexpr u32 WAVES = THREADS / WAVE;
+
+template <class T>
+DEV T rounded(float x) {
+  if constexpr (same<T, f16>) x = maximum(minimum(x, 65504.0f), -65504.0f);
+  return from_float<T>(x);
+}
 
 // Work-items' 8-value pieces of a [ROWS, DEPTH] tile, from memory into LDS, padded with zeros.
 template <class T, u32 ROWS, u32 DEPTH>
@@ -35,28 +43,23 @@ struct Piece {
       if (row < rows && c < depth) held[i] = load8(from + row * stride + c);
     }
   }
-  template <class X>
+  // Times `scale`, a power of two.
+  template <class X, u32 scale = 1>
   METHOD void store(X* to, u32 stride) {
 #pragma unroll
     for (u32 i = 0; i < N; i++) {
       u32 at = i * THREADS + tid(), row = at / (DEPTH / 8), c = at % (DEPTH / 8) * 8;
       Eight<X> x;
-      if constexpr (same<T, X>) {
+      if constexpr (same<T, X> && scale == 1) {
         x = held[i];
       } else {
 #pragma unroll
-        for (u32 j = 0; j < 8; j++) x.v[j] = from_float<X>(to_float(held[i].v[j]));
+        for (u32 j = 0; j < 8; j++) x.v[j] = rounded<X>(to_float(held[i].v[j]) * scale);
       }
       store8(to + row * stride + c, x);
     }
   }
 };
-
-template <class T>
-DEV T rounded(float x) {
-  if constexpr (same<T, f16>) x = maximum(minimum(x, 65504.0f), -65504.0f);
-  return from_float<T>(x);
-}
 
 // M x N: the block's tile; DEPTH: of k, at a time; ACROSS x ALONG waves share the tile's rows and
 // columns, the rest of the waves its depth.
@@ -78,6 +81,7 @@ DEV void head_linear(const X* __restrict__ x, const W* __restrict__ w, Out* __re
   LDS u8 lds[OPERANDS > SUMS ? OPERANDS : SUMS];
   X *x_tile = (X*)lds, *w_tile = x_tile + S::M * STRIDE;
   constexpr u32 MS = S::M / S::ACROSS / 16, NS = S::N / S::ALONG / 16;
+  constexpr u32 W_SCALE = same<X, f16> ? 256 : 1;
 
   u32 head = block_y(), column = block_x() * S::N, row = block_z() * S::M;
   u64 x_row = (u64)heads * x_stride, out_row = (u64)heads * out_stride;
@@ -97,7 +101,7 @@ DEV void head_linear(const X* __restrict__ x, const W* __restrict__ w, Out* __re
   for (u32 at = 0; at < k; at += S::DEPTH) {
     barrier();
     x_piece.store(x_tile, STRIDE);
-    w_piece.store(w_tile, STRIDE);
+    w_piece.template store<X, W_SCALE>(w_tile, STRIDE);
     barrier();
     u32 next = at + S::DEPTH;
     if (next < k) {
@@ -130,7 +134,7 @@ DEV void head_linear(const X* __restrict__ x, const W* __restrict__ w, Out* __re
         if constexpr (S::PARTS > 1) {
           sums[(part * S::M + r) * SUM_STRIDE + c] = acc[i][j].v[v];
         } else {
-          if (r < m_left && c < n_left) out[r * out_row + c] = rounded<Out>(acc[i][j].v[v]);
+          if (r < m_left && c < n_left) out[r * out_row + c] = rounded<Out>(acc[i][j].v[v] * (1.0f / W_SCALE));
         }
       }
   if constexpr (S::PARTS > 1) {
@@ -141,7 +145,7 @@ DEV void head_linear(const X* __restrict__ x, const W* __restrict__ w, Out* __re
       float sum = 0;
 #pragma unroll
       for (u32 p = 0; p < S::PARTS; p++) sum += sums[(p * S::M + r) * SUM_STRIDE + c];
-      if (r < m_left && c < n_left) out[r * out_row + c] = rounded<Out>(sum);
+      if (r < m_left && c < n_left) out[r * out_row + c] = rounded<Out>(sum * (1.0f / W_SCALE));
     }
   }
 }

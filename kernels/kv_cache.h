@@ -9,6 +9,9 @@
 // LDS, and any copy of it keeps this form. Head dimensions are multiples of 16, slots of tokens are
 // block * 16 + offset.
 //
+// MI200's matrix instructions take what is below 6.1e-5, subnormal in f16, for zero. Keys and values of some
+// hundredths and more lose less by that than by being rounded to f16 (docs/amd.md).
+//
 // Invariant: all values are finite, those of positions that no token has too (a weight of 0 is
 // multiplied with them). A new cache is zeroed, and writers store cache_value(x).
 #pragma once

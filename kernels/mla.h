@@ -13,7 +13,8 @@
 //
 //   scores [queries, 16] = Q tile^T     a wave has one group of 16 queries and every PARTS-th step
 //                                       of 16 dimensions, its part of Q in registers
-//   weights = 2^(scores - max)          a work-item has one query and one position (per group)
+//   weights = 2^(scores - best)         a work-item has one query and one position (per group); best is the
+//                                       greatest score less WEIGHT_BITS (softmax.h)
 //   sums [queries, RANK] += weights tile        a wave has RANK / WAVES dimensions of all queries
 //
 // RANK is the size of the latent and ROPE that of the key in LDS and in registers; ranks (multiples of
@@ -21,6 +22,7 @@
 // compiler knows so.
 #pragma once
 #include "port.h"
+#include "softmax.h"
 
 static constexpr u32 MLA_THREADS = 256;
 // Positions of a cache block.
@@ -81,7 +83,7 @@ struct LatentAttention {
   const LatentTask task;
   Fragment<f16> q[MY_STEPS];
   Acc sums[GROUPS][DIMS];
-  // Of query tid() / 16 of each group: the greatest score, and this position's sum of weights.
+  // Of query tid() / 16 of each group: the greatest score less WEIGHT_BITS, and this position's sum of weights.
   float best[GROUPS], total[GROUPS];
   u32x4 held[LOADS];
 
@@ -179,7 +181,7 @@ struct LatentAttention {
     }
 #pragma unroll
     for (u32 g = 0; g < GROUPS; g++) {
-      float greatest = maximum(best[g], wave_max(scores[g], 16));
+      float greatest = maximum(best[g], wave_max(scores[g], 16) - WEIGHT_BITS);
       factors[g] = fast_exp2(best[g] - greatest);
       best[g] = greatest;
     }
@@ -280,7 +282,7 @@ struct LatentAttention {
     for (u32 g = 0; g < GROUPS; g++) factors[g] = 1.0f / total[g];
     write(out + (u64)task.base * rank(), factors);
   }
-  // The sums as they are, and each query's greatest score (in powers of two) and sum of weights.
+  // The sums as they are, and each query's `best` (in powers of two) and sum of weights.
   METHOD void write_partial(float* out, f32x2* maxima_and_sums) {
     float factors[GROUPS];
 #pragma unroll

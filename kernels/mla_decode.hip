@@ -7,8 +7,8 @@
 // [rows, heads, rank] f16. items [..][6] u32: row, first position (a multiple of 16), end position,
 // offset of the sequence's blocks in `tables`, partial index, splits of the row. With one split
 // the result is written to out; with more, the sums go to partials [index][heads][rank] f32 and
-// each head's greatest score and sum of weights to partial_stats [index][heads][2] f32, which
-// mla_reduce.hip merges. Items with end <= first do nothing.
+// each head's greatest score less WEIGHT_BITS (softmax.h) and sum of weights relative to it to
+// partial_stats [index][heads][2] f32, which mla_reduce.hip merges. Items with end <= first do nothing.
 //
 // Bytes moved: 2 entry per position and query tile (from memory once, for the other tiles from
 // the cache). Bound: memory up to 32 heads, then matrix throughput: 4 (entry + rank) / (2 entry)

@@ -10,8 +10,11 @@
 //   R::octet_k(o)      where octet o of a chunk begins, from the chunk's first k-value
 //   r.load<N>(row, k)  what N octets need, as it is in memory: N = 1, or OCTETS at a chunk's first k
 //   R::octet(raw, o)   decoded
-// and dequantise<T, R>(raw, o): scaled and rounded to T. Rows and k given to load must exist. Every
+// and dequantise<T, R>(raw, o): scaled in f32 and rounded to T. Rows and k given to load must exist. Every
 // code is exact in bf16 and in f16.
+//
+// MI200's matrix instructions take subnormals for zero: in bf16 no weight of a model is one; in f16, which is
+// for checkpoints in f32, all below 6.1e-5 are (docs/amd.md).
 //
 // CPU reference: src/backend/cpu/matmul/blocks.rs.
 #pragma once

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Which mistakes in kernels the self-test would notice.
 
-Takes each barrier away, one at a time, and sets each accumulator and fragment index wrong, builds the
-kernels so changed for the CPU (tests/hip_host) and runs `novastack selftest` on them. A mutant is killed
-when the self-test fails, aborts or hangs; one that survives is a test that is missing, or harmless: those
-are listed with their reasons in tests/kernels/harmless_mutants.txt.
+Takes each barrier away, one at a time, sets each accumulator and fragment index wrong, takes away each scale
+that keeps operands from being so small that MI200 takes them for zero, builds the kernels so changed for the
+CPU (tests/hip_host) and runs `novastack selftest` on them. A mutant is killed when the self-test fails, aborts
+or hangs; one that survives is a test that is missing, or harmless: those are listed with their reasons in
+tests/kernels/harmless_mutants.txt.
 
     scripts/mutate_kernels.py                          # all: takes hours on two cores
     scripts/mutate_kernels.py --only gemv,moe_sort     # kernel files and headers with these names
@@ -34,6 +35,7 @@ USERS = {
     "moe_gemm.h": ["moe_gemm"],
     "order.h": ["moe_route"],
     "sample.h": ["sample"],
+    "softmax.h": ["attention_decode", "attention_prefill", "mla_decode", "mla_prefill"],
     "port.h": ["add_rms_norm", "joint_qk_norm", "mla_kv_write", "gemm"],
     "weights.h": ["gemm_q8_0", "gemm_q6_k", "gemv_int4", "gemv_q4_k", "gemv_q6_k", "gemv_fp8"],
 }
@@ -60,11 +62,16 @@ def balanced(text, start, opening, closing):
 
 # Arrays of accumulators, fragments and their columns.
 ARRAYS = r"\b(?:acc|sums|s|o|a|b|q|k|v|p|x_tile|w_tile|entries|latents|weights|factors?|results|partial|top|tops|sum)"
+# Powers of two by which small operands become normal numbers.
+SCALES = [(r"\bWEIGHT_BITS = \d+", "WEIGHT_BITS = 0"), (r"\bW_SCALE = [^;]+", "W_SCALE = 1")]
 INDEX_CALLS = {"acc_row": "acc_col", "acc_col": "acc_row", "slot_col": None, "octet_row": None, "octet_k": None}
 
 def changes(line):
     """(kind, changed line) of every mutant of a line of code."""
     code, comment = code_of(line), line[len(code_of(line)):]
+    for scale, none in SCALES:
+        if re.search(scale, code):
+            yield "scale", re.sub(scale, none, code) + comment
     if re.search(r"\b(DEV|METHOD|LDS|static constexpr)\b", code) and not re.search(r"\bbarrier\(\);", code):
         return
     for match in re.finditer(r"\bbarrier\(\);", code):
@@ -183,7 +190,7 @@ def try_mutant(mutant, options, builds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="kernel files and headers, by name, separated by commas")
-    parser.add_argument("--kind", default="", help="barrier, index, swap, subscript, operands")
+    parser.add_argument("--kind", default="", help="barrier, index, swap, subscript, operands, scale")
     parser.add_argument("--arch", default="gfx90a", choices=WAVE)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--limit", type=float, default=600, help="seconds of a run")

@@ -2,7 +2,7 @@
 
 use super::paged::{Paged, Seq};
 use super::side::{F16_UNIT, Output, Rng, Side, Tolerance};
-use super::{Case, Runner};
+use super::{Case, Runner, sink};
 use crate::backend::{Backend, BackendError, Batch, HeadLayout, KvLayout, KvSpec, RopeStyle};
 
 /// Head dimensions that there are kernels for.
@@ -153,7 +153,7 @@ pub fn decode(runner: &mut Runner) -> Result<(), BackendError> {
         let case = attention(&mut rng, heads, seqs, None);
         runner.check(&case)?;
     }
-    Ok(())
+    sink::heads_decode(runner)
 }
 
 /// Single rows of several splits, 256 positions each.
@@ -215,7 +215,7 @@ pub fn prefill(runner: &mut Runner) -> Result<(), BackendError> {
         let case = attention(&mut rng, heads, seqs, None);
         runner.check(&case)?;
     }
-    Ok(())
+    sink::heads_prefill(runner)
 }
 
 /// Blocks of all layers, of several sizes.

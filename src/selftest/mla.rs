@@ -3,9 +3,10 @@
 use super::paged::{Paged, Seq};
 use super::side::{F16_UNIT, F32_UNIT, Output, Rng, Side, Tolerance};
 use super::weights::{size, weights};
-use super::{Case, Runner};
+use super::{Case, Runner, sink};
 use crate::backend::{Backend, BackendError, Batch, KvLayout, KvSpec, LatentLayout, RopeStyle};
-use crate::checkpoint::Dtype;
+use crate::checkpoint::{Dtype, TensorData};
+use half::bf16;
 
 /// A matrix for each head, and columns that stay.
 #[derive(Debug)]
@@ -20,13 +21,19 @@ struct HeadLinear {
     out_stride: usize,
     /// To the latent's space (queries), else from it (values).
     to_latent: bool,
+    /// Whether weights are so small that most are below f16's normal numbers.
+    small: bool,
 }
 
 impl Case for HeadLinear {
     fn run<B: Backend>(&self, side: &mut Side<'_, B>) -> Result<Vec<Output>, BackendError> {
-        let Self { rows, heads, k, x_stride, n, out_stride, to_latent } = *self;
-        let stored: Vec<_> = (0..heads).map(|_| weights(&mut side.rng, Dtype::BF16, n, k)).collect();
-        let matrices = stored.iter().map(|matrix| side.matrix(std::slice::from_ref(matrix), |_| true));
+        let Self { rows, heads, k, x_stride, n, out_stride, to_latent, small } = *self;
+        let mut stored: Vec<_> = (0..heads).map(|_| weights(&mut side.rng, Dtype::BF16, n, k)).collect();
+        if small {
+            stored.iter_mut().for_each(|matrix| times(matrix, 1.0 / 2048.0));
+        }
+        // They are rounded when they are loaded; the kernel multiplies them out of the subnormals.
+        let matrices = stored.iter().map(|matrix| side.matrix(std::slice::from_ref(matrix), |_| false));
         let w = side.backend.heads(matrices.collect::<Result<_, _>>()?)?;
         let (x, mut out) = match to_latent {
             true => {
@@ -38,10 +45,18 @@ impl Case for HeadLinear {
         };
         side.backend.head_linear(&w, &x, &mut out);
         let terms = (k as f32).sqrt();
-        // Weights below f16's normal numbers are rounded to a multiple of 2^-24.
+        // Weights below f16's normal numbers are rounded to a multiple of 2^-24 by f16 activations.
         let absolute = size(&stored[0]) * terms * 8.0 * F32_UNIT * terms + terms * 2.0 * F32_UNIT;
         let unit = if to_latent { F16_UNIT } else { side.half_unit() };
         Ok(vec![side.output("out", &out, heads * out_stride, Tolerance::new(unit, absolute))?])
+    }
+}
+
+/// Makes a matrix in bf16 smaller by a power of two.
+fn times(matrix: &mut TensorData<'_>, factor: f32) {
+    for value in matrix.data.to_mut().chunks_exact_mut(2) {
+        let scaled = bf16::from_le_bytes([value[0], value[1]]).to_f32() * factor;
+        value.copy_from_slice(&bf16::from_f32(scaled).to_le_bytes());
     }
 }
 
@@ -57,14 +72,36 @@ pub fn head_linear(runner: &mut Runner) -> Result<(), BackendError> {
     ] {
         for (rows, to_latent) in [(1, true), (1 + rng.below(16), false), (many, true), (many + 40, false)] {
             let heads = if rows > 16 && k * n > 10_000 { 2 } else { heads };
-            runner.check(&HeadLinear { rows, heads, k, x_stride, n, out_stride, to_latent })?;
+            runner.check(&HeadLinear { rows, heads, k, x_stride, n, out_stride, to_latent, small: false })?;
         }
+    }
+    for rows in [3, 40] {
+        let [heads, k, n] = [2, 512, 128];
+        runner.check(&HeadLinear {
+            rows,
+            heads,
+            k,
+            x_stride: k,
+            n,
+            out_stride: n,
+            to_latent: false,
+            small: true,
+        })?;
     }
     if runner.large {
         for to_latent in [true, false] {
             let (k, x_stride, n, out_stride) =
                 if to_latent { (128, 192, 512, 576) } else { (512, 512, 128, 128) };
-            runner.check(&HeadLinear { rows: 1000, heads: 16, k, x_stride, n, out_stride, to_latent })?;
+            runner.check(&HeadLinear {
+                rows: 1000,
+                heads: 16,
+                k,
+                x_stride,
+                n,
+                out_stride,
+                to_latent,
+                small: false,
+            })?;
         }
     }
     Ok(())
@@ -194,7 +231,8 @@ pub fn decode(runner: &mut Runner) -> Result<(), BackendError> {
         }
     }
     let case = latent(&mut rng, (512, 64), 128, &[(49, 1)]);
-    runner.check(&case)
+    runner.check(&case)?;
+    sink::latents_decode(runner)
 }
 
 pub fn reduce(runner: &mut Runner) -> Result<(), BackendError> {
@@ -233,5 +271,5 @@ pub fn prefill(runner: &mut Runner) -> Result<(), BackendError> {
         let case = latent(&mut rng, (512, 64), 16, &[(1500, 1000), (300, 300), (900, 1)]);
         runner.check(&case)?;
     }
-    Ok(())
+    sink::latents_prefill(runner)
 }

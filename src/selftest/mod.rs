@@ -5,7 +5,8 @@
 //! A case is written once, generic over the backend. Its inputs are rounded to the device's types
 //! before either backend sees them, and the CPU gets dequantised weights in f32 ([`side`]), so that
 //! what may differ is what the kernels round themselves: each output says how much that is
-//! ([`side::Tolerance`]). Groups of cases are named as the kernels' files are; what lies in a KV
+//! ([`side::Tolerance`]). Where matrix instructions take subnormal operands for zero (MI200), inputs that
+//! only they see are zero for both. Groups of cases are named as the kernels' files are; what lies in a KV
 //! cache is seen through attention.
 //!
 //! Invariant: a case's inputs follow from the seed, the group's name and the case's place in the
@@ -20,6 +21,7 @@ mod paged;
 mod products;
 mod sampling;
 mod side;
+mod sink;
 mod weights;
 
 use crate::backend::cpu::CpuBackend;
@@ -79,6 +81,7 @@ pub fn run(vendor: Vendor, number: usize, options: &Options, report: &mut dyn Wr
         cpu: CpuBackend::new(threads),
         gpus: [alone(0)?, alone(1)?],
         compute_units: gpus[0].compute_units,
+        flushes: gpus[0].kernels.architecture() == "gfx90a",
         large: options.large,
         seed: 0,
         half: Half::Bf16,
@@ -190,6 +193,8 @@ struct Runner {
     gpus: [HipBackend; 2],
     /// Of the device: products choose their tiles by it.
     compute_units: usize,
+    /// Of the device: whether its matrix instructions take subnormal operands for zero, as MI200's do.
+    flushes: bool,
     large: bool,
     seed: u64,
     half: Half,
@@ -204,9 +209,11 @@ impl Runner {
 
     /// Runs a case on both and compares. Errors: the device's.
     fn check(&mut self, case: &impl Case) -> Result<(), BackendError> {
-        let (half, rng) = (self.half, Rng::new(self.seed, self.tally.name, self.tally.case + 1));
-        let wanted = case.run(&mut Side { backend: &mut self.cpu, rng: rng.clone(), half, exact: true })?;
-        let got = case.run(&mut Side { backend: self.gpu(), rng, half, exact: false })?;
+        let (half, flushes) = (self.half, self.flushes);
+        let rng = Rng::new(self.seed, self.tally.name, self.tally.case + 1);
+        let cpu = &mut self.cpu;
+        let wanted = case.run(&mut Side { backend: cpu, rng: rng.clone(), half, flushes, exact: true })?;
+        let got = case.run(&mut Side { backend: self.gpu(), rng, half, flushes, exact: false })?;
         self.compare(case, &wanted, &got);
         Ok(())
     }

@@ -65,7 +65,7 @@ pub fn of_product(k: usize, weight: f32) -> f32 {
 /// weights are rounded to the type of activations first.
 fn exact_rows(dtype: Dtype) -> usize {
     match dtype {
-        Dtype::Q8_0 | Dtype::F8Block => 4,
+        Dtype::BF16 | Dtype::F16 | Dtype::F32 | Dtype::Q8_0 | Dtype::F8Block => 4,
         _ => 2,
     }
 }

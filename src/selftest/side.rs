@@ -79,6 +79,8 @@ pub struct Side<'a, B: Backend> {
     pub rng: Rng,
     /// The device's type for activations and weights.
     pub half: Half,
+    /// Whether the device's matrix instructions take subnormal operands for zero.
+    pub flushes: bool,
     /// Whether this is the CPU: weights go there in f32.
     pub exact: bool,
 }
@@ -91,6 +93,17 @@ impl<B: Backend> Side<'_, B> {
                 Half::Bf16 => bf16::from_f32(*value).to_f32(),
                 Half::F16 => f16::from_f32(*value).to_f32(),
             };
+        }
+        values
+    }
+
+    /// The same as operands of the device's matrix instructions: below f16's normal numbers there may be
+    /// nothing but zero. bf16 has f32's exponents, and values of a model are none of its subnormals.
+    fn operands(&self, half: Half, mut values: Vec<f32>) -> Vec<f32> {
+        if self.flushes && half == Half::F16 {
+            for value in values.iter_mut().filter(|value| value.abs() < f16::MIN_POSITIVE.to_f32()) {
+                *value = 0.0;
+            }
         }
         values
     }
@@ -109,7 +122,7 @@ impl<B: Backend> Side<'_, B> {
         values: Vec<f32>,
     ) -> Result<B::Tensor, BackendError> {
         let mut x = self.backend.tensor(rows, columns)?;
-        let values = self.rounded(values);
+        let values = self.operands(self.half, self.rounded(values));
         self.backend.write(&mut x, rows, &values);
         Ok(x)
     }
@@ -125,7 +138,8 @@ impl<B: Backend> Side<'_, B> {
     pub fn cached(&mut self, rows: usize, columns: usize, size: f32) -> Result<B::Tensor, BackendError> {
         let mut x = self.backend.tensor_cached(rows, columns)?;
         let values = self.rng.normals(rows * columns, size);
-        let values: Vec<f32> = values.into_iter().map(|value| f16::from_f32(value).to_f32()).collect();
+        let values = values.into_iter().map(|value| f16::from_f32(value).to_f32()).collect();
+        let values = self.operands(Half::F16, values);
         self.backend.write(&mut x, rows, &values);
         Ok(x)
     }
@@ -146,7 +160,7 @@ impl<B: Backend> Side<'_, B> {
 
     /// A served matrix. The CPU gets what the device computes with: weights dequantised, and rounded
     /// to the device's type where they are served in it, or where the kernel `rounds` them: to
-    /// multiply fragments.
+    /// multiply fragments, to which subnormals may be zero.
     pub fn matrix(
         &self,
         parts: &[TensorData<'_>],
@@ -159,6 +173,9 @@ impl<B: Backend> Side<'_, B> {
             let mut values = part.to_f32().map_err(|error| BackendError::Unsupported(error.to_string()))?;
             if part.dtype.block().0 == 1 || rounds(part.dtype) {
                 values = self.rounded(values);
+            }
+            if rounds(part.dtype) {
+                values = self.operands(self.half, values);
             }
             let data = values.into_iter().flat_map(f32::to_le_bytes).collect::<Vec<_>>();
             let (name, shape) = (part.name.clone(), part.shape.clone());

@@ -34,6 +34,9 @@ __attribute__((convergent)) u32 shuffle(u32 v, u32 from, u32 wave, u64 site);
 // Of the running wave.
 void* wave_scratch(size_t bytes, u32 wave);
 [[noreturn]] void fail(const char* what);
+// Whether the device that is played is an MI200, whose matrix instructions take subnormal operands for zero and
+// give zero for subnormal results. Those of MI300 and RDNA3 do not.
+bool flushes_subnormals();
 
 // A kernel as the harness calls it: arguments in one buffer, each aligned to its size.
 struct Kernel {

@@ -11,7 +11,7 @@
 // - Memory, and every argument it does not understand, is checked; the last error sticks when the
 //   device is lost.
 //
-// Environment: NOVASTACK_HIP_HOST_ARCH (gfx90a), _DEVICES (1), _MEMORY (bytes, 1 GiB), _SEED,
+// Environment: NOVASTACK_HIP_HOST_ARCH (gfx90a, whose matrix instructions flush subnormals), _DEVICES (1), _MEMORY (bytes, 1 GiB), _SEED,
 // _FAULT = malloc:N | launch:N | sync:N | blas:N: the N-th call fails (launch, sync: and loses the device);
 // hang:N: the N-th sync never comes back. capture:N: the N-th recording cannot be had. KERNEL:N: the N-th launch of
 // the kernel of that name fails as launch:N does.
@@ -153,6 +153,10 @@ bool on_device(const void* p, size_t bytes) {
   if (after == allocations.begin()) return false;
   auto& [start, allocation] = *std::prev(after);
   return (u64)p + bytes <= start + allocation.bytes;
+}
+bool harness::flushes_subnormals() {
+  static const bool flushes = !strcmp(setting("ARCH", "gfx90a"), "gfx90a");
+  return flushes;
 }
 // Counts calls of a kind down to the one that is to fail.
 bool fault(const char* kind) {

@@ -1,6 +1,7 @@
 // port.h for the CPU: the names of the device compilers over harness.h, which runs one fiber per
 // work-item. -DWAVE=64 emulates CDNA's MFMA, -DWAVE=32 RDNA's WMMA, both at the layout of the
-// instruction's own lanes.
+// instruction's own lanes. MI200's MFMA flushes subnormals, operands and results (AMD's MIOpen, "MI200
+// MFMA behavior specifics"), which the emulation does when the library plays one.
 #pragma once
 #include "harness.h"
 
@@ -46,6 +47,7 @@ DEV float fast_exp2(float x) { return __builtin_exp2f(x); }
 DEV float fast_log2(float x) { return __builtin_log2f(x); }
 DEV float fast_rsqrt(float x) { return 1.0f / __builtin_sqrtf(x); }
 
+DEV float to_float(float x);
 DEV float to_float(f16 x);
 DEV float to_float(bf16 x);
 template <class T>
@@ -151,11 +153,22 @@ DEV Fragment<T> load_b_transposed(const T* p, u32 stride) {
   return b;
 }
 
+// bf16 has the exponents of f32.
+template <class T>
+static constexpr float LEAST_NORMAL = __is_same(T, f16) ? 0x1p-14f : 0x1p-126f;
+template <class T, u32 N>
+static void flush(T (&values)[N]) {
+  for (T& value : values)
+    if (__builtin_fabsf(to_float(value)) < LEAST_NORMAL<T>) value = T{};
+}
+
 template <class T>
 static __attribute__((noinline, convergent)) void mma(Acc& c, Fragment<T> a, Fragment<T> b) {
   struct Operands {
     Fragment<T> a[WAVE], b[WAVE];
   };
+  bool flushes = harness::flushes_subnormals();
+  if (flushes) flush(a.v), flush(b.v), flush(c.v);
   Operands& shared = *(Operands*)harness::wave_scratch(sizeof(Operands), WAVE);
   shared.a[lane()] = a;
   shared.b[lane()] = b;
@@ -168,5 +181,6 @@ static __attribute__((noinline, convergent)) void mma(Acc& c, Fragment<T> a, Fra
 #endif
   for (u32 i = 0; i < Acc::N; i++)
     for (u32 k = 0; k < 16; k++) c.v[i] += operand(shared.a, acc_row(i), k) * operand(shared.b, acc_col(i), k);
+  if (flushes) flush(c.v);
   harness::meet(SITE + 1);
 }

@@ -2,7 +2,9 @@
 // libhipblaslt.so. All are in the one test library. NOVASTACK_HIP_HOST_BLAS=none: hipBLASLt has no
 // algorithm for anything.
 #include "driver.h"
+#include "harness.h"
 
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 
@@ -122,11 +124,17 @@ struct Product {
   int type, out_type;
 };
 
+// Vendors' products are made of the same instructions as ours: on MI200 subnormal operands count as zero.
+float operand(const void* values, size_t at, int type) {
+  float value = load(values, at, type);
+  return type == F16 && harness::flushes_subnormals() && std::fabs(value) < 0x1p-14f ? 0 : value;
+}
 void multiply(const Product& p) {
   for (size_t row = 0; row < p.m; row++)
     for (size_t column = 0; column < p.n; column++) {
       float sum = 0;
-      for (size_t at = 0; at < p.k; at++) sum += load(p.x, row * p.k + at, p.type) * load(p.w, column * p.k + at, p.type);
+      for (size_t at = 0; at < p.k; at++)
+        sum += operand(p.x, row * p.k + at, p.type) * operand(p.w, column * p.k + at, p.type);
       store(p.out, row * p.stride + column, p.out_type, sum);
     }
 }
