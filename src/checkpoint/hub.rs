@@ -21,7 +21,7 @@ use self::meter::Meter;
 use self::select::{RepoFile, RepoInfo};
 use self::store::{link, place, sha256, sha256_of_text, verify};
 use self::transfer::{Hub, TransferError};
-use super::{CheckpointError, hf_dir};
+use super::{CheckpointError, hf_dir, parts};
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -119,10 +119,18 @@ fn check_online(source: &HubSource, options: &PullOptions) -> Result<(), Checkpo
 pub fn cached(source: &HubSource, options: &PullOptions) -> Option<PathBuf> {
     let snapshot = snapshot(source, options)?;
     match &source.file {
-        Some(file) if !file.ends_with(".gguf") => select::quantised_file(&snapshot, file),
-        Some(file) => Some(snapshot.join(file)).filter(|path| path.is_file()),
+        Some(file) => {
+            let file = match file.ends_with(".gguf") {
+                true => snapshot.join(file),
+                false => select::quantised_file(&snapshot, file)?,
+            };
+            let name = file.to_str()?;
+            let parts = parts::all(name, "gguf").unwrap_or_else(|| vec![name.to_owned()]);
+            parts.iter().all(|part| Path::new(part).is_file()).then_some(file)
+        }
         None => {
-            let complete = ["config.json", "tokenizer.json"].iter().all(|name| snapshot.join(name).exists())
+            let complete = snapshot.join("config.json").exists()
+                && hf_dir::has_tokenizer(&snapshot)
                 && hf_dir::complete_weights(&snapshot).is_some();
             complete.then_some(snapshot)
         }
@@ -195,9 +203,11 @@ impl<'a> Pull<'a> {
         let fetch = |file: &RepoFile| self.fetch(file, &info.sha, &snapshot);
         let result = match &self.source.file {
             Some(name) => {
-                let file = info.gguf(self.source, name)?;
-                fetch(file)?;
-                snapshot.join(&file.name)
+                let parts = info.gguf_parts(self.source, name)?;
+                for &part in &parts {
+                    fetch(part)?;
+                }
+                snapshot.join(&parts[0].name)
             }
             None => {
                 for file in info.small_files(self.source)? {

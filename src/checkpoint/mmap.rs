@@ -29,6 +29,7 @@ impl Mapping {
         // another name and renamed when complete, and are not to be edited while being served.
         // Only `u8` is read through the map, for which every bit pattern is valid.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(io)?;
+        super::recognise::refuse_lfs_pointer(path, &map)?;
         // Loading reads each tensor once from front to back. Advice alone: a refusal is harmless.
         let _ = map.advise(memmap2::Advice::Sequential);
         Ok(Mapping { path: path.to_owned(), map })

@@ -11,6 +11,8 @@ mod gguf;
 mod gguf_config;
 mod hf_dir;
 mod mmap;
+mod parts;
+mod recognise;
 mod safetensors;
 mod tensor_data;
 mod tensors;
@@ -131,8 +133,25 @@ pub struct TensorData<'a> {
 pub enum TokenizerSource {
     /// A Hugging Face `tokenizer.json`.
     Json(PathBuf),
+    /// `vocab.json` and `merges.txt`, as older tokenizers of GPT-2's kind are saved.
+    Bpe(BpeFiles),
     /// A GGUF file's own vocabulary.
     Gguf(GgufVocab),
+}
+
+/// A byte-level BPE tokenizer in files of its own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BpeFiles {
+    /// vocab.json: ids by token.
+    pub vocab: PathBuf,
+    /// merges.txt: "left right" a line, best first.
+    pub merges: PathBuf,
+    /// added_tokens.json (ids by token), `{}` when there is none.
+    pub added_tokens: serde_json::Value,
+    /// special_tokens_map.json, `{}` when there is none.
+    pub special_tokens_map: serde_json::Value,
+    /// config.json's `model_type`, which says how text is cut into words.
+    pub model_type: String,
 }
 
 /// The `tokenizer.ggml.*` metadata of a GGUF file (BPE: `model` = "gpt2").
@@ -176,6 +195,8 @@ pub struct Checkpoint {
     pub tokenizer: Option<TokenizerSource>,
     /// The tensors; read through [`Checkpoint::tensor`].
     pub tensors: Tensors,
+    /// What is odd about the files and was passed over; for whoever opens them to tell.
+    pub warnings: Vec<String>,
 }
 
 /// What can be wrong with a checkpoint. Messages name the file and the field.
@@ -212,12 +233,17 @@ impl CheckpointError {
     }
 }
 
+/// What to tell where a checkpoint has no chat template.
+const NO_CHAT_TEMPLATE: &str = "has no chat template, so it answers /v1/completions and no chats; a model that was \
+                                trained for chats has one in chat_template.jinja or tokenizer_config.json, or in \
+                                its GGUF file";
+
 impl Checkpoint {
     /// Opens a directory in Hugging Face layout or a `.gguf` file.
     pub fn open(path: &Path) -> Result<Checkpoint, CheckpointError> {
         let mut checkpoint = Self::open_config(path)?;
         if path.is_dir() {
-            checkpoint.tensors = hf_dir::open_tensors(path)?;
+            checkpoint.tensors = hf_dir::open_tensors(path, &mut checkpoint.warnings)?;
         } else if path.extension().is_some_and(|extension| extension == "json") {
             return Err(CheckpointError::invalid(path, "is a config without weights; pass its directory"));
         }
@@ -252,14 +278,42 @@ impl Checkpoint {
         gguf_config::open(path)
     }
 
+    /// A GGUF file's vocabulary alone, whatever else the file holds; None where it has none.
+    pub fn open_vocabulary(path: &Path) -> Result<Option<GgufVocab>, CheckpointError> {
+        gguf_config::open_vocabulary(path)
+    }
+
     /// The tensor of that (Hugging Face) name, or None.
     pub fn tensor(&self, name: &str) -> Option<TensorData<'_>> {
         self.tensors.get(name)
     }
 
+    /// Why the tensor of that name is there but cannot be read; None where it can, or is not there.
+    pub fn unreadable(&self, name: &str) -> Option<&str> {
+        self.tensors.passed_over(name)
+    }
+
+    /// For a model that was loaded: which tensors were there and could not be read, so that it did
+    /// not need them.
+    pub fn unneeded(&self) -> Option<String> {
+        let mut reasons = self.tensors.all_passed_over();
+        let (_, first) = reasons.next()?;
+        let more = match reasons.count() {
+            0 => String::new(),
+            more => format!(" (and {more} more such tensors)"),
+        };
+        Some(format!("{first}; it is passed over, the model does not need it{more}"))
+    }
+
     /// Whether all files that hold its weights are in a directory in Hugging Face layout.
     pub fn weights_are_complete(directory: &Path) -> bool {
         hf_dir::complete_weights(directory).is_some()
+    }
+
+    /// Whether a directory holds files of weights, in whatever format and however many: not that
+    /// they are all there. A description that was fetched without its weights has none.
+    pub fn has_weight_files(directory: &Path) -> bool {
+        hf_dir::has_weight_files(directory)
     }
 
     /// All tensors' names, sorted.

@@ -6,15 +6,17 @@ use super::mmap::Mapping;
 use super::tensors::Tensors;
 use super::{CheckpointError, Dtype};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Length field in front of the header.
 const HEADER_LENGTH_BYTES: usize = 8;
 
-/// All tensors of one file.
-pub(super) fn open_single(path: &Path) -> Result<Tensors, CheckpointError> {
+/// All tensors of these files.
+pub(super) fn open_files(paths: &[PathBuf]) -> Result<Tensors, CheckpointError> {
     let mut tensors = Tensors::default();
-    add_file(&mut tensors, path, |_| true)?;
+    for path in paths {
+        add_file(&mut tensors, path, |_| true)?;
+    }
     Ok(tensors)
 }
 
@@ -35,7 +37,8 @@ pub(super) fn open_sharded(index: &Path) -> Result<Tensors, CheckpointError> {
             names.binary_search_by(|listed| listed.as_str().cmp(name)).is_ok()
         })?;
         if found != names.len() {
-            let missing = names.iter().find(|name| tensors.get(name).is_none());
+            let missing =
+                names.iter().find(|name| tensors.get(name).is_none() && tensors.passed_over(name).is_none());
             return Err(CheckpointError::invalid(
                 index,
                 format!(
@@ -93,13 +96,11 @@ fn add_file(
             ::safetensors::Dtype::F8_E4M3 => Dtype::F8E4M3,
             ::safetensors::Dtype::I32 => Dtype::I32,
             other => {
-                return Err(CheckpointError::invalid(
-                    path,
-                    format!(
-                        "tensor {name}: type {other:?} is not supported; supported are F32, F16, BF16, F8_E4M3 \
-                         and I32"
-                    ),
-                ));
+                let reason =
+                    format!("type {other:?} is not supported; supported are F32, F16, BF16, F8_E4M3 and I32");
+                tensors.pass_over(file, name, reason);
+                count += 1;
+                continue;
             }
         };
         let (start, end) = info.data_offsets;

@@ -11,6 +11,8 @@ use std::ops::Range;
 pub struct Tensors {
     files: Vec<Mapping>,
     entries: BTreeMap<String, Entry>,
+    /// Tensors of types that are not read, and why: harmless until a model asks for one.
+    passed_over: BTreeMap<String, String>,
 }
 
 #[derive(Debug)]
@@ -60,6 +62,22 @@ impl Tensors {
         }
         self.entries.insert(name, Entry { file, dtype, shape, range });
         Ok(())
+    }
+
+    /// Notes a tensor that cannot be read.
+    pub(super) fn pass_over(&mut self, file: usize, name: String, reason: String) {
+        let reason = format!("{}: tensor {name}: {reason}", self.files[file].path().display());
+        self.passed_over.insert(name, reason);
+    }
+
+    /// Why the tensor of that name cannot be read, where that is so.
+    pub(super) fn passed_over(&self, name: &str) -> Option<&str> {
+        self.passed_over.get(name).map(String::as_str)
+    }
+
+    /// All tensors that cannot be read, with the reasons.
+    pub(super) fn all_passed_over(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.passed_over.iter().map(|(name, reason)| (name.as_str(), reason.as_str()))
     }
 
     pub(super) fn get(&self, name: &str) -> Option<TensorData<'_>> {

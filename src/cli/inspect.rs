@@ -1,5 +1,7 @@
 //! `novastack inspect`: what a checkpoint is and what it needs, from its config and, where they
-//! are here, the headers of its weights. No weight is read and none is downloaded.
+//! are here, the headers of its weights. No weight is read and none is downloaded. What `serve` would
+//! refuse is refused here too: a tensor that is missing or in a type that is not read, a tokenizer
+//! that is not supported.
 //!
 //! [`known`] says who it is (catalogue, licence, chat format), [`memory`] what it takes and how
 //! much context is left, [`stored`] how its weights lie on disk, [`text`] prints it.
@@ -23,8 +25,9 @@ use novastack::checkpoint::resolve::{Places, resolve_description};
 use novastack::gateway::GenerationDefaults;
 use novastack::model::config::Attention;
 use novastack::model::inventory::{self, Counts, Format, Kind, TensorSpec};
-use novastack::model::{ConfigError, ModelConfig};
+use novastack::model::{self, ConfigError, ModelConfig};
 use novastack::protocol::SamplingParams;
+use novastack::text::{EndToken, Tokenizer};
 use serde::Serialize;
 use std::path::Path;
 
@@ -57,6 +60,10 @@ struct Report {
     attention: AttentionReport,
     experts: Option<Experts>,
     context: usize,
+    /// None without a tokenizer.
+    end_tokens: Option<Vec<EndTokenReport>>,
+    /// What is odd about the files and was passed over.
+    warnings: Vec<String>,
     parameters: Parameters,
     stored: Stored,
     kv_cache: KvCache,
@@ -68,6 +75,21 @@ struct Report {
     /// What of it runs on this machine's CPU.
     cpu: Option<Given>,
     assumptions: memory::Assumptions,
+}
+
+/// A token that ends an answer, and who says so.
+#[derive(Serialize)]
+struct EndTokenReport {
+    id: u32,
+    token: String,
+    sources: Vec<String>,
+}
+
+impl From<&EndToken> for EndTokenReport {
+    fn from(end: &EndToken) -> Self {
+        let sources = end.sources.iter().map(ToString::to_string).collect();
+        Self { id: end.id, token: end.token.clone(), sources }
+    }
 }
 
 #[derive(Serialize)]
@@ -156,15 +178,25 @@ fn report(args: &InspectArgs) -> Result<Report, String> {
     let at = |error: ConfigError| format!("{}: {error}", path.display());
     let config = ModelConfig::from_json(&checkpoint.config).map_err(at)?;
     inventory::check(&config).map_err(at)?;
-    let mut headers_unread = None;
-    if path.is_dir() && Checkpoint::weights_are_complete(path) {
-        match Checkpoint::open(path) {
-            Ok(whole) => checkpoint = whole,
-            Err(error) => headers_unread = Some(error.to_string()),
-        }
+    // In the hub's cache some of the files may be there because a download is under way.
+    let fetching = path.starts_with(&places.hub.cache) && !Checkpoint::weights_are_complete(path);
+    if path.is_dir() && Checkpoint::has_weight_files(path) && !fetching {
+        checkpoint = Checkpoint::open(path).map_err(|error| error.to_string())?;
     }
+    let opened = !checkpoint.tensor_names().is_empty();
+    let mut warnings = Vec::new();
+    if opened {
+        model::check(&checkpoint, &config).map_err(|error| format!("{}: {error}", path.display()))?;
+        // Of a model that is not here the tokenizer is not either.
+        warnings.extend(checkpoint.warnings.iter().cloned().chain(checkpoint.unneeded()));
+    }
+    let tokenizer = checkpoint.tokenizer.as_ref().map(|_| Tokenizer::from_checkpoint(&checkpoint));
+    let tokenizer = tokenizer.transpose().map_err(|error| format!("{}: {error}", path.display()))?;
+    warnings.extend(tokenizer.iter().flat_map(|tokenizer| tokenizer.warnings().iter().cloned()));
+    let end_tokens =
+        tokenizer.map(|tokenizer| tokenizer.end_tokens().iter().map(EndTokenReport::from).collect());
     let tensors: Vec<TensorSpec> = inventory::tensors(&config).collect();
-    let stored = Stored::find(&checkpoint, &config, path, &tensors, headers_unread);
+    let stored = Stored::find(&checkpoint, &config, path, &tensors);
     let recognised = known::recognise(&resolved, &checkpoint, &config);
     let known = Known::find(&resolved, &checkpoint, &recognised);
     let given = SamplingChoice::default();
@@ -200,6 +232,8 @@ fn report(args: &InspectArgs) -> Result<Report, String> {
         attention: attention(&config),
         experts: experts(&config),
         context: config.max_context,
+        end_tokens,
+        warnings,
         parameters: parameters(&config, &tensors),
         stored,
         kv_cache: kv_cache(&config),
@@ -229,7 +263,7 @@ pub fn shortage(
 ) -> String {
     let tensors: Vec<TensorSpec> = inventory::tensors(config).collect();
     let sizes = inventory::tensor_parallel_sizes(config, memory::DEVICES_MAX);
-    let formats = Stored::find(checkpoint, config, path, &tensors, None).formats();
+    let formats = Stored::find(checkpoint, config, path, &tensors).formats();
     // As it is stored first; what is stored in f32 is served in 16 bits.
     let as_stored = formats.iter().position(|format| format.as_stored).unwrap_or(0);
     let bf16 = formats.iter().position(|format| format.name == format_name(Format::Bf16));

@@ -19,7 +19,9 @@ use novastack::checkpoint::resolve::{Places, Resolved, resolve, served_name};
 use novastack::clock::Clock;
 use novastack::config::{self, Config, Model, Target};
 use novastack::engine::worker::{self, EngineConfig};
-use novastack::gateway::{self, Cors, LocalModel, Observers, Registry, Replicas, Routing, ServerConfig};
+use novastack::gateway::{
+    self, Cors, ExampleRequest, LocalModel, Observers, Registry, Replicas, Routing, ServerConfig,
+};
 use novastack::store::Store;
 use novastack::text::{ChatTemplate, Tokenizer};
 use sha2::{Digest, Sha256};
@@ -140,7 +142,7 @@ async fn listen_and_serve(
         std::thread::Builder::new().name("loader".into()).spawn(move || {
             let result = load_all(&args, &locals, &registry);
             if result.is_ok() {
-                announce(address, &routing.load().names(), with_key);
+                announce(address, &routing.load().names(), &registry, with_key);
             }
             let _ = loaded.send(result);
         })
@@ -307,14 +309,14 @@ async fn stop_signal() {
     });
 }
 
-fn announce(address: SocketAddr, names: &[&str], with_key: bool) {
+fn announce(address: SocketAddr, names: &[&str], registry: &Registry, with_key: bool) {
     let key = if with_key { " -H 'Authorization: Bearer '$NOVASTACK_KEY" } else { "" };
+    let ExampleRequest { path, body } = registry.example_request(names.first().copied().unwrap_or_default());
     let text = format!(
         "NovaStack is ready on http://{address} with {}. Try:\n\
-         curl http://{address}/v1/chat/completions -H 'Content-Type: application/json'{key} \\\n  \
-         -d '{{\"model\": \"{}\", \"messages\": [{{\"role\": \"user\", \"content\": \"What is the capital of France?\"}}], \"stream\": true}}'\n",
+         curl http://{address}{path} -H 'Content-Type: application/json'{key} \\\n  \
+         -d '{body}'\n",
         names.join(", "),
-        names.first().copied().unwrap_or_default()
     );
     // Nobody has to listen.
     let _ = std::io::stdout().write_all(text.as_bytes());
@@ -452,7 +454,9 @@ fn load(
     let places = args.max_queued as usize + shares.first().map_or(0, |args| args.max_running as usize);
     let tokenizer = match &checkpoint.tokenizer {
         Some(_) => {
-            Some(Arc::new(Tokenizer::from_checkpoint(&checkpoint).map_err(|error| error.to_string())?))
+            let tokenizer = Tokenizer::from_checkpoint(&checkpoint).map_err(|error| error.to_string())?;
+            tokenizer.warnings().iter().for_each(|warning| tracing::warn!(model = name, "{warning}"));
+            Some(Arc::new(tokenizer))
         }
         None => None,
     };

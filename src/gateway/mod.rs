@@ -48,7 +48,9 @@ pub mod workers;
 
 pub use cors::Cors;
 pub use observe::Observers;
-pub use registry::{GenerationDefaults, LocalModel, ModelState, Registry, sampling_of_checkpoint};
+pub use registry::{
+    ExampleRequest, GenerationDefaults, LocalModel, ModelState, Registry, sampling_of_checkpoint,
+};
 pub use replicas::Replicas;
 pub use route::Routing;
 pub use server::{DrainOutcome, ServerConfig, check_bind, serve};

@@ -92,6 +92,15 @@ pub enum ModelState {
     Failed(String),
 }
 
+/// See [`Registry::example_request`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExampleRequest {
+    /// Below the server's address.
+    pub path: &'static str,
+    /// JSON.
+    pub body: String,
+}
+
 /// Served names and their states, in the order of the command line.
 #[derive(Debug)]
 pub struct Registry {
@@ -135,6 +144,32 @@ impl Registry {
     /// One model's state.
     pub fn get(&self, name: &str) -> Option<ModelState> {
         self.models.load().iter().find(|(n, _)| n == name).map(|(_, state)| state.clone())
+    }
+
+    /// A request to show a newcomer, which the model of that name can answer: a chat where it has a
+    /// chat template (or is not of this process), else a text to continue, else token ids.
+    pub fn example_request(&self, name: &str) -> ExampleRequest {
+        let model = match self.get(name) {
+            Some(ModelState::Ready(model)) => Some(model),
+            _ => None,
+        };
+        // In the order in which people write it.
+        let model_field = format!("\"model\": {}", Value::from(name));
+        let prompt = match &model {
+            Some(model) if model.tokenizer.is_none() => "[1, 2, 3]",
+            Some(model) if model.template.is_err() => "\"The capital of France is\"",
+            _ => {
+                let messages = "[{\"role\": \"user\", \"content\": \"What is the capital of France?\"}]";
+                return ExampleRequest {
+                    path: "/v1/chat/completions",
+                    body: format!("{{{model_field}, \"messages\": {messages}, \"stream\": true}}"),
+                };
+            }
+        };
+        ExampleRequest {
+            path: "/v1/completions",
+            body: format!("{{{model_field}, \"prompt\": {prompt}, \"max_tokens\": 32, \"stream\": true}}"),
+        }
     }
 
     /// The models that are loaded.

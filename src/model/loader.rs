@@ -95,24 +95,12 @@ impl<'a, B: Backend> Loader<'a, B> {
 
     /// An error where the checkpoint has layers that its config does not count.
     pub fn check_layers(&self) -> Result<(), LoadError> {
-        let (layers, predicting) = (self.config.layers(), self.config.mtp_layers);
-        match self.stored_layers().max().filter(|last| *last >= layers + predicting) {
-            None => Ok(()),
-            Some(last) => {
-                let predicting = match predicting {
-                    0 => String::new(),
-                    count => format!(" and {count} of multi-token prediction"),
-                };
-                let reason = format!("is {layers}{predicting}, but the checkpoint has model.layers.{last}");
-                Err(ConfigError::new("num_hidden_layers", reason).into())
-            }
-        }
+        check_layers(&self.weights.names(), self.config)
     }
 
     /// The layer of each tensor that has one.
     fn stored_layers(&self) -> impl Iterator<Item = usize> {
-        let layer = |name: &str| name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok();
-        self.weights.names().into_iter().filter_map(layer)
+        self.weights.names().into_iter().filter_map(layer_of)
     }
 
     /// See [`Weights::release_pages`].
@@ -140,6 +128,28 @@ impl<'a, B: Backend> Loader<'a, B> {
         total.matrices += 1;
         total.bytes += self.backend.matrix_bytes(matrix);
     }
+}
+
+/// An error where tensors belong to layers that the config does not count.
+pub(super) fn check_layers(names: &[&str], config: &ModelConfig) -> Result<(), LoadError> {
+    let (layers, predicting) = (config.layers(), config.mtp_layers);
+    let last = names.iter().filter_map(|name| layer_of(name)).max();
+    match last.filter(|last| *last >= layers + predicting) {
+        None => Ok(()),
+        Some(last) => {
+            let predicting = match predicting {
+                0 => String::new(),
+                count => format!(" and {count} of multi-token prediction"),
+            };
+            let reason = format!("is {layers}{predicting}, but the checkpoint has model.layers.{last}");
+            Err(ConfigError::new("num_hidden_layers", reason).into())
+        }
+    }
+}
+
+/// 17 of `model.layers.17.mlp.down_proj.weight`.
+fn layer_of(name: &str) -> Option<usize> {
+    name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()
 }
 
 /// `model.layers.17.mlp.down_proj.weight` -> `model.layers.*.mlp.down_proj.weight`

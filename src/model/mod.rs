@@ -1,6 +1,7 @@
 //! Model families, written once over the [`Backend`] trait. [`config`] reads a model's shape
 //! ([`rope`] its rotary embedding) and [`inventory`] lists the tensors that it implies. [`weights`]
-//! finds them ([`quantization`] those that are stored packed), and [`loader`] takes a rank's
+//! finds them ([`quantization`] those that are stored packed), [`check`] says beforehand whether all are
+//! there, and [`loader`] takes a rank's
 //! [`shard`]. [`decoder`] is what all families share; [`llama`], [`qwen3_moe`], [`deepseek`] and
 //! [`minimax_m2`] are their layers, built of [`gqa`], [`mla`], [`mlp`] and [`moe`]. Nothing here knows
 //! requests, blocks being allocated, or what hardware it runs on.
@@ -11,6 +12,7 @@ pub mod rope;
 pub mod inventory;
 pub mod quantization;
 pub mod weights;
+pub mod check;
 pub mod shard;
 pub mod loader;
 pub mod decoder;
@@ -23,6 +25,7 @@ pub mod qwen3_moe;
 pub mod deepseek;
 pub mod minimax_m2;
 
+pub use check::check;
 pub use config::{Family, ModelConfig};
 pub use fields::ConfigError;
 pub use loader::Loader;

@@ -196,13 +196,45 @@ pub fn stored<'a>(
         _ if parts.packed() => {
             Err(parts.error(format!("is stored as qweight, which {FIELD} in config.json does not explain")))
         }
-        _ => Err(LoadError::MissingTensor(name.into())),
+        _ => match checkpoint.unreadable(name) {
+            Some(reason) => Err(LoadError::Unreadable(reason.into())),
+            None => Err(LoadError::MissingTensor(name.into())),
+        },
+    }
+}
+
+/// An error where [`stored`] would not find the tensor in that shape: by headers alone, no weight
+/// is read.
+pub fn check_stored(
+    checkpoint: &Checkpoint,
+    quantization: Option<&Quantization>,
+    name: &str,
+    shape: &[usize],
+) -> Result<(), LoadError> {
+    let parts = Parts { checkpoint, name };
+    match (checkpoint.tensor(name), quantization, shape) {
+        (Some(tensor), Some(Quantization::Fp8), &[out, inputs]) if tensor.dtype == Dtype::F8E4M3 => {
+            shaped(tensor, shape)?;
+            let blocks = [out.div_ceil(fp8::BLOCK), inputs.div_ceil(fp8::BLOCK)];
+            parts.get("weight_scale_inv", &blocks).map(drop)
+        }
+        (None, Some(Quantization::Awq { group, .. }), &[out, inputs]) if parts.packed() => {
+            parts.get("qweight", &[inputs, out / 8])?;
+            parts.get("scales", &[inputs.div_ceil(group.unwrap_or(inputs)), out]).map(drop)
+        }
+        (None, Some(Quantization::Gptq { bits, group, .. }), &[out, inputs]) if parts.packed() => {
+            parts.get("qweight", &[inputs * *bits as usize / 32, out])?;
+            parts.get("scales", &[inputs.div_ceil(group.unwrap_or(inputs)), out]).map(drop)
+        }
+        // Nothing is joined: what is found is the file's own bytes.
+        _ => stored(checkpoint, quantization, name, shape).map(drop),
     }
 }
 
 /// Whether [`stored`] finds a tensor of that name, whatever it is stored as.
 pub fn is_stored(checkpoint: &Checkpoint, name: &str) -> bool {
-    checkpoint.tensor(name).is_some() || Parts { checkpoint, name }.packed()
+    let there = checkpoint.tensor(name).is_some() || checkpoint.unreadable(name).is_some();
+    there || Parts { checkpoint, name }.packed()
 }
 
 /// The tensors that a weight `X.weight` is stored as.

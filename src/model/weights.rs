@@ -17,6 +17,9 @@ pub enum LoadError {
     /// The checkpoint lacks a tensor that its config implies.
     #[error("tensor {0} is missing")]
     MissingTensor(String),
+    /// A tensor that is needed is of a type that is not read; the text says where and what.
+    #[error("{0}")]
+    Unreadable(String),
     /// A tensor has another shape than the config implies.
     #[error("tensor {name} has shape {found:?}, the config implies {expected:?}")]
     Shape {

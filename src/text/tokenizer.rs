@@ -3,15 +3,17 @@
 //! Built from a `tokenizer.json` (read as transformers reads it together with
 //! tokenizer_config.json: its truncation and padding are off, explicit `add_bos_token` and
 //! `add_eos_token` replace the post-processor, tokens that only tokenizer_config.json names are
-//! added) or from a GGUF vocabulary ([`super::gguf_tokenizer`]).
+//! added) from vocab.json and merges.txt ([`super::bpe_files`]) or from a GGUF vocabulary
+//! ([`super::gguf_tokenizer`]).
 //!
 //! Invariants: nothing here panics on bad input (the crate's own panics, on a hostile
 //! tokenizer.json or when its regex engine gives up on a text, become errors); a [`Tokenizer`]
 //! is immutable and shared between threads. Absent on purpose: transformers'
 //! `clean_up_tokenization_spaces`, which makes decoding lossy and cannot be done incrementally.
 
-use super::TextError;
-use super::gguf_tokenizer;
+use super::chat_template::ChatTemplate;
+use super::end_tokens::{self, EndSource, EndToken};
+use super::{TextError, bpe_files, gguf_tokenizer};
 use crate::checkpoint::{Checkpoint, TokenizerSource};
 use crate::protocol::TokenId;
 use serde_json::Value;
@@ -22,6 +24,9 @@ use std::sync::OnceLock;
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, DecoderWrapper};
 
+/// Where a GGUF file says which tokens end an answer.
+const GGUF_METADATA: &str = "GGUF metadata";
+
 /// A checkpoint's tokenizer.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
@@ -29,8 +34,13 @@ pub struct Tokenizer {
     plain: OnceLock<tokenizers::Tokenizer>,
     spelling: Spelling,
     special: HashSet<TokenId>,
+    /// Added tokens that are special or look so.
+    markers: HashSet<TokenId>,
+    ends: Vec<EndToken>,
+    /// The ids of `ends`.
     eos: Vec<TokenId>,
     vocab_size: usize,
+    warnings: Vec<String>,
 }
 
 /// How the vocabulary spells a token's bytes.
@@ -63,40 +73,72 @@ impl Tokenizer {
             ))
         })?;
         let mut tokenizer = Self::from_source(source, &checkpoint.tokenizer_config)?;
-        tokenizer.add_eos("generation_config.json", &checkpoint.generation_config)?;
-        tokenizer.add_eos("config.json", &checkpoint.config)?;
+        let files = match source {
+            TokenizerSource::Gguf(_) => [GGUF_METADATA; 2],
+            TokenizerSource::Json(_) | TokenizerSource::Bpe(_) => ["generation_config.json", "config.json"],
+        };
+        for (file, config) in files.into_iter().zip([&checkpoint.generation_config, &checkpoint.config]) {
+            for id in config_ids(file, config)? {
+                tokenizer.add_end(id, EndSource::File(file));
+            }
+        }
+        if let Ok(template) = ChatTemplate::from_checkpoint(checkpoint) {
+            let turn = end_tokens::probe(&template, &tokenizer);
+            if let Some(id) = turn.end {
+                tokenizer.add_end(id, EndSource::Template);
+            }
+            let by_name_alone = |end: &EndToken| end.sources == [EndSource::Name];
+            tokenizer.ends.retain(|end| !(by_name_alone(end) && turn.within.contains(&end.id)));
+        }
+        tokenizer.sort_ends();
+        let ends: Vec<String> = tokenizer.ends.iter().map(EndToken::to_string).collect();
+        tracing::debug!(checkpoint = %checkpoint.source.display(), ends = ends.join("; "), "tokens that end an answer");
         Ok(tokenizer)
     }
 
     /// Builds it from its source and tokenizer_config.json (`{}` when there is none) alone.
     pub fn from_source(source: &TokenizerSource, tokenizer_config: &Value) -> Result<Self, TextError> {
-        let (inner, vocab_size, mut eos) = match source {
-            TokenizerSource::Json(path) => (read_json(path, tokenizer_config)?, 0, Vec::new()),
-            TokenizerSource::Gguf(vocab) => {
-                (gguf_tokenizer::build(vocab)?, vocab.tokens.len(), vocab.eos.clone())
+        let (inner, vocab_size) = match source {
+            TokenizerSource::Json(path) => (read_json(path, tokenizer_config)?, 0),
+            TokenizerSource::Bpe(files) => {
+                let built = bpe_files::build(files, tokenizer_config);
+                let built = built.and_then(|tokenizer| configured(tokenizer, tokenizer_config));
+                (built.map_err(TextError::Tokenizer)?, 0)
             }
+            TokenizerSource::Gguf(vocab) => (gguf_tokenizer::build(vocab)?, vocab.tokens.len()),
         };
-        eos.extend(special_token(tokenizer_config, "eos_token").and_then(|eos| inner.token_to_id(eos)));
-        let mut seen = HashSet::new();
-        eos.retain(|id| seen.insert(*id));
+        let added = inner.get_added_tokens_decoder();
+        let ids = |marks: fn(&AddedToken) -> bool| {
+            added.iter().filter_map(|(id, token)| marks(token).then_some(*id)).collect::<HashSet<_>>()
+        };
         let highest = inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
-        Ok(Tokenizer {
+        let mut tokenizer = Tokenizer {
             spelling: spelling(inner.get_decoder()),
-            special: inner
-                .get_added_tokens_decoder()
-                .into_iter()
-                .filter_map(|(id, token)| token.special.then_some(id))
-                .collect(),
-            eos,
+            special: ids(|token| token.special),
+            markers: ids(|token| token.special || end_tokens::looks_special(&token.content)),
+            ends: Vec::new(),
+            eos: Vec::new(),
             vocab_size: vocab_size.max(highest),
+            warnings: Vec::new(),
             inner,
             plain: OnceLock::new(),
-        })
-    }
-
-    /// The id of a token by its spelling.
-    pub fn token_id(&self, token: &str) -> Option<TokenId> {
-        self.inner.token_to_id(token)
+        };
+        if let TokenizerSource::Gguf(vocab) = source {
+            vocab.eos.iter().for_each(|id| tokenizer.add_end(*id, EndSource::File(GGUF_METADATA)));
+        }
+        let named = special_token(tokenizer_config, "eos_token").and_then(|eos| tokenizer.token_id(eos));
+        if let Some(id) = named {
+            let file = match source {
+                TokenizerSource::Gguf(_) => GGUF_METADATA,
+                TokenizerSource::Json(_) | TokenizerSource::Bpe(_) => "tokenizer_config.json",
+            };
+            tokenizer.add_end(id, EndSource::File(file));
+        }
+        for id in end_tokens::by_name(&tokenizer) {
+            tokenizer.add_end(id, EndSource::Name);
+        }
+        tokenizer.sort_ends();
+        Ok(tokenizer)
     }
 
     /// Text to ids, where special tokens that are written out are text, and none are added.
@@ -134,10 +176,24 @@ impl Tokenizer {
         self.inner.id_to_token(id)
     }
 
-    /// Ids that end a turn: EOS from generation_config.json, config.json, tokenizer_config.json
-    /// and GGUF metadata, each once.
+    /// The id of a token that is spelled so.
+    pub fn token_id(&self, token: &str) -> Option<TokenId> {
+        self.inner.token_to_id(token)
+    }
+
+    /// Ids that end an answer, each once, those that the checkpoint's files name first.
     pub fn eos_ids(&self) -> &[TokenId] {
         &self.eos
+    }
+
+    /// The same with who says so.
+    pub fn end_tokens(&self) -> &[EndToken] {
+        &self.ends
+    }
+
+    /// What is wrong with the checkpoint and was passed over.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// The highest id + 1, added tokens included; ids below it may be unused.
@@ -153,6 +209,11 @@ impl Tokenizer {
     /// Whether `skip_special` leaves the token out.
     pub(super) fn is_special(&self, id: TokenId) -> bool {
         self.special.contains(&id)
+    }
+
+    /// Whether the token is special or an added one that looks so.
+    pub(super) fn is_marker(&self, id: TokenId) -> bool {
+        self.markers.contains(&id)
     }
 
     /// The bytes the token stands for, empty outside the vocabulary.
@@ -171,13 +232,23 @@ impl Tokenizer {
         }
     }
 
-    fn add_eos(&mut self, file: &str, config: &Value) -> Result<(), TextError> {
-        for id in config_ids(file, config)? {
-            if !self.eos.contains(&id) {
-                self.eos.push(id);
-            }
+    fn add_end(&mut self, id: TokenId, source: EndSource) {
+        let Some(token) = self.id_to_token(id) else {
+            // It may have a row in the model's output, but no answer can be told to end there.
+            self.warnings.push(format!("{source} names the end token {id}, which is not in the vocabulary"));
+            return;
+        };
+        match self.ends.iter_mut().find(|end| end.id == id) {
+            None => self.ends.push(EndToken { id, token, sources: vec![source] }),
+            Some(end) if !end.sources.contains(&source) => end.sources.push(source),
+            Some(_) => {}
         }
-        Ok(())
+    }
+
+    fn sort_ends(&mut self) {
+        self.ends.iter_mut().for_each(|end| end.sources.sort_by_key(|source| source.rank()));
+        self.ends.sort_by_key(|end| end.sources[0].rank());
+        self.eos = self.ends.iter().map(|end| end.id).collect();
     }
 }
 
@@ -227,8 +298,16 @@ fn read_json(path: &Path, config: &Value) -> Result<tokenizers::Tokenizer, TextE
         .map_err(|error| fail(error.to_string()))?;
     tokenizer.with_truncation(None).map_err(|error| fail(error.to_string()))?;
     tokenizer.with_padding(None);
-    add_configured_tokens(&mut tokenizer, config).map_err(fail)?;
+    configured(tokenizer, config).map_err(fail)
+}
 
+/// With what tokenizer_config.json adds and changes.
+fn configured(mut tokenizer: tokenizers::Tokenizer, config: &Value) -> Result<tokenizers::Tokenizer, String> {
+    for (id, token) in listed_tokens(config)? {
+        if tokenizer.token_to_id(&token.content).is_none() {
+            add_with_id(&mut tokenizer, token, id, "tokenizer_config.json's added_tokens_decoder")?;
+        }
+    }
     let flag = |name| config.get(name).and_then(Value::as_bool);
     let (bos, eos) = (flag("add_bos_token"), flag("add_eos_token"));
     if bos.is_some() || eos.is_some() {
@@ -236,10 +315,25 @@ fn read_json(path: &Path, config: &Value) -> Result<tokenizers::Tokenizer, TextE
             let token = special_token(config, name).filter(|_| wanted == Some(true))?;
             Some((token.to_owned(), tokenizer.token_to_id(token)?))
         };
-        let template = add_bos_eos(named(bos, "bos_token"), named(eos, "eos_token")).map_err(fail)?;
+        let template = add_bos_eos(named(bos, "bos_token"), named(eos, "eos_token"))?;
         tokenizer.with_post_processor(Some(template));
     }
     Ok(tokenizer)
+}
+
+/// Adds a token that must get that id.
+pub(super) fn add_with_id(
+    tokenizer: &mut tokenizers::Tokenizer,
+    token: AddedToken,
+    id: TokenId,
+    file: &str,
+) -> Result<(), String> {
+    let content = token.content.clone();
+    tokenizer.add_tokens([token]).map_err(|error| error.to_string())?;
+    match tokenizer.token_to_id(&content) {
+        Some(got) if got == id => Ok(()),
+        got => Err(format!("{file} gives {content:?} the id {id}, but the vocabulary leaves it {got:?}")),
+    }
 }
 
 /// A post-processor that puts BOS before and EOS after the text.
@@ -258,38 +352,22 @@ pub(super) fn add_bos_eos(
         .map_err(|error| format!("the BOS or EOS token cannot be added to prompts: {error}"))
 }
 
-/// Tokens of tokenizer_config.json's `added_tokens_decoder` that tokenizer.json lacks.
-fn add_configured_tokens(tokenizer: &mut tokenizers::Tokenizer, config: &Value) -> Result<(), String> {
-    let Some(listed) = config.get("added_tokens_decoder").and_then(Value::as_object) else {
-        return Ok(());
-    };
-    let mut missing = BTreeMap::new();
-    for (id, token) in listed {
+/// tokenizer_config.json's `added_tokens_decoder`, by id.
+pub(super) fn listed_tokens(config: &Value) -> Result<BTreeMap<TokenId, AddedToken>, String> {
+    let mut tokens = BTreeMap::new();
+    for (id, token) in config.get("added_tokens_decoder").and_then(Value::as_object).into_iter().flatten() {
         let field = || format!("tokenizer_config.json: added_tokens_decoder[{id:?}]");
         let id: TokenId = id.parse().map_err(|_| format!("{}: the key must be a token id", field()))?;
         let content = token["content"].as_str().ok_or_else(|| format!("{}.content is missing", field()))?;
-        if tokenizer.token_to_id(content).is_none() {
-            let flag = |name: &str| token[name].as_bool().unwrap_or(false);
-            let added = AddedToken::from(content, flag("special"))
-                .single_word(flag("single_word"))
-                .lstrip(flag("lstrip"))
-                .rstrip(flag("rstrip"))
-                .normalized(flag("normalized"));
-            missing.insert(id, added);
-        }
+        let flag = |name: &str| token[name].as_bool().unwrap_or(false);
+        let added = AddedToken::from(content, flag("special"))
+            .single_word(flag("single_word"))
+            .lstrip(flag("lstrip"))
+            .rstrip(flag("rstrip"))
+            .normalized(flag("normalized"));
+        tokens.insert(id, added);
     }
-    for (id, token) in missing {
-        let content = token.content.clone();
-        tokenizer.add_tokens([token]).map_err(|error| error.to_string())?;
-        let got = tokenizer.token_to_id(&content);
-        if got != Some(id) {
-            return Err(format!(
-                "tokenizer_config.json: added_tokens_decoder gives {content:?} the id {id}, \
-                 but tokenizer.json leaves it {got:?}"
-            ));
-        }
-    }
-    Ok(())
+    Ok(tokens)
 }
 
 fn spelling(decoder: Option<&DecoderWrapper>) -> Spelling {

@@ -51,7 +51,10 @@ fn the_engine_is_measured_and_what_does_not_fit_is_named() {
         for skip in skipped {
             assert!(skip["reason"].as_str().is_some_and(|reason| reason.contains("4008 tokens")), "{skip}");
         }
-        assert!(report["node"].get("claimed_tokens_per_s").is_none(), "a report holds what was measured alone");
+        assert!(
+            report["node"].get("claimed_tokens_per_s").is_none(),
+            "a report holds what was measured alone"
+        );
         positive(&report["node"], &["output_tokens_per_s"]);
     }
 }

@@ -239,7 +239,6 @@ fn what_is_unsupported_is_named() {
         writer.version = version;
         assert!(error(&writer).contains(expected));
     }
-    assert!(error(&tiny_model("llama", false, true).meta("split.count", Meta::U16(2))).contains("--merge"));
 }
 
 #[test]
@@ -256,8 +255,6 @@ fn contradictions_are_named() {
         ("llama.rope.freq_base", Meta::F32(f32::INFINITY)),
         ("llama.rope.dimension_count", Meta::U32(2)),
         ("llama.expert_count", Meta::U32(8)),
-        ("tokenizer.ggml.bos_token_id", Meta::U32(6)),
-        ("tokenizer.ggml.token_type", Meta::i32s(&[1, 1])),
         ("tokenizer.ggml.tokens", Meta::strings(&["a", "b", "c", "d", "e", "f", "g"])),
         ("tokenizer.ggml.tokens", Meta::i32s(&[1])),
         ("tokenizer.chat_template", Meta::Bool(true)),

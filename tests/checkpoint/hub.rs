@@ -327,3 +327,45 @@ fn hub_sources() {
         assert_eq!(HubSource::parse(bad), None, "{bad}");
     }
 }
+
+#[test]
+fn all_parts_of_a_split_gguf_file_are_fetched_and_needed() {
+    let cache = tempfile::tempdir().expect("tempdir");
+    let parts = ["q/m-00001-of-00002.gguf", "q/m-00002-of-00002.gguf"];
+    let server =
+        HubServer::start(&[(parts[0], b"one", true), (parts[1], b"two", true), ("m.gguf", b"x", true)]);
+    let options = options(&server.endpoint, cache.path());
+    let file = pull(&source(&format!("org/model:{}", parts[0])), &options).expect("pull");
+    assert!(file.ends_with(parts[0]), "{file:?}");
+    let second = file.with_file_name("m-00002-of-00002.gguf");
+    assert_eq!(std::fs::read(&second).expect("the other part"), b"two");
+    assert!(!file.with_file_name("../m.gguf").exists(), "another file was fetched");
+    // What lacks a part is not complete: it is fetched again.
+    std::fs::remove_file(&second).expect("remove");
+    pull(&source(&format!("org/model:{}", parts[0])), &options).expect("pull");
+    assert_eq!(std::fs::read(&second).expect("the other part"), b"two");
+
+    let short = HubServer::start(&[("s-00001-of-00002.gguf", b"one", true)]);
+    let cache = tempfile::tempdir().expect("tempdir");
+    let options = self::options(&short.endpoint, cache.path());
+    let message = pull_error(&options, "org/model:s-00001-of-00002.gguf");
+    assert!(message.contains("no file s-00002-of-00002.gguf"), "{message}");
+}
+
+#[test]
+fn vocab_and_merges_are_fetched_where_there_is_no_tokenizer_json() {
+    let cache = tempfile::tempdir().expect("tempdir");
+    let weights = weights();
+    let server = HubServer::start(&[
+        ("config.json", br#"{"model_type": "qwen2"}"#, false),
+        ("vocab.json", b"{}", false),
+        ("merges.txt", b"", false),
+        ("model.safetensors", &weights, true),
+    ]);
+    let options = options(&server.endpoint, cache.path());
+    let path = pull(&source(REPO), &options).expect("pull");
+    assert!(path.join("vocab.json").exists() && path.join("merges.txt").exists());
+    server.requests();
+    pull(&source(REPO), &options).expect("from the cache");
+    assert!(server.requests().is_empty(), "complete without tokenizer.json");
+}

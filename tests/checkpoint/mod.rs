@@ -2,11 +2,13 @@
 
 mod gguf;
 mod gguf_moe;
+mod gguf_split;
 mod hf_dir;
 mod hub;
 pub mod hub_server;
 mod quantized;
 mod resolve;
+mod strangers;
 
 use novastack::checkpoint::{Checkpoint, CheckpointError};
 use std::path::{Path, PathBuf};

@@ -226,3 +226,96 @@ fn devices_that_the_caller_has() {
     let message = fails(&["org/model:weights.gguf"]);
     assert!(message.contains("novastack pull org/model:weights.gguf"), "{message}");
 }
+
+/// What the program says where it refuses.
+fn refused(path: &Path) -> String {
+    let home = tempfile::tempdir().expect("tempdir");
+    let output = inspect(home.path(), "http://127.0.0.1:9", &[path.to_str().expect("UTF-8")]);
+    assert!(!output.status.success(), "{}: {}", path.display(), String::from_utf8_lossy(&output.stdout));
+    String::from_utf8(output.stderr).expect("UTF-8")
+}
+
+#[test]
+fn tokens_that_end_an_answer_are_listed_with_who_says_so() {
+    let golden = golden_dir("qwen3");
+    let path = golden.to_str().expect("UTF-8");
+    let report = json(&[path]);
+    let ends = report["end_tokens"].as_array().expect("end tokens");
+    let of = |token: &str| ends.iter().find(|end| end["token"] == token).unwrap_or_else(|| panic!("{token}"));
+    assert!(of("<|im_end|>")["sources"].as_array().expect("sources").contains(&"chat template".into()));
+    assert!(of("<|endoftext|>")["sources"].as_array().expect("sources").contains(&"name".into()));
+    let page = text(&[path]);
+    assert!(page.contains("answers end at") && page.contains("<|endoftext|>"), "{page}");
+    assert!(page.lines().all(|line| line.chars().count() <= 80), "80 columns:\n{page}");
+}
+
+/// Every checkpoint that the engine's tests serve passes: the check knows all layouts.
+#[test]
+fn what_serve_loads_passes() {
+    let goldens = golden_dir("qwen3").parent().expect("goldens").to_owned();
+    let mut seen = 0;
+    let files = std::fs::read_dir(goldens.join("gguf"))
+        .expect("gguf")
+        .chain(std::fs::read_dir(&goldens).expect("goldens"));
+    for path in files.map(|entry| entry.expect("entry").path()) {
+        let gguf = path.extension().is_some_and(|extension| extension == "gguf");
+        if gguf || path.join("config.json").exists() {
+            let checkpoint = novastack::checkpoint::Checkpoint::open(&path).expect("opens");
+            let config = novastack::model::ModelConfig::from_json(&checkpoint.config).expect("config");
+            novastack::model::check(&checkpoint, &config)
+                .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            seen += 1;
+        }
+    }
+    assert!(seen >= 40, "only {seen}");
+}
+
+#[test]
+fn what_serve_refuses_is_refused_before_a_weight_is_read() {
+    use crate::support::gguf_writer::{Meta, tiny_model};
+    let place = tempfile::tempdir().expect("tempdir");
+    let file = place.path().join("model.gguf");
+    let good = tiny_model("llama", false, false);
+    for (writer, words) in [
+        (good.clone().without("blk.0.ffn_norm.weight"), ["post_attention_layernorm.weight", "missing"]),
+        (
+            good.clone().without("ffn_up.weight").f32_tensor("blk.0.ffn_up.weight", &[8, 13]),
+            ["[13, 8]", "[12, 8]"],
+        ),
+        (good.clone().tensor("output.weight", 16, &[256, 1], vec![0; 66]), ["output.weight", "IQ2_XXS"]),
+        (good.clone().meta("tokenizer.ggml.pre", Meta::str("viking")), ["\"viking\"", "not supported"]),
+        (good.clone().meta("tokenizer.ggml.model", Meta::str("llama")), ["SentencePiece", "tokenizer.json"]),
+        (good.meta("general.type", Meta::str("adapter")), ["LoRA adapter", "llama-export-lora"]),
+    ] {
+        std::fs::write(&file, writer.bytes()).expect("write");
+        let message = refused(&file);
+        assert!(words.iter().all(|word| message.contains(word)), "{words:?} in {message}");
+    }
+
+    // A directory: a shard is missing, a pointer lies in place of the weights, a type is not read.
+    let golden = golden_dir("qwen2-yarn-sharded");
+    let directory = tempfile::tempdir().expect("tempdir");
+    for entry in std::fs::read_dir(&golden).expect("golden") {
+        let path = entry.expect("entry").path();
+        std::fs::copy(&path, directory.path().join(path.file_name().expect("name"))).expect("copy");
+    }
+    let shard = directory.path().join("model-00002-of-00002.safetensors");
+    std::fs::write(&shard, "version https://git-lfs.github.com/spec/v1\n").expect("write");
+    assert!(refused(directory.path()).contains("Git LFS pointer"));
+    std::fs::remove_file(&shard).expect("remove");
+    assert!(refused(directory.path()).contains("model-00002-of-00002.safetensors"));
+}
+
+#[test]
+fn a_missing_template_or_tokenizer_is_noted() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(golden_dir("qwen3").join(file), directory.path().join(file)).expect("copy");
+    }
+    std::fs::write(directory.path().join("tokenizer.model"), "x").expect("write");
+    let page = text(&[directory.path().to_str().expect("UTF-8")]);
+    let words: String = page.split_whitespace().collect::<Vec<_>>().join(" ");
+    for expected in ["has no chat template", "tokenizer.model there is a SentencePiece vocabulary"] {
+        assert!(words.contains(expected), "{expected} in\n{page}");
+    }
+}

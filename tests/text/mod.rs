@@ -3,9 +3,12 @@
 //! The families' tokenizer.json files are fetched by `scripts/fetch_tokenizers.sh` and not
 //! committed; the goldens beside this file are written by `scripts/goldens_text.py`.
 
+mod bpe_files;
 mod chat_template;
 mod detokenizer;
+mod end_tokens;
 mod tokenizer;
+mod vocabularies;
 
 use serde_json::Value;
 use std::path::PathBuf;

@@ -4,6 +4,7 @@ use super::{demo_gguf, family_file, golden, read_json};
 use novastack::checkpoint::{Checkpoint, GgufVocab, TokenizerSource};
 use novastack::text::Tokenizer;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -54,7 +55,7 @@ fn code(random: &mut Random) -> Vec<String> {
 }
 
 /// Strings of every kind that tokenizers treat in different ways.
-fn strings(special: &[String]) -> Vec<String> {
+pub(super) fn strings(special: &[String]) -> Vec<String> {
     let mut random = Random(20_251_121);
     let mut all: Vec<String> = super::golden("strings.json")
         .as_array()
@@ -121,7 +122,7 @@ fn strings(special: &[String]) -> Vec<String> {
 
 /// What llama.cpp's converter makes of a tokenizer.json: tokens by id, gaps filled, types by its
 /// rules, merges as "left right".
-fn converted(path: &Path, pre: &str) -> GgufVocab {
+pub(super) fn converted(path: &Path, pre: &str) -> GgufVocab {
     let json = read_json(path);
     let mut tokens: HashMap<u64, String> = HashMap::new();
     for (token, id) in json["model"]["vocab"].as_object().unwrap() {
@@ -162,10 +163,28 @@ fn converted(path: &Path, pre: &str) -> GgufVocab {
     vocab
 }
 
-fn compare_family(family: &str, pre: &str, bos: Option<&str>) {
+/// Of lines that each end in a zero byte.
+fn digest<T: ToString>(lines: &[T]) -> String {
+    let mut hash = Sha256::new();
+    lines.iter().for_each(|line| hash.update(line.to_string() + "\0"));
+    format!("{:x}", hash.finalize())
+}
+
+/// `bos` where the family's prompts begin with it.
+fn compare_family(family: &str, bos: Option<&str>) {
     let Some(path) = family_file(family, "tokenizer.json") else { return };
     let reference = tokenizers::Tokenizer::from_file(&path).unwrap();
-    let mut vocab = converted(&path, pre);
+    // What llama.cpp's converter really wrote, by scripts/goldens_vocab.py.
+    let written = &golden("converted.json")[family];
+    let mut vocab = converted(&path, written["pre"].as_str().unwrap());
+    let ours = json!({
+        "pre": vocab.pre,
+        "count": vocab.tokens.len(),
+        "tokens": digest(&vocab.tokens),
+        "types": digest(&vocab.token_types),
+        "merges": digest(&vocab.merges),
+    });
+    assert_eq!(ours, *written, "{family}");
     vocab.bos = bos.map(|bos| reference.token_to_id(bos).unwrap());
     vocab.add_bos = bos.is_some();
     let size = vocab.tokens.len();
@@ -206,22 +225,84 @@ fn compare_family(family: &str, pre: &str, bos: Option<&str>) {
 
 #[test]
 fn qwen3_from_gguf_metadata() {
-    compare_family("qwen3", "qwen2", None);
+    compare_family("qwen3", None);
 }
 
 #[test]
 fn qwen2_5_from_gguf_metadata() {
-    compare_family("qwen2_5", "deepseek-r1-qwen", None);
+    compare_family("qwen2_5", None);
 }
 
 #[test]
 fn llama3_1_from_gguf_metadata() {
-    compare_family("llama3_1", "llama-bpe", Some("<|begin_of_text|>"));
+    compare_family("llama3_1", Some("<|begin_of_text|>"));
 }
 
 #[test]
 fn deepseek_v3_from_gguf_metadata() {
-    compare_family("deepseek_v3", "deepseek-v3", Some("<｜begin▁of▁sentence｜>"));
+    compare_family("deepseek_v3", Some("<｜begin▁of▁sentence｜>"));
+}
+
+/// Its vocabulary is GPT-4o's, and its rules are MiniMax-M2's too.
+#[test]
+fn gpt_oss_from_gguf_metadata() {
+    compare_family("gptoss", None);
+}
+
+/// Names by which llama.cpp's converter calls one and the same rules.
+#[test]
+fn pre_tokenizers_of_one_rule_give_the_same_ids() {
+    for (family, names) in [
+        ("gptoss", &["gpt-4o", "llama4", "minimax-m2"][..]),
+        ("deepseek_v3", &["deepseek-v3", "joyai-llm"]),
+        ("llama3_1", &["llama-bpe", "llama3", "llama-v3", "glm4"]),
+        ("qwen2_5", &["qwen2", "deepseek-r1-qwen", "megrez"]),
+    ] {
+        let Some(path) = family_file(family, "tokenizer.json") else { return };
+        let reference = tokenizers::Tokenizer::from_file(&path).unwrap();
+        for name in names {
+            let source = TokenizerSource::Gguf(converted(&path, name));
+            let tokenizer = Tokenizer::from_source(&source, &json!({})).unwrap();
+            for text in golden("strings.json").as_array().unwrap().iter().filter_map(Value::as_str) {
+                let expected = reference.encode(text, false).unwrap();
+                assert_eq!(tokenizer.encode(text, false).unwrap(), expected.get_ids(), "{name}: {text:?}");
+            }
+        }
+    }
+}
+
+/// Kimi K2 and Mistral's tekken publish no tokenizer.json here: over an alphabet of bytes without
+/// merges a text's ids are its bytes, whatever the words, so that the rules at least cut nothing away.
+#[test]
+fn every_pre_tokenizer_keeps_every_byte() {
+    let mut tokens: Vec<String> = (0x21..=0x7e_u32)
+        .chain(0xa1..=0xac)
+        .chain(0xae..=0xff)
+        .chain(0x100..=0x143)
+        .filter_map(|code| Some(char::from_u32(code)?.to_string()))
+        .collect();
+    assert_eq!(tokens.len(), 256);
+    tokens.push("<s>".into());
+    for pre in
+        ["kimi-k2", "tekken", "dbrx", "smaug-bpe", "chatglm-bpe", "phi-2", "olmo", "minimax-m2", "qwen35"]
+    {
+        let vocab = GgufVocab {
+            model: "gpt2".into(),
+            pre: pre.into(),
+            token_types: [vec![1; 256], vec![3]].concat(),
+            tokens: tokens.clone(),
+            ..Default::default()
+        };
+        let tokenizer = Tokenizer::from_source(&TokenizerSource::Gguf(vocab), &json!({})).unwrap();
+        for text in ["Hello World's 12345 中文abc 漢字カナ", "a\r\n\n  b/\t// IT'S éÉ 😀\u{301}x "]
+        {
+            let ids = tokenizer.encode(text, false).unwrap();
+            assert_eq!(tokenizer.decode(&ids, false).unwrap(), text, "{pre}");
+        }
+    }
+    let unknown = GgufVocab { model: "gpt2".into(), pre: "viking".into(), ..Default::default() };
+    let error = Tokenizer::from_source(&TokenizerSource::Gguf(unknown), &json!({})).unwrap_err().to_string();
+    assert!(error.contains("\"viking\" is not supported") && error.contains("minimax-m2"), "{error}");
 }
 
 /// The reference is SmolLM2's pipeline (individual digits, then GPT-2's byte-level) over the
@@ -231,7 +312,7 @@ fn smollm2_from_the_demo_checkpoint() {
     let Some(path) = demo_gguf() else { return };
     let checkpoint = Checkpoint::open(&path).unwrap();
     let tokenizer = Tokenizer::from_checkpoint(&checkpoint).unwrap();
-    assert_eq!(tokenizer.eos_ids(), [2]);
+    assert_eq!(tokenizer.eos_ids()[..2], [2, 0], "<|im_end|> by the metadata, <|endoftext|> by its name");
     assert_eq!(tokenizer.vocab_size(), 49_152);
     let (strings, expected) = (golden("strings.json"), golden("smollm2_ids.json"));
     for (text, ids) in strings.as_array().unwrap().iter().zip(expected.as_array().unwrap()) {

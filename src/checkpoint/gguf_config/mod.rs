@@ -12,10 +12,12 @@ mod names;
 mod unread;
 mod vocab;
 
-use super::gguf::{Gguf, TensorInfo};
+use super::gguf::{Gguf, Split, TensorInfo};
 use super::mmap::Mapping;
+use super::parts;
+use super::recognise::refuse_gguf_kind;
 use super::tensors::Tensors;
-use super::{Checkpoint, CheckpointError, Dtype, TokenizerSource};
+use super::{Checkpoint, CheckpointError, Dtype, GgufVocab, NO_CHAT_TEMPLATE, TokenizerSource};
 use names::{ARCHITECTURES, Architecture, ROPE_FACTORS, ROPE_FREQS};
 use serde_json::{Value, json};
 use std::cell::RefCell;
@@ -26,12 +28,31 @@ use vocab::{generation_config, tokenizer_config, vocab};
 /// Layers of multi-token prediction that no published checkpoint comes near.
 const PREDICTING_MAX: u32 = 64;
 
-/// Opens the file: header parsed, tensors mapped.
+/// Opens the file, or all files of a model in several parts, of which `path` is any: headers
+/// parsed, tensors mapped.
 pub(super) fn open(path: &Path) -> Result<Checkpoint, CheckpointError> {
-    let mapping = Mapping::open(path)?;
-    let gguf = Gguf::parse(path, mapping.bytes())?;
-    let (named, config) = Reader::read(&gguf)?;
-    let vocab = vocab(&gguf)?;
+    let mappings = map_parts(path)?;
+    let mut headers = mappings.iter().map(|mapping| Gguf::parse(mapping.path(), mapping.bytes()));
+    // There is one at least.
+    let mut gguf = headers.next().unwrap_or_else(|| Gguf::parse(path, &[]))?;
+    for (index, part) in headers.enumerate() {
+        let mut part = part?;
+        part.tensors.iter_mut().for_each(|tensor| tensor.part = index + 1);
+        gguf.tensors.append(&mut part.tensors);
+        gguf.unread.append(&mut part.unread);
+    }
+    if let Some((split, tensors)) = gguf.split()?.and_then(|split| Some((split, split.tensors?))) {
+        let found = gguf.tensors.len() + gguf.unread.len();
+        if found != tensors {
+            return Err(gguf.invalid(format!(
+                "metadata split.tensors.count: is {tensors}, but the {} parts hold {found} tensors",
+                split.count
+            )));
+        }
+    }
+    let Reader { tensors: named, unneeded, config, .. } = Reader::read(&gguf)?;
+    let mut warnings = Vec::new();
+    let vocab = vocab(&gguf, &mut warnings)?;
     // An id without an embedding row could be sampled or typed, but not computed.
     let rows = named["model.embed_tokens.weight"].shape[0];
     if let Some(vocab) = vocab.as_ref().filter(|vocab| vocab.tokens.len() > rows) {
@@ -40,14 +61,22 @@ pub(super) fn open(path: &Path) -> Result<Checkpoint, CheckpointError> {
             gguf.invalid(format!("metadata tokenizer.ggml.tokens: {tokens} tokens for {rows} embeddings"))
         );
     }
+    let chat_template = gguf.str("tokenizer.chat_template")?.map(str::to_owned);
+    if vocab.is_none() {
+        warnings.push("has no vocabulary (tokenizer.ggml.tokens), so only token ids can be served".into());
+    }
+    if chat_template.is_none() {
+        warnings.push(NO_CHAT_TEMPLATE.into());
+    }
     let mut checkpoint = Checkpoint {
         source: path.to_owned(),
         config,
         generation_config: generation_config(&gguf, vocab.as_ref())?,
         tokenizer_config: tokenizer_config(&gguf, vocab.as_ref())?,
-        chat_template: gguf.str("tokenizer.chat_template")?.map(str::to_owned),
+        chat_template,
         tokenizer: None,
         tensors: Tensors::default(),
+        warnings: warnings.into_iter().map(|warning| format!("{}: {warning}", path.display())).collect(),
     };
     if let (Some(vocab), Value::Object(config)) = (&vocab, &mut checkpoint.config) {
         if let Some(bos) = vocab.bos {
@@ -58,11 +87,51 @@ pub(super) fn open(path: &Path) -> Result<Checkpoint, CheckpointError> {
         }
     }
     checkpoint.tokenizer = vocab.map(TokenizerSource::Gguf);
-    let file = checkpoint.tensors.add_file(mapping);
+    let files: Vec<usize> =
+        mappings.into_iter().map(|mapping| checkpoint.tensors.add_file(mapping)).collect();
+    for (name, reason) in unneeded {
+        checkpoint.tensors.pass_over(files[0], name, reason);
+    }
     for (name, tensor) in named {
-        checkpoint.tensors.insert(file, name, tensor.dtype, tensor.shape, tensor.range)?;
+        checkpoint.tensors.insert(files[tensor.part], name, tensor.dtype, tensor.shape, tensor.range)?;
     }
     Ok(checkpoint)
+}
+
+/// The vocabulary alone, of any GGUF file.
+pub(super) fn open_vocabulary(path: &Path) -> Result<Option<GgufVocab>, CheckpointError> {
+    let mapping = Mapping::open(path)?;
+    vocab(&Gguf::parse(path, mapping.bytes())?, &mut Vec::new())
+}
+
+/// The file, or all parts in order.
+fn map_parts(path: &Path) -> Result<Vec<Mapping>, CheckpointError> {
+    let mapping = Mapping::open(path)?;
+    let gguf = Gguf::parse(path, mapping.bytes())?;
+    let Some(Split { number, count, .. }) = gguf.split()? else { return Ok(vec![mapping]) };
+    let named = path.to_str().and_then(|path| parts::all(path, "gguf"));
+    let Some(names) = named.filter(|names| names.len() == count && Path::new(&names[number]) == path) else {
+        return Err(gguf.invalid(format!(
+            "is part {} of {count}, so its name must end in -{:05}-of-{count:05}.gguf, and the others' alike; merge \
+             them with llama.cpp's llama-gguf-split --merge, or rename them",
+            number + 1,
+            number + 1
+        )));
+    };
+    let missing: Vec<&str> =
+        names.iter().map(String::as_str).filter(|name| !Path::new(name).exists()).collect();
+    if !missing.is_empty() {
+        return Err(gguf.invalid(format!("is one of {count} parts; missing are {}", missing.join(", "))));
+    }
+    let open_part = |(index, name): (usize, &String)| {
+        let mapping = Mapping::open(Path::new(name))?;
+        let part = Gguf::parse(mapping.path(), mapping.bytes())?;
+        match part.split()? {
+            Some(split) if (split.number, split.count) == (index, count) => Ok(mapping),
+            _ => Err(part.invalid(format!("is not part {} of {count}, as its name says", index + 1))),
+        }
+    };
+    names.iter().enumerate().map(open_part).collect()
 }
 
 /// Reads the metadata of one architecture.
@@ -70,26 +139,51 @@ struct Reader<'g, 'a> {
     gguf: &'g Gguf<'a>,
     /// By Hugging Face's names.
     tensors: BTreeMap<String, TensorInfo>,
+    /// Tensors that are not read and that no layer needs: Hugging Face's name and the reason.
+    unneeded: Vec<(String, String)>,
     arch: &'static Architecture,
+    /// In the shape of config.json.
+    config: Value,
     /// The keys that were asked for.
     asked: RefCell<BTreeSet<String>>,
 }
 
 impl<'g, 'a> Reader<'g, 'a> {
     /// The tensors by Hugging Face's names, and the config.
-    fn read(gguf: &'g Gguf<'a>) -> Result<(BTreeMap<String, TensorInfo>, Value), CheckpointError> {
+    fn read(gguf: &'g Gguf<'a>) -> Result<Self, CheckpointError> {
         let name = gguf
             .str("general.architecture")?
             .ok_or_else(|| gguf.invalid("metadata general.architecture is missing"))?;
+        refuse_gguf_kind(gguf.path(), gguf.str("general.type")?, name)?;
         let arch = ARCHITECTURES.iter().find(|arch| arch.name == name).ok_or_else(|| {
             let supported = ARCHITECTURES.map(|arch| arch.name).join(", ");
             gguf.invalid(format!("architecture {name:?} is not supported; supported are {supported}"))
         })?;
-        let mut reader = Self { gguf, tensors: BTreeMap::new(), arch, asked: RefCell::default() };
+        let mut reader = Self {
+            gguf,
+            tensors: BTreeMap::new(),
+            unneeded: Vec::new(),
+            arch,
+            config: Value::Null,
+            asked: RefCell::default(),
+        };
         reader.tensors = names::hf_named(gguf, arch, reader.experts()?)?;
-        let config = reader.config()?;
+        reader.unneeded = reader.unneeded()?;
+        reader.config = reader.config()?;
         reader.refuse_unread()?;
-        Ok((reader.tensors, config))
+        Ok(reader)
+    }
+
+    /// Tensors of types that are not read, which is an error but in layers that predict further
+    /// tokens: those are not loaded.
+    fn unneeded(&self) -> Result<Vec<(String, String)>, CheckpointError> {
+        let blocks = self.optional("block_count")?.unwrap_or(0);
+        let layers = blocks.saturating_sub(self.optional("nextn_predict_layers")?.unwrap_or(0));
+        let unneeded = self.gguf.unread.iter().map(|(name, reason)| match names::layer_of(name) {
+            Some(layer) if layer >= layers && layer < blocks => Ok((name.clone(), reason.clone())),
+            _ => Err(self.gguf.invalid(format!("tensor {name}: {reason}"))),
+        });
+        unneeded.collect()
     }
 
     fn config(&self) -> Result<Value, CheckpointError> {

@@ -169,6 +169,11 @@ fn plain_name(name: &str) -> Option<&'static str> {
     }
 }
 
+/// The layer that a tensor belongs to.
+pub(super) fn layer_of(name: &str) -> Option<u32> {
+    layer_name(name).map(|(layer, ..)| layer)
+}
+
 /// `blk.{layer}.{module}.{kind}`.
 fn layer_name(name: &str) -> Option<(u32, &str, &str)> {
     let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
@@ -210,9 +215,9 @@ fn split(tensor: &TensorInfo, experts: usize, per_expert: usize) -> Option<impl 
     }
     let shape = vec![rows / per_expert, columns];
     let bytes = byte_length(tensor.dtype, &shape)?;
-    let (name, dtype, start) = (tensor.name.clone(), tensor.dtype, tensor.range.start);
+    let (name, dtype, part, start) = (tensor.name.clone(), tensor.dtype, tensor.part, tensor.range.start);
     Some((0..experts * per_expert).map(move |index| {
         let start = start + index * bytes;
-        TensorInfo { name: name.clone(), dtype, shape: shape.clone(), range: start..start + bytes }
+        TensorInfo { name: name.clone(), dtype, shape: shape.clone(), range: start..start + bytes, part }
     }))
 }

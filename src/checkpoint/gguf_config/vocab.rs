@@ -8,13 +8,21 @@ use serde_json::{Map, Value, json};
 /// Pre-tokenizers for which llama.cpp adds BOS unless the file says otherwise.
 const PRE_WITH_BOS: [&str; 3] = ["llama3", "llama-v3", "llama-bpe"];
 
+/// ggml's token types.
+const NORMAL: i32 = 1;
+const UNUSED: i32 = 5;
+
 /// `tokenizer.ggml.*`; None when the file has no tokens.
-pub(super) fn vocab(gguf: &Gguf<'_>) -> Result<Option<GgufVocab>, CheckpointError> {
+/// What can be passed over becomes a warning.
+pub(super) fn vocab(
+    gguf: &Gguf<'_>,
+    warnings: &mut Vec<String>,
+) -> Result<Option<GgufVocab>, CheckpointError> {
     let text =
         |value: Metadata<'_>| if let Metadata::Str(text) = value { Some(text.to_owned()) } else { None };
     let strings = |key: &str| gguf.array(key, "an array of strings", text);
     let Some(tokens) = strings("tokenizer.ggml.tokens")? else { return Ok(None) };
-    let token_types = gguf
+    let mut token_types = gguf
         .array("tokenizer.ggml.token_type", "an array of token types 1 to 6, one per token", |value| {
             match value {
                 Metadata::Signed(kind @ 1..=6) => Some(kind as i32),
@@ -22,22 +30,34 @@ pub(super) fn vocab(gguf: &Gguf<'_>) -> Result<Option<GgufVocab>, CheckpointErro
                 _ => None,
             }
         })?
-        .unwrap_or_else(|| vec![1; tokens.len()]);
+        .unwrap_or_default();
     if token_types.len() != tokens.len() {
-        return Err(gguf.invalid(format!(
-            "metadata tokenizer.ggml.token_type: has {} entries for {} tokens",
+        warnings.push(format!(
+            "metadata tokenizer.ggml.token_type has {} entries for {} tokens; tokens without one count as ordinary",
             token_types.len(),
             tokens.len()
-        )));
+        ));
+        token_types.resize(tokens.len(), NORMAL);
     }
-    let id = |key: &str| -> Result<Option<u32>, CheckpointError> {
+    let empty = tokens.iter().zip(&token_types).filter(|(token, kind)| token.is_empty() && **kind != UNUSED);
+    let empty = empty.count();
+    if let Some(first) = tokens.iter().position(String::is_empty).filter(|_| empty > 0) {
+        warnings.push(format!(
+            "metadata tokenizer.ggml.tokens: {empty} are empty, the first is {first}; no text becomes them"
+        ));
+    }
+    let mut id = |key: &str| -> Result<Option<u32>, CheckpointError> {
         let key = format!("tokenizer.ggml.{key}");
         match gguf.u32(&key)? {
             // -1 as an unsigned number: written by converters for "there is none".
             Some(u32::MAX) | None => Ok(None),
             Some(id) if (id as usize) < tokens.len() => Ok(Some(id)),
             Some(id) => {
-                Err(gguf.invalid(format!("metadata {key}: {id} is not among {} tokens", tokens.len())))
+                warnings.push(format!(
+                    "metadata {key}: {id} is not among {} tokens and counts as none",
+                    tokens.len()
+                ));
+                Ok(None)
             }
         }
     };
@@ -45,6 +65,7 @@ pub(super) fn vocab(gguf: &Gguf<'_>) -> Result<Option<GgufVocab>, CheckpointErro
     for key in ["eos_token_id", "eot_token_id", "eom_token_id"] {
         eos.extend(id(key)?.filter(|id| !eos.contains(id)));
     }
+    let bos = id("bos_token_id")?;
     let pre = gguf.str("tokenizer.ggml.pre")?.unwrap_or_default().to_owned();
     Ok(Some(GgufVocab {
         model: gguf
@@ -53,7 +74,7 @@ pub(super) fn vocab(gguf: &Gguf<'_>) -> Result<Option<GgufVocab>, CheckpointErro
             .to_owned(),
         token_types,
         merges: strings("tokenizer.ggml.merges")?.unwrap_or_default(),
-        bos: id("bos_token_id")?,
+        bos,
         add_bos: gguf
             .bool("tokenizer.ggml.add_bos_token")?
             .unwrap_or_else(|| PRE_WITH_BOS.contains(&pre.as_str())),

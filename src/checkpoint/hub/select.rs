@@ -2,7 +2,7 @@
 //! of it becomes part of a path.
 
 use super::{CheckpointError, HubSource, hf_dir};
-use crate::checkpoint::safetensors;
+use crate::checkpoint::{parts, safetensors};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
@@ -17,6 +17,9 @@ const SMALL_FILES: [&str; 6] = [
     "tokenizer.json",
     INDEX,
 ];
+
+/// A tokenizer of repositories without tokenizer.json.
+const BPE_FILES: [&str; 4] = ["vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json"];
 
 /// What describes a checkpoint without its weights and its tokenizer.
 const DESCRIPTION_FILES: [&str; 6] = [
@@ -113,6 +116,15 @@ impl RepoInfo {
         })
     }
 
+    /// That GGUF file, and where it is one part of several, all of them.
+    pub fn gguf_parts(&self, source: &HubSource, name: &str) -> Result<Vec<&RepoFile>, CheckpointError> {
+        let file = self.gguf(source, name)?;
+        match parts::all(&file.name, "gguf") {
+            Some(names) => names.iter().map(|name| self.gguf(source, name)).collect(),
+            None => Ok(vec![file]),
+        }
+    }
+
     fn ggufs(&self) -> Vec<&str> {
         self.files.iter().map(|file| file.name.as_str()).filter(|name| name.ends_with(".gguf")).collect()
     }
@@ -121,7 +133,8 @@ impl RepoInfo {
     pub fn small_files(&self, source: &HubSource) -> Result<Vec<&RepoFile>, CheckpointError> {
         let has_weights = self.file(SINGLE).is_some() || self.file(INDEX).is_some();
         if self.file("config.json").is_some() && has_weights {
-            return Ok(SMALL_FILES.iter().filter_map(|name| self.file(name)).collect());
+            let tokenizer = if self.file("tokenizer.json").is_some() { &[][..] } else { &BPE_FILES };
+            return Ok(SMALL_FILES.iter().chain(tokenizer).filter_map(|name| self.file(name)).collect());
         }
         let repo = &source.repo;
         if let [first, ..] = self.ggufs()[..] {

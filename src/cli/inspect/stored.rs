@@ -21,8 +21,6 @@ pub struct Stored {
     pub bytes_from: &'static str,
     /// Bytes of each type, from tensor headers.
     pub types: Vec<TypeBytes>,
-    /// Why headers that are here were not read.
-    pub headers_unread: Option<String>,
     /// The same as a computable format.
     #[serde(skip)]
     known: Option<Format>,
@@ -79,7 +77,6 @@ impl Stored {
         config: &ModelConfig,
         path: &Path,
         tensors: &[TensorSpec],
-        headers_unread: Option<String>,
     ) -> Stored {
         let types = types(checkpoint);
         let (format, known) = match &config.quantization {
@@ -96,7 +93,7 @@ impl Stored {
             (true, None, Some(bytes)) => (Some(bytes), "config.json"),
             (true, None, None) => (None, "nothing"),
         };
-        Stored { format, bytes, bytes_from, types, headers_unread, known }
+        Stored { format, bytes, bytes_from, types, known }
     }
 
     /// The rows of the memory tables: what is stored, then what is not.

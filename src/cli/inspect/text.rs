@@ -112,8 +112,13 @@ fn identity(page: &mut Page, report: &Report) {
     }
     page.field("context", &format!("{} tokens", grouped(report.context as u64)));
     page.field("weights", &stored(report));
-    if let Some(reason) = &report.stored.headers_unread {
-        page.field("", &format!("their headers could not be read: {reason}"));
+    if let Some(ends) = &report.end_tokens {
+        let ends: Vec<String> =
+            ends.iter().map(|end| format!("{} {} ({})", end.id, end.token, end.sources.join(", "))).collect();
+        page.field("answers end at", &or_nothing(&ends));
+    }
+    for warning in &report.warnings {
+        page.field("note", warning);
     }
     let or_unknown = |values: &[String], unknown: &str| match values {
         [] => unknown.to_owned(),
@@ -147,6 +152,13 @@ fn identity(page: &mut Page, report: &Report) {
     page.field("capabilities", if capabilities.is_empty() { "unknown" } else { &capabilities });
     if let (Some(input), Some(output)) = (known.price_input_usd_per_mtok, known.price_output_usd_per_mtok) {
         page.field("price", &format!("{input} USD in, {output} USD out, per million tokens"));
+    }
+}
+
+fn or_nothing(ends: &[String]) -> String {
+    match ends {
+        [] => "no token: they run to max_tokens".to_owned(),
+        ends => ends.join("; "),
     }
 }
 
