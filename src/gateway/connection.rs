@@ -2,9 +2,9 @@
 //! after a request still gets the answer.
 //!
 //! A closed half looks the same as a caller who has gone away, for whom nobody should work. What tells
-//! them apart is a byte sent: who has gone answers it with a reset. An answer that has begun sends
-//! bytes; before that an interim `100 Continue` is sent, which every HTTP/1.1 client has to take
-//! (RFC 9110, section 15.2).
+//! them apart is a byte sent: who has gone answers it with a reset. A stream that has begun sends a comment
+//! ([`half_closed`]); before an answer has begun an interim `100 Continue` is sent, which every HTTP/1.1
+//! client has to take (RFC 9110, section 15.2).
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -14,17 +14,34 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 
 /// Asks for nothing and promises nothing.
 const INTERIM: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// How often a connection is looked at that has something to read, which is for its reader.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
+tokio::task_local! {
+    /// The connection that a task serves.
+    static SERVED: Connection;
+}
+
 /// A connection; clones are the same one.
 #[derive(Clone)]
 pub struct Connection {
     stream: Arc<TcpStream>,
     stage: Arc<AtomicU8>,
+    /// Told once, when the caller's half is closed.
+    half_closed: Arc<Notify>,
+}
+
+/// Ends, once, when the caller of the connection that this task serves has closed its half. To send
+/// something then shows whether the caller is still there.
+pub async fn half_closed() {
+    match SERVED.try_with(|connection| connection.half_closed.clone()) {
+        Ok(half_closed) => half_closed.notified().await,
+        Err(_) => std::future::pending().await,
+    }
 }
 
 /// Nothing is owed to the caller, or an interim answer would not be understood.
@@ -37,7 +54,13 @@ const ANSWERING: u8 = 2;
 impl Connection {
     /// Around a stream.
     pub fn new(stream: TcpStream) -> Self {
-        Self { stream: Arc::new(stream), stage: Arc::new(AtomicU8::new(IDLE)) }
+        let stage = Arc::new(AtomicU8::new(IDLE));
+        Self { stream: Arc::new(stream), stage, half_closed: Arc::default() }
+    }
+
+    /// Serves the connection by this future.
+    pub async fn serve<F: Future>(self, serve: F) -> F::Output {
+        SERVED.scope(self, serve).await
     }
 
     /// A request has come, which takes an interim answer or does not.
@@ -45,7 +68,7 @@ impl Connection {
         self.stage.store(if takes_interim { ASKED } else { IDLE }, Ordering::Relaxed);
     }
 
-    /// Ends when the caller has gone away in the middle of a request whose answer has not begun.
+    /// Ends when the caller has gone away in the middle of a request.
     pub async fn is_abandoned(&self) {
         loop {
             match self.stream.ready(Interest::READABLE).await {
@@ -54,12 +77,11 @@ impl Connection {
                 Err(_) => return,
             }
         }
-        // Where its reader takes the end for the connection's, this is not reached.
+        // Where its reader takes the end for the connection's, nothing of this is reached.
         tokio::time::sleep(LOOK_AGAIN).await;
-        while self.stage.load(Ordering::Relaxed) != ASKED {
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
-        if !matches!(self.stream.try_write(INTERIM), Ok(sent) if sent == INTERIM.len()) {
+        self.half_closed.notify_one();
+        let is_waiting = self.stage.load(Ordering::Relaxed) == ASKED;
+        if is_waiting && !matches!(self.stream.try_write(INTERIM), Ok(sent) if sent == INTERIM.len()) {
             return;
         }
         let _ = self.stream.ready(Interest::ERROR).await;

@@ -182,15 +182,17 @@ async fn connections(
                 service.call(request)
             });
             let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(caller.clone()), service));
-            let ended = tokio::select! {
-                ended = connection.as_mut() => ended,
-                () = caller.is_abandoned() => return,
-                () = closing => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
+            let serve = async {
+                tokio::select! {
+                    ended = connection.as_mut() => ended,
+                    () = caller.is_abandoned() => Ok(()),
+                    () = closing => {
+                        connection.as_mut().graceful_shutdown();
+                        connection.await
+                    }
                 }
             };
-            if let Err(error) = ended {
+            if let Err(error) = caller.clone().serve(serve).await {
                 tracing::debug!(%error, "a connection ended early");
             }
         });

@@ -6,6 +6,7 @@
 //! Events that have come by the time that one is sent are sent with it: a write to a socket costs more
 //! than the event.
 
+use super::connection::half_closed;
 use super::error::ApiError;
 use axum::body::Body;
 use axum::http::{HeaderValue, header};
@@ -114,6 +115,10 @@ impl<S: FrameSource> Pieces<S> {
                 biased;
                 next = source.next(&mut frames) => next,
                 () = self.silence.as_mut() => {
+                    self.source = Some(source);
+                    return Some(KEEP_ALIVE.to_owned());
+                }
+                () = half_closed() => {
                     self.source = Some(source);
                     return Some(KEEP_ALIVE.to_owned());
                 }

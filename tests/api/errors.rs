@@ -43,7 +43,6 @@ async fn requests_that_make_no_sense() {
         (b"{\n\"model\": }".to_vec(), "line 2 column"),
         (b"{\"model\": \"tiny\"".to_vec(), "EOF"),
         (b"{\"temperature\": NaN}".to_vec(), "line 1"),
-        (b"{\"temperature\": 1e400}".to_vec(), "out of range"),
         (b"[[[[".repeat(100), "recursion"),
         (latin1, "line 1"),
     ] {
@@ -92,6 +91,10 @@ async fn fields_that_make_no_sense() {
         let (status, answer) = server.post("/v1/chat/completions", &body).await;
         check(&body.to_string(), status, &answer, expected);
     }
+    // No number of this machine's is so large.
+    let large: Value = serde_json::from_str("1e400").expect("JSON");
+    let (status, answer) = server.post("/v1/chat/completions", &chat(json!({"temperature": large}))).await;
+    check("1e400", status, &answer, (400, "invalid_type", Some("temperature")));
     let long: Vec<u32> = vec![5; 600];
     let cases = [
         (completion(json!({"prompt": long})), (400, "context_length_exceeded", Some("prompt"))),

@@ -151,7 +151,7 @@ impl<'a> Fields<'a> {
             _ if is_integer(value) => Err(BadField::new(
                 self.path(name),
                 // Limits that are only those of this machine's numbers say nothing to a caller.
-                match (value.as_i64().is_some_and(|v| v < low), high >= i64::from(i32::MAX)) {
+                match (is_below(value, low), high >= i64::from(i32::MAX)) {
                     (true, true) => format!("must be at least {low}, got {value}"),
                     (false, true) => format!("is too large: {value}"),
                     (_, false) => format!("must be between {low} and {high}, got {value}"),
@@ -198,6 +198,11 @@ impl<'a> Fields<'a> {
             },
         }
     }
+}
+
+/// Whether an integer is below `low`, however long it is.
+fn is_below(value: &Value, low: i64) -> bool {
+    value.as_i64().map_or_else(|| value.to_string().starts_with('-'), |value| value < low)
 }
 
 /// Whether a number is written without a fraction and exponent, however long.

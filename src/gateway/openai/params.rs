@@ -175,7 +175,7 @@ fn refuse(fields: &Fields<'_>) -> Result<(), BadField> {
 
 fn max_tokens(fields: &Fields<'_>) -> Result<Option<u32>, BadField> {
     // A prompt that is echoed may be all of the answer.
-    let low = if fields.flag("echo", false)? { 0 } else { 1 };
+    let low = if fields.get("echo").is_some_and(|echo| *echo == true) { 0 } else { 1 };
     let old = fields.u32("max_tokens", low)?;
     let new = fields.u32("max_completion_tokens", 1)?;
     match (old, new) {
