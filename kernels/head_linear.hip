@@ -11,8 +11,8 @@
 // overwhelm softmax anyway, and an infinity would make them NaN. Attention's result is an average
 // of cached latents, so f16 holds it, with three bits more than bf16. For products in f16 weights are
 // multiplied with 2^8 on the way to LDS, and results divided by it: MI200 takes subnormal operands for
-// zero, and many weights are subnormal in f16. As they are then, bf16's weights are exact from 2.4e-7 to 255,
-// and beyond 255.8 clamped to it, which no projection's are.
+// zero, and many weights are subnormal in f16. So bf16's weights are exact from 2.4e-7 to 255, and clamped
+// beyond.
 //
 // Bytes moved: 2 heads (rows (k + n) + n k). Bound: memory (the weights) for few rows: tiles of 16 x
 // 32 with the waves side by side along k; else matrix throughput: tiles of 64 x 128. CPU reference:
