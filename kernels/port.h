@@ -14,6 +14,7 @@
 //   keep_order()        the compiler moves no load across it, to save registers or to gain time
 //   shuffle(v, lane) shuffle_xor(v, mask)   of float, u32, i32; all lanes of the wave take part
 //   wave_sum(v) wave_max(v)                 the same bits in every lane
+//   pick_bytes(low, high, which)            each byte of `which`, below 8, is replaced by that byte of low, then high
 //   lds_add(p, v)       *p += v in LDS, atomically among the block's work-items, and what *p was; of
 //                       u32 and u64: sums of integers do not depend on the order
 //   bf16, f16           storage types: to_float(x), from_float<T>(f) rounds to nearest even

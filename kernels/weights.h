@@ -139,6 +139,43 @@ struct Int4Weights : Consecutive<4> {
   }
 };
 
+// 4-bit codes of a codebook of 16 whole numbers, i8 in 4 words, and a scale per 32 k-values (ggml's IQ4_NL,
+// IQ4_XS and MXFP4): nibbles u8 [n, k / 2] as in Int4Weights; scales f32 [n, k / 32]; k a multiple of 32.
+struct CodebookWeights : Consecutive<4> {
+  static constexpr bool SCALED = true, SHIFTED = false;
+  const u8* codes;
+  const float* scales;
+  Words<4> book;
+  u32 k;
+
+  METHOD CodebookWeights(const u8* codes, const float* scales, Words<4> book, u32 k)
+      : codes(codes), scales(scales), book(book), k(k) {}
+  template <u32 N>
+  struct Raw {
+    Words<N> codes;
+    float scale;
+    Words<4> book;
+  };
+  template <u32 N>
+  METHOD Raw<N> load(u32 row, u32 at) const {
+    return {load_words<N>(codes + ((u64)row * k + at) / 2), scales[(u64)row * (k / 32) + at / 32], book};
+  }
+  // The numbers of four codes, a byte each.
+  DEV u32 look_up(const Words<4>& book, u32 codes) {
+    u32 which = codes & 0x07070707, late = (codes >> 3 & 0x01010101) * 255;
+    return (pick_bytes(book.v[0], book.v[1], which) & ~late) | (pick_bytes(book.v[2], book.v[3], which) & late);
+  }
+  template <u32 N>
+  DEV Octet octet(const Raw<N>& raw, u32 o) {
+    Octet x;
+    u32 word = raw.codes.v[o];
+    signed_bytes(look_up(raw.book, word & 0x0f0f0f0f), x.code);
+    signed_bytes(look_up(raw.book, word >> 4 & 0x0f0f0f0f), x.code + 2);
+    x.scale = raw.scale, x.minimum = 0;
+    return x;
+  }
+};
+
 // ggml's Q4_K as it is in a file: k / 256 super-blocks of 144 bytes a row: d f16, dmin f16, eight pairs of
 // 6 bits (sc, m) in 12 bytes, then 128 bytes of nibbles: byte i of each 32 has value i of one group of 32
 // below, of the next group above. A value is d * sc * code - dmin * m.

@@ -37,7 +37,7 @@ USERS = {
     "sample.h": ["sample"],
     "softmax.h": ["attention_decode", "attention_prefill", "mla_decode", "mla_prefill"],
     "port.h": ["add_rms_norm", "joint_qk_norm", "mla_kv_write", "gemm"],
-    "weights.h": ["gemm_q8_0", "gemm_q6_k", "gemv_int4", "gemv_q4_k", "gemv_q6_k", "gemv_fp8"],
+    "weights.h": ["gemm_q8_0", "gemm_q6_k", "gemv_int4", "gemv_codebook", "gemv_q4_k", "gemv_q6_k", "gemv_fp8"],
 }
 # Kernels that the self-test does not launch.
 GROUPS = {"ceiling": None}

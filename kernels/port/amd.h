@@ -41,6 +41,8 @@ DEV void barrier() {
 template <class V>
 DEV V lds_add(V* p, V v) { return __hip_atomic_fetch_add(p, v, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_WORKGROUP); }
 
+DEV u32 pick_bytes(u32 low, u32 high, u32 which) { return __builtin_amdgcn_perm(high, low, which); }
+
 DEV i32 shuffle(i32 v, u32 from) { return __builtin_amdgcn_ds_bpermute((i32)(from << 2), v); }
 DEV u32 shuffle(u32 v, u32 from) { return (u32)shuffle((i32)v, from); }
 DEV float shuffle(float v, u32 from) {

@@ -25,6 +25,13 @@ DEV u64 lds_add(u64* p, u64 v) { return (u64)__nvvm_atom_add_gen_ll((i64*)p, (i6
 
 DEV void issue_fence() {}
 
+DEV u32 pick_bytes(u32 low, u32 high, u32 which) {
+  // prmt takes its selectors as nibbles.
+  u32 pairs = which | which >> 4, selectors = (pairs & 0xff) | (pairs >> 8 & 0xff00), picked;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(picked) : "r"(low), "r"(high), "r"(selectors));
+  return picked;
+}
+
 DEV i32 shuffle(i32 v, u32 from) { return __nvvm_shfl_sync_idx_i32(~0u, v, (i32)from, 31); }
 DEV u32 shuffle(u32 v, u32 from) { return (u32)shuffle((i32)v, from); }
 DEV float shuffle(float v, u32 from) {

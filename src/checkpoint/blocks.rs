@@ -115,10 +115,26 @@ pub fn read(dtype: Dtype, row: &[u8], group: usize) -> Group {
 impl Group {
     /// The values of a group of that quantised ggml type.
     pub fn values(&self, dtype: Dtype) -> [f32; GROUP] {
+        let (d, zero, offset) = self.halves(dtype);
+        let codebook = codebook(dtype);
+        std::array::from_fn(|k| {
+            let half = k / (GROUP / 2);
+            let code = self.codes[k];
+            let value = codebook.map_or(i32::from(code) - zero, |values| values[code as usize].into());
+            d[half] * value as f32 + offset[half]
+        })
+    }
+
+    /// What it multiplies the codes of each half by.
+    pub fn scales(&self, dtype: Dtype) -> [f32; 2] {
+        self.halves(dtype).0
+    }
+
+    /// Of each half: w = d * (code - zero) + offset.
+    fn halves(&self, dtype: Dtype) -> ([f32; 2], i32, [f32; 2]) {
         let (d, m) = (f16::from_bits(self.d).to_f32(), f16::from_bits(self.m).to_f32());
-        let (f, codebook) = (self.factors, codebook(dtype));
-        // Of each half: w = d * (code - zero) + offset.
-        let (d, zero, offset) = match dtype {
+        let f = self.factors;
+        match dtype {
             Dtype::Q8_0 => ([d; 2], 128, [0.0; 2]),
             Dtype::Q4_0 => ([d; 2], 8, [0.0; 2]),
             Dtype::Q5_0 => ([d; 2], 16, [0.0; 2]),
@@ -131,13 +147,7 @@ impl Group {
             Dtype::IQ4XS => ([d * f32::from(f[0] as i8); 2], 0, [0.0; 2]),
             Dtype::MXFP4 => ([e8m0_half(self.d as u8); 2], 0, [0.0; 2]),
             _ => unreachable!("not a type of quantised blocks"),
-        };
-        std::array::from_fn(|k| {
-            let half = k / (GROUP / 2);
-            let code = self.codes[k];
-            let value = codebook.map_or(i32::from(code) - zero, |values| values[code as usize].into());
-            d[half] * value as f32 + offset[half]
-        })
+        }
     }
 }
 
@@ -160,6 +170,11 @@ pub const fn codebook(dtype: Dtype) -> Option<[i8; 16]> {
 pub fn e8m0_half(code: u8) -> f32 {
     let code = i32::from(code);
     f32::from_bits(((code - 1) << 23).max((code + 1) << 21) as u32)
+}
+
+/// Where a weight is NaN, for an error.
+pub fn nan_at(row: usize, k: usize) -> String {
+    format!("row {row}, column {k} is NaN, which no weight may be")
 }
 
 /// Row and column of the first NaN in rows of FP8 or MXFP4 blocks.

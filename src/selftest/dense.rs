@@ -46,8 +46,13 @@ pub fn of_rows(tokens: &[u32]) -> Batch {
 
 pub fn embed(runner: &mut Runner) -> Result<(), BackendError> {
     let mut rng = runner.shapes();
-    for columns in [32, 576, 2048 + 32 * (1 + rng.below(3)), 4096 + 32] {
-        for dtype in [Dtype::BF16, Dtype::F32, Dtype::Q8_0] {
+    let plain = [Dtype::BF16, Dtype::F32, Dtype::Q8_0, Dtype::Q4_0, Dtype::Q4_1, Dtype::IQ4NL, Dtype::MXFP4];
+    let wide = [Dtype::Q4K, Dtype::Q6K, Dtype::F8Block, Dtype::IQ4XS];
+    let long = 2048 + 32 * (1 + rng.below(3));
+    for (columns, dtypes) in
+        [(32, &plain[..]), (576, &plain), (long, &plain), (4096 + 32, &plain), (256, &wide), (2304, &wide)]
+    {
+        for &dtype in dtypes {
             let (rows, first, held) = (1 + rng.below(20), rng.pick(&[0, 10, 100]), 1 + rng.below(40));
             let scale = rng.pick(&[1.0, 12.0, 1.0 / 0.22]);
             runner.check(&Embed { rows, columns, first, held, scale, dtype })?;

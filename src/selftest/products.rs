@@ -7,13 +7,14 @@ use crate::backend::{Backend, BackendError};
 use crate::checkpoint::Dtype;
 
 /// The stored types of each format that has kernels, in the order of the groups.
-pub const FORMATS: [&[Dtype]; 6] = [
+pub const FORMATS: [&[Dtype]; 7] = [
     &[Dtype::BF16, Dtype::F16, Dtype::F32],
     &[Dtype::Q8_0],
     &[Dtype::Q4_0, Dtype::Q4_1],
     &[Dtype::Q4K],
     &[Dtype::Q6K],
     &[Dtype::F8Block],
+    &[Dtype::IQ4NL, Dtype::IQ4XS, Dtype::MXFP4],
 ];
 
 /// What in of a matrix may be a multiple of: blocks of the type, 8 for plain ones.
@@ -122,9 +123,14 @@ pub fn gemm<const FORMAT: usize>(runner: &mut Runner) -> Result<(), BackendError
             runner.check(&Linear { m, parts, k, bias: rng.coin(), to_f32 })?;
         }
     }
-    if FORMAT == 3 {
-        // A file's mix of types in one fused projection.
-        let parts = vec![(Dtype::Q4K, 40), (Dtype::Q6K, 24), (Dtype::BF16, 9)];
+    // A file's mix of types in one fused projection.
+    let mixed = match FORMAT {
+        3 => vec![(Dtype::Q4K, 40), (Dtype::Q6K, 24), (Dtype::BF16, 9)],
+        6 => vec![(Dtype::IQ4NL, 40), (Dtype::IQ4XS, 24), (Dtype::MXFP4, 9)],
+        _ => vec![],
+    };
+    if !mixed.is_empty() {
+        let parts = mixed;
         runner.check(&Linear { m: 20, parts: parts.clone(), k: 256, bias: true, to_f32: false })?;
         runner.check(&Linear { m: 3, parts, k: 512, bias: true, to_f32: true })?;
     }

@@ -47,6 +47,18 @@ fn block(rng: &mut Rng, dtype: Dtype, to: &mut Vec<u8>) {
             codes(rng, 208, to);
             to.extend(scale(rng, 1.0 / 9000.0));
         }
+        Dtype::IQ4NL => {
+            to.extend(scale(rng, 1.0 / 600.0));
+            codes(rng, 16, to);
+        }
+        Dtype::IQ4XS => {
+            to.extend(scale(rng, 1.0 / 11000.0));
+            codes(rng, 134, to);
+        }
+        Dtype::MXFP4 => {
+            to.push(119 + rng.below(4) as u8);
+            codes(rng, 16, to);
+        }
         Dtype::F8Block => {
             to.extend((rng.normal() / 300.0).to_le_bytes());
             let code = |rng: &mut Rng| match rng.next() as u8 {

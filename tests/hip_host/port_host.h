@@ -41,6 +41,13 @@ DEV float shuffle(float v, u32 from) {
 template <class V>
 DEV V lds_add(V* p, V v) { return __atomic_fetch_add(p, v, __ATOMIC_RELAXED); }
 
+DEV u32 pick_bytes(u32 low, u32 high, u32 which) {
+  u64 both = (u64)high << 32 | low;
+  u32 picked = 0;
+  for (u32 i = 0; i < 32; i += 8) picked |= (u32)(both >> (which >> i & 7) * 8 & 255) << i;
+  return picked;
+}
+
 DEV void issue_fence() {}
 
 DEV float fast_exp2(float x) { return __builtin_exp2f(x); }

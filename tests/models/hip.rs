@@ -5,6 +5,7 @@
 
 use super::{check, check_tokens, golden, request};
 use crate::support::{golden_dir, hip::library, server::Server};
+use novastack::checkpoint::Checkpoint;
 use serde_json::{Value, json};
 use std::process::Command;
 
@@ -30,8 +31,12 @@ fn serve(name: &str, options: &[&str], environment: &[(&str, &str)]) -> Option<S
 /// All at once, then one by one: with log-probabilities, for which the host sees the logits, and
 /// without, where the device chooses the tokens and decodes are replayed.
 async fn on_the_test_library(name: &str, tolerance: f64, environment: &[(&str, &str)]) {
+    as_the_golden_says(name, &format!("{name}/golden.json"), tolerance, environment).await;
+}
+
+async fn as_the_golden_says(name: &str, golden: &str, tolerance: f64, environment: &[(&str, &str)]) {
     let Some(server) = serve(name, &[], environment) else { return };
-    let mut golden = golden(&format!("{name}/golden.json"));
+    let mut golden = self::golden(golden);
     golden["logprob_tolerance"] = json!(tolerance);
     let bodies: Vec<Value> = golden["cases"].as_array().expect("cases").iter().map(request).collect();
     for (index, (status, answer)) in all_at_once(&server, &bodies).await.iter().enumerate() {
@@ -89,6 +94,55 @@ async fn qwen3_moe() {
 #[tokio::test]
 async fn qwen3_moe_bf16() {
     on_the_test_library("qwen3-moe-mixed", BF16_TOLERANCE, &[]).await;
+}
+
+/// Matrices and embedding tables of the types that have kernels, and of one that becomes 16 bits.
+#[tokio::test]
+async fn gguf_files() {
+    for name in [
+        "wide-q8_0",
+        "wide-q4_1",
+        "wide-q4_k_m",
+        "wide-q5_k",
+        "narrow-iq4_nl",
+        "slim-iq4_xs",
+        "narrow-mxfp4",
+        "uneven-q2_k",
+        "experts-mxfp4_moe",
+    ] {
+        let (file, golden) = (format!("gguf/{name}.gguf"), format!("gguf/{name}.json"));
+        as_the_golden_says(&file, &golden, BF16_TOLERANCE, &[]).await;
+    }
+}
+
+#[tokio::test]
+async fn gguf_files_on_gfx1100() {
+    let environment = [("NOVASTACK_HIP_HOST_ARCH", "gfx1100")];
+    as_the_golden_says("gguf/slim-iq4_xs.gguf", "gguf/slim-iq4_xs.json", BF16_TOLERANCE, &environment).await;
+}
+
+/// On the CPU and on a GPU.
+#[test]
+fn nan_scales_are_refused_by_place() {
+    let path = golden_dir("gguf").join("narrow-mxfp4.gguf");
+    let mut bytes = std::fs::read(&path).expect("a golden");
+    let checkpoint = Checkpoint::open(&path).expect("a golden");
+    let stored = checkpoint.tensor("model.layers.0.mlp.down_proj.weight").expect("a tensor");
+    let row_bytes = stored.dtype.bytes(stored.shape[1]).expect("whole blocks");
+    let start = bytes.windows(stored.data.len()).position(|some| some == &*stored.data).expect("its bytes");
+    bytes[start + 7 * row_bytes + 2 * stored.dtype.block().1] = 0xff;
+    let folder = tempfile::tempdir().expect("a folder");
+    let broken = folder.path().join("broken.gguf");
+    std::fs::write(&broken, bytes).expect("a file");
+    let source = format!("tiny={}", broken.display());
+    let mut devices = vec![("cpu", vec![])];
+    devices.extend(library().map(|library| ("hip:0", vec![("NOVASTACK_HIP_LIBRARY", library)])));
+    for (device, environment) in devices {
+        let options = ["--model", &source, "--device", device];
+        let log = Server::try_start_with(&options, &environment).err().expect("NaN is refused");
+        let named = log.contains("down_proj.weight: row 7, column 64 is NaN");
+        assert!(named && !log.contains("panicked"), "{device}:\n{log}");
+    }
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use super::device::DeviceMemory;
 use super::gpu::{Gpu, Half};
 use super::kernels::Arguments;
 use crate::backend::BackendError;
-use crate::checkpoint::{Dtype, TensorData};
+use crate::checkpoint::{Dtype, TensorData, blocks};
 use half::f16;
 
 /// How weights lie on the device.
@@ -24,6 +24,10 @@ pub enum Format {
     Q6K,
     /// e4m3, a scale for 128.
     Fp8,
+    /// 4 bits of a codebook, a scale for 32: IQ4_NL, IQ4_XS.
+    Iq4,
+    /// The same with FP4's codebook.
+    Mxfp4,
 }
 
 impl Format {
@@ -34,6 +38,8 @@ impl Format {
             Dtype::Q4_0 | Dtype::Q4_1 => Format::Int4,
             Dtype::Q4K => Format::Q4K,
             Dtype::Q6K => Format::Q6K,
+            Dtype::IQ4NL | Dtype::IQ4XS => Format::Iq4,
+            Dtype::MXFP4 => Format::Mxfp4,
             Dtype::F8Block if columns.is_multiple_of(16) => Format::Fp8,
             _ => Format::Half,
         }
@@ -48,35 +54,54 @@ impl Format {
             Format::Q4K => "_q4_k",
             Format::Q6K => "_q6_k",
             Format::Fp8 => "_fp8",
+            Format::Iq4 | Format::Mxfp4 => "_codebook",
         }
     }
 
     /// Where its kernels for few rows are.
     pub fn gemv_file(self) -> &'static str {
-        self.file(["gemv", "gemv_q8_0", "gemv_int4", "gemv_q4_k", "gemv_q6_k", "gemv_fp8"])
+        match self {
+            Format::Half => "gemv",
+            Format::Q8_0 => "gemv_q8_0",
+            Format::Int4 => "gemv_int4",
+            Format::Q4K => "gemv_q4_k",
+            Format::Q6K => "gemv_q6_k",
+            Format::Fp8 => "gemv_fp8",
+            Format::Iq4 | Format::Mxfp4 => "gemv_codebook",
+        }
     }
 
     /// Where its kernels for many rows are.
     pub fn gemm_file(self) -> &'static str {
-        self.file(["gemm", "gemm_q8_0", "gemm_int4", "gemm_q4_k", "gemm_q6_k", "gemm_fp8"])
+        match self {
+            Format::Half => "gemm",
+            Format::Q8_0 => "gemm_q8_0",
+            Format::Int4 => "gemm_int4",
+            Format::Q4K => "gemm_q4_k",
+            Format::Q6K => "gemm_q6_k",
+            Format::Fp8 => "gemm_fp8",
+            Format::Iq4 | Format::Mxfp4 => "gemm_codebook",
+        }
     }
 
     /// Where its kernels for experts are.
     pub fn moe_file(self) -> &'static str {
-        let names =
-            ["moe_gemm", "moe_gemm_q8_0", "moe_gemm_int4", "moe_gemm_q4_k", "moe_gemm_q6_k", "moe_gemm_fp8"];
-        self.file(names)
-    }
-
-    fn file(self, names: [&'static str; 6]) -> &'static str {
-        names[self as usize]
+        match self {
+            Format::Half => "moe_gemm",
+            Format::Q8_0 => "moe_gemm_q8_0",
+            Format::Int4 => "moe_gemm_int4",
+            Format::Q4K => "moe_gemm_q4_k",
+            Format::Q6K => "moe_gemm_q6_k",
+            Format::Fp8 => "moe_gemm_fp8",
+            Format::Iq4 | Format::Mxfp4 => "moe_gemm_codebook",
+        }
     }
 
     /// Most rows that the gemv without fragments takes.
     pub fn lanes_max(self) -> usize {
         match self {
             Format::Half | Format::Q8_0 | Format::Fp8 => 4,
-            Format::Int4 | Format::Q4K | Format::Q6K => 2,
+            Format::Int4 | Format::Q4K | Format::Q6K | Format::Iq4 | Format::Mxfp4 => 2,
         }
     }
 
@@ -89,6 +114,8 @@ impl Format {
             (Format::Q4K, _) => "Q4_K",
             (Format::Q6K, _) => "Q6_K",
             (Format::Fp8, _) => "FP8",
+            (Format::Iq4, _) => "IQ4",
+            (Format::Mxfp4, _) => "MXFP4",
         }
     }
 }
@@ -109,9 +136,18 @@ impl Part {
         let with = self.arrays.iter().fold(arguments, |with, array| with.pointer(array.pointer()));
         match self.format {
             Format::Int4 => with.size(INT4_GROUP),
+            Format::Iq4 => with_codebook(with, Dtype::IQ4NL),
+            Format::Mxfp4 => with_codebook(with, Dtype::MXFP4),
             _ => with,
         }
     }
+}
+
+/// A codebook's 16 values in four words.
+fn with_codebook(arguments: Arguments, dtype: Dtype) -> Arguments {
+    let values = blocks::codebook(dtype).unwrap_or_default().map(|value| value as u8);
+    let words = values.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes));
+    words.fold(arguments, |with, word| with.size(word as usize))
 }
 
 /// Values that share a scale and a minimum.
@@ -158,6 +194,10 @@ impl Matrix {
                         "tensor {name}: shape {:?}, not [_, {columns}]",
                         tensor.shape
                     )));
+                }
+                if let Some((row, k)) = blocks::find_nan(tensor.dtype, &tensor.data, columns) {
+                    let name = &tensor.name;
+                    return Err(wrong(format!("tensor {name}: {}", blocks::nan_at(row, k))));
                 }
                 rows += tensor.shape[0];
                 let taken = take_apart(gpu.half, format, tensor)?;
@@ -221,6 +261,16 @@ fn take_apart(half: Half, format: Format, tensor: &TensorData<'_>) -> Result<Vec
             }
             arrays
         }
+        Format::Iq4 | Format::Mxfp4 => {
+            let dtype = tensor.dtype;
+            let groups = tensor.data.len() / dtype.block().1 * dtype.block().0 / blocks::GROUP;
+            let mut arrays = vec![Vec::new(); 2];
+            for group in (0..groups).map(|group| blocks::read(dtype, &tensor.data, group)) {
+                arrays[0].extend(pairs(|i| group.codes[i]));
+                arrays[1].extend(group.scales(dtype)[0].to_le_bytes());
+            }
+            arrays
+        }
         Format::Fp8 => vec![
             blocks().flat_map(|block| &block[4..]).copied().collect(),
             blocks().flat_map(|block| &block[..4]).copied().collect(),
@@ -228,10 +278,14 @@ fn take_apart(half: Half, format: Format, tensor: &TensorData<'_>) -> Result<Vec
     })
 }
 
-/// ggml keeps values i and i + 16 of 32 in a byte, the kernels i and i + 4 of 8.
+/// ggml keeps values i and i + 16 of 32 in a byte, the kernels i and i + 4 of 8, see [`pairs`].
 fn int4_codes(codes: &[u8]) -> Vec<u8> {
-    let code = |i: usize| codes[i % 16] >> (i / 16 * 4) & 15;
-    (0..16).map(|byte| byte / 4 * 8 + byte % 4).map(|i| code(i) | code(i + 4) << 4).collect()
+    pairs(|i| codes[i % 16] >> (i / 16 * 4) & 15).collect()
+}
+
+/// 32 codes of 4 bits as the kernels keep them.
+fn pairs(code: impl Fn(usize) -> u8) -> impl Iterator<Item = u8> {
+    (0..16).map(|byte| byte / 4 * 8 + byte % 4).map(move |i| code(i) | code(i + 4) << 4)
 }
 
 /// 128 bytes of low nibbles, 64 of upper bits, 16 scales, d.

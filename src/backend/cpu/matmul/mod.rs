@@ -183,7 +183,7 @@ fn pack_part(tensor: &TensorData<'_>, above: &Matrix, first: &str) -> Result<Par
         return Err(fail(format!("{rows} x {cols} of {} do not take {has} bytes", dtype.name())));
     }
     if let Some((row, k)) = blocks::find_nan(dtype, &tensor.data, cols) {
-        return Err(fail(format!("row {row}, column {k} is NaN, which no weight may be")));
+        return Err(fail(blocks::nan_at(row, k)));
     }
     let panel_bytes = layout::panel_bytes(dtype, cols);
     let panels = rows.div_ceil(LANES);
