@@ -10,10 +10,12 @@ struct Package {
     folder: tempfile::TempDir,
     /// NOVASTACK_CLANG.
     set: Option<&'static str>,
+    /// As scripts/run.sh builds: the program then carries the commit that it was made from.
+    release: bool,
 }
 
 impl Package {
-    fn new(set: Option<&'static str>) -> Package {
+    fn new(set: Option<&'static str>, release: bool) -> Package {
         let folder = tempfile::tempdir().expect("tempdir");
         let root = folder.path();
         for sub in ["src", "kernels/port", "bin"] {
@@ -38,7 +40,16 @@ impl Package {
                 let _ = symlink(entry.path(), root.join("bin").join(name));
             }
         }
-        Package { folder, set }
+        let package = Package { folder, set, release };
+        if release {
+            for line in ["init -q", "add Cargo.toml build.rs src", "commit -q -m first"] {
+                let identity = ["-c", "user.name=tests", "-c", "user.email=tests@localhost"];
+                let mut git = Command::new("git");
+                git.args(identity).args(line.split(' ')).current_dir(package.folder.path());
+                assert!(git.status().expect("git runs").success(), "git {line}");
+            }
+        }
+        package
     }
 
     /// Builds it; whether anything was compiled.
@@ -47,6 +58,7 @@ impl Package {
         let mut command = Command::new(env!("CARGO"));
         command
             .args(["build", "--offline", "--color", "never", "--target-dir", "target"])
+            .args(self.release.then_some("--release"))
             .current_dir(root)
             .env("PATH", root.join("bin"))
             .env_remove("NOVASTACK_CLANG")
@@ -59,7 +71,8 @@ impl Package {
 
     /// What build.rs wrote of the compiler.
     fn compiler(&self) -> String {
-        let builds = self.folder.path().join("target/debug/build");
+        let profile = if self.release { "release" } else { "debug" };
+        let builds = self.folder.path().join("target").join(profile).join("build");
         let written =
             builds.read_dir().expect("builds").flatten().map(|entry| entry.path().join("out/objects.rs"));
         let written: Vec<PathBuf> = written.filter(|path| path.exists()).collect();
@@ -81,12 +94,16 @@ impl Package {
 
 #[test]
 fn without_a_compiler_a_second_build_compiles_nothing_and_one_that_appears_is_noticed() {
-    for (set, name) in [(None, "clang++-19"), (None, "clang++"), (Some("some-compiler"), "some-compiler")] {
+    for (set, release, name) in [
+        (None, false, "clang++-19"),
+        (None, true, "clang++"),
+        (Some("some-compiler"), false, "some-compiler"),
+    ] {
         if set.is_none() && Path::new("/opt/rocm/llvm/bin/clang++").exists() {
             // This system has a compiler that does not depend on PATH.
             continue;
         }
-        let package = Package::new(set);
+        let package = Package::new(set, release);
         assert!(package.build(), "a first build compiles");
         let expected =
             if set.is_some() { "NOVASTACK_CLANG=some-compiler is no clang" } else { "no clang of version" };
