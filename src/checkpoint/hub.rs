@@ -23,7 +23,7 @@ use self::store::{link, place, sha256, sha256_of_text, verify};
 use self::transfer::{Hub, TransferError};
 use super::{CheckpointError, hf_dir, parts};
 use std::fs::File;
-use std::io::{Seek, SeekFrom, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -325,7 +325,6 @@ impl<'a> Pull<'a> {
             answer => answer?,
         };
         out.set_len(begin).map_err(io)?;
-        out.seek(SeekFrom::End(0)).map_err(io)?;
         there = begin;
         meter.set(there);
         while let Some(bytes) = answer.next(self.options.stall_timeout)? {
