@@ -1,12 +1,12 @@
 //! Everything that knows HTTP or JSON wire types. [`server`] leads requests from their [`connection`] past
-//! [`auth`] to the handlers, which read a [`body`] and share an [`app`]: [`chat`] for conversations in either [`dialect`], [`openai`] for
-//! what only our own models answer. [`count`] knows a prompt's tokens, [`route`] says which targets a
-//! request is for, [`fallback`] tries them: [`local`] turns a prompt into text events of one of our
-//! engines, of which a model may have several ([`replicas`]), [`remote`] asks an upstream. A stream that
-//! breaks off goes on elsewhere ([`chat`]). [`sse`] frames events;
-//! [`error`] is the only map from errors to HTTP; [`registry`] says which models are loaded; [`usage`]
-//! knows costs, [`account`] records them and keeps to the limits that [`limit`] counts,
-//! [`adaptive`] finds out what an upstream bears; [`metrics`] counts; [`admin`] shows usage and makes keys;
+//! [`auth`] to the handlers, which read a [`body`] and share an [`app`]: [`chat`] for conversations in either
+//! [`dialect`], [`openai`] for what only our own models answer. [`count`] knows a prompt's tokens, [`route`]
+//! says which targets a request is for, [`fallback`] tries them: [`local`] turns a prompt into text events of
+//! one of our engines, of which a model may have several ([`replicas`]), [`remote`] asks an upstream. A
+//! stream that breaks off goes on elsewhere ([`chat`]). [`sse`] frames events; [`error`] is the only map from
+//! errors to HTTP; [`registry`] says which models are loaded; [`usage`] knows costs, [`account`] records them
+//! and keeps to the limits that [`limit`] counts, [`adaptive`] finds out what an upstream bears; [`metrics`]
+//! counts; [`admin`] shows usage and makes keys;
 //! [`scores`] takes what callers think of answers; [`observe`] tells of each request: by a span ([`trace`]) and a line ([`access_log`]).
 //!
 //! Invariants: nothing here outlives its request (dropping a response drops its token stream,

@@ -21,9 +21,9 @@ fn sample(name: &str, at: Endpoint) -> Value {
         | "return_tokens_as_token_ids"
         | "skip_special_tokens" => json!(true),
         "stream" | "continue_final_message" | "enable_thinking" => json!(false),
-        "best_of" | "n" | "top_k" | "max_tokens" | "n_predict" | "max_completion_tokens" | "min_tokens" => {
-            json!(1)
-        }
+        // Where both are given they are equal.
+        "max_completion_tokens" => json!(4),
+        "best_of" | "n" | "top_k" | "max_tokens" | "n_predict" | "min_tokens" => json!(1),
         "frequency_penalty" | "presence_penalty" | "repetition_penalty" | "temperature" | "top_p" => {
             json!(0.5)
         }

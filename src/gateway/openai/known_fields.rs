@@ -102,7 +102,8 @@ const TEXT_ONLY: &str = "is not supported: only text is read and written";
 const SAMPLER: &str = "is not supported: this way of sampling is not known here";
 const NO_LORA: &str = "is not supported: adapters are not served";
 const NO_INSIDES: &str = "is not supported: what the model computes inside is not shown";
-const THINK: &str = "for models whose chat template can switch thinking; off for one that thinks and cannot be switched is refused";
+const THINK: &str = "for models whose chat template can switch thinking; off for one that thinks and cannot be \
+                     switched is refused";
 const OF_PENALTY: &str = "only sets how a penalty works that is refused";
 const LABEL: &str = "a label for the provider's own records";
 const ORDER: &str =
@@ -142,7 +143,7 @@ pub const KNOWN: &[Known] = &[
     refused("chat_template", BOTH, &[], "is not supported: the checkpoint's own template is used"),
     done_if("chat_template_kwargs", CHAT, "variables of the template; thinking as below"),
     refused("container", MESSAGES, &[], "is for Anthropic's own servers"),
-    refused("context_management", MESSAGES, &[EmptyObject], "is for Anthropic's own servers"),
+    refused("context_management", MESSAGES, &[], "is for Anthropic's own servers"),
     done("continue_final_message", CHAT),
     refused("custom_logit_processor", BOTH, &[], SAMPLER),
     harmless("custom_params", BOTH, "only sets how `custom_logit_processor` works, which is refused"),

@@ -1,6 +1,7 @@
 //! A request in Anthropic's format for one of our engines: translated to OpenAI's, with nothing lost that
 //! would change the answer, and with what Anthropic's format means by a last message of the assistant's:
-//! the answer goes on from it (<https://docs.anthropic.com/en/docs/build-with-claude/prompt-engineering/prefill-claudes-response>).
+//! the answer goes on from it
+//! (<https://docs.anthropic.com/en/docs/build-with-claude/prompt-engineering/prefill-claudes-response>).
 
 use super::fields::{BadField, Fields};
 use super::known_fields;

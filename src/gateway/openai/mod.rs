@@ -1,6 +1,6 @@
-//! OpenAI's API: requests are read by hand from JSON ([`fields`], [`params`]), answers are written
-//! from text events. [`known_fields`] says what becomes of each field, [`history`] reads a conversation,
-//! [`messages`] one in Anthropic's format. [`wire`] holds what chat and completions share. Handlers extract, call and
+//! OpenAI's API: requests are read by hand from JSON ([`fields`], [`params`]), answers are written from text
+//! events. [`known_fields`] says what becomes of each field, [`history`] reads a conversation, [`messages`]
+//! one in Anthropic's format. [`wire`] holds what chat and completions share. Handlers extract, call and
 //! respond; all that is pure in them is tested without a server.
 
 pub mod chat;

@@ -1,5 +1,5 @@
-//! `POST /tokenize`, `POST /detokenize` and `GET /tokenizer_info`, in vLLM's shapes. `model` may be left out when one
-//! model is served.
+//! `POST /tokenize`, `POST /detokenize` and `GET /tokenizer_info`, in vLLM's shapes. `model` may be left out
+//! when one model is served.
 
 use super::chat::prompt_ids;
 use super::fields::{BadField, Fields, token_ids};
