@@ -167,6 +167,11 @@ impl Reader<'_, '_> {
         let rank = self.positive("attention.kv_lora_rank")?;
         let rope_dim = self.positive("rope.dimension_count")?;
         let split = self.gguf.get(&self.key("attention.key_length_mla")).is_some();
+        // Asked for, as they say nothing more than is known: how many kv heads (1 where K is absorbed
+        // into q, else all), the rank of a q that has no latent, and sizes of the absorbed query.
+        for key in ["head_count_kv", "q_lora_rank", "key_length", "value_length"] {
+            self.key(&format!("attention.{key}"));
+        }
         let suffix = if split { "_mla" } else { "" };
         let key = format!("attention.key_length{suffix}");
         let key_dim = self.positive(&key)?;

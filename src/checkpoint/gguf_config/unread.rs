@@ -7,10 +7,7 @@ use super::super::gguf::Value;
 use super::Reader;
 
 /// Keys that say nothing about what a text model computes, or repeat what is known otherwise.
-const HARMLESS: [&str; 9] = [
-    // Of the query that all heads share once K is absorbed, as llama.cpp runs latent attention.
-    "attention.key_length",
-    "attention.value_length",
+const HARMLESS: [&str; 7] = [
     // Of norms that none of these architectures has.
     "attention.layer_norm_epsilon",
     // How an embedding is made of a sequence; the logits are those of any model.

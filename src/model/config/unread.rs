@@ -12,7 +12,7 @@ use serde_json::Value;
 
 /// How the parts of a name begin that is about a feature of models: `sliding_window` has the parts
 /// `sliding` and `window`.
-const FEATURES: [&str; 44] = [
+const FEATURES: [&str; 43] = [
     "activation",
     "alibi",
     "altup",
@@ -42,7 +42,6 @@ const FEATURES: [&str; 44] = [
     "position",
     "postnorm",
     "prenorm",
-    "qk",
     "residual",
     "rmsnorm",
     "rope",
