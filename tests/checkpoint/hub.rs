@@ -359,7 +359,7 @@ fn vocab_and_merges_are_fetched_where_there_is_no_tokenizer_json() {
     let server = HubServer::start(&[
         ("config.json", br#"{"model_type": "qwen2"}"#, false),
         ("vocab.json", b"{}", false),
-        ("merges.txt", b"", false),
+        ("merges.txt", b"#version: 0.2", false),
         ("model.safetensors", &weights, true),
     ]);
     let options = options(&server.endpoint, cache.path());

@@ -270,35 +270,67 @@ fn what_serve_loads_passes() {
     assert!(seen >= 40, "only {seen}");
 }
 
+/// The bytes with one text in place of another of the same length, which is in them once.
+fn replaced(bytes: &[u8], old: &str, new: &str) -> Vec<u8> {
+    assert_eq!(old.len(), new.len());
+    let found: Vec<usize> = bytes
+        .windows(old.len())
+        .enumerate()
+        .filter(|(_, w)| *w == old.as_bytes())
+        .map(|(at, _)| at)
+        .collect();
+    assert_eq!(found.len(), 1, "{old:?} in the file");
+    let mut bytes = bytes.to_vec();
+    bytes[found[0]..found[0] + new.len()].copy_from_slice(new.as_bytes());
+    bytes
+}
+
+/// A copy of a golden directory, to be broken.
+fn copied(name: &str) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().expect("tempdir");
+    for entry in std::fs::read_dir(golden_dir(name)).expect("golden") {
+        let path = entry.expect("entry").path();
+        std::fs::copy(&path, directory.path().join(path.file_name().expect("name"))).expect("copy");
+    }
+    directory
+}
+
 #[test]
 fn what_serve_refuses_is_refused_before_a_weight_is_read() {
-    use crate::support::gguf_writer::{Meta, tiny_model};
     let place = tempfile::tempdir().expect("tempdir");
     let file = place.path().join("model.gguf");
-    let good = tiny_model("llama", false, false);
-    for (writer, words) in [
-        (good.clone().without("blk.0.ffn_norm.weight"), ["post_attention_layernorm.weight", "missing"]),
-        (
-            good.clone().without("ffn_up.weight").f32_tensor("blk.0.ffn_up.weight", &[8, 13]),
-            ["[13, 8]", "[12, 8]"],
-        ),
-        (good.clone().tensor("output.weight", 16, &[256, 1], vec![0; 66]), ["output.weight", "IQ2_XXS"]),
-        (good.clone().meta("tokenizer.ggml.pre", Meta::str("viking")), ["\"viking\"", "not supported"]),
-        (good.clone().meta("tokenizer.ggml.model", Meta::str("llama")), ["SentencePiece", "tokenizer.json"]),
-        (good.meta("general.type", Meta::str("adapter")), ["LoRA adapter", "llama-export-lora"]),
+    let golden = golden_dir("qwen3").parent().expect("goldens").join("gguf/qwen3-f32.gguf");
+    let good = std::fs::read(golden).expect("golden");
+    let length = |text: &str| String::from_utf8((text.len() as u64).to_le_bytes().to_vec()).expect("ASCII");
+    let string = |text: &str| format!("{}{text}", length(text));
+    for (old, new, words) in [
+        ("qwen2", "qwen9", ["\"qwen9\"", "not supported"]),
+        ("gpt2", "bert", ["WordPiece", "tokenizer.json"]),
+        ("model", "vocab", ["vocabulary alone", "no model"]),
     ] {
-        std::fs::write(&file, writer.bytes()).expect("write");
+        std::fs::write(&file, replaced(&good, &string(old), &string(new))).expect("write");
         let message = refused(&file);
         assert!(words.iter().all(|word| message.contains(word)), "{words:?} in {message}");
     }
 
-    // A directory: a shard is missing, a pointer lies in place of the weights, a type is not read.
-    let golden = golden_dir("qwen2-yarn-sharded");
-    let directory = tempfile::tempdir().expect("tempdir");
-    for entry in std::fs::read_dir(&golden).expect("golden") {
-        let path = entry.expect("entry").path();
-        std::fs::copy(&path, directory.path().join(path.file_name().expect("name"))).expect("copy");
-    }
+    let directory = copied("qwen3");
+    let weights = directory.path().join("model.safetensors");
+    let whole = std::fs::read(&weights).expect("weights");
+    let norm = "model.layers.0.post_attention_layernorm.weight";
+    let missing = norm.replace("weight", "weighs");
+    std::fs::write(&weights, replaced(&whole, norm, &missing)).expect("write");
+    let message = refused(directory.path());
+    assert!(message.contains(norm) && message.contains("missing"), "{message}");
+    std::fs::write(&weights, &whole).expect("write");
+    let config = directory.path().join("config.json");
+    let mut wrong: Value = serde_json::from_slice(&std::fs::read(&config).expect("config")).expect("JSON");
+    wrong["intermediate_size"] = 256.into();
+    std::fs::write(&config, wrong.to_string()).expect("write");
+    let message = refused(directory.path());
+    assert!(message.contains("mlp.") && message.contains("256"), "{message}");
+
+    // A pointer lies in place of a shard, then nothing.
+    let directory = copied("qwen2-yarn-sharded");
     let shard = directory.path().join("model-00002-of-00002.safetensors");
     std::fs::write(&shard, "version https://git-lfs.github.com/spec/v1\n").expect("write");
     assert!(refused(directory.path()).contains("Git LFS pointer"));

@@ -330,7 +330,7 @@ fn tokenizer_config_is_honoured() {
     let source = TokenizerSource::Json(path);
     let tokenizer = Tokenizer::from_source(&source, &read_json(&config)).unwrap();
     assert_eq!(tokenizer.encode("x", true).unwrap()[0], 0);
-    assert_eq!(tokenizer.eos_ids(), [1]);
+    assert_eq!(tokenizer.eos_ids(), [1, 128_805], "<|EOT|> by its name");
 
     let added = json!({"added_tokens_decoder": {"128815": {"content": "<new>", "special": true}}});
     let tokenizer = Tokenizer::from_source(&source, &added).unwrap();
