@@ -143,6 +143,15 @@ impl KvSpec {
     }
 }
 
+/// What a gated MLP's gate goes through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// x / (1 + e^-x), also called swish.
+    Silu,
+    /// GELU approximated by tanh (Hendrycks & Gimpel 2016).
+    GeluTanh,
+}
+
 /// How a router turns logits into scores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scoring {
@@ -480,8 +489,8 @@ pub trait Backend: Send + 'static {
     /// columns allow. A collective.
     fn all_gather(&mut self, x: &Self::Tensor, out: &mut Self::Tensor);
 
-    /// `gate_up` rows are gate then up: out = silu(gate) * up.
-    fn silu_mul(&mut self, gate_up: &Self::Tensor, out: &mut Self::Tensor);
+    /// `gate_up` rows are gate then up: out = activation(gate) * up.
+    fn gate_mul(&mut self, activation: Activation, gate_up: &Self::Tensor, out: &mut Self::Tensor);
     /// `out[i] = x[outputs[i]]` for that range of the batch's outputs.
     fn gather_outputs(&mut self, x: &Self::Tensor, range: std::ops::Range<usize>, out: &mut Self::Tensor);
     /// Whether [`Backend::sample`] takes rows of so many logits. Where it does not, tokens are

@@ -99,6 +99,7 @@ const FILES: &[(&str, &str)] = embedded![
     "qwen3-coder-30b-a3b-instruct",
     "qwen3-coder-30b-a3b-instruct-fp8",
     "smollm2-135m-instruct",
+    "smollm3-3b",
 ];
 
 /// One checkpoint. What its authors do not say, or what is not certain, is left out.

@@ -27,6 +27,18 @@ impl TensorError {
     }
 }
 
+impl TensorData<'static> {
+    /// A vector of those values.
+    pub fn from_f32(name: impl Into<String>, values: &[f32]) -> Self {
+        Self {
+            name: name.into(),
+            dtype: Dtype::F32,
+            shape: vec![values.len()],
+            data: values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into(),
+        }
+    }
+}
+
 impl<'a> TensorData<'a> {
     /// Those of its rows (of the outermost dimension: a linear's outputs, a vector's values),
     /// borrowed.

@@ -16,7 +16,7 @@ pub use scales::Scales;
 use super::fields::{ConfigError, Fields};
 use super::quantization::Quantization;
 use super::rope::{Rope, Ropes};
-use crate::backend::RopeStyle;
+use crate::backend::{Activation, RopeStyle};
 use serde_json::Value;
 
 /// The model families this release serves.
@@ -34,6 +34,9 @@ pub enum Family {
     Granite,
     /// Phi-3 and Phi-4-mini: Llama with q, k, v and gate, up in one projection each, and LongRoPE.
     Phi3,
+    /// Gemma 3 for text: Llama with norms before and after each half layer, GELU, and two rotary
+    /// embeddings, as most layers slide.
+    Gemma3,
     /// Qwen2 and Qwen2.5: Llama with biases on q, k and v.
     Qwen2,
     /// Qwen3 dense: Llama with an RMSNorm on each head of q and k.
@@ -49,13 +52,14 @@ pub enum Family {
 }
 
 /// (`architectures`, `model_type`, family).
-const FAMILIES: [(&str, &str, Family); 12] = [
+const FAMILIES: [(&str, &str, Family); 13] = [
     ("LlamaForCausalLM", "llama", Family::Llama),
     ("MistralForCausalLM", "mistral", Family::Mistral),
     ("MinistralForCausalLM", "ministral", Family::Ministral),
     ("SmolLM3ForCausalLM", "smollm3", Family::SmolLm3),
     ("GraniteForCausalLM", "granite", Family::Granite),
     ("Phi3ForCausalLM", "phi3", Family::Phi3),
+    ("Gemma3ForCausalLM", "gemma3_text", Family::Gemma3),
     ("Qwen2ForCausalLM", "qwen2", Family::Qwen2),
     ("Qwen3ForCausalLM", "qwen3", Family::Qwen3),
     ("Qwen3MoeForCausalLM", "qwen3_moe", Family::Qwen3Moe),
@@ -113,6 +117,12 @@ pub struct ModelConfig {
     pub rotations: Vec<Rotation>,
     /// Constant factors on embeddings, half layers and logits.
     pub scales: Scales,
+    /// What a gated MLP's gate goes through.
+    pub activation: Activation,
+    /// Each half layer's output is normed before it is added to the residual stream.
+    pub post_norms: bool,
+    /// Weights of norms are stored less 1.
+    pub norms_less_one: bool,
     /// q, k and v are stored in one matrix, gate and up in another.
     pub fused_projections: bool,
     /// How q and k rows pair their dimensions.
@@ -134,15 +144,14 @@ impl ModelConfig {
         let family = family(&config)?;
         let hidden = config.size("hidden_size")?;
         let layers = layers::count(&config)?;
-        if let Some(act) = config.string("hidden_act")?
-            && act != "silu"
-        {
-            return Err(ConfigError::new("hidden_act", format!("`{act}` is not supported; supported: silu")));
-        }
+        let activation = activation(&config, family)?;
         if config.flag("mlp_bias")?.unwrap_or(false) {
             return Err(ConfigError::new("mlp_bias", "true is not supported"));
         }
-        let Ropes { full: rope, sliding: sliding_rope } = Rope::from_config(&config)?;
+        let Ropes { full: rope, sliding: sliding_rope } = match family {
+            Family::Gemma3 => Rope::of_gemma3(&config)?,
+            _ => Rope::from_config(&config)?,
+        };
         let moe = Moe::read(&config, family, layers)?;
         let mtp_layers = mtp_layers(&config, family)?;
         if let Some(experts) = moe.as_ref().map(|moe| moe.routing.experts)
@@ -166,10 +175,16 @@ impl ModelConfig {
         };
         let rotates = layers::rotates(&config, family, layers)?;
         let windows = layers::windows(&config, family, layers, rotates.as_deref())?;
+        if windows.iter().any(Option::is_some)
+            && let (None, Some(parameters)) = (&sliding_rope, config.object("rope_parameters")?)
+            && parameters.get("full_attention").is_some()
+        {
+            return Err(parameters.error("sliding_attention", "is missing, and there are such layers"));
+        }
         let rotations = layers::rotations(&windows, rotates.as_deref(), sliding_rope.is_some());
         let attention = Attention::read(&config, family, hidden, &rope)?;
         let max_context = rope.stretched_context().map_or(trained, |stretched| stretched.max(trained));
-        let tied = family == Family::SmolLm3;
+        let tied = matches!(family, Family::SmolLm3 | Family::Gemma3);
         let read = Self {
             family,
             hidden,
@@ -184,7 +199,14 @@ impl ModelConfig {
             rope,
             sliding_rope,
             rotations,
-            scales: Scales::read(&config, family)?,
+            scales: Scales::read(&config, family, hidden)?,
+            activation,
+            post_norms: family == Family::Gemma3,
+            norms_less_one: match family {
+                // Of a GGUF file, to which the converter has added it.
+                Family::Gemma3 => config.flag("norms_less_one")?.unwrap_or(true),
+                _ => false,
+            },
             fused_projections: family == Family::Phi3,
             rope_style: if interleaved { RopeStyle::Interleaved } else { RopeStyle::Half },
             // As transformers takes it where it is absent.
@@ -263,6 +285,24 @@ fn family(config: &Fields<'_>) -> Result<Family, ConfigError> {
             let supported = known.join(", ");
             Err(ConfigError::new(field, format!("`{named}` is not supported; supported: {supported}")))
         }
+    }
+}
+
+/// `hidden_act`, which Gemma calls `hidden_activation`.
+fn activation(config: &Fields<'_>, family: Family) -> Result<Activation, ConfigError> {
+    let (field, name, activation) = match family {
+        Family::Gemma3 => ("hidden_activation", "gelu_pytorch_tanh", Activation::GeluTanh),
+        _ => ("hidden_act", "silu", Activation::Silu),
+    };
+    if family == Family::Gemma3 {
+        // Left over from Gemma 1; transformers reads the other.
+        config.ignore(&["hidden_act"]);
+    }
+    match config.string(field)? {
+        Some(other) if other != name => {
+            Err(config.error(field, format!("`{other}` is not supported; supported: {name}")))
+        }
+        _ => Ok(activation),
     }
 }
 

@@ -24,7 +24,7 @@ use super::loader::{Loader, Part, Scope};
 use super::rope::Rope;
 use super::{LoadError, Model, ModelConfig};
 use crate::backend::{Backend, KvDtype, KvLayout, KvSpec};
-use crate::checkpoint::{Dtype, TensorData};
+use crate::checkpoint::TensorData;
 use crate::protocol::TokenId;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -54,22 +54,33 @@ pub struct Step<'a, B: Backend> {
     pub angles: &'a B::Tensor,
     /// The residual stream after the last norm: what a half layer reads.
     pub normed: &'a mut B::Tensor,
-    /// What a half layer adds to the residual stream.
+    /// What a half layer adds to the residual stream, or what is normed to become that.
     pub delta: &'a mut B::Tensor,
     /// The layer under way.
     pub layer: usize,
     residual: &'a mut B::Tensor,
+    /// The delta behind a norm of its own, in families that have one there.
+    normed_delta: Option<&'a mut B::Tensor>,
+    /// Epsilon of norms of the residual stream, and of others.
     eps: f32,
-    /// Whether delta is still to be added.
+    delta_eps: f32,
+    /// Whether a delta is still to be added.
     pending: bool,
 }
 
 impl<B: Backend> Step<'_, B> {
     /// residual += delta of the half layer before; normed = rms_norm(residual).
     pub fn norm(&mut self, weight: &B::Vector) {
-        let delta = self.pending.then_some(&*self.delta);
+        let delta = self.normed_delta.as_deref().unwrap_or(self.delta);
+        let delta = self.pending.then_some(delta);
         self.backend.add_rms_norm(self.residual, delta, weight, self.eps, self.normed);
         self.pending = true;
+    }
+
+    /// What is added to the residual stream is rms_norm(delta), of families with a norm there.
+    pub fn norm_delta(&mut self, weight: &B::Vector) {
+        let out = self.normed_delta.as_deref_mut().expect("made for families with this norm");
+        self.backend.add_rms_norm(self.delta, None, weight, self.delta_eps, out);
     }
 }
 
@@ -78,6 +89,7 @@ struct Stream<B: Backend> {
     residual: B::Tensor,
     normed: B::Tensor,
     delta: B::Tensor,
+    normed_delta: Option<B::Tensor>,
     last: B::Tensor,
     /// This rank's part of the logits.
     part: B::Tensor,
@@ -117,7 +129,7 @@ impl<B: Backend> Rotary<B> {
         };
         Ok(Self {
             rotation,
-            inv_freq: backend.vector(&[from_f32("inv_freq", &frequencies)])?,
+            inv_freq: backend.vector(&[TensorData::from_f32("inv_freq", &frequencies)])?,
             scale: rope.map_or(1.0, Rope::attention_factor),
             angles: backend.tensor_f32(rows, dim)?,
         })
@@ -186,10 +198,11 @@ impl<B: Backend + Sync, L: Layer<B>> Decoder<B, L> {
             true => None,
             false => Some(root.matrix(&[("lm_head", vocab, hidden, mine())])?),
         };
-        let mut final_norm = root.tensor("model.norm.weight", &[hidden], &Part::Whole)?;
+        let final_norm = root.tensor("model.norm.weight", &[hidden], &Part::Whole)?;
+        let mut final_norm = root.norm_weight(final_norm)?;
         if config.scales.logits != 1.0 {
             let scaled: Vec<f32> = final_norm.to_f32()?.iter().map(|w| w * config.scales.logits).collect();
-            final_norm = from_f32("model.norm.weight", &scaled);
+            final_norm = TensorData::from_f32("model.norm.weight", &scaled);
         }
         let (rotary, rotary_of) = Rotary::load_all(loader, rows)?;
         step();
@@ -210,7 +223,9 @@ impl<B: Backend + Sync, L: Layer<B>> Decoder<B, L> {
             stream: Stream {
                 residual: backend.tensor_f32(rows, hidden)?,
                 normed: tensor(hidden)?,
-                delta: tensor(hidden)?,
+                // A norm reads f32.
+                delta: if config.post_norms { backend.tensor_f32(rows, hidden)? } else { tensor(hidden)? },
+                normed_delta: if config.post_norms { Some(tensor(hidden)?) } else { None },
                 last: backend.tensor(super::LOGIT_ROWS_MAX, hidden)?,
                 part: logits(tokens.len())?,
                 logits: logits(if whole { 0 } else { vocab })?,
@@ -281,7 +296,9 @@ impl<B: Backend, L: Layer<B>> Model<B> for Decoder<B, L> {
             delta: &mut s.delta,
             layer: 0,
             residual: &mut s.residual,
+            normed_delta: s.normed_delta.as_mut(),
             eps: config.rms_eps / (residual * residual),
+            delta_eps: config.rms_eps,
             pending: false,
         };
         for (index, layer) in self.layers.iter().enumerate() {
@@ -307,13 +324,4 @@ impl<B: Backend, L: Layer<B>> Model<B> for Decoder<B, L> {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn from_f32(name: &str, values: &[f32]) -> TensorData<'static> {
-    TensorData {
-        name: name.into(),
-        dtype: Dtype::F32,
-        shape: vec![values.len()],
-        data: values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into(),
-    }
 }

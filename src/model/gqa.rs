@@ -85,8 +85,8 @@ impl<B: Backend> Attention<B> {
             norms: match qk_norm {
                 QkNorm::None => None,
                 QkNorm::Head => Some((
-                    from.vector("q_norm.weight", heads.head_dim)?,
-                    from.vector("k_norm.weight", heads.head_dim)?,
+                    from.norm("q_norm.weight", heads.head_dim)?,
+                    from.norm("k_norm.weight", heads.head_dim)?,
                 )),
                 QkNorm::Joint => Some((
                     from.vectors(&[("q_norm.weight", q_dim, q())])?,

@@ -188,6 +188,10 @@ fn layer_tensors(config: &ModelConfig, layer: usize) -> Vec<TensorSpec> {
         Attention::Mla(mla) => list.mla(config, mla),
     }
     list.norm("post_attention_layernorm", config.hidden);
+    if config.post_norms {
+        list.norm("pre_feedforward_layernorm", config.hidden);
+        list.norm("post_feedforward_layernorm", config.hidden);
+    }
     let sparse = layer >= config.layers() || config.moe(layer).is_some();
     match config.moe.as_ref().filter(|_| sparse) {
         None if config.fused_projections => {

@@ -240,6 +240,21 @@ impl<'l, 'a, B: Backend> Scope<'l, 'a, B> {
         Ok(self.loader.backend.vector(&tensors)?)
     }
 
+    /// The weight of an RMSNorm, to multiply with: some are stored less 1.
+    pub fn norm(&self, name: &str, values: usize) -> Result<B::Vector, LoadError> {
+        let weight = self.tensor(name, &[values], &Part::Whole)?;
+        Ok(self.loader.backend.vector(&[self.norm_weight(weight)?])?)
+    }
+
+    /// The weight of an RMSNorm as it is multiplied with.
+    pub fn norm_weight(&self, stored: TensorData<'a>) -> Result<TensorData<'a>, LoadError> {
+        if !self.config().norms_less_one {
+            return Ok(stored);
+        }
+        let weight: Vec<f32> = stored.to_f32()?.iter().map(|weight| 1.0 + weight).collect();
+        Ok(TensorData::from_f32(stored.name, &weight))
+    }
+
     /// A small tensor as f32.
     pub fn vector(&self, name: &str, values: usize) -> Result<B::Vector, LoadError> {
         self.vectors(&[(name, values, Part::Whole)])

@@ -1,10 +1,10 @@
-//! The gated MLP (SwiGLU, Shazeer 2020): `delta = down(silu(gate(normed)) * up(normed))`. A rank
+//! The gated MLP (Shazeer 2020): `delta = down(activation(gate(normed)) * up(normed))`. A rank
 //! computes a part of its width; the projected parts are summed over ranks.
 
 use super::LoadError;
 use super::decoder::Step;
 use super::loader::{Part, Scope};
-use crate::backend::Backend;
+use crate::backend::{Activation, Backend};
 use std::ops::Range;
 
 /// This rank's part of the width, in whole blocks of `down_proj`.
@@ -14,6 +14,7 @@ fn width<B: Backend>(of: &Scope<'_, '_, B>, intermediate: usize) -> Result<Range
 
 /// A dense MLP, or the shared experts of a mixture.
 pub struct Mlp<B: Backend> {
+    activation: Activation,
     gate_up: B::Matrix,
     down: B::Matrix,
 }
@@ -40,6 +41,7 @@ impl<B: Backend> Mlp<B> {
         let width = width(from, intermediate)?;
         let rows = |after: usize| Part::Rows(after + width.start..after + width.end);
         Ok(Self {
+            activation: from.config().activation,
             gate_up: match from.config().fused_projections {
                 false => from.matrix(&[
                     ("gate_proj", intermediate, hidden, rows(0)),
@@ -64,7 +66,7 @@ impl<B: Backend> Mlp<B> {
     /// This rank's summand.
     pub fn part(&self, backend: &mut B, x: &B::Tensor, b: &mut Buffers<B>, out: &mut B::Tensor) {
         backend.linear(&self.gate_up, None, x, &mut b.gate_up);
-        backend.silu_mul(&b.gate_up, &mut b.activated);
+        backend.gate_mul(self.activation, &b.gate_up, &mut b.activated);
         backend.linear(&self.down, None, &b.activated, out);
     }
 }

@@ -70,6 +70,7 @@ pub fn load<B: Backend + Sync>(
         | Family::SmolLm3
         | Family::Granite
         | Family::Phi3
+        | Family::Gemma3
         | Family::Qwen2
         | Family::Qwen3 => Box::new(Decoder::<B, llama::Layer<B>>::load(loader, rows, threads, progress)?),
         Family::Qwen3Moe => {

@@ -10,7 +10,7 @@ use super::decoder::Step;
 use super::loader::{Loader, Part, Scope};
 use super::mlp::{self, Mlp};
 use super::{LoadError, ModelConfig};
-use crate::backend::{Backend, Routing};
+use crate::backend::{Activation, Backend, Routing};
 use std::ops::Range;
 
 /// A layer's mixture.
@@ -147,7 +147,7 @@ impl<B: Backend> Moe<B> {
         }
         backend.moe_dispatch(normed, &b.routes, &mut b.dispatched);
         backend.expert_linear(&self.gate_up, &b.routes, &b.dispatched, &mut b.gate_up);
-        backend.silu_mul(&b.gate_up, &mut b.activated);
+        backend.gate_mul(Activation::Silu, &b.gate_up, &mut b.activated);
         backend.expert_linear(&self.down, &b.routes, &b.activated, &mut b.projected);
         backend.moe_combine(&b.projected, &b.routes, shared, delta);
         backend.all_reduce(delta);

@@ -124,6 +124,23 @@ impl Rope {
         Ok(Ropes { full, sliding: None })
     }
 
+    /// The same of Gemma 3, whose bases have defaults and whose sliding layers have their own: as
+    /// `rope_parameters` by type of layer (transformers 5), or as `rope_local_base_freq`, which no
+    /// scaling touches.
+    pub fn of_gemma3(config: &Fields<'_>) -> Result<Ropes, ConfigError> {
+        let local = config.positive_or("rope_local_base_freq", THETA)?;
+        let mut ropes = Self::from_config(config)?;
+        let given = [config.object("rope_scaling")?, config.object("rope_parameters")?];
+        let given = given.into_iter().flatten().any(|object| object.get("rope_theta").is_some());
+        if ropes.sliding.is_none() {
+            if !given && config.get("rope_theta").is_none() {
+                ropes.full.theta = 1e6;
+            }
+            ropes.sliding = Some(Self { theta: local, scaling: RopeScaling::Default });
+        }
+        Ok(ropes)
+    }
+
     /// From the object that holds a type and its numbers, and the base found for it.
     fn read(parameters: &Fields<'_>, config: &Fields<'_>, theta: Option<f64>) -> Result<Self, ConfigError> {
         let theta = theta.ok_or_else(|| parameters.error("rope_theta", "is missing"))?;

@@ -3,7 +3,7 @@
 use super::side::{F32_UNIT, Output, Side, Tolerance};
 use super::weights::weights;
 use super::{Case, Runner};
-use crate::backend::{Backend, BackendError, Batch, HeadLayout};
+use crate::backend::{Activation, Backend, BackendError, Batch, HeadLayout};
 use crate::checkpoint::Dtype;
 
 /// Rows of a table that holds some of the vocabulary.
@@ -109,33 +109,38 @@ pub fn add_rms_norm(runner: &mut Runner) -> Result<(), BackendError> {
     runner.check(&AddRmsNorm { rows, columns: 136, delta: true, eps: 1e-6 })
 }
 
-/// SwiGLU.
+/// A gated MLP's gate.
 #[derive(Debug)]
-struct SiluMul {
+struct GateMul {
+    activation: Activation,
     rows: usize,
     columns: usize,
 }
 
-impl Case for SiluMul {
+impl Case for GateMul {
     fn run<B: Backend>(&self, side: &mut Side<'_, B>) -> Result<Vec<Output>, BackendError> {
-        let Self { rows, columns } = *self;
+        let Self { activation, rows, columns } = *self;
         let mut values = side.rng.normals(rows * 2 * columns, 4.0);
         // Beyond the range of the exponential.
         (values[0], values[1]) = (-200.0, 200.0);
         let gate_up = side.activations_of(rows, 2 * columns, values)?;
         let mut out = side.backend.tensor(rows, columns)?;
-        side.backend.silu_mul(&gate_up, &mut out);
+        side.backend.gate_mul(activation, &gate_up, &mut out);
         let tolerance = Tolerance::new(side.half_unit() + 16.0 * F32_UNIT, 1e-6);
         Ok(vec![side.output("out", &out, columns, tolerance)?])
     }
 }
 
-pub fn silu_mul(runner: &mut Runner) -> Result<(), BackendError> {
+pub fn gate_mul(runner: &mut Runner) -> Result<(), BackendError> {
     let mut rng = runner.shapes();
-    for columns in [8, 768, 2048, 2056, 8 * (300 + rng.below(400))] {
-        runner.check(&SiluMul { rows: 1 + rng.below(6), columns })?;
+    for activation in [Activation::Silu, Activation::GeluTanh] {
+        for columns in [8, 768, 2048, 2056, 8 * (300 + rng.below(400))] {
+            runner.check(&GateMul { activation, rows: 1 + rng.below(6), columns })?;
+        }
+        let rows = if runner.large { 3000 } else { 200 };
+        runner.check(&GateMul { activation, rows, columns: 64 })?;
     }
-    runner.check(&SiluMul { rows: if runner.large { 3000 } else { 200 }, columns: 64 })
+    Ok(())
 }
 
 /// Rows whose logits are wanted.

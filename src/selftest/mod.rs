@@ -127,7 +127,7 @@ type Group = (&'static str, fn(&mut Runner) -> Result<(), BackendError>);
 const GROUPS: &[Group] = &[
     ("embed", dense::embed),
     ("add_rms_norm", dense::add_rms_norm),
-    ("silu_mul", dense::silu_mul),
+    ("silu_mul", dense::gate_mul),
     ("gather_rows", dense::gather_rows),
     ("rope_angles", dense::rope_angles),
     ("joint_qk_norm", dense::joint_qk_norm),

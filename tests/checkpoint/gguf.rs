@@ -118,6 +118,19 @@ fn rope_scaling_and_window() {
     assert!(error(&unknown).contains("LongRoPE needs the tensors rope_factors_short.weight"));
 }
 
+/// Llama itself has no window: a file of its architecture that has one is a Mistral, and all of its
+/// layers slide. So they do in Phi-3.
+#[test]
+fn a_window_of_the_llama_architecture_is_mistrals() {
+    let mut writer = tiny_model("llama", false, true);
+    writer.set("llama.attention.sliding_window", Meta::U32(32));
+    let config = novastack::model::ModelConfig::from_json(&open(&writer).config).expect("a config");
+    assert_eq!(config.windows, [Some(32)]);
+    assert_eq!(open(&writer).config["architectures"], json!(["MistralForCausalLM"]));
+    writer.set("llama.attention.sliding_window", Meta::U32(0));
+    assert_eq!(open(&writer).config["architectures"], json!(["LlamaForCausalLM"]));
+}
+
 /// Every key of the architecture is used, known to say nothing, or refused by name and value.
 #[test]
 fn a_key_that_would_give_other_logits_is_refused() {

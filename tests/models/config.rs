@@ -159,6 +159,21 @@ fn a_base_by_type_of_layer_is_used() {
     }
 }
 
+/// Each type of layer has its own embedding, and layers that slide need one.
+#[test]
+fn sliding_layers_have_their_own_base() {
+    let full = json!({"rope_type": "default", "rope_theta": 1e6});
+    let ministral = |parameters: Value| {
+        read(&changed(&golden_dir("ministral").join("config.json"), json!({"rope_parameters": parameters})))
+    };
+    let both =
+        ministral(json!({"full_attention": full, "sliding_attention": {"rope_theta": 5e4}})).expect("both");
+    assert_eq!(both.sliding_rope.map(|rope| rope.theta), Some(5e4));
+    assert_eq!(both.rotations, [Rotation::Sliding, Rotation::Full]);
+    let error = ministral(json!({"full_attention": full})).expect_err("one is missing");
+    assert!(error.contains("rope_parameters.sliding_attention: is missing"), "{error}");
+}
+
 /// A field that is about a feature is used, or refused with its name and value.
 #[test]
 fn a_field_that_would_give_other_logits_is_refused() {
@@ -363,6 +378,23 @@ fn llamas_relatives_are_read_as_published() {
     assert_eq!(granite.scales, Scales { embedding: 12.0, residual: 0.22, logits: 0.0625 });
     assert_eq!(granite.gqa().scale, 0.0078125);
 
+    let gemma3 = config(json!({
+        "architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text", "attention_bias": false,
+        "attn_logit_softcapping": null, "cache_implementation": "hybrid", "final_logit_softcapping": null,
+        "head_dim": 256, "hidden_activation": "gelu_pytorch_tanh", "hidden_size": 1152, "intermediate_size": 6912,
+        "max_position_embeddings": 32768, "num_attention_heads": 4, "num_hidden_layers": 26, "num_key_value_heads": 1,
+        "query_pre_attn_scalar": 256, "rms_norm_eps": 1e-6, "rope_local_base_freq": 10000, "rope_scaling": null,
+        "rope_theta": 1_000_000, "sliding_window": 512, "sliding_window_pattern": 6, "vocab_size": 262_144,
+    }));
+    assert_eq!((params(&gemma3), gemma3.gqa().scale), (999_885_952, 0.0625));
+    let full: Vec<usize> = (0..26).filter(|layer| gemma3.windows[*layer].is_none()).collect();
+    assert_eq!(full, [5, 11, 17, 23]);
+    let thetas = (gemma3.rope.theta, gemma3.sliding_rope.as_ref().map(|rope| rope.theta));
+    assert_eq!(
+        (thetas, gemma3.rotations[0], gemma3.rotations[5]),
+        ((1e6, Some(1e4)), Rotation::Sliding, Rotation::Full)
+    );
+
     let mut phi4 = json!({
         "architectures": ["Phi3ForCausalLM"], "model_type": "phi3", "attention_bias": false, "embd_pdrop": 0.0,
         "auto_map": {"AutoConfig": "configuration_phi3.Phi3Config"}, "full_attn_mod": 1, "hidden_size": 3072,
@@ -380,6 +412,20 @@ fn llamas_relatives_are_read_as_published() {
     phi4["rope_scaling"]["long_factor"] = json!(vec![1.5; 64]);
     let error = read(&phi4).expect_err("too many factors");
     assert!(error.contains("rope_scaling.long_factor: must be a list of 48 numbers"), "{error}");
+}
+
+/// Relatives that need what no kernel here does are refused, and so is a model of more than text.
+#[test]
+fn other_relatives_are_refused_by_name() {
+    for class in
+        ["Gemma2ForCausalLM", "Gemma3ForConditionalGeneration", "Ministral3ForCausalLM", "MixtralForCausalLM"]
+    {
+        refused(
+            "Llama-3.1-8B",
+            json!({"architectures": [class]}),
+            &[class, "MistralForCausalLM", "Gemma3ForCausalLM"],
+        );
+    }
 }
 
 /// Fields of a family that are there to be read are checked as strictly as any.
@@ -404,6 +450,9 @@ fn absurd_fields_of_llamas_relatives_are_named() {
         ),
         ("mistral", json!({"sliding_window": -1}), "sliding_window: must be a whole number from 1"),
         ("ministral", json!({"layer_types": ["full_attention"]}), "layer_types: must be a list of 2 strings"),
+        ("gemma3", json!({"hidden_activation": "silu"}), "hidden_activation: `silu` is not supported"),
+        ("gemma3", json!({"attn_logit_softcapping": 50.0}), "attn_logit_softcapping: 50.0 is not supported"),
+        ("gemma3", json!({"use_bidirectional_attention": true}), "use_bidirectional_attention: true"),
         ("phi3", json!({"full_attn_mod": 2}), "full_attn_mod: other than 1 is not supported"),
         (
             "phi3",

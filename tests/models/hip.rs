@@ -80,6 +80,24 @@ async fn llama_on_gfx1100() {
     on_the_test_library("llama", F16_TOLERANCE, &[("NOVASTACK_HIP_HOST_ARCH", "gfx1100")]).await;
 }
 
+/// GELU, norms around each half layer, and two rotary embeddings.
+#[tokio::test]
+async fn gemma3() {
+    on_the_test_library("gemma3", F16_TOLERANCE, &[]).await;
+}
+
+/// Scaled embeddings.
+#[tokio::test]
+async fn granite() {
+    on_the_test_library("granite", F16_TOLERANCE, &[]).await;
+}
+
+/// A layer that does not rotate.
+#[tokio::test]
+async fn smollm3() {
+    on_the_test_library("smollm3", F16_TOLERANCE, &[]).await;
+}
+
 #[tokio::test]
 async fn qwen3() {
     on_the_test_library("qwen3", F16_TOLERANCE, &[]).await;

@@ -129,6 +129,7 @@ checkpoints! {
     deepseek_v2_with_heads_of_192_and_128 = "deepseek-v2-mla128",
     deepseek_v3 = "deepseek-v3",
     deepseek_v3_fp8 = "deepseek-v3-fp8",
+    gemma3_with_norms_around_and_two_rotary_embeddings = "gemma3",
     granite_with_its_four_factors = "granite",
     llama = "llama",
     llama_bf16 = "llama-bf16",

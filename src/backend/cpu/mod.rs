@@ -28,7 +28,8 @@ pub mod tensor;
 mod tests;
 
 use super::{
-    Backend, BackendError, Batch, HeadLayout, KvDtype, KvLayout, KvSpec, LatentLayout, RopeStyle, Routing,
+    Activation, Backend, BackendError, Batch, HeadLayout, KvDtype, KvLayout, KvSpec, LatentLayout, RopeStyle,
+    Routing,
 };
 use crate::checkpoint::TensorData;
 use crate::protocol::TokenId;
@@ -346,8 +347,8 @@ impl Backend for CpuBackend {
         self.group.all_gather(x.values(), x.columns(), values, out_columns);
     }
 
-    fn silu_mul(&mut self, gate_up: &Tensor, out: &mut Tensor) {
-        elementwise::silu_mul(&mut self.pool, self.isa, gate_up, out);
+    fn gate_mul(&mut self, activation: Activation, gate_up: &Tensor, out: &mut Tensor) {
+        elementwise::gate_mul(&mut self.pool, self.isa, activation, gate_up, out);
     }
 
     fn gather_outputs(&mut self, x: &Tensor, range: Range<usize>, out: &mut Tensor) {

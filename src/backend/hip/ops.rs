@@ -17,7 +17,7 @@ use super::matrix::{Format, Matrix, Part};
 use super::tensor::{Kind, Tensor, Vector};
 use super::{Cache, Experts, Heads, HipBackend, Routes};
 use crate::backend::{
-    Backend, BackendError, Batch, HeadLayout, KvDtype, KvSpec, LatentLayout, RopeStyle, Routing,
+    Activation, Backend, BackendError, Batch, HeadLayout, KvDtype, KvSpec, LatentLayout, RopeStyle, Routing,
 };
 use crate::checkpoint::TensorData;
 use crate::protocol::TokenId;
@@ -473,13 +473,17 @@ impl Backend for HipBackend {
         self.op(|it| it.sum_over_ranks(out.pointer(), out.rows() * out.columns(), Kind::F32));
     }
 
-    fn silu_mul(&mut self, gate_up: &Tensor, out: &mut Tensor) {
+    fn gate_mul(&mut self, activation: Activation, gate_up: &Tensor, out: &mut Tensor) {
         self.op(|it| {
             let (rows, columns) = (gate_up.rows(), gate_up.columns() / 2);
             let to = out.output(rows, columns, Kind::Half);
             let arguments = Arguments::new().pointer(gate_up.pointer()).pointer(to).size(columns);
             let grid = [rows as u32, blocks(columns, VALUES), 1];
-            it.launch("silu_mul", &it.half("silu_mul"), grid, THREADS, arguments)
+            let name = match activation {
+                Activation::Silu => it.half("silu_mul"),
+                Activation::GeluTanh => it.half("gelu_mul"),
+            };
+            it.launch("silu_mul", &name, grid, THREADS, arguments)
         });
     }
 

@@ -234,6 +234,7 @@ impl<'g, 'a> Reader<'g, 'a> {
             // llama.cpp's own constant.
             "smollm3" => config["no_rope_layer_interval"] = 4.into(),
             "granite" => self.granite(&mut config)?,
+            "gemma3" => self.gemma3(&mut config)?,
             _ => {}
         }
         if self.arch.permuted {
@@ -245,7 +246,7 @@ impl<'g, 'a> Reader<'g, 'a> {
     /// A sliding window, of all layers.
     fn window(&self, config: &mut Value) -> Result<(), CheckpointError> {
         let window = self.optional("attention.sliding_window")?;
-        if matches!(self.arch.name, "llama" | "mistral3" | "phi3") {
+        if matches!(self.arch.name, "llama" | "mistral3" | "phi3" | "gemma3") {
             // Llama itself has none: with one it is a Mistral.
             if window.is_some() && self.arch.name == "llama" {
                 config["architectures"] = json!(["MistralForCausalLM"]);
@@ -259,6 +260,23 @@ impl<'g, 'a> Reader<'g, 'a> {
             config["use_sliding_window"] = true.into();
             config["max_window_layers"] = 0.into();
         }
+        Ok(())
+    }
+
+    /// Gemma 3's constants that llama.cpp has in its code, and the bases of its two embeddings.
+    fn gemma3(&self, config: &mut Value) -> Result<(), CheckpointError> {
+        let (layers, heads) = (self.layers()?, self.positive("attention.head_count")?);
+        let scalar = match layers {
+            // Of the 27B, the width of a head if they shared the residual stream evenly.
+            62 => (self.positive("embedding_length")? / heads).into(),
+            _ => config["head_dim"].clone(),
+        };
+        config["query_pre_attn_scalar"] = scalar;
+        config["hidden_activation"] = "gelu_pytorch_tanh".into();
+        config["norms_less_one"] = false.into();
+        config["sliding_window_pattern"] =
+            self.optional("attention.sliding_window_pattern")?.unwrap_or(6).into();
+        config["rope_local_base_freq"] = self.float("rope.freq_base_swa", 1.0..=1e15, Some(10000.0))?.into();
         Ok(())
     }
 

@@ -37,15 +37,8 @@ impl Architecture {
     }
 }
 
-pub(super) const ARCHITECTURES: [Architecture; 10] = [
+pub(super) const ARCHITECTURES: [Architecture; 11] = [
     Architecture { permuted: true, ..dense("llama", "LlamaForCausalLM", "llama") },
-    Architecture { permuted: true, ..dense("mistral3", "MistralForCausalLM", "mistral") },
-    Architecture { permuted: true, ..dense("smollm3", "SmolLM3ForCausalLM", "smollm3") },
-    Architecture { permuted: true, ..dense("granite", "GraniteForCausalLM", "granite") },
-    Architecture {
-        modules: &[("attn_qkv", "self_attn.qkv_proj"), ("ffn_up", "mlp.gate_up_proj")],
-        ..dense("phi3", "Phi3ForCausalLM", "phi3")
-    },
     dense("qwen2", "Qwen2ForCausalLM", "qwen2"),
     dense("qwen3", "Qwen3ForCausalLM", "qwen3"),
     Architecture {
@@ -85,6 +78,21 @@ pub(super) const ARCHITECTURES: [Architecture; 10] = [
         permuted: false,
         modules: &[("ffn_gate_inp", "block_sparse_moe.gate")],
         experts: Some(("block_sparse_moe", ["w1", "w3", "w2"])),
+    },
+    Architecture { permuted: true, ..dense("mistral3", "MistralForCausalLM", "mistral") },
+    Architecture { permuted: true, ..dense("smollm3", "SmolLM3ForCausalLM", "smollm3") },
+    Architecture { permuted: true, ..dense("granite", "GraniteForCausalLM", "granite") },
+    Architecture {
+        modules: &[("attn_qkv", "self_attn.qkv_proj"), ("ffn_up", "mlp.gate_up_proj")],
+        ..dense("phi3", "Phi3ForCausalLM", "phi3")
+    },
+    Architecture {
+        modules: &[
+            ("post_attention_norm", "post_attention_layernorm"),
+            ("ffn_norm", "pre_feedforward_layernorm"),
+            ("post_ffw_norm", "post_feedforward_layernorm"),
+        ],
+        ..dense("gemma3", "Gemma3ForCausalLM", "gemma3_text")
     },
 ];
 

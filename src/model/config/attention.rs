@@ -68,11 +68,15 @@ impl Attention {
         // Absent, it is what transformers takes it for.
         let kv_heads = match family {
             Family::Mistral | Family::Ministral => 8,
-            Family::SmolLm3 => 4,
+            Family::SmolLm3 | Family::Gemma3 => 4,
             _ => heads,
         };
         let kv_heads = config.size_or("num_key_value_heads", kv_heads)?;
-        let head_dim = config.size_or("head_dim", hidden / heads)?;
+        let head_dim = match family {
+            Family::Gemma3 => 256,
+            _ => hidden / heads,
+        };
+        let head_dim = config.size_or("head_dim", head_dim)?;
         if heads % kv_heads != 0 {
             return Err(ConfigError::new(
                 "num_attention_heads",
@@ -98,7 +102,7 @@ impl Attention {
             _ => (bias.unwrap_or(false), bias.unwrap_or(false)),
         };
         let qk_norm = match family {
-            Family::Qwen3 | Family::Qwen3Moe => QkNorm::Head,
+            Family::Qwen3 | Family::Qwen3Moe | Family::Gemma3 => QkNorm::Head,
             Family::MinimaxM2 => minimax_norm(config)?,
             _ => QkNorm::None,
         };
@@ -113,6 +117,7 @@ impl Attention {
         let heads = HeadLayout { heads, kv_heads, head_dim };
         let scale = match family {
             Family::Granite => config.positive_or("attention_multiplier", 1.0)? as f32,
+            Family::Gemma3 => 1.0 / config.positive_or("query_pre_attn_scalar", 256.0)?.sqrt() as f32,
             _ => 1.0 / (head_dim as f32).sqrt(),
         };
         Ok(Attention::Gqa(Gqa { heads, rotary_dim, scale, qkv_bias, o_bias, qk_norm }))

@@ -55,7 +55,7 @@ pub(super) fn rotates(
 
 /// The window of each layer that slides. Those are what `layer_types` says where it is given; else
 /// all layers of a family that slides, but of Qwen2 and Qwen3 those from `max_window_layers` on,
-/// and of SmolLM3 those that do not rotate. Other families have no window.
+/// of SmolLM3 those that do not rotate, and of Gemma 3 all but every sixth. Other families have no window.
 pub(super) fn windows(
     config: &Fields<'_>,
     family: Family,
@@ -74,15 +74,24 @@ pub(super) fn windows(
             window
         }
         // Absent is what transformers takes it for; null is no window.
-        Family::Mistral | Family::Ministral if !config.has("sliding_window") => Some(4096),
+        Family::Mistral | Family::Ministral | Family::Gemma3 if !config.has("sliding_window") => Some(4096),
         Family::Phi3 if config.count("full_attn_mod")?.is_some_and(|every| every != 1) => {
             return Err(config.error("full_attn_mod", "other than 1 is not supported"));
         }
-        Family::Mistral | Family::Ministral | Family::Phi3 => config.size_if_given("sliding_window")?,
+        Family::Mistral | Family::Ministral | Family::Phi3 | Family::Gemma3 => {
+            config.size_if_given("sliding_window")?
+        }
         _ if slides.as_ref().is_some_and(|slides| slides.contains(&true)) => {
             return Err(config.error("layer_types", "sliding_attention is not supported for this family"));
         }
         _ => return Ok(vec![None; layers]),
+    };
+    let pattern = match family {
+        // transformers 5 keeps the pattern for itself, beside the list that it has made of it.
+        Family::Gemma3 => config
+            .size_if_given("sliding_window_pattern")?
+            .or(config.size_if_given("_sliding_window_pattern")?),
+        _ => None,
     };
     let slides = match (slides, family) {
         // transformers slides in all layers of these, whatever the list says.
@@ -91,6 +100,10 @@ pub(super) fn windows(
         (_, Family::Qwen2 | Family::Qwen3) => {
             let first = config.count("max_window_layers")?.unwrap_or(28);
             (0..layers).map(|layer| layer >= first).collect()
+        }
+        (_, Family::Gemma3) => {
+            let pattern = pattern.unwrap_or(6);
+            (1..=layers).map(|layer| layer % pattern != 0).collect()
         }
         (_, Family::SmolLm3) => rotates.unwrap_or_default().iter().map(|rotates| !rotates).collect(),
         _ => vec![true; layers],

@@ -49,6 +49,7 @@ impl Moe {
             | Family::SmolLm3
             | Family::Granite
             | Family::Phi3
+            | Family::Gemma3
             | Family::Qwen2
             | Family::Qwen3 => return Ok(None),
         };

@@ -15,7 +15,7 @@ pub struct Scales {
 }
 
 impl Scales {
-    pub(super) fn read(config: &Fields<'_>, family: Family) -> Result<Self, ConfigError> {
+    pub(super) fn read(config: &Fields<'_>, family: Family, hidden: usize) -> Result<Self, ConfigError> {
         let factor = |field: &str| Ok(config.positive_or(field, 1.0)? as f32);
         match family {
             Family::Granite => Ok(Self {
@@ -24,6 +24,7 @@ impl Scales {
                 // The logits are divided by it.
                 logits: 1.0 / factor("logits_scaling")?,
             }),
+            Family::Gemma3 => Ok(Self { embedding: (hidden as f32).sqrt(), residual: 1.0, logits: 1.0 }),
             _ => Ok(Self { embedding: 1.0, residual: 1.0, logits: 1.0 }),
         }
     }

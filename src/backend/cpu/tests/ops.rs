@@ -2,6 +2,7 @@
 //! batches and threads.
 
 use super::*;
+use crate::backend::Activation;
 
 /// Rows for which three threads are worth it, and odd ones.
 const ROWS: [usize; 4] = [1, 3, 37, 700];
@@ -81,7 +82,16 @@ fn add_rms_norm_is_the_f64_one() {
 }
 
 #[test]
-fn silu_mul_is_the_f64_one() {
+fn gate_mul_is_the_f64_one() {
+    for (activation, exponent) in [
+        (Activation::Silu, (|g| g) as fn(f64) -> f64),
+        (Activation::GeluTanh, |g| 2.0 * (2.0 / std::f64::consts::PI).sqrt() * (g + 0.044_715 * g.powi(3))),
+    ] {
+        check_gate_mul(activation, exponent);
+    }
+}
+
+fn check_gate_mul(activation: Activation, exponent: fn(f64) -> f64) {
     let mut random = Random(3);
     for columns in [5, 16, 100, 1536] {
         for rows in ROWS {
@@ -91,16 +101,16 @@ fn silu_mul_is_the_f64_one() {
                 let (gate, up) = row.split_at(columns);
                 wanted.extend(gate.iter().zip(up).map(|(g, u)| {
                     let g = *g as f64;
-                    g / (1.0 + (-g).exp()) * *u as f64
+                    g / (1.0 + (-exponent(g)).exp()) * *u as f64
                 }));
             }
             for (name, mut backend) in backends() {
                 let mut out = backend.tensor(rows, columns).unwrap();
-                backend.silu_mul(&tensor(2 * columns, &gate_up), &mut out);
+                backend.gate_mul(activation, &tensor(2 * columns, &gate_up), &mut out);
                 assert_close(out.values(), &wanted, 1e-6, &name);
                 let mut alone = backend.tensor(1, columns).unwrap();
                 let last = &gate_up[(rows - 1) * 2 * columns..];
-                backend.silu_mul(&tensor(2 * columns, last), &mut alone);
+                backend.gate_mul(activation, &tensor(2 * columns, last), &mut alone);
                 assert_bits(alone.values(), &out.values()[(rows - 1) * columns..], &name);
             }
         }
@@ -109,7 +119,7 @@ fn silu_mul_is_the_f64_one() {
     let gate_up = [-1e30f32, -200.0, 200.0, 1e30, 1.0, 1.0, 1.0, 1.0];
     for (name, mut backend) in backends() {
         let mut out = backend.tensor(1, 4).unwrap();
-        backend.silu_mul(&tensor(8, &gate_up), &mut out);
+        backend.gate_mul(activation, &tensor(8, &gate_up), &mut out);
         let out = out.values();
         assert!(out[0].abs() < 1e-7 && out[1].abs() < 1e-30 && out[2..] == [200.0, 1e30], "{name}: {out:?}");
     }

@@ -6,8 +6,8 @@ use super::{Bench, Measured};
 use crate::cli::bench::timing;
 use novastack::backend::ceiling::Ceiling;
 use novastack::backend::{
-    BackendError, Batch, HeadLayout, KV_BLOCK_TOKENS, KvDtype, KvLayout, KvSpec, LatentLayout, RopeStyle,
-    Routing, Scoring,
+    Activation, BackendError, Batch, HeadLayout, KV_BLOCK_TOKENS, KvDtype, KvLayout, KvSpec, LatentLayout,
+    RopeStyle, Routing, Scoring,
 };
 use novastack::checkpoint::Dtype;
 use std::collections::BTreeSet;
@@ -173,8 +173,9 @@ impl<B: Ceiling> Bench<B> {
                 _ => {
                     let gate_up = source.activations(backend, &batch, 2 * intermediate)?;
                     let mut out = backend.tensor(rows, intermediate)?;
-                    let seconds =
-                        timing::seconds(backend, budget, |backend, _| backend.silu_mul(&gate_up, &mut out))?;
+                    let seconds = timing::seconds(backend, budget, |backend, _| {
+                        backend.gate_mul(Activation::Silu, &gate_up, &mut out)
+                    })?;
                     (seconds, rows * intermediate, 3 * activation)
                 }
             };
