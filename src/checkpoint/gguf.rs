@@ -124,7 +124,7 @@ impl<'a> Gguf<'a> {
             Some(Value::Signed(number)) => u32::try_from(number).ok(),
             Some(_) => None,
         };
-        number.map(Some).ok_or_else(|| self.wrong_type(key, "an integer between 0 and 4294967295"))
+        number.map(Some).ok_or_else(|| self.wrong_type(key, "a whole number of 0 or more, of 32 bits"))
     }
 
     /// None when the key is absent, an error when it is no finite number.

@@ -126,9 +126,10 @@ impl Reader<'_> {
             _ => None,
         };
         if number.is_none() {
+            // A bound that is a type's largest value says nothing to who reads it.
             let bounds = match *range.end() {
-                u64::MAX => format!("of {} or more", range.start()),
-                end => format!("from {} to {end}", range.start()),
+                end if end < u64::from(u32::MAX) => format!("from {} to {end}", range.start()),
+                _ => format!("of {} or more", range.start()),
             };
             self.error(node.line, format!("{what} must be a whole number {bounds}, not {}", described(node)));
         }
