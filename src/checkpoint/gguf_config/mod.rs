@@ -529,7 +529,7 @@ impl<'g, 'a> Reader<'g, 'a> {
         if number == 0 || number > i32::MAX as u32 {
             return Err(self
                 .gguf
-                .invalid(format!("metadata {key}: must be between 1 and {}, got {number}", i32::MAX)));
+                .invalid(format!("metadata {key}: must be 1 or more, of 31 bits, got {number}")));
         }
         Ok(number)
     }
