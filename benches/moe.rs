@@ -17,7 +17,7 @@ use half::{bf16, f16};
 use novastack::backend::cpu::CpuBackend;
 use novastack::backend::cpu::pool::ThreadPool;
 use novastack::backend::cpu::tensor::Tensor;
-use novastack::backend::{Backend, Routing, Scoring};
+use novastack::backend::{Activation, Backend, Routing, Scoring};
 use novastack::checkpoint::{Dtype, TensorData};
 
 const HIDDEN: usize = 2048;
@@ -166,7 +166,7 @@ fn bench(options: &Options, read: f64, dtype: Dtype, experts: usize) {
             backend.moe_route(&logits, None, &routing, 0..experts, &mut routes);
             backend.moe_dispatch(&x, &routes, &mut dispatched);
             backend.expert_linear(&gate_up, &routes, &dispatched, &mut both);
-            backend.silu_mul(&both, &mut gated);
+            backend.gate_mul(Activation::Silu, &both, &mut gated);
             backend.expert_linear(&down, &routes, &gated, &mut products);
             backend.moe_combine(&products, &routes, None, &mut out);
         });

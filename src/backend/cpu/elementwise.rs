@@ -96,7 +96,7 @@ fn gated<S: Simd, const GELU: bool>(s: S, gate: &[f32; LANES], up: &[f32; LANES]
         false => gate,
         true => {
             let cube = s.mul(s.mul(s.mul(s.splat(0.044_715), gate), gate), gate);
-            s.mul(s.splat(1.595_769_1), s.add(gate, cube))
+            s.mul(s.splat(1.595_769), s.add(gate, cube))
         }
     };
     let e = s.exp(s.sub(s.splat(0.0), x));
