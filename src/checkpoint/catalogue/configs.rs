@@ -37,6 +37,7 @@ const FILES: &[(&str, &str)] = embedded![
     "Qwen3-4B",
     "Qwen3-8B",
     "SmolLM2-135M-Instruct",
+    "SmolLM3-3B",
 ];
 
 impl CatalogueEntry {
