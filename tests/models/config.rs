@@ -238,7 +238,7 @@ fn a_field_that_would_give_other_logits_is_refused() {
 /// What publishers and transformers write beside the fields that are used.
 #[test]
 fn published_configs_load() {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/inspect/configs");
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/configs");
     let mut files: Vec<_> =
         std::fs::read_dir(directory).expect("configs").flatten().map(|e| e.path()).collect();
     let goldens = std::fs::read_dir(golden_dir("")).expect("goldens").flatten();

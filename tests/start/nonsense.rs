@@ -96,9 +96,9 @@ fn numbers_of_a_configuration_are_checked() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("novastack.yaml");
     for (model, words) in [
-        ("max_context: 1", "from 2 to"),
+        ("max_context: 1", "of 2 or more"),
         ("max_running: 70000", "from 1 to 65536"),
-        ("default_max_tokens: 0", "from 1 to"),
+        ("default_max_tokens: 0", "of 1 or more"),
         ("sampling: { temperature: 3 }", "temperature must be between 0 and 2"),
         ("sampling: { top_p: 0 }", "top_p must be greater than 0"),
         ("sampling: { heat: 1 }", "unknown key `heat`"),
