@@ -15,6 +15,7 @@ use crate::cli::inspect::known;
 use crate::cli::sampling::{self, Bound, SamplingChoice};
 use crate::load::{self, LoadArgs, Loaded};
 use arc_swap::ArcSwap;
+use novastack::checkpoint::catalogue;
 use novastack::checkpoint::resolve::{Places, Resolved, resolve, served_name};
 use novastack::clock::Clock;
 use novastack::config::{self, Config, Model, Target};
@@ -213,17 +214,23 @@ fn read_config(args: &ServeArgs) -> Result<Config, String> {
         None => Config::default(),
     };
     let Names { names, aliases } = names(args)?;
-    for (name, source) in names.into_iter().zip(args.models()) {
-        if config.is_name(&name) {
+    for (name, source) in names.iter().zip(args.models()) {
+        if config.is_name(name) {
             return Err(format!("--model {source}: the configuration has the name {name} already"));
         }
-        config.models.push(Model::local(name, source.clone()));
+        config.models.push(Model::local(name.clone(), source.clone()));
     }
     for (alias, name) in aliases {
         if config.is_name(&alias) {
             return Err(format!("--served-model-name {alias}: the name is taken already"));
         }
         config.aliases.insert(alias, name);
+    }
+    // What was typed leads there too: a catalogue's alias, or Ollama's way of writing it.
+    for (typed, name) in args.models().map(|source| source.trim()).zip(&names) {
+        if catalogue::find(typed).is_some() && !config.is_name(typed) {
+            config.aliases.insert(typed.to_owned(), name.clone());
+        }
     }
     match (config.models.is_empty(), &args.config) {
         (false, _) => Ok(config),
@@ -310,12 +317,18 @@ async fn stop_signal() {
 }
 
 fn announce(address: SocketAddr, names: &[&str], registry: &Registry, with_key: bool) {
-    let key = if with_key { " -H 'Authorization: Bearer '$NOVASTACK_KEY" } else { "" };
+    let key = if with_key { " -H 'Authorization: Bearer YOUR_KEY'" } else { "" };
+    let hint = if with_key { "(with one of your keys in place of YOUR_KEY)\n" } else { "" };
+    // All addresses are no address to ask.
+    let address = match address.ip().is_unspecified() {
+        true => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), address.port()),
+        false => address,
+    };
     let ExampleRequest { path, body } = registry.example_request(names.first().copied().unwrap_or_default());
     let text = format!(
         "NovaStack is ready on http://{address} with {}. Try:\n\
          curl http://{address}{path} -H 'Content-Type: application/json'{key} \\\n  \
-         -d '{body}'\n",
+         -d '{body}'\n{hint}",
         names.join(", "),
     );
     // Nobody has to listen.

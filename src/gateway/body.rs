@@ -24,9 +24,8 @@ impl App {
     /// The body as JSON.
     pub async fn read_json(&self, limits: &mut Limits, request: Request) -> Result<Value, ApiError> {
         let headers = request.headers();
-        check_type(headers)?;
         let bytes_max = self.config.body_bytes_max;
-        let refused = match is_gzip(headers) {
+        let refused = match check_type(headers).and_then(|()| is_gzip(headers)) {
             Ok(_) if announced(headers).is_none_or(|bytes| bytes <= bytes_max as u64) => None,
             Ok(_) => Some(ApiError::body_too_large(bytes_max)),
             Err(error) => Some(error),

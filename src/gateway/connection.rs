@@ -4,7 +4,8 @@
 //! A closed half looks the same as a caller who has gone away, for whom nobody should work. What tells
 //! them apart is a byte sent: who has gone answers it with a reset. A stream that has begun sends a comment
 //! ([`half_closed`]); before an answer has begun an interim `100 Continue` is sent, which every HTTP/1.1
-//! client has to take (RFC 9110, section 15.2).
+//! client has to take (RFC 9110, section 15.2). HTTP/1.0 has no interim answers: whoever closes its half
+//! there before an answer has begun is taken to have gone.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -44,12 +45,14 @@ pub async fn half_closed() {
     }
 }
 
-/// Nothing is owed to the caller, or an interim answer would not be understood.
+/// Nothing is owed to the caller.
 const IDLE: u8 = 0;
 /// A request is being worked on.
 const ASKED: u8 = 1;
 /// The answer has begun.
 const ANSWERING: u8 = 2;
+/// A request is being worked on whose caller would not understand an interim answer.
+const ASKED_PLAINLY: u8 = 3;
 
 impl Connection {
     /// Around a stream.
@@ -65,7 +68,7 @@ impl Connection {
 
     /// A request has come, which takes an interim answer or does not.
     pub fn asked(&self, takes_interim: bool) {
-        self.stage.store(if takes_interim { ASKED } else { IDLE }, Ordering::Relaxed);
+        self.stage.store(if takes_interim { ASKED } else { ASKED_PLAINLY }, Ordering::Relaxed);
     }
 
     /// Ends when the caller has gone away in the middle of a request.
@@ -80,9 +83,10 @@ impl Connection {
         // Where its reader takes the end for the connection's, nothing of this is reached.
         tokio::time::sleep(LOOK_AGAIN).await;
         self.half_closed.notify_one();
-        let is_waiting = self.stage.load(Ordering::Relaxed) == ASKED;
-        if is_waiting && !matches!(self.stream.try_write(INTERIM), Ok(sent) if sent == INTERIM.len()) {
-            return;
+        match self.stage.load(Ordering::Relaxed) {
+            ASKED if !matches!(self.stream.try_write(INTERIM), Ok(sent) if sent == INTERIM.len()) => return,
+            ASKED_PLAINLY => return,
+            _ => {}
         }
         let _ = self.stream.ready(Interest::ERROR).await;
     }
@@ -108,9 +112,13 @@ impl Connection {
     fn poll_send(
         &self,
         cx: &mut Context<'_>,
+        begin: &[u8],
         send: impl Fn(&TcpStream) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
-        self.stage.store(ANSWERING, Ordering::Relaxed);
+        // hyper's own answer to `Expect: 100-continue` is interim too.
+        if !begin.starts_with(b"HTTP/1.1 100 ") {
+            self.stage.store(ANSWERING, Ordering::Relaxed);
+        }
         loop {
             ready!(self.stream.poll_write_ready(cx))?;
             match send(&self.stream) {
@@ -123,7 +131,7 @@ impl Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_send(cx, |stream| stream.try_write(bytes))
+        self.poll_send(cx, bytes, |stream| stream.try_write(bytes))
     }
 
     fn poll_write_vectored(
@@ -131,7 +139,8 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_send(cx, |stream| stream.try_write_vectored(slices))
+        let begin = slices.first().map_or(&[][..], |slice| slice);
+        self.poll_send(cx, begin, |stream| stream.try_write_vectored(slices))
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -40,7 +40,7 @@ const REASON_CHARS_MAX: usize = 300;
 /// What asks all day long whether the server is well.
 const PROBES: [&str; 4] = ["/health", "/livez", "/readyz", "/metrics"];
 /// How keys begin.
-const KEY_BEGINS: [&str; 5] = ["sk-", "nsk-", "hf_", "xai-", "gsk_"];
+const KEY_BEGINS: [&str; 6] = ["sk-", "nsk-", "hf_", "xai-", "gsk_", "AIza"];
 /// The caller went away: "client closed request", as nginx has it.
 const STATUS_CANCELLED: u16 = 499;
 
@@ -352,20 +352,33 @@ fn tokens_per_s(request: &Finished) -> Option<f64> {
 /// servers repeat of a request's body (`input` in the errors of pydantic) is cut off.
 pub fn quoted(text: &str) -> String {
     let end = ["\"input\"", "'input'"].iter().filter_map(|mark| text.find(mark)).min();
-    let masked = |word: &str| {
-        let plain = word.trim_start_matches(|c: char| !c.is_alphanumeric());
-        if KEY_BEGINS.iter().any(|begin| plain.starts_with(begin)) {
-            "***".to_owned()
-        } else {
-            word.to_owned()
-        }
-    };
-    let words: Vec<String> = text[..end.unwrap_or(text.len())].split_whitespace().map(masked).collect();
-    let line: String = words.join(" ").chars().filter(|c| !c.is_control()).collect();
+    let words: Vec<&str> = text[..end.unwrap_or(text.len())].split_whitespace().collect();
+    let line: String = without_keys(&words.join(" ")).chars().filter(|c| !c.is_control()).collect();
     match line.char_indices().nth(REASON_CHARS_MAX) {
         Some((at, _)) => format!("{}...", &line[..at]),
         None => line,
     }
+}
+
+/// With what looks like a key, wherever it stands, and what follows `Bearer` masked.
+fn without_keys(mut line: &str) -> String {
+    let of_a_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '*');
+    let mut masked = String::with_capacity(line.len());
+    let mut after_bearer = false;
+    while let Some(begin) = line.find(of_a_word) {
+        masked += &line[..begin];
+        line = &line[begin..];
+        let end = match after_bearer {
+            true => line.find(char::is_whitespace),
+            false => line.find(|c| !of_a_word(c)),
+        };
+        let (word, rest) = line.split_at(end.unwrap_or(line.len()));
+        let is_key = after_bearer || KEY_BEGINS.iter().any(|begin| word.starts_with(begin));
+        masked += if is_key { "***" } else { word };
+        after_bearer = word.eq_ignore_ascii_case("bearer");
+        line = rest;
+    }
+    masked + line
 }
 
 /// An attempt under way.
@@ -525,7 +538,17 @@ mod tests {
             quoted("Incorrect API key provided: sk-abc*def.\nSee"),
             "Incorrect API key provided: *** See"
         );
-        assert_eq!(quoted("key `nsk-0123` and (hf_xyz)"), "key *** and ***");
+        assert_eq!(quoted("key `nsk-0123` and (hf_xyz)"), "key `***` and (***)");
+        for (said, shown) in [
+            (r#"api_key="sk-abc", again"#, r#"api_key="***", again"#),
+            (r#"{"key":"sk-abc"}"#, r#"{"key":"***"}"#),
+            ("https://h.example/?key=AIzaSy0 failed", "https://h.example/?key=*** failed"),
+            ("provided:sk-abc", "provided:***"),
+            ("Authorization: Bearer abc.def/0+1= is unknown", "Authorization: Bearer *** is unknown"),
+            ("a risk-free desk", "a risk-free desk"),
+        ] {
+            assert_eq!(quoted(said), shown);
+        }
         let body = r#"[{"type": "missing", "loc": ["body"], "input": {"messages": "secret"}}]"#;
         assert!(!quoted(body).contains("secret"), "{}", quoted(body));
         let long = quoted(&"word \u{1b}[31m".repeat(1000));

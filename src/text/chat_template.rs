@@ -11,7 +11,7 @@
 
 use super::TextError;
 use super::jinja::Jinja;
-use super::tokenizer::special_token;
+use super::tokenizer::named_special_tokens;
 use crate::checkpoint::Checkpoint;
 use serde_json::{Map, Value, json};
 use std::collections::HashSet;
@@ -45,10 +45,6 @@ pub struct RenderInput {
     pub extra: serde_json::Map<String, serde_json::Value>,
 }
 
-/// Special tokens that transformers passes to templates.
-const SPECIAL_TOKENS: [&str; 7] =
-    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
-
 /// Names that a message's reasoning goes by, the standard one first.
 const REASONING_FIELDS: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
@@ -70,13 +66,7 @@ impl ChatTemplate {
 
     /// Compiles a template; `tokenizer_config` (`{}` when there is none) names special tokens.
     pub fn new(source: &str, tokenizer_config: &Value) -> Result<Self, TextError> {
-        let special_tokens = SPECIAL_TOKENS
-            .iter()
-            .filter_map(|name| {
-                let token = special_token(tokenizer_config, name)?;
-                Some(((*name).to_owned(), token.into()))
-            })
-            .collect();
+        let special_tokens = named_special_tokens(tokenizer_config);
         let jinja = Jinja::compile(source).map_err(TextError::Template)?;
         Ok(Self {
             variables: jinja.variables().map_err(TextError::Template)?,
@@ -90,11 +80,6 @@ impl ChatTemplate {
     /// The template as it was given.
     pub fn source(&self) -> &str {
         &self.source
-    }
-
-    /// The tokens that it knows by name: `bos_token` and the like.
-    pub fn special_tokens(&self) -> &Map<String, Value> {
-        &self.special_tokens
     }
 
     /// Whether it reads a variable of this name.

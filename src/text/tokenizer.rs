@@ -16,7 +16,7 @@ use super::end_tokens::{self, EndSource, EndToken};
 use super::{TextError, bpe_files, gguf_tokenizer};
 use crate::checkpoint::{Checkpoint, TokenizerSource};
 use crate::protocol::TokenId;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -41,6 +41,8 @@ pub struct Tokenizer {
     eos: Vec<TokenId>,
     vocab_size: usize,
     warnings: Vec<String>,
+    /// See [`Tokenizer::named_special_tokens`].
+    named: Map<String, Value>,
 }
 
 /// How the vocabulary spells a token's bytes.
@@ -120,6 +122,7 @@ impl Tokenizer {
             eos: Vec::new(),
             vocab_size: vocab_size.max(highest),
             warnings: Vec::new(),
+            named: named_special_tokens(tokenizer_config),
             inner,
             plain: OnceLock::new(),
         };
@@ -179,6 +182,11 @@ impl Tokenizer {
     /// The id of a token that is spelled so.
     pub fn token_id(&self, token: &str) -> Option<TokenId> {
         self.inner.token_to_id(token)
+    }
+
+    /// The special tokens that the checkpoint names, `bos_token` and the like, with their texts.
+    pub fn named_special_tokens(&self) -> &Map<String, Value> {
+        &self.named
     }
 
     /// Ids that end an answer, each once, those that the checkpoint's files name first.
@@ -263,6 +271,16 @@ fn encode(inner: &tokenizers::Tokenizer, text: &str, add_special: bool) -> Resul
             "cannot encode the text: the tokenizer's pattern matching gave up on it".into(),
         )),
     }
+}
+
+/// Special tokens that transformers passes to templates.
+const SPECIAL_TOKENS: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+/// The special tokens that a tokenizer_config.json names, with their texts.
+pub(super) fn named_special_tokens(tokenizer_config: &Value) -> Map<String, Value> {
+    let token = |name: &&str| Some(((*name).to_owned(), special_token(tokenizer_config, name)?.into()));
+    SPECIAL_TOKENS.iter().filter_map(token).collect()
 }
 
 /// A named special token of tokenizer_config.json: a string or `{"content": ...}`.

@@ -117,17 +117,25 @@ async fn a_caller_that_closes_its_half_still_gets_its_answer() {
 #[tokio::test]
 async fn for_a_caller_that_has_gone_away_nobody_works() {
     let server = serve(&[]);
-    for (requests, stream) in [(1, false), (2, true)] {
+    let expect = "expect: 100-continue\r\n";
+    let cases = [
+        ("HTTP/1.1", "", false),
+        ("HTTP/1.1", "", true),
+        ("HTTP/1.0", "", false),
+        ("HTTP/1.1", expect, false),
+    ];
+    for (requests, (version, expect, stream)) in (1..).zip(cases) {
         let more = json!({"n": 60, "max_tokens": 480, "temperature": 0, "stream": stream});
         let body = completion(more).to_string();
         let mut caller = connect(&server).await;
-        let headers = format!("content-length: {}\r\n", body.len());
-        caller.write_all(post("/v1/completions", &headers, &body).as_bytes()).await.expect("sent");
+        let headers = format!("content-length: {}\r\n{expect}", body.len());
+        let request = post("/v1/completions", &headers, &body).replacen("HTTP/1.1", version, 1);
+        caller.write_all(request.as_bytes()).await.expect("sent");
         while metric(&server, "novastack_running").await == 0.0 {}
         drop(caller);
         let gone = std::time::Instant::now();
         while metric(&server, "novastack_running").await > 0.0 {
-            assert!(gone.elapsed() < Duration::from_secs(5), "it still runs");
+            assert!(gone.elapsed() < Duration::from_secs(5), "{version} {expect}: it still runs");
         }
         let (_, text) = server.get("/metrics").await;
         let cancelled =

@@ -30,6 +30,14 @@ async fn a_gap_is_filled_by_a_model_that_knows_how() {
     assert_eq!((status, &answer["content"]), (200, &by_hand["choices"][0]["text"]), "{answer}");
     assert_eq!((&answer["stop"], &answer["stop_type"]), (&json!(true), &json!("limit")));
     assert_eq!((&answer["tokens_predicted"], &answer["tokens_evaluated"]), (&json!(8), &json!(prompt.len())));
+    // 0 computes the prompt alone, for the next request; without a number the filling ends by itself.
+    for (predict, least, most) in [(json!(0), 0, 0), (json!(-1), 17, 512), (Value::Null, 17, 512)] {
+        let mut gap = gap.clone();
+        gap["n_predict"] = predict;
+        let (status, answer) = server.post("/infill", &gap).await;
+        let predicted = answer["tokens_predicted"].as_u64().unwrap_or(u64::MAX);
+        assert!(status == 200 && (least..=most).contains(&predicted), "{answer}");
+    }
     let mut streamed = gap.clone();
     streamed["stream"] = true.into();
     let (_, text) = post_text(&server, "/infill", &streamed).await;

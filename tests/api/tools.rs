@@ -2,7 +2,8 @@
 //! `lm_eval/models/openai_completions.py`, `api_models.py`, `utils.py`), and Open WebUI
 //! (`backend/open_webui/routers/openai.py`, `utils/task.py`). Answers have what they read.
 
-use super::{events, post_text, serve};
+use super::{events, fill_model, post_text, serve};
+use crate::support::server::Server;
 use serde_json::{Value, json};
 
 fn f64s(value: &Value) -> Vec<Option<f64>> {
@@ -159,4 +160,21 @@ async fn open_webuis_calls_are_replayed() {
     let answer: Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!(status, 404);
     assert!(answer["error"]["message"].as_str().is_some_and(|message| message.contains("gone")), "{text}");
+}
+
+/// A base model has no chat template, and names its special tokens all the same.
+#[tokio::test]
+async fn special_tokens_are_told_without_a_template() {
+    let model = fill_model();
+    let _ = std::fs::remove_file(model.path().join("chat_template.jinja"));
+    let file = model.path().join("tokenizer_config.json");
+    let text = std::fs::read_to_string(&file).expect("tokenizer_config.json");
+    let mut config: Value = serde_json::from_str(&text).expect("JSON");
+    config.as_object_mut().expect("an object").remove("chat_template");
+    std::fs::write(&file, config.to_string()).expect("written");
+    let server = Server::start(&["--model", &format!("tiny={}", model.path().display())]);
+    let (status, info) = server.get("/tokenizer_info").await;
+    let info: Value = serde_json::from_str(&info).expect("JSON");
+    assert_eq!((status, &info["pad_token"]), (200, &json!("<|endoftext|>")), "{info}");
+    assert!(info.get("chat_template").is_none(), "{info}");
 }

@@ -28,7 +28,7 @@ use serde_json::Value;
 use std::sync::Arc;
 
 /// Output tokens where the caller does not say, as in OpenAI's API.
-pub(super) const MAX_TOKENS_DEFAULT: u32 = 16;
+const MAX_TOKENS_DEFAULT: u32 = 16;
 
 /// A prompt as it was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,7 +2,6 @@
 //! (<https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md#post-infill-for-code-infilling>),
 //! which editors' plugins call.
 
-use super::completions::MAX_TOKENS_DEFAULT;
 use super::fields::{BadField, Fields};
 use super::known_fields;
 use super::params::{ModelView, Params};
@@ -72,10 +71,9 @@ impl InfillRequest {
         };
         let mut params = Params::read(fields, model)?;
         if params.max_tokens.is_none() {
-            // -1 is llama-server's word for no bound.
+            // -1 is llama-server's word for no bound. 0 computes the prompt alone, for the next request.
             let predict = fields.integer("n_predict", -1, i64::from(u32::MAX))?;
-            params.max_tokens =
-                predict.and_then(|tokens| u32::try_from(tokens).ok()).filter(|tokens| *tokens > 0);
+            params.max_tokens = predict.and_then(|tokens| u32::try_from(tokens).ok());
         }
         if params.n != 1 {
             return Err(BadField::unsupported("n", "must be 1: a gap is filled once"));
@@ -145,7 +143,9 @@ async fn fill(
         prompts: vec![prompt.into()],
         choices: 1,
         sampling: params.sampling,
-        max_tokens: params.max_tokens.map_or(MaxTokens::AtMost(MAX_TOKENS_DEFAULT), MaxTokens::Exactly),
+        max_tokens: params
+            .max_tokens
+            .map_or(MaxTokens::AtMost(model.defaults.max_tokens.unwrap_or(u32::MAX)), MaxTokens::Exactly),
         stops: params.stops,
         include_stop: params.include_stop,
         skip_special: params.skip_special,

@@ -107,8 +107,8 @@ pub async fn info(
     info.insert("tokenizer_class".into(), "PreTrainedTokenizerFast".into());
     info.insert("model_max_length".into(), model.engine.max_context().into());
     info.insert("vocab_size".into(), tokenizer.vocab_size().into());
+    info.extend(tokenizer.named_special_tokens().clone());
     if let Ok(template) = &model.template {
-        info.extend(template.special_tokens().clone());
         info.insert("chat_template".into(), template.source().into());
     }
     let eos = tokenizer.eos_ids().first().and_then(|id| tokenizer.id_to_token(*id));
