@@ -503,4 +503,21 @@ mod tests {
         assert_eq!(said("tiny", "./folder", "out of memory"), "model tiny (./folder): out of memory");
         assert_eq!(said("x", "x", "excess"), "model x: excess");
     }
+
+    #[test]
+    fn the_name_that_was_typed_is_served_too() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            args: ServeArgs,
+        }
+        let read = |words: &[&str]| {
+            let line: Line = clap::Parser::parse_from([&["novastack"], words].concat());
+            read_config(&line.args).expect("a configuration")
+        };
+        let config = read(&["qwen3:8b"]);
+        assert!(config.models[0].name == "qwen3-8b" && config.aliases["qwen3:8b"] == "qwen3-8b");
+        assert!(read(&["qwen3-8b"]).aliases.is_empty());
+        assert!(read(&["small=./folder", "org/name"]).aliases.is_empty());
+    }
 }

@@ -536,7 +536,7 @@ mod tests {
         assert_eq!(quoted("plain words"), "plain words");
         assert_eq!(
             quoted("Incorrect API key provided: sk-abc*def.\nSee"),
-            "Incorrect API key provided: *** See"
+            "Incorrect API key provided: ***. See"
         );
         assert_eq!(quoted("key `nsk-0123` and (hf_xyz)"), "key `***` and (***)");
         for (said, shown) in [
