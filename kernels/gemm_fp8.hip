@@ -3,7 +3,7 @@
 // W: codes e4m3 [n, k], scales f32 [n, ceil(k / 128)]; k a multiple of 16; n any.
 //
 // Operations: 2 m n k on weights rounded to T; bytes of W: 1.03 n k. Bound: matrix throughput.
-// CPU reference: src/backend/cpu/matmul/blocks.rs, kernel.rs.
+// CPU reference: src/checkpoint/blocks.rs, src/backend/cpu/matmul/kernel.rs.
 #include "gemm.h"
 
 #define GEMM_FP8(T)                                                                                  \

@@ -5,7 +5,7 @@
 // or 128; k a multiple of group; n any.
 //
 // Operations: 2 m n k on weights rounded to T; bytes of W: (0.5 + 4 / group) n k. Bound: matrix throughput.
-// CPU reference: src/backend/cpu/matmul/blocks.rs, kernel.rs.
+// CPU reference: src/checkpoint/blocks.rs, src/backend/cpu/matmul/kernel.rs.
 #include "gemm.h"
 
 #define GEMM_INT4(T)                                                                 \

@@ -3,7 +3,7 @@
 // W: blocks u8 [n, k / 256, 144] as in a file; k a multiple of 256; n any.
 //
 // Operations: 2 m n k on weights rounded to T; bytes of W: 0.5625 n k. Bound: matrix throughput.
-// CPU reference: src/backend/cpu/matmul/blocks.rs, kernel.rs.
+// CPU reference: src/checkpoint/blocks.rs, src/backend/cpu/matmul/kernel.rs.
 #include "gemm.h"
 
 #define GEMM_Q4_K(T)                                                        \

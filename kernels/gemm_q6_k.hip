@@ -4,7 +4,7 @@
 // multiple of 256; n any.
 //
 // Operations: 2 m n k on weights rounded to T; bytes of W: 0.82 n k. Bound: matrix throughput.
-// CPU reference: src/backend/cpu/matmul/blocks.rs, kernel.rs.
+// CPU reference: src/checkpoint/blocks.rs, src/backend/cpu/matmul/kernel.rs.
 #include "gemm.h"
 
 #define GEMM_Q6_K(T)                                                                 \

@@ -3,7 +3,7 @@
 // W: codes i8 [n, k], scales f16 [n, k / 32]; k a multiple of 32; n any.
 //
 // Operations: 2 m n k on weights rounded to T; bytes of W: 1.0625 n k. Bound: matrix throughput.
-// CPU reference: src/backend/cpu/matmul/blocks.rs, kernel.rs.
+// CPU reference: src/checkpoint/blocks.rs, src/backend/cpu/matmul/kernel.rs.
 #include "gemm.h"
 
 #define GEMM_Q8_0(T)                                                                                 \

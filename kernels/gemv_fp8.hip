@@ -3,7 +3,7 @@
 // W: codes e4m3 [n, k], scales f32 [n, ceil(k / 128)]; k a multiple of 16; n any.
 //
 // Bytes: 1.03 n k, each read once. Bound: memory.
-// CPU reference: src/backend/cpu/matmul/blocks.rs, kernel.rs.
+// CPU reference: src/checkpoint/blocks.rs, src/backend/cpu/matmul/kernel.rs.
 #include "gemv.h"
 
 #define GEMV_FP8(T)                                                                                  \

@@ -5,7 +5,7 @@
 // or 128; k a multiple of group; n any.
 //
 // Bytes: (0.5 + 4 / group) n k, each read once. Bound: memory.
-// CPU reference: src/backend/cpu/matmul/blocks.rs, kernel.rs.
+// CPU reference: src/checkpoint/blocks.rs, src/backend/cpu/matmul/kernel.rs.
 #include "gemv.h"
 
 #define GEMV_INT4(T)                                                                   \

@@ -3,7 +3,7 @@
 // W: blocks u8 [n, k / 256, 144] as in a file; k a multiple of 256; n any.
 //
 // Bytes: 0.5625 n k, each read once. Bound: memory.
-// CPU reference: src/backend/cpu/matmul/blocks.rs, kernel.rs.
+// CPU reference: src/checkpoint/blocks.rs, src/backend/cpu/matmul/kernel.rs.
 #include "gemv.h"
 
 #define GEMV_Q4_K(T)                                                          \

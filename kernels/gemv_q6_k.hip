@@ -4,7 +4,7 @@
 // multiple of 256; n any.
 //
 // Bytes: 0.82 n k, each read once. Bound: memory.
-// CPU reference: src/backend/cpu/matmul/blocks.rs, kernel.rs.
+// CPU reference: src/checkpoint/blocks.rs, src/backend/cpu/matmul/kernel.rs.
 #include "gemv.h"
 
 #define GEMV_Q6_K(T)                                                                   \

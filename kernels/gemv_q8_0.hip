@@ -3,7 +3,7 @@
 // W: codes i8 [n, k], scales f16 [n, k / 32]; k a multiple of 32; n any.
 //
 // Bytes: 1.0625 n k, each read once. Bound: memory.
-// CPU reference: src/backend/cpu/matmul/blocks.rs, kernel.rs.
+// CPU reference: src/checkpoint/blocks.rs, src/backend/cpu/matmul/kernel.rs.
 #include "gemv.h"
 
 #define GEMV_Q8_0(T)                                                                                 \

@@ -16,7 +16,7 @@
 // MI200's matrix instructions take subnormals for zero: in bf16 no weight of a model is one; in f16, which is
 // for checkpoints in f32, all below 6.1e-5 are (docs/amd.md).
 //
-// CPU reference: src/backend/cpu/matmul/blocks.rs.
+// CPU reference: src/checkpoint/blocks.rs.
 #pragma once
 #include "port.h"
 

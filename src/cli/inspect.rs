@@ -175,7 +175,11 @@ fn report(args: &InspectArgs) -> Result<Report, String> {
     let resolved = resolve_description(&args.model, &places).map_err(|error| error.to_string())?;
     let path = &resolved.path;
     let mut checkpoint = resolved.open_config().map_err(|error| error.to_string())?;
-    let at = |error: ConfigError| format!("{}: {error}", path.display());
+    let at = |error: ConfigError| match path.extension().is_some_and(|extension| extension == "json") {
+        // The error would name the file once more.
+        true => format!("{}: {}: {}", path.display(), error.field, error.reason),
+        false => format!("{}: {error}", path.display()),
+    };
     let config = ModelConfig::from_json(&checkpoint.config).map_err(at)?;
     inventory::check(&config).map_err(at)?;
     // In the hub's cache some of the files may be there because a download is under way.

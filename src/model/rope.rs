@@ -94,6 +94,8 @@ impl Rope {
     /// `rope_parameters` (transformers 5). The base is from the first of them that has it, else
     /// from the config itself.
     pub fn from_config(config: &Fields<'_>) -> Result<Ropes, ConfigError> {
+        // Of scalings that depend on it; Phi-3 and Phi-4 are published with it where there is none.
+        config.ignore(&["original_max_position_embeddings"]);
         let (old, new) = (config.object("rope_scaling")?, config.object("rope_parameters")?);
         let old = old.filter(|scaling| !scaling.is_empty());
         if let (None, Some(parameters)) = (&old, &new)

@@ -223,6 +223,7 @@ fn devices_that_the_caller_has() {
     std::fs::write(&broken, r#"{"architectures": ["MambaForCausalLM"]}"#).expect("write");
     let message = fails(&[broken.to_str().expect("UTF-8")]);
     assert!(message.contains("MambaForCausalLM") && message.contains("Qwen3MoeForCausalLM"), "{message}");
+    assert_eq!(message.matches("config.json").count(), 1, "{message}");
     let message = fails(&["org/model:weights.gguf"]);
     assert!(message.contains("novastack pull org/model:weights.gguf"), "{message}");
 }

@@ -200,6 +200,7 @@ fn a_field_that_would_give_other_logits_is_refused() {
         ("Llama-3.1-8B", json!({"attention_sink": true}), "attention_sink: true"),
         ("Llama-3.1-8B", json!({"position_embedding_type": "alibi"}), "position_embedding_type: \"alibi\""),
         ("Llama-3.1-8B", json!({"text_config": {"hidden_size": 8}}), "text_config.hidden_size: 8"),
+        ("Qwen3-8B", json!({"use_qk_norm": false}), "use_qk_norm: false"),
         ("Qwen3-8B", json!({"hidden_activation": "gelu"}), "hidden_activation: \"gelu\""),
         ("Qwen3-8B", json!({"moe_intermediate_size": 64}), "moe_intermediate_size: 64"),
         (
@@ -302,6 +303,11 @@ fn published_configs_load() {
             json!({"quantization_config": fp8, "mlp_only_layers": [], "max_window_layers": 48}),
         ),
         ("DeepSeek-V3", json!({"quantization_config": fp8, "rope_interleave": true, "qk_head_dim": 192})),
+        // Qwen3-Coder.
+        (
+            "Qwen3-30B-A3B",
+            json!({"use_qk_norm": true, "qkv_bias": false, "shared_expert_intermediate_size": 0, "rope_theta": 1e7}),
+        ),
         // YaRN as Qwen's model cards tell users to add it, and as older tools wrote it.
         (
             "Qwen3-8B",
@@ -409,6 +415,11 @@ fn llamas_relatives_are_read_as_published() {
     assert_eq!((params(&read_phi4), read_phi4.rotary_dim()), (3_836_021_760, 96));
     // sqrt(1 + ln(32) / ln(4096)), whatever factors serve.
     assert!((read_phi4.rope.attention_factor() - 1.190_238).abs() < 1e-6);
+    // Phi-3-mini-4k and Phi-4 name the length of training too, and have nothing stretched.
+    let mut plain = phi4.clone();
+    plain["rope_scaling"] = Value::Null;
+    plain["max_position_embeddings"] = 4096.into();
+    assert_eq!(config(plain).max_context, 4096);
     phi4["rope_scaling"]["long_factor"] = json!(vec![1.5; 64]);
     let error = read(&phi4).expect_err("too many factors");
     assert!(error.contains("rope_scaling.long_factor: must be a list of 48 numbers"), "{error}");

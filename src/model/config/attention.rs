@@ -102,6 +102,10 @@ impl Attention {
             _ => (bias.unwrap_or(false), bias.unwrap_or(false)),
         };
         let qk_norm = match family {
+            // Qwen3-Coder says so in its config, the others do not.
+            Family::Qwen3 | Family::Qwen3Moe if config.flag("use_qk_norm")? == Some(false) => {
+                return Err(config.error("use_qk_norm", "false is not supported for this family"));
+            }
             Family::Qwen3 | Family::Qwen3Moe | Family::Gemma3 => QkNorm::Head,
             Family::MinimaxM2 => minimax_norm(config)?,
             _ => QkNorm::None,
