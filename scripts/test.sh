@@ -47,6 +47,8 @@ step "cargo clippy"
 cargo clippy --locked --all-targets --quiet -- -D warnings
 step "cargo doc"
 RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet
+step "licences, sources and known vulnerabilities of what is linked"
+scripts/deny.sh
 
 step "tokenizers and the demo checkpoint"
 command -v npm >/dev/null || apt_install npm
