@@ -25,3 +25,5 @@ pub mod checkpoint;
 pub mod clock;
 pub mod connect;
 pub mod blocking_http;
+pub mod files;
+pub mod memory;

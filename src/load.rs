@@ -12,6 +12,7 @@ use novastack::checkpoint::Checkpoint;
 use novastack::checkpoint::resolve::Resolved;
 use novastack::engine::executor::{DeviceExecutor, Executor, Patience, Rank};
 use novastack::engine::plan::{PlannedSeq, SampleSpec, SeqId, StepPlan};
+use novastack::memory::Memory;
 use novastack::model::{self, LoadError, Loader, ModelConfig, Weights, inventory};
 use novastack::protocol::SamplingParams;
 use std::io::IsTerminal;
@@ -21,9 +22,6 @@ use std::time::{Duration, Instant};
 
 /// How often a log says how far loading is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
-
-/// Free memory where the system does not tell.
-const ASSUMED_FREE_BYTES: usize = 4 << 30;
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LoadFormat {
@@ -74,7 +72,7 @@ pub struct LoadArgs {
     #[arg(long, value_parser = clap::value_parser!(u32).range(2..))]
     pub max_context: Option<u32>,
     /// KV cache per model: bytes, or with a suffix K, M, G [default: a quarter of the free memory
-    /// at the most].
+    /// at the most]. On the CPU, no more than is free beside the weights, within the limits of control groups.
     #[arg(long, value_parser = parse_bytes, value_name = "SIZE")]
     pub kv_cache_memory: Option<usize>,
     /// Sequences that run at once.
@@ -86,6 +84,10 @@ pub struct LoadArgs {
     /// `max_context` is a wish of ours, not somebody's word: less is no error.
     #[arg(skip)]
     pub context_may_shrink: bool,
+    /// Of the machine's memory, what others in this process may come to use and have not touched yet: the KV
+    /// caches of models that were loaded before, the bodies of requests.
+    #[arg(skip)]
+    pub promised_bytes: usize,
 }
 
 impl LoadArgs {
@@ -110,16 +112,39 @@ impl LoadArgs {
         if let Some(threads) = self.threads.map(usize::from).filter(|threads| *threads > cores) {
             tracing::warn!(threads, cores, "--threads is more than there are cores, which only slows down");
         }
-        let Some(bytes) = self.kv_cache_memory else { return Ok(()) };
-        let free = free_memory_bytes();
-        if self.device == DeviceChoice::Cpu && bytes > free {
-            return Err(format!(
-                "--kv-cache-memory {} is more than the {} that are free",
-                size(bytes),
-                size(free)
-            ));
+        match self.kv_cache_memory {
+            Some(bytes) => self.check_cache(shape, bytes, inventory::kv_spec(shape, 1).token_bytes()),
+            None => Ok(()),
         }
-        self.check_cache(shape, bytes, inventory::kv_spec(shape, 1).token_bytes())
+    }
+
+    /// The machine's memory that is neither used nor promised.
+    fn free_bytes(&self) -> usize {
+        Memory::of_this_process().available.saturating_sub(self.promised_bytes)
+    }
+
+    /// Refuses a KV cache that the machine's memory does not hold, with weights that take so many bytes and are
+    /// still to be loaded. What is promised and not there ends in the system killing this process.
+    fn check_memory(&self, weight_bytes: usize) -> Result<(), String> {
+        let (free, cache) = (self.free_bytes(), self.kv_cache_memory.unwrap_or(0));
+        if weight_bytes.saturating_add(cache) <= free {
+            return Ok(());
+        }
+        let asked = match (self.kv_cache_memory, weight_bytes) {
+            (None, weights) => format!("the weights take {}, which is", size(weights)),
+            (Some(bytes), 0) => format!("--kv-cache-memory {} is", size(bytes)),
+            (Some(bytes), weights) => {
+                format!("--kv-cache-memory {} and the weights, {}, are", size(bytes), size(weights))
+            }
+        };
+        let mut text = format!("{asked} more than the {} of memory that are free", size(free));
+        if self.promised_bytes > 0 {
+            text += &format!(
+                " beside the {} for requests and for the KV caches of other models",
+                size(self.promised_bytes)
+            );
+        }
+        Err(text)
     }
 
     /// Whether a KV cache of so many bytes holds the context that somebody asked for.
@@ -171,6 +196,8 @@ pub struct Loaded {
     pub max_context: usize,
     pub kv_blocks: usize,
     pub bytes: ModelBytes,
+    /// Of the machine's memory, what it comes to use as its KV cache fills.
+    pub promised_bytes: usize,
 }
 
 /// What a loaded model takes, on all ranks together.
@@ -237,7 +264,12 @@ pub fn load_opened(
     let threads = args.threads_or_all();
     let opened = Opened { args, name, path, checkpoint: &checkpoint, shape: &shape, weights, threads };
     let ranks = args.tensor_parallel.map(usize::from);
-    let started = match args.device.decided(ranks.unwrap_or(1)) {
+    let device = args.device.decided(ranks.unwrap_or(1));
+    let on_cpu = matches!(device, DeviceChoice::Auto | DeviceChoice::Cpu);
+    if on_cpu {
+        args.check_memory(crate::cli::inspect::cpu_weight_bytes(&checkpoint, &shape, path) as usize)?;
+    }
+    let started = match device {
         DeviceChoice::Gpus(_, numbers) if ranks.is_some_and(|ranks| ranks != numbers.len()) => {
             return Err(format!(
                 "--tensor-parallel {} with {} GPUs: each is a rank; leave it out or name as many",
@@ -248,12 +280,14 @@ pub fn load_opened(
         DeviceChoice::Gpus(vendor, numbers) => opened.on_gpus(vendor, &numbers),
         DeviceChoice::Auto | DeviceChoice::Cpu => {
             let backends = CpuBackend::group(ranks.unwrap_or(1), threads);
-            opened.start(backends, None, || Ok(free_memory_bytes() / 4)).map_err(|error| error.text)
+            let left = || args.check_memory(0).map(|()| args.free_bytes() / 4);
+            opened.start(backends, None, left).map_err(|error| error.text)
         }
     };
     let Started { max_context, kv_blocks, bytes, mut executor } = started?;
     warm_up(&mut *executor)?;
-    Ok(Loaded { checkpoint, shape, executor, max_context, kv_blocks, bytes })
+    let promised_bytes = if on_cpu { kv_blocks * KV_BLOCK_TOKENS * bytes.kv_token } else { 0 };
+    Ok(Loaded { checkpoint, shape, executor, max_context, kv_blocks, bytes, promised_bytes })
 }
 
 /// A checkpoint and what is to become of it.
@@ -513,14 +547,4 @@ fn size(bytes: usize) -> String {
         bytes if bytes >= f64::from(1 << 20) => format!("{:.1} MiB", bytes / f64::from(1 << 20)),
         bytes => format!("{:.0} KiB", bytes / 1024.0),
     }
-}
-
-/// What the system says could be had without swapping.
-pub(crate) fn free_memory_bytes() -> usize {
-    let available = || -> Option<usize> {
-        let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-        let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
-        line.split_whitespace().nth(1)?.parse::<usize>().ok()?.checked_mul(1024)
-    };
-    available().unwrap_or(ASSUMED_FREE_BYTES)
 }

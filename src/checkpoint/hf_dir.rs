@@ -5,8 +5,8 @@ use super::parts;
 use super::recognise::{self, refuse_adapter, refuse_lfs_pointer, refuse_lfs_pointer_at};
 use super::tensors::Tensors;
 use super::{BpeFiles, Checkpoint, CheckpointError, TokenizerSource, safetensors};
+use crate::files;
 use serde_json::Value;
-use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 
 /// The largest JSON file or template that is read: ten times the largest tokenizer_config.json
@@ -209,8 +209,7 @@ pub(super) fn read_json(path: &Path) -> Result<Value, CheckpointError> {
 
 fn read_text(path: &Path) -> Result<String, CheckpointError> {
     let io = |source| CheckpointError::io(path, source);
-    let mut bytes = Vec::new();
-    std::fs::File::open(path).map_err(io)?.take(TEXT_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(io)?;
+    let bytes = files::read_start(path, TEXT_BYTES_MAX + 1).map_err(io)?;
     refuse_lfs_pointer(path, &bytes)?;
     if bytes.len() as u64 > TEXT_BYTES_MAX {
         return Err(CheckpointError::invalid(path, format!("is larger than {TEXT_BYTES_MAX} bytes")));

@@ -22,11 +22,14 @@ use self::select::{RepoFile, RepoInfo};
 use self::store::{link, place, sha256, sha256_of_text, verify};
 use self::transfer::{Hub, TransferError};
 use super::{CheckpointError, hf_dir, parts};
+use crate::files;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+/// Largest file that names a revision's commit.
+const REF_BYTES_MAX: u64 = 4 << 10;
 const REVISION_DEFAULT: &str = "main";
 /// Attempts that bring no new byte, before a download is given up.
 const FRUITLESS_ATTEMPTS_MAX: u32 = 5;
@@ -140,7 +143,7 @@ pub fn cached(source: &HubSource, options: &PullOptions) -> Option<PathBuf> {
 /// Where the revision's files are, if there are any.
 fn snapshot(source: &HubSource, options: &PullOptions) -> Option<PathBuf> {
     let directory = repo_directory(source, options);
-    let commit = match std::fs::read_to_string(directory.join("refs").join(&source.revision)) {
+    let commit = match files::read_text(&directory.join("refs").join(&source.revision), REF_BYTES_MAX) {
         Ok(commit) => commit.trim().to_owned(),
         Err(_) => source.revision.clone(),
     };
@@ -155,7 +158,7 @@ fn repo_directory(source: &HubSource, options: &PullOptions) -> PathBuf {
 fn lock(directory: &Path, source: &HubSource, options: &PullOptions) -> Result<File, CheckpointError> {
     let path = directory.join(".novastack.lock");
     let io = |error| CheckpointError::io(&path, error);
-    let file = File::create(&path).map_err(io)?;
+    let file = files::create(&path).map_err(io)?;
     let start = Instant::now();
     let mut told = options.progress == ProgressStyle::Silent;
     loop {

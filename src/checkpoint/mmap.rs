@@ -1,7 +1,7 @@
 //! The one memory map: a whole file, read-only. Deliberately absent: writing, partial maps.
 
 use super::CheckpointError;
-use std::fs::File;
+use crate::files;
 use std::path::{Path, PathBuf};
 
 /// A file mapped into memory. Shared freely between threads: nobody writes to it.
@@ -15,12 +15,8 @@ impl Mapping {
     /// Maps the whole file. An empty file is an error: no format allows one.
     pub fn open(path: &Path) -> Result<Mapping, CheckpointError> {
         let io = |source| CheckpointError::io(path, source);
-        let file = File::open(path).map_err(io)?;
-        let metadata = file.metadata().map_err(io)?;
-        if !metadata.is_file() {
-            return Err(CheckpointError::invalid(path, "is not a regular file"));
-        }
-        if metadata.len() == 0 {
+        let file = files::open(path).map_err(io)?;
+        if file.metadata().map_err(io)?.len() == 0 {
             return Err(CheckpointError::invalid(path, "is empty"));
         }
         // SAFETY: the map is private and read-only, and it owns its pages for as long as the

@@ -2,6 +2,7 @@
 //! Told by their names and first bytes alone.
 
 use super::CheckpointError;
+use crate::files;
 use std::path::Path;
 
 /// What a Git LFS pointer begins with (the specification's first line).
@@ -22,14 +23,8 @@ pub(super) fn refuse_lfs_pointer(path: &Path, start: &[u8]) -> Result<(), Checkp
 
 /// [`refuse_lfs_pointer`] of a file that others will read.
 pub(super) fn refuse_lfs_pointer_at(path: &Path) -> Result<(), CheckpointError> {
-    use std::io::Read;
-    let io = |source| CheckpointError::io(path, source);
-    let mut start = Vec::new();
-    std::fs::File::open(path)
-        .map_err(io)?
-        .take(LFS_POINTER.len() as u64)
-        .read_to_end(&mut start)
-        .map_err(io)?;
+    let start = files::read_start(path, LFS_POINTER.len() as u64)
+        .map_err(|source| CheckpointError::io(path, source))?;
     refuse_lfs_pointer(path, &start)
 }
 

@@ -23,6 +23,7 @@ use novastack::backend::KvDtype;
 use novastack::checkpoint::Checkpoint;
 use novastack::checkpoint::resolve::{Places, resolve_description};
 use novastack::gateway::GenerationDefaults;
+use novastack::memory::Memory;
 use novastack::model::config::Attention;
 use novastack::model::inventory::{self, Counts, Format, Kind, TensorSpec};
 use novastack::model::{self, ConfigError, ModelConfig};
@@ -224,7 +225,7 @@ fn report(args: &InspectArgs) -> Result<Report, String> {
     };
     let cpu = given.is_none().then(|| {
         let served: Vec<_> = formats.iter().map(StoredFormat::on_cpu).collect();
-        model.given(&served, Device::cpu(crate::load::free_memory_bytes()), 1)
+        model.given(&served, Device::cpu(Memory::of_this_process().available), 1)
     });
     Ok(Report {
         model: resolved.served_name,
@@ -273,6 +274,14 @@ pub fn shortage(
     let bf16 = formats.iter().position(|format| format.name == format_name(Format::Bf16));
     let first = if config.full_precision { bf16.unwrap_or(as_stored) } else { as_stored };
     memory::Model { config, tensors: &tensors, sizes: &sizes }.shortage(&formats[first..], devices, usable)
+}
+
+/// What the weights take in memory where the CPU computes.
+pub fn cpu_weight_bytes(checkpoint: &Checkpoint, config: &ModelConfig, path: &Path) -> u64 {
+    let tensors: Vec<TensorSpec> = inventory::tensors(config).collect();
+    let formats = Stored::find(checkpoint, config, path, &tensors).formats();
+    let as_stored = formats.iter().find(|format| format.as_stored).or(formats.first());
+    as_stored.map_or(0, |format| format.on_cpu().rank_bytes(&tensors, 1))
 }
 
 fn attention(config: &ModelConfig) -> AttentionReport {

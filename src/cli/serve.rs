@@ -1,12 +1,12 @@
 //! `novastack serve`: listen, load, answer, drain. The port is open from the start, so that
-//! `/health` can say what is loading; a model that cannot be loaded ends the program.
+//! `/health` can say what is loading. A model that cannot be loaded is told of there and in the log, and
+//! all others serve; where nothing else is there to serve, the program ends.
 //!
 //! What is served is a [`Config`]: that of --config, with the models of the command line added. It is
-//! read again on SIGHUP and when the file changes; a new file that is wrong, that asks for other local
-//! models or other `server` settings, or that would leave an open address without keys, is refused and
-//! the old one stays.
+//! read again when it changes ([`reload`]).
 
 mod args;
+mod reload;
 
 pub use args::ServeArgs;
 
@@ -21,13 +21,15 @@ use novastack::clock::Clock;
 use novastack::config::{self, Config, Model, Target};
 use novastack::engine::worker::{self, EngineConfig};
 use novastack::gateway::{
-    self, Cors, ExampleRequest, LocalModel, Observers, Registry, Replicas, Routing, ServerConfig,
+    self, Cors, ExampleRequest, LocalModel, ModelState, Observers, Registry, Replicas, Routing, ServerConfig,
 };
 use novastack::store::Store;
 use novastack::text::{ChatTemplate, Tokenizer};
+use reload::Reload;
 use sha2::{Digest, Sha256};
 use std::io::{ErrorKind, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::net::TcpListener;
@@ -53,9 +55,6 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Characters of a name that says by itself which model an error is about.
 const NAME_SAYS_MIN: usize = 4;
-
-/// How often the configuration's file is looked at.
-const WATCH: Duration = Duration::from_secs(1);
 
 pub fn run(mut args: ServeArgs) -> Result<(), String> {
     args.take_keys(std::env::var(args::KEYS_VARIABLE).ok())?;
@@ -128,6 +127,7 @@ async fn listen_and_serve(
     };
 
     let locals = locals(&config);
+    let others = config.models.len() > locals.len();
     match locals.len() {
         0 => tracing::info!("listening on http://{address}"),
         1 => tracing::info!("listening on http://{address}; the model is loading"),
@@ -141,16 +141,27 @@ async fn listen_and_serve(
     let loader = {
         let (args, registry, routing) = (args.clone(), registry.clone(), routing.clone());
         std::thread::Builder::new().name("loader".into()).spawn(move || {
-            let result = load_all(&args, &locals, &registry);
+            let result = load_all(&args, &locals, others, &registry);
             if result.is_ok() {
-                announce(address, &routing.load().names(), &registry, with_key);
+                let routing = routing.load();
+                let serves = |name: &&str| !matches!(registry.get(name), Some(ModelState::Failed(_)));
+                let names: Vec<&str> = routing.names().into_iter().filter(serves).collect();
+                announce(address, &names, &registry, with_key);
             }
             let _ = loaded.send(result);
         })
     };
     loader.map_err(|error| format!("a thread could not be started: {error}"))?;
     tokio::spawn(observers.reopen_on_hangup());
-    tokio::spawn(reload(args, routing.clone(), registry.clone(), store.clone(), address.ip()));
+    let (routing_of_reload, registry_of_reload) = (routing.clone(), registry.clone());
+    let reload = Reload {
+        args,
+        routing: routing_of_reload,
+        registry: registry_of_reload,
+        store: store.clone(),
+        host: address.ip(),
+    };
+    tokio::spawn(reload.run());
 
     let mut failure = None;
     let load_failed = async {
@@ -250,53 +261,6 @@ fn locals(config: &Config) -> Vec<(String, config::LocalModel)> {
     config.models.iter().filter_map(local).collect()
 }
 
-/// Reads the configuration again when it changes and when SIGHUP asks for it. Requests under way keep
-/// what they were planned with.
-async fn reload(
-    args: Arc<ServeArgs>,
-    routing: Arc<ArcSwap<Routing>>,
-    registry: Arc<Registry>,
-    store: Option<Arc<Store>>,
-    host: IpAddr,
-) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Some(path) = &args.config else { return };
-    let stamp = || std::fs::metadata(path).ok().map(|file| (file.modified().ok(), file.len()));
-    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
-    let mut known = stamp();
-    loop {
-        let asked = tokio::select! {
-            _ = hangup.recv() => true,
-            () = tokio::time::sleep(WATCH) => false,
-        };
-        let found = stamp();
-        if !asked && (found == known || found.is_none()) {
-            continue;
-        }
-        known = found;
-        let old = routing.load();
-        let new = read_config(&args).and_then(|new| {
-            if locals(&new) != locals(old.config()) {
-                return Err("other local models than those that are loaded take a restart".into());
-            }
-            if new.server != old.config().server {
-                return Err("other settings of `server` than those at the start take a restart".into());
-            }
-            let has_keys = has_keys(&args, &new, store.as_deref());
-            gateway::check_bind(host, has_keys, args.allow_unauthenticated)?;
-            Routing::new(new, &args.api_keys, &registry)
-        });
-        match new {
-            Ok(new) => {
-                new.config().warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-                routing.store(Arc::new(new));
-                tracing::info!(file = %path.display(), "the new configuration holds");
-            }
-            Err(reason) => tracing::error!(file = %path.display(), %reason, "the old configuration stays"),
-        }
-    }
-}
-
 /// ^C or SIGTERM; a second one ends the program at once.
 async fn stop_signal() {
     use tokio::signal::unix::{SignalKind, signal};
@@ -369,18 +333,56 @@ fn names(args: &ServeArgs) -> Result<Names, String> {
     Ok(Names { names, aliases })
 }
 
+/// Loads the models in turn. One that cannot be loaded is told of and left out, as long as something else is
+/// there to serve: another model of this process, or `others` of upstreams.
 fn load_all(
     args: &ServeArgs,
     locals: &[(String, config::LocalModel)],
+    others: bool,
     registry: &Registry,
 ) -> Result<(), String> {
-    let places = Places::from_env().map_err(|error| error.to_string())?;
+    let mut promised_bytes = 0;
+    let mut reasons = Vec::new();
     for (name, local) in locals {
-        let failed = |reason: String| about(name, &local.source, reason);
-        let resolved = resolve(&local.source, &places).map_err(|error| failed(error.to_string()))?;
-        registry.set_ready(load(args, name, local, &resolved).map_err(failed)?);
+        let load = || {
+            let places = Places::from_env().map_err(|error| error.to_string())?;
+            let resolved = resolve(&local.source, &places).map_err(|error| error.to_string())?;
+            load(args, name, local, &resolved, &mut promised_bytes)
+        };
+        let panicked = || "loading it panicked; the log says where".to_owned();
+        match catch_unwind(AssertUnwindSafe(load)).unwrap_or_else(|_| Err(panicked())) {
+            Ok(model) => registry.set_ready(model),
+            Err(reason) => {
+                let told = about(name, &local.source, reason.clone());
+                if others || locals.len() > 1 {
+                    tracing::error!(
+                        model = name,
+                        reason = told,
+                        "the model cannot be loaded; all others serve"
+                    );
+                }
+                registry.set_failed(name, without_folders(&reason));
+                reasons.push(told);
+            }
+        }
     }
-    Ok(())
+    match reasons.len() == locals.len() && !others {
+        true => Err(reasons.join("\n")),
+        false => Ok(()),
+    }
+}
+
+/// For whoever may ask `/health`: without the folders of this machine.
+fn without_folders(reason: &str) -> String {
+    let word = |word: &str| {
+        let path = word.trim_start_matches(['"', '\'', '`', '(']);
+        let before = &word[..word.len() - path.len()];
+        match path.starts_with(['/', '.', '~']) {
+            true => format!("{before}{}", path.rsplit('/').next().unwrap_or(path)),
+            false => word.to_owned(),
+        }
+    };
+    reason.split(' ').map(word).collect::<Vec<_>>().join(" ")
 }
 
 /// An error with the model that it is about, and nothing said twice.
@@ -431,13 +433,16 @@ fn load(
     name: &str,
     local: &config::LocalModel,
     resolved: &Resolved,
+    promised_bytes: &mut usize,
 ) -> Result<LocalModel, String> {
     let shares = load_args(&args.load, local)?;
     let mut engines = Vec::new();
     let mut first = None;
     for (index, load_args) in shares.iter().enumerate() {
-        let Loaded { checkpoint, shape, executor, max_context, kv_blocks, .. } =
-            load::load(load_args, name, resolved, local.rope_scaling.as_ref())?;
+        let load_args = LoadArgs { promised_bytes: *promised_bytes, ..load_args.clone() };
+        let loaded = load::load(&load_args, name, resolved, local.rope_scaling.as_ref())?;
+        *promised_bytes += loaded.promised_bytes;
+        let Loaded { checkpoint, shape, executor, max_context, kv_blocks, .. } = loaded;
         let (engine, _thread) = worker::spawn(
             EngineConfig {
                 name: if shares.len() == 1 { name.to_string() } else { format!("{name}/{index}") },
@@ -502,6 +507,12 @@ mod tests {
         assert_eq!(said("org/name", "org/name:Q8_0", "org/name: no hub"), "org/name: no hub");
         assert_eq!(said("tiny", "./folder", "out of memory"), "model tiny (./folder): out of memory");
         assert_eq!(said("x", "x", "excess"), "model x: excess");
+    }
+
+    #[test]
+    fn callers_learn_no_folders() {
+        let reason = "/srv/models/small/config.json: No such file or directory (`./here.gguf`, org/name)";
+        assert_eq!(without_folders(reason), "config.json: No such file or directory (`here.gguf`, org/name)");
     }
 
     #[test]

@@ -4,9 +4,9 @@ use super::names::Names;
 use super::read::{Fields, Finding, Reader, Surroundings, in_backticks};
 use super::routes::Routes;
 use super::{Choice, Config, KeySource, Model, Server, Target, models, providers, sections, tree};
+use crate::files;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::Read;
 use std::path::Path;
 use url::Url;
 
@@ -63,10 +63,7 @@ impl Config {
         let name = path.display().to_string();
         let unreadable =
             |problem: String| ConfigErrors { lines: vec![format!("{name}: {problem}")], more: 0 };
-        // A file that does not end is not read to its end.
-        let mut text = String::new();
-        std::fs::File::open(path)
-            .and_then(|file| file.take(tree::FILE_BYTES_MAX as u64 + 1).read_to_string(&mut text))
+        let text = files::read_text(path, tree::FILE_BYTES_MAX as u64)
             .map_err(|error| unreadable(format!("cannot be read: {error}")))?;
         Self::parse(&text, &name, path.parent().unwrap_or(Path::new("")))
     }

@@ -20,8 +20,10 @@ pub async fn version() -> Response {
     Json(json!({ "version": VERSION, "commit": COMMIT })).into_response()
 }
 
-/// 200 when every model serves, else 503; it names each model's state. Reasons are in the log:
-/// this path needs no key.
+/// 200 when every model serves, and also when one could not be loaded and something else serves (`degraded`): a
+/// restart would not mend it, and who routes by this path would lose everything else. Else 503: a model is
+/// loading, its engine has stopped, or none is there. It names each model's state, and why it failed. This path
+/// needs no key.
 pub async fn health(State(app): State<Arc<App>>) -> Response {
     let models = app.registry.snapshot();
     let state = |state: &ModelState| match state {
@@ -39,9 +41,16 @@ pub async fn health(State(app): State<Arc<App>>) -> Response {
         models.iter().filter_map(|(name, state)| Some((name.to_string(), reason(state)?.into()))).collect();
     let states: Vec<(&str, &str)> = models.iter().map(|(name, s)| (name.as_str(), state(s))).collect();
     let draining = app.is_draining();
-    let worst = ["stopped", "failed", "loading"].into_iter().find(|w| states.iter().any(|(_, s)| s == w));
-    let status = if draining { "draining" } else { worst.unwrap_or("ready") };
-    let code = if status == "ready" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let worst = ["stopped", "loading", "failed"].into_iter().find(|w| states.iter().any(|(_, s)| s == w));
+    let status = match worst {
+        _ if draining => "draining",
+        Some("failed") if serves_others(&app, &states) => "degraded",
+        worst => worst.unwrap_or("ready"),
+    };
+    let code = match status {
+        "ready" | "degraded" => StatusCode::OK,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    };
     let models: serde_json::Map<String, Value> =
         states.into_iter().map(|(name, state)| (name.to_owned(), state.into())).collect();
     let mut answer = json!({ "status": status, "models": models });
@@ -49,6 +58,13 @@ pub async fn health(State(app): State<Arc<App>>) -> Response {
         answer["failures"] = failures.into();
     }
     (code, Json(answer)).into_response()
+}
+
+/// Whether anything is served beside the models that could not be loaded.
+fn serves_others(app: &App, states: &[(&str, &str)]) -> bool {
+    let routing = app.routing();
+    let mut targets = routing.config().models.iter().filter_map(|model| routing.target(&model.name));
+    states.iter().any(|(_, state)| *state == "ready") || targets.any(|target| target.upstream.is_some())
 }
 
 /// What is counted, in the format that is asked for.

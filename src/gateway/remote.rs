@@ -21,6 +21,7 @@ use super::http_client::HttpClient;
 use super::observe::quoted;
 use crate::config::{Continues, Format, KeySource, Provider};
 use crate::connect::chain;
+use crate::files;
 use answer::Place;
 use axum::body::Bytes;
 use axum::http::uri::InvalidUri;
@@ -32,6 +33,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
+/// Largest file with a key.
+const KEY_FILE_BYTES_MAX: u64 = 64 << 10;
 /// Longest body of an error that is read.
 const ERROR_BYTES_MAX: usize = 64 << 10;
 /// The version of Anthropic's API that is spoken.
@@ -310,8 +313,8 @@ fn headers(provider: &Provider) -> Result<HeaderMap, String> {
             Some(std::env::var(name).map_err(|_| format!("the environment variable {name} is not set"))?)
         }
         KeySource::File(path) => {
-            let text =
-                std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+            let text = files::read_text(path, KEY_FILE_BYTES_MAX)
+                .map_err(|error| format!("{}: {error}", path.display()))?;
             Some(text.lines().next().unwrap_or_default().trim().to_owned())
         }
     };

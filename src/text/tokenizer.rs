@@ -15,6 +15,7 @@ use super::chat_template::ChatTemplate;
 use super::end_tokens::{self, EndSource, EndToken};
 use super::{TextError, bpe_files, gguf_tokenizer};
 use crate::checkpoint::{Checkpoint, TokenizerSource};
+use crate::files;
 use crate::protocol::TokenId;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashSet};
@@ -25,6 +26,9 @@ use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, DecoderWrapper};
 
 /// Where a GGUF file says which tokens end an answer.
+/// Largest tokenizer.json: several times the largest one seen.
+const FILE_BYTES_MAX: u64 = 256 << 20;
+
 const GGUF_METADATA: &str = "GGUF metadata";
 
 /// A checkpoint's tokenizer.
@@ -309,7 +313,7 @@ fn config_ids(file: &str, config: &Value) -> Result<Vec<TokenId>, TextError> {
 
 fn read_json(path: &Path, config: &Value) -> Result<tokenizers::Tokenizer, TextError> {
     let fail = |reason: String| TextError::Tokenizer(format!("{}: {reason}", path.display()));
-    let bytes = std::fs::read(path).map_err(|error| fail(error.to_string()))?;
+    let bytes = files::read(path, FILE_BYTES_MAX).map_err(|error| fail(error.to_string()))?;
     // Inconsistent merges make the crate index out of bounds.
     let mut tokenizer = catch_unwind(|| tokenizers::Tokenizer::from_bytes(&bytes))
         .map_err(|_| fail("vocabulary and merges do not fit together".into()))?

@@ -2,6 +2,7 @@
 //! and a tiny model of its own.
 
 mod access_log;
+mod broken_models;
 mod counts;
 mod faults;
 mod hedging;

@@ -1,7 +1,9 @@
 //! What a newcomer meets first: words that people type, errors, defaults, the log.
 
 mod defaults;
+mod files;
 mod log;
+mod memory;
 mod nonsense;
 mod words;
 

@@ -1,11 +1,14 @@
 //! What a download needs to know, read from the environment in one place, in Hugging Face's names.
 
 use crate::checkpoint::CheckpointError;
+use crate::files;
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// Largest file with a token.
+const TOKEN_BYTES_MAX: u64 = 64 << 10;
 const ENDPOINT_DEFAULT: &str = "https://huggingface.co";
 
 /// How a download shows that it goes on.
@@ -68,7 +71,7 @@ impl PullOptions {
         if !endpoint.starts_with("http://") && !endpoint.starts_with("https://") {
             return Err(CheckpointError::Hub("HF_ENDPOINT must start with http:// or https://".into()));
         }
-        let token_file = || std::fs::read_to_string(home?.join("token")).ok();
+        let token_file = || files::read_text(&home?.join("token"), TOKEN_BYTES_MAX).ok();
         let token = text("HF_TOKEN")?.or_else(|| token_file().map(|token| token.trim().to_owned()));
         let offline = text("HF_HUB_OFFLINE")?
             .is_some_and(|flag| matches!(flag.to_ascii_uppercase().as_str(), "1" | "ON" | "YES" | "TRUE"));

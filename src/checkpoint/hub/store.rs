@@ -2,6 +2,7 @@
 
 use super::select::RepoFile;
 use crate::checkpoint::CheckpointError;
+use crate::files;
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::Read;
@@ -30,7 +31,7 @@ pub(super) fn verify(staged: &Path, file: &RepoFile) -> Result<(), CheckpointErr
 
 /// In hexadecimal digits.
 pub(super) fn sha256(path: &Path) -> std::io::Result<String> {
-    let mut file = File::open(path)?;
+    let mut file = files::open(path)?;
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     loop {

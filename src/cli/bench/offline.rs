@@ -30,6 +30,7 @@ use novastack::checkpoint::resolve::{Places, resolve, resolve_description};
 use novastack::clock::Clock;
 use novastack::engine::handle::EngineHandle;
 use novastack::engine::worker::{self, EngineConfig};
+use novastack::memory::Memory;
 use novastack::model::{ModelConfig, inventory};
 use serde::Serialize;
 use std::path::Path;
@@ -205,7 +206,7 @@ fn check_memory(device: &DeviceChoice, checkpoint: &Checkpoint) -> Result<(), St
             let found = |number: &usize| library.devices.get(*number)?.as_ref().ok();
             numbers.iter().filter_map(found).map(|device| device.info.free_bytes).sum()
         }
-        DeviceChoice::Auto | DeviceChoice::Cpu => load::free_memory_bytes(),
+        DeviceChoice::Auto | DeviceChoice::Cpu => Memory::of_this_process().available,
     };
     match needed < free {
         true => Ok(()),

@@ -21,6 +21,7 @@ use novastack::backend::ceiling::Ceiling;
 use novastack::backend::cpu::CpuBackend;
 use novastack::backend::hip::gpu::{Gpu, Half};
 use novastack::backend::hip::{HipBackend, Options};
+use novastack::memory::Memory;
 use serde::Serialize;
 use shapes::Shapes;
 
@@ -137,7 +138,7 @@ pub fn run(args: &OpsArgs) -> Result<bool, String> {
         DeviceChoice::Auto | DeviceChoice::Cpu => {
             let cores = || std::thread::available_parallelism().map_or(1, |n| n.get());
             let threads = args.threads.map_or_else(cores, usize::from);
-            run_on(args, &device, CpuBackend::new(threads), None, crate::load::free_memory_bytes() / 2)
+            run_on(args, &device, CpuBackend::new(threads), None, Memory::of_this_process().available / 2)
         }
     }
 }

@@ -4,12 +4,13 @@
 use novastack::checkpoint::Checkpoint;
 use novastack::checkpoint::catalogue::{self, CatalogueEntry, Parameters, Price, Recognised, Shape};
 use novastack::checkpoint::resolve::Resolved;
+use novastack::files;
 use novastack::model::ModelConfig;
 use serde::Serialize;
 use std::path::Path;
 
 /// README.md's and LICENSE's front: more is not read.
-const CARD_BYTES_MAX: usize = 64 << 10;
+const CARD_BYTES_MAX: u64 = 64 << 10;
 
 /// What is known beyond the config; unknown where nothing says so.
 #[derive(Serialize)]
@@ -120,9 +121,7 @@ fn files_licence(path: &Path) -> Option<(String, &'static str)> {
 }
 
 fn read_start(path: &Path) -> Option<String> {
-    use std::io::Read;
-    let mut bytes = Vec::new();
-    std::fs::File::open(path).ok()?.take(CARD_BYTES_MAX as u64).read_to_end(&mut bytes).ok()?;
+    let bytes = files::read_start(path, CARD_BYTES_MAX).ok()?;
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 

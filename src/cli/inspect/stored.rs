@@ -3,12 +3,16 @@
 
 use super::format_name;
 use novastack::checkpoint::Checkpoint;
+use novastack::files;
 use novastack::model::inventory::{self, Format, TensorSpec};
 use novastack::model::{ModelConfig, Quantization};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
+
+/// Largest index of weights: ten times the largest one seen.
+const INDEX_BYTES_MAX: u64 = 64 << 20;
 
 /// What is known of the stored weights.
 #[derive(Serialize)]
@@ -162,6 +166,6 @@ fn plain(config: &Value, types: &[TypeBytes]) -> (String, Option<Format>) {
 
 /// `metadata.total_size` of the index, where the directory has one.
 fn index_bytes(path: &Path) -> Option<u64> {
-    let text = std::fs::read_to_string(path.join("model.safetensors.index.json")).ok()?;
+    let text = files::read_text(&path.join("model.safetensors.index.json"), INDEX_BYTES_MAX).ok()?;
     serde_json::from_str::<Value>(&text).ok()?["metadata"]["total_size"].as_u64()
 }
