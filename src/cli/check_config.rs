@@ -62,7 +62,9 @@ fn explain(config: &Config) -> String {
             };
             let credit = key.credit.map_or(String::new(), |credit| format!("; ${credit} prepaid"));
             let own = key.limits.map_or(String::new(), |own| format!("; {}", limits(&own)));
-            [name.clone(), format!("{models}{own}{credit}")]
+            let group = key.share_prefix.as_ref();
+            let group = group.map_or(String::new(), |group| format!("; shares cached prompts as {group}"));
+            [name.clone(), format!("{models}{own}{credit}{group}")]
         })),
     );
     section(&mut out, "warnings", config.warnings.clone());
@@ -107,6 +109,9 @@ fn server(config: &Config) -> Vec<String> {
     }
     if let Some(name) = &server.admin_key_env {
         rows.push(["admin key".into(), format!("in the environment variable {name}")]);
+    }
+    if server.share_prefix {
+        rows.push(["cached prompts".into(), "shared by all keys".into()]);
     }
     if let Some(endpoint) = &server.telemetry.otlp_endpoint {
         rows.push(["traces go to".into(), endpoint.clone()]);

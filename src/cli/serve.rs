@@ -30,6 +30,7 @@ use sha2::{Digest, Sha256};
 use std::io::{ErrorKind, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::net::TcpListener;
@@ -224,6 +225,7 @@ fn read_config(args: &ServeArgs) -> Result<Config, String> {
         Some(path) => Config::load(path).map_err(|errors| errors.to_string())?,
         None => Config::default(),
     };
+    config.server.share_prefix |= args.share_prefix;
     let Names { names, aliases } = names(args)?;
     for (name, source) in names.iter().zip(args.models()) {
         if config.is_name(name) {
@@ -385,6 +387,17 @@ fn without_folders(reason: &str) -> String {
     reason.split(' ').map(word).collect::<Vec<_>>().join(" ")
 }
 
+/// What callers are told that a model was loaded from: an id of the hub or a name of the catalogue as it
+/// was given, and of a path its last part.
+fn public_root(source: &str, path: &Path) -> String {
+    let source = source.split_once('=').map_or(source, |(_, source)| source);
+    let looks_like_a_path = source.starts_with(['.', '/', '~', '\\']) || Path::new(source).exists();
+    if !looks_like_a_path {
+        return source.to_owned();
+    }
+    path.file_name().map_or_else(|| "local".into(), |name| name.to_string_lossy().into_owned())
+}
+
 /// An error with the model that it is about, and nothing said twice.
 fn about(name: &str, source: &str, reason: String) -> String {
     let source = source.strip_prefix(name).and_then(|rest| rest.strip_prefix('=')).unwrap_or(source);
@@ -490,13 +503,28 @@ fn load(
         defaults,
         vocab: shape.vocab,
         created_unix_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
-        root: resolved.path.display().to_string(),
+        root: public_root(&local.source, &resolved.path),
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn callers_are_not_told_where_a_model_lies() {
+        let file = tempfile::NamedTempFile::with_suffix(".gguf").expect("a file");
+        let name = file.path().file_name().expect("a name").to_string_lossy().into_owned();
+        let given = file.path().display().to_string();
+        for source in [given.clone(), format!("tiny={given}")] {
+            assert_eq!(public_root(&source, file.path()), name);
+        }
+        assert_eq!(public_root("../models/m", Path::new("/srv/models/m")), "m");
+        assert_eq!(public_root("~/m", Path::new("/home/user/m")), "m");
+        let cached = Path::new("/root/.cache/huggingface/hub/models--Qwen--Qwen3-0.6B/snapshots/0123");
+        assert_eq!(public_root("Qwen/Qwen3-0.6B", cached), "Qwen/Qwen3-0.6B");
+        assert_eq!(public_root("small=org/name:Q4_K_M", cached), "org/name:Q4_K_M");
+    }
 
     #[test]
     fn errors_say_nothing_twice() {

@@ -114,6 +114,8 @@ pub struct Server {
     pub telemetry: Telemetry,
     /// Where a line about each request goes; None: to the program's own log.
     pub access_log: Option<AccessLog>,
+    /// All keys share the cache of computed prompts.
+    pub share_prefix: bool,
 }
 
 /// `telemetry`: traces over OTLP. What is None is left to the environment.
@@ -342,4 +344,6 @@ pub struct Key {
     pub limits: Option<Limits>,
     /// Prepaid dollars; None: no bound.
     pub credit: Option<f64>,
+    /// A group of keys that share the cache of computed prompts; None: nobody shares this key's.
+    pub share_prefix: Option<String>,
 }

@@ -10,11 +10,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use url::Url;
 
-const SERVER_KEYS: [&str; 7] =
-    ["host", "port", "admin_key_env", "store", "shared_limits", "telemetry", "access_log"];
+const SERVER_KEYS: [&str; 8] =
+    ["host", "port", "admin_key_env", "store", "shared_limits", "telemetry", "access_log", "share_prefix"];
 const LIMIT_KEYS: [&str; 5] =
     ["requests_per_minute", "tokens_per_minute", "concurrency", "dollars_per_day", "dollars_per_month"];
-const KEY_KEYS: [&str; 4] = ["sha256", "models", "limits", "credit"];
+const KEY_KEYS: [&str; 5] = ["sha256", "models", "limits", "credit", "share_prefix"];
 
 /// A day's, a month's, a key's.
 const DOLLARS_MAX: f64 = 1e12;
@@ -56,6 +56,8 @@ pub fn server(reader: &mut Reader, root: &Fields) -> Server {
         server.telemetry = telemetry(reader, node).unwrap_or_default();
     }
     server.access_log = fields.get("access_log").and_then(|node| access_log(reader, node));
+    let share_prefix = fields.get("share_prefix").and_then(|node| reader.truth(node, "`share_prefix`"));
+    server.share_prefix = share_prefix.unwrap_or(false);
     server
 }
 
@@ -134,11 +136,15 @@ pub fn keys(reader: &mut Reader, names: &Names, root: &Fields) -> BTreeMap<Strin
         let credit = fields
             .get("credit")
             .and_then(|node| reader.number(node, &format!("`credit` of {what}"), 0.0..=DOLLARS_MAX));
+        let share_prefix = fields
+            .get("share_prefix")
+            .and_then(|node| reader.text(node, &format!("`share_prefix` of {what}")))
+            .map(str::to_owned);
         let Some(sha256) = sha256 else { continue };
         if let Some(other) = names_of.insert(sha256, &key.text) {
             reader.error(key.line, format!("{what} has the same `sha256` as key {}", in_backticks(other)));
         }
-        keys.insert(key.text.clone(), Key { sha256, models, limits, credit });
+        keys.insert(key.text.clone(), Key { sha256, models, limits, credit, share_prefix });
     }
     keys
 }

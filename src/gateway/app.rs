@@ -1,13 +1,14 @@
 //! What handlers share ([`App`]), and what is known of a request before its handler sees it.
 
 use super::account::{self, Account, Attempt, Bill, Sink};
-use super::auth::Tenant;
+use super::auth::{Tenant, Viewer};
 use super::bounds::{self, Phase};
 use super::error::ApiError;
 use super::limit::{Estimate, Holder, Id, Limiter, Now, Refusal, Reservation};
 use super::local::TextPool;
 use super::metrics::{Gauges, Metrics};
 use super::observe::Observed;
+use super::openai::fields::BadField;
 use super::registry::{LocalModel, ModelState, Registry};
 use super::route::{self, Asked, Routing, Target};
 use super::server::ServerConfig;
@@ -15,6 +16,7 @@ use crate::config::Limits;
 use crate::engine::handle::SubmitError;
 use crate::store::Store;
 use arc_swap::ArcSwap;
+use axum::http::HeaderMap;
 use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -210,10 +212,11 @@ impl App {
     /// Our model of that name or alias, if it can serve.
     pub fn model(&self, name: &str, context: &RequestContext) -> Result<Arc<LocalModel>, ApiError> {
         let routing = self.routing();
-        let Some(target) = routing.target(name) else {
-            return Err(ApiError::unknown_model(name, &routing.names()));
-        };
+        // First: who may not ask for a name does not learn whether it is one.
         routing.check_allowed(name, &context.tenant)?;
+        let Some(target) = routing.target(name) else {
+            return Err(ApiError::unknown_model(name, &routing.names_for(&context.tenant)));
+        };
         let name = &target.model.name;
         context.names(name);
         match target.upstream {
@@ -225,9 +228,11 @@ impl App {
     /// Our model of exactly that name, if it can serve.
     pub fn engine(&self, name: &str) -> Result<Arc<LocalModel>, ApiError> {
         match self.registry.get(name) {
-            None => Err(ApiError::model_failed(name, "the server was started without it")),
+            None => Err(ApiError::model_failed(name, "is none that the server was started with")),
             Some(ModelState::Loading) => Err(ApiError::model_loading(name)),
-            Some(ModelState::Failed(reason)) => Err(ApiError::model_failed(name, &reason)),
+            Some(ModelState::Failed(_)) => {
+                Err(ApiError::model_failed(name, "could not be loaded; the server's log says why"))
+            }
             Some(ModelState::Ready(model)) => match model.engine.failure() {
                 Some(reason) => Err(ApiError::from(SubmitError::Stopped(reason)).at("model")),
                 None => Ok(model),
@@ -235,18 +240,28 @@ impl App {
         }
     }
 
-    /// The model of that name; without a name, the only one there is.
+    /// What somebody with these headers may see of the server.
+    pub fn viewer(&self, headers: &HeaderMap) -> Viewer {
+        let admin = self.config.admin_key_sha256.as_ref();
+        self.routing.load().keys().viewer(headers, self.store.as_deref(), admin)
+    }
+
+    /// The model of that name; without a name, the only one there is for this key.
     pub fn model_or_only(
         &self,
         name: Option<&str>,
         context: &RequestContext,
     ) -> Result<Arc<LocalModel>, ApiError> {
-        match (name, self.registry.snapshot().as_slice()) {
-            (Some(name), _) => self.model(name, context),
-            (None, [(only, _)]) => self.model(only, context),
-            (None, _) => {
-                Err(super::openai::fields::BadField::missing("model", "several models are served").into())
-            }
+        if let Some(name) = name {
+            return self.model(name, context);
+        }
+        let (routing, models) = (self.routing(), self.registry.snapshot());
+        let is_allowed = |name: &&String| routing.check_allowed(name, &context.tenant).is_ok();
+        let allowed: Vec<&String> = models.iter().map(|(name, _)| name).filter(is_allowed).collect();
+        match allowed.as_slice() {
+            [only] => self.model(only, context),
+            [] => Err(BadField::missing("model", "this key is for no model that could be meant").into()),
+            _ => Err(BadField::missing("model", "several models are served").into()),
         }
     }
 }

@@ -1,10 +1,15 @@
 //! API keys. Everything needs one but [`OPEN_PATHS`]; without any keys configured everything is
 //! open. Keys live only as SHA-256 digests, which are compared in constant time.
 //!
+//! What is known of the whole server, its metrics and the reasons of its failures, is its operator's
+//! ([`Viewer::Operator`]): who has the admin key, or, where there is none, the only key. Without keys
+//! everybody is.
+//!
 //! Deliberately absent: limits, which [`super::account`] keeps to.
 
+use super::cache_salt;
 use crate::config::{self, Limits};
-use crate::store::{KeySettings, Refusal, Store, now_unix_ms};
+use crate::store::{KeySettings, KeyTable, Refusal, Store, now_unix_ms};
 use axum::http::{HeaderMap, header};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -25,12 +30,27 @@ pub struct Tenant {
     pub limits: Option<Limits>,
     /// Prepaid dollars; None: no bound.
     pub credit: Option<f64>,
+    /// Tenants with the same one share cached prompts.
+    pub cache_salt: u64,
 }
 
 /// The accepted keys.
 pub struct Keys {
     digests: Vec<([u8; 32], Arc<Tenant>)>,
     anybody: Arc<Tenant>,
+    /// All of them share cached prompts.
+    share_prefix: bool,
+}
+
+/// What somebody may see of the server as a whole.
+#[derive(Debug, PartialEq)]
+pub enum Viewer {
+    /// Everything.
+    Operator,
+    /// What is this tenant's.
+    Tenant(Arc<Tenant>),
+    /// Whether it is well.
+    Stranger(AuthError),
 }
 
 /// Why a request may not pass.
@@ -58,17 +78,26 @@ impl From<Refusal> for AuthError {
 
 impl Keys {
     /// Keeps the digests of `given` keys, and those of the configuration.
-    pub fn new(given: &[String], fixed: &BTreeMap<String, config::Key>) -> Self {
-        let anybody = Arc::new(Tenant::default());
-        let given = given.iter().map(|key| (Sha256::digest(key.as_bytes()).into(), anybody.clone()));
+    pub fn new(given: &[String], fixed: &BTreeMap<String, config::Key>, share_prefix: bool) -> Self {
+        let anybody = Arc::new(Tenant { cache_salt: cache_salt::SHARED, ..Tenant::default() });
+        let cache_salt = |sha256: &[u8; 32], group: Option<&str>| match group {
+            _ if share_prefix => cache_salt::SHARED,
+            Some(group) => cache_salt::of_group(group),
+            None => cache_salt::of_key(sha256),
+        };
+        let given = given.iter().map(|key| {
+            let sha256 = Sha256::digest(key.as_bytes()).into();
+            (sha256, Arc::new(Tenant { cache_salt: cache_salt(&sha256, None), ..Tenant::default() }))
+        });
         let tenant = |name: &String, key: &config::Key| Tenant {
             name: name.clone(),
             models: key.models.clone(),
             limits: key.limits,
             credit: key.credit,
+            cache_salt: cache_salt(&key.sha256, key.share_prefix.as_deref()),
         };
         let fixed = fixed.iter().map(|(name, key)| (key.sha256, Arc::new(tenant(name, key))));
-        Self { digests: given.chain(fixed).collect(), anybody: anybody.clone() }
+        Self { digests: given.chain(fixed).collect(), anybody, share_prefix }
     }
 
     /// Whose request it is that has these headers and asks for this path, if it may pass. Keys of the
@@ -96,11 +125,51 @@ impl Keys {
             (None, Some(stored)) => {
                 let key = stored.find(&digest, now_unix_ms())?;
                 let KeySettings { models, limits, credit, .. } = key.settings.clone();
-                Ok(Arc::new(Tenant { name: key.name.clone(), models, limits, credit }))
+                let cache_salt = match self.share_prefix {
+                    true => cache_salt::SHARED,
+                    false => cache_salt::of_key(&digest),
+                };
+                Ok(Arc::new(Tenant { name: key.name.clone(), models, limits, credit, cache_salt }))
             }
             (None, None) => Err(AuthError::Wrong),
         }
     }
+
+    /// What somebody with these headers may see of the server.
+    pub fn viewer(
+        &self,
+        headers: &HeaderMap,
+        store: Option<&Store>,
+        admin_key_sha256: Option<&[u8; 32]>,
+    ) -> Viewer {
+        let stored = store.map(Store::keys);
+        let count = self.digests.len() + stored.as_deref().map_or(0, accepted);
+        if count == 0 {
+            return Viewer::Operator;
+        }
+        if is_admin(headers, admin_key_sha256) {
+            return Viewer::Operator;
+        }
+        // No open path has this name.
+        match self.check("", headers, store) {
+            Ok(_) if count == 1 && admin_key_sha256.is_none() => Viewer::Operator,
+            Ok(tenant) => Viewer::Tenant(tenant),
+            Err(error) => Viewer::Stranger(error),
+        }
+    }
+}
+
+/// Keys of the store that are accepted now.
+fn accepted(keys: &KeyTable) -> usize {
+    let now = now_unix_ms();
+    keys.all().iter().filter(|key| key.check(now).is_ok()).count()
+}
+
+/// Whether a request brings the admin key.
+pub(super) fn is_admin(headers: &HeaderMap, admin_key_sha256: Option<&[u8; 32]>) -> bool {
+    let (Some(admin), Some(given)) = (admin_key_sha256, presented(headers)) else { return false };
+    let digest: [u8; 32] = Sha256::digest(given).into();
+    admin.ct_eq(&digest).into()
 }
 
 /// The key that a request brings.
@@ -123,7 +192,7 @@ mod tests {
         if let Some((name, value)) = header {
             headers.insert(name, value.parse().unwrap());
         }
-        Keys::new(&keys, &BTreeMap::new())
+        Keys::new(&keys, &BTreeMap::new(), false)
             .check(path, &headers, None)
             .map(|tenant| assert_eq!(tenant.name, ""))
     }
@@ -135,15 +204,64 @@ mod tests {
             models: Some(vec!["a".into()]),
             limits: None,
             credit: None,
+            share_prefix: None,
         };
-        let keys = Keys::new(&["k1".into()], &BTreeMap::from([("ci".to_owned(), key)]));
-        let headers = |key: &str| {
-            HeaderMap::from_iter([(header::AUTHORIZATION, format!("Bearer {key}").parse().unwrap())])
-        };
-        let tenant = keys.check("/v1/models", &headers("k3"), None).unwrap();
+        let keys = Keys::new(&["k1".into()], &BTreeMap::from([("ci".to_owned(), key)]), false);
+        let tenant = keys.check("/v1/models", &bearer("k3"), None).unwrap();
         assert_eq!((tenant.name.as_str(), tenant.models.as_deref()), ("ci", Some(&["a".to_owned()][..])));
-        assert_eq!(keys.check("/v1/models", &headers("k1"), None).unwrap().name, "");
-        assert_eq!(keys.check("/v1/models", &headers("k2"), None), Err(AuthError::Wrong));
+        assert_eq!(keys.check("/v1/models", &bearer("k1"), None).unwrap().name, "");
+        assert_eq!(keys.check("/v1/models", &bearer("k2"), None), Err(AuthError::Wrong));
+    }
+
+    fn bearer(key: &str) -> HeaderMap {
+        HeaderMap::from_iter([(header::AUTHORIZATION, format!("Bearer {key}").parse().unwrap())])
+    }
+
+    #[test]
+    fn every_key_has_its_own_cached_prompts_unless_they_are_shared() {
+        let key = |text: &str, group: Option<&str>| config::Key {
+            sha256: Sha256::digest(text).into(),
+            models: None,
+            limits: None,
+            credit: None,
+            share_prefix: group.map(str::to_owned),
+        };
+        let fixed = BTreeMap::from([
+            ("alone".to_owned(), key("k3", None)),
+            ("one".to_owned(), key("k4", Some("team"))),
+            ("two".to_owned(), key("k5", Some("team"))),
+            ("other".to_owned(), key("k6", Some("others"))),
+        ]);
+        let salts = |share_prefix| {
+            let keys = Keys::new(&["k1".into(), "k2".into()], &fixed, share_prefix);
+            ["k1", "k2", "k3", "k4", "k5", "k6"]
+                .map(|key| keys.check("/v1/models", &bearer(key), None).unwrap().cache_salt)
+        };
+        let own = salts(false);
+        assert_eq!(own[3], own[4], "of one group");
+        let different: std::collections::BTreeSet<u64> =
+            own.into_iter().chain([cache_salt::SHARED]).collect();
+        assert_eq!(different.len(), 6, "{own:?}");
+        // A configuration that is read again changes nothing.
+        assert_eq!(salts(false), own);
+        assert_eq!(salts(true), [cache_salt::SHARED; 6]);
+    }
+
+    #[test]
+    fn the_server_as_a_whole_is_its_operators() {
+        let admin: [u8; 32] = Sha256::digest("admin").into();
+        let viewer = |keys: &[&str], admin: Option<&[u8; 32]>, headers: &HeaderMap| {
+            let keys: Vec<String> = keys.iter().map(|k| k.to_string()).collect();
+            Keys::new(&keys, &BTreeMap::new(), false).viewer(headers, None, admin)
+        };
+        let is_tenant = |viewer| matches!(viewer, Viewer::Tenant(_));
+        assert_eq!(viewer(&[], Some(&admin), &HeaderMap::new()), Viewer::Operator);
+        assert_eq!(viewer(&["k1"], None, &bearer("k1")), Viewer::Operator);
+        assert!(is_tenant(viewer(&["k1", "k2"], None, &bearer("k1"))));
+        assert!(is_tenant(viewer(&["k1"], Some(&admin), &bearer("k1"))));
+        assert_eq!(viewer(&["k1", "k2"], Some(&admin), &bearer("admin")), Viewer::Operator);
+        assert_eq!(viewer(&["k1"], Some(&admin), &HeaderMap::new()), Viewer::Stranger(AuthError::Missing));
+        assert_eq!(viewer(&["k1"], None, &bearer("admin")), Viewer::Stranger(AuthError::Wrong));
     }
 
     #[test]

@@ -75,7 +75,7 @@ async fn answer(
 ) -> Result<Response, ApiError> {
     let mut limits = app.limits(&context);
     let (headers, path) = (request.headers().clone(), request.uri().path().to_owned());
-    let (name, mut body) = read_named(&app, &mut limits, &headers, request).await?;
+    let (name, mut body) = read_named(&app, &context, &mut limits, &headers, request).await?;
     let stream = Fields::root(&body)?.flag("stream", false)?;
     let routing = app.routing();
     routing.check_allowed(&name, &context.tenant)?;
@@ -138,6 +138,7 @@ async fn answer(
 /// `X-Forwarded-To`, or its own `model`.
 pub async fn read_named(
     app: &App,
+    context: &RequestContext,
     limits: &mut Limits,
     headers: &HeaderMap,
     request: Request,
@@ -152,7 +153,7 @@ pub async fn read_named(
         Some(name) => name,
         None => {
             let name = Fields::root(&body)?.required_str("model", "the name of a served model")?;
-            app.routing().forced(name, headers)
+            app.routing().forced(name, headers, &context.tenant)
         }
     };
     Ok((name.to_owned(), body))

@@ -197,7 +197,7 @@ pub async fn count_tokens(
 ) -> Result<Response, ApiError> {
     let mut limits = app.limits(&context);
     let (headers, path) = (request.headers().clone(), request.uri().path().to_owned());
-    let (name, mut body) = read_named(&app, &mut limits, &headers, request).await?;
+    let (name, mut body) = read_named(&app, &context, &mut limits, &headers, request).await?;
     let routing = app.routing();
     routing.check_allowed(&name, &context.tenant)?;
     // One of the key's requests, of no tokens.

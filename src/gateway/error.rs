@@ -146,9 +146,9 @@ impl ApiError {
         Self::unavailable("model_loading", format!("the model `{name}` is still loading")).at("model")
     }
 
-    /// 503: the model could not be loaded.
+    /// 503: the model could not be loaded. Why is its operator's to know: reasons name files.
     pub fn model_failed(name: &str, reason: &str) -> Self {
-        let message = format!("the model `{name}` could not be loaded: {reason}");
+        let message = format!("the model `{name}` {reason}");
         Self { retry_after_s: None, ..Self::unavailable("model_failed", message) }.at("model")
     }
 
@@ -216,6 +216,13 @@ impl ApiError {
             "the model `{name}` is served by an upstream: only chat completions and messages reach it"
         );
         Self::invalid(StatusCode::BAD_REQUEST, Some("model_not_local"), message).at("model")
+    }
+
+    /// 403: what is known of all tenants together.
+    pub fn not_operator() -> Self {
+        let message = "the server's metrics are its operator's: where there are several keys they are read with the \
+                       admin key (`server.admin_key_env` in novastack.yaml)";
+        Self::new(StatusCode::FORBIDDEN, "permission_error", Some("not_operator"), message.into())
     }
 
     /// 403: nobody may administer.

@@ -2,6 +2,7 @@
 //! (`GET /readyz`, `GET /health`), what it is (`GET /version`) and what it counts (`GET /metrics`).
 
 use super::app::App;
+use super::auth::Viewer;
 use super::metrics::{COMMIT, Format, VERSION};
 use super::registry::ModelState;
 use axum::extract::State;
@@ -22,10 +23,15 @@ pub async fn version() -> Response {
 
 /// 200 when every model serves, and also when one could not be loaded and something else serves (`degraded`): a
 /// restart would not mend it, and who routes by this path would lose everything else. Else 503: a model is
-/// loading, its engine has stopped, or none is there. It names each model's state, and why it failed. This path
-/// needs no key.
-pub async fn health(State(app): State<Arc<App>>) -> Response {
-    let models = app.registry.snapshot();
+/// loading, its engine has stopped, or none is there. This path needs no key; where there are keys, it names each
+/// model's state only to who may ask for it, and reasons only to the operator.
+pub async fn health(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
+    let (models, routing, viewer) = (app.registry.snapshot(), app.routing(), app.viewer(&headers));
+    let sees = |name: &str| match &viewer {
+        Viewer::Operator => true,
+        Viewer::Tenant(tenant) => routing.check_allowed(name, tenant).is_ok(),
+        Viewer::Stranger(_) => false,
+    };
     let state = |state: &ModelState| match state {
         ModelState::Loading => "loading",
         ModelState::Failed(_) => "failed",
@@ -51,10 +57,14 @@ pub async fn health(State(app): State<Arc<App>>) -> Response {
         "ready" | "degraded" => StatusCode::OK,
         _ => StatusCode::SERVICE_UNAVAILABLE,
     };
-    let models: serde_json::Map<String, Value> =
-        states.into_iter().map(|(name, state)| (name.to_owned(), state.into())).collect();
-    let mut answer = json!({ "status": status, "models": models });
-    if !failures.is_empty() {
+    let mut answer = json!({ "status": status });
+    if !matches!(viewer, Viewer::Stranger(_)) {
+        let states = states.into_iter().filter(|(name, _)| sees(name));
+        let models: serde_json::Map<String, Value> =
+            states.map(|(name, state)| (name.to_owned(), state.into())).collect();
+        answer["models"] = models.into();
+    }
+    if viewer == Viewer::Operator && !failures.is_empty() {
         answer["failures"] = failures.into();
     }
     (code, Json(answer)).into_response()

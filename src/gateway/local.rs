@@ -124,6 +124,8 @@ impl Default for TextPool {
 pub struct GenerationRequest {
     /// For logs.
     pub id: String,
+    /// Whose cached prompts it shares.
+    pub cache_salt: u64,
     /// One or several prompts; each gets `choices` choices.
     pub prompts: Vec<Arc<[TokenId]>>,
     /// Choices per prompt.
@@ -318,7 +320,7 @@ impl Generation {
                 prompt: prompt.clone(),
                 choices: request.choices,
                 sampling: Arc::new(sampling),
-                cache_salt: 0,
+                cache_salt: request.cache_salt,
                 priority: 0,
                 generated: request.generated.clone(),
             })?));

@@ -4,7 +4,7 @@
 //! says which targets a request is for, [`fallback`] tries them: [`local`] turns a prompt into text events of
 //! one of our engines, of which a model may have several ([`replicas`]), [`remote`] asks an upstream. A
 //! stream that breaks off goes on elsewhere ([`chat`]). [`sse`] frames events; [`error`] is the only map from
-//! errors to HTTP; [`registry`] says which models are loaded; [`usage`] knows costs, [`account`] records them
+//! errors to HTTP; [`cache_salt`] keeps the cached prompts of tenants apart; [`registry`] says which models are loaded; [`usage`] knows costs, [`account`] records them
 //! and keeps to the limits that [`limit`] counts, [`adaptive`] finds out what an upstream bears; [`metrics`]
 //! counts; [`admin`] shows usage and makes keys;
 //! [`scores`] takes what callers think of answers; [`observe`] tells of each request: by a span ([`trace`]) and a line ([`access_log`]).
@@ -21,6 +21,7 @@ pub mod app;
 pub mod auth;
 pub mod body;
 pub mod bounds;
+pub mod cache_salt;
 pub mod chat;
 pub mod connection;
 pub mod cors;

@@ -30,7 +30,7 @@ pub struct LocalModel {
     pub vocab: usize,
     /// When it was loaded, in seconds since 1970.
     pub created_unix_s: u64,
-    /// What it was loaded from, for `GET /v1/models`.
+    /// What it was loaded from, for `GET /v1/models`; no place on this machine.
     pub root: String,
 }
 
@@ -88,7 +88,7 @@ pub enum ModelState {
     Loading,
     /// Serves, unless its engine has stopped since.
     Ready(Arc<LocalModel>),
-    /// Could not be loaded; the reason is fit for callers.
+    /// Could not be loaded; the reason is the operator's to know: it may name files.
     Failed(String),
 }
 

@@ -171,7 +171,7 @@ impl Routing {
             Ok((model.name.clone(), Arc::new(target)))
         };
         let targets = config.models.iter().map(target).collect::<Result<_, String>>()?;
-        Ok(Self { targets, keys: Keys::new(api_keys, &config.keys), config })
+        Ok(Self { targets, keys: Keys::new(api_keys, &config.keys, config.server.share_prefix), config })
     }
 
     /// What it was made from.
@@ -229,10 +229,20 @@ impl Routing {
         models.chain(routes).chain(auto).collect()
     }
 
-    /// The name that counts: a forced one (`X-Forwarded-To`, where it is a name here), or the body's.
-    pub fn forced<'a>(&self, name: &'a str, headers: &'a HeaderMap) -> &'a str {
+    /// What this tenant may give: all names but aliases, or those that its key is for.
+    pub fn names_for<'a>(&'a self, tenant: &'a Tenant) -> Vec<&'a str> {
+        match &tenant.models {
+            None => self.names(),
+            Some(names) => names.iter().map(String::as_str).filter(|name| self.is_name(name)).collect(),
+        }
+    }
+
+    /// The name that counts: a forced one (`X-Forwarded-To`, where it is a name here that the tenant may
+    /// give), or the body's.
+    pub fn forced<'a>(&self, name: &'a str, headers: &'a HeaderMap, tenant: &Tenant) -> &'a str {
         let forced = headers.get(&FORWARDED_TO).and_then(|value| value.to_str().ok());
-        forced.filter(|forced| self.is_name(forced)).unwrap_or(name)
+        let is_for_tenant = |name: &&str| self.is_name(name) && self.check_allowed(name, tenant).is_ok();
+        forced.filter(is_for_tenant).unwrap_or(name)
     }
 
     /// Where a request for `name` goes.
@@ -329,7 +339,7 @@ impl Request<'_> {
         match config.named_routes.get(name) {
             // The configuration has no cycles; a bound all the same.
             Some(choice) if depth < DEPTH_MAX => self.choose(choice, names, depth + 1),
-            _ => Err(ApiError::unknown_model(name, &self.routing.names())),
+            _ => Err(ApiError::unknown_model(name, &self.routing.names_for(self.asked.tenant))),
         }
     }
 

@@ -9,6 +9,7 @@
 
 use super::admin::{self, AdminState};
 use super::app::{App, RequestContext};
+use super::auth::Viewer;
 use super::bounds::Phase;
 use super::chat;
 use super::connection::Connection;
@@ -57,6 +58,8 @@ pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 /// Where Anthropic's dialect is spoken.
 const MESSAGES: &str = "/v1/messages";
 const COUNT_TOKENS: &str = "/v1/messages/count_tokens";
+/// Of all tenants together.
+const METRICS: &str = "/metrics";
 /// Under it everything is.
 const ANTHROPIC: &str = "/anthropic/";
 
@@ -251,7 +254,7 @@ fn router(app: Arc<App>) -> io::Result<axum::Router> {
         .route("/readyz", get(health))
         .route("/livez", get(live))
         .route("/version", get(version))
-        .route("/metrics", get(scrape))
+        .route(METRICS, get(scrape))
         .fallback(async |request: Request| {
             ApiError::unknown_path(request.method().as_str(), request.uri().path())
         })
@@ -292,8 +295,19 @@ async fn enter(State(app): State<Arc<App>>, mut request: Request, next: Next) ->
     let is_anthropic = is_anthropic || path.starts_with(ANTHROPIC);
     let dialect = if is_anthropic { Dialect::Anthropic } else { Dialect::OpenAi };
     let draining = app.is_draining() && !OPEN_WHILE_DRAINING.contains(&path);
-    let mut response = match app.routing.load().keys().check(path, request.headers(), app.store.as_deref()) {
-        Err(error) => ApiError::from(error).into_response(),
+    let checked = match path {
+        METRICS => match app.viewer(request.headers()) {
+            Viewer::Operator => Ok(Arc::default()),
+            Viewer::Tenant(_) => Err(ApiError::not_operator()),
+            Viewer::Stranger(error) => Err(error.into()),
+        },
+        path => {
+            let keys = app.routing.load();
+            keys.keys().check(path, request.headers(), app.store.as_deref()).map_err(ApiError::from)
+        }
+    };
+    let mut response = match checked {
+        Err(error) => error.into_response(),
         Ok(_) if draining => ApiError::draining().into_response(),
         Ok(tenant) => {
             observed.iter().for_each(|observed| observed.has_key(&tenant.name));

@@ -55,11 +55,12 @@ impl ChatTemplate {
     /// Compiles the checkpoint's template; an error when it has none or it does not parse.
     pub fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Self, TextError> {
         let source = checkpoint.chat_template.as_deref().ok_or_else(|| {
-            TextError::Template(format!(
-                "{} has none (chat_template.jinja, chat_template in tokenizer_config.json, or \
-                 tokenizer.chat_template in a GGUF file); use /v1/completions",
-                checkpoint.source.display()
-            ))
+            // Callers read it: it says nothing of where the checkpoint lies.
+            TextError::Template(
+                "the checkpoint has none (chat_template.jinja, chat_template in tokenizer_config.json, or \
+                 tokenizer.chat_template in a GGUF file); use /v1/completions"
+                    .into(),
+            )
         })?;
         Self::new(source, &checkpoint.tokenizer_config)
     }

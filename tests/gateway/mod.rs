@@ -13,6 +13,7 @@ mod replicas;
 mod report;
 mod resume;
 mod shared;
+mod tenants;
 mod trace;
 mod usage;
 

@@ -67,6 +67,10 @@ pub struct Fake {
     pub sampled: HashMap<SeqId, Vec<TokenId>>,
     /// By `params.seed`: whose prompt a sequence must have.
     pub prompts: HashMap<u64, Vec<TokenId>>,
+    /// By `params.seed`: whose cached prompts a sequence may share. Without an entry: those of salt 0.
+    pub salts: HashMap<u64, u64>,
+    /// The salt of who wrote a block last.
+    pub written_for: HashMap<u32, u64>,
     /// The step in flight.
     pub launched: Option<StepPlan>,
     /// Steps launched.
@@ -136,10 +140,16 @@ impl Fake {
         }
     }
 
+    fn salt(&self, seq: &PlannedSeq) -> u64 {
+        self.salts.get(&seq.params.seed).copied().unwrap_or(0)
+    }
+
     fn write(&mut self, seq: &PlannedSeq) {
+        let salt = self.salt(seq);
         for (i, token) in seq.tokens.iter().enumerate() {
             let position = seq.start as usize + i;
             let block = seq.blocks[position / BLOCK_TOKENS];
+            self.written_for.insert(block, salt);
             let slots = self.slots.entry(block).or_default();
             slots[position % BLOCK_TOKENS] = Some((*token, position as u32));
         }
@@ -148,6 +158,9 @@ impl Fake {
     /// The sequence as its blocks have it, which must be as the request has it.
     fn read(&self, seq: &PlannedSeq) -> Vec<TokenId> {
         let end = seq.start as usize + seq.tokens.len();
+        for block in &seq.blocks {
+            assert_eq!(self.written_for[block], self.salt(seq), "{:?} reads another tenant's block", seq.seq);
+        }
         let history: Vec<TokenId> = (0..end)
             .map(|position| {
                 let slot = self.slots[&seq.blocks[position / BLOCK_TOKENS]][position % BLOCK_TOKENS];

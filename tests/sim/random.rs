@@ -97,6 +97,7 @@ fn simulate(seed: u64) -> (u64, u64) {
     let mut fake = Fake::default();
     for a in &asked {
         fake.prompts.insert(a.request.sampling.seed, a.request.prompt.to_vec());
+        fake.salts.insert(a.request.sampling.seed, a.request.cache_salt);
     }
     let work: usize = asked
         .iter()

@@ -67,6 +67,10 @@ pub struct ServeArgs {
         help_heading = "Network and keys"
     )]
     pub cors_origins: Vec<String>,
+    /// Let all keys share the cache of computed prompts. Whoever has a key can then find out by
+    /// `cached_tokens` and by the time of answers how others' prompts begin.
+    #[arg(long, help_heading = "Network and keys")]
+    pub share_prefix: bool,
     /// Serve without keys on an address that others can reach.
     #[arg(long, help_heading = "Network and keys")]
     pub allow_unauthenticated: bool,

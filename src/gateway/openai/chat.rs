@@ -118,6 +118,7 @@ pub async fn submit(
     let head = Head::new("chatcmpl", &model.name);
     let request = GenerationRequest {
         id: context.id.clone(),
+        cache_salt: context.tenant.cache_salt,
         prompts: vec![prompt.clone()],
         choices: params.n,
         sampling: params.sampling,

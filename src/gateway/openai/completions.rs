@@ -222,6 +222,7 @@ async fn complete(
     let request = GenerationRequest {
         generated: Vec::new(),
         id: context.id.clone(),
+        cache_salt: context.tenant.cache_salt,
         prompts: prompts.iter().map(|prompt| prompt.ids.clone()).collect(),
         choices: params.n,
         sampling: params.sampling,

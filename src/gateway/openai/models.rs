@@ -1,5 +1,6 @@
 //! `GET /v1/models` and `GET /v1/models/{id}`: the models that are loaded, those of
-//! upstreams, and the names of routes.
+//! upstreams, and the names of routes. A key sees what it may ask for, under the names that it may give;
+//! nobody sees where on the server's disk a model lies.
 
 use super::fields::BadField;
 use crate::gateway::app::{App, RequestContext};
@@ -92,23 +93,24 @@ impl<'a> Model<'a> {
     }
 }
 
-/// All that a request may name but aliases; models that are not loaded yet are left out.
-pub async fn list(State(app): State<Arc<App>>) -> Response {
+/// All that a request with this key may name but aliases, those of its own included; models that are not
+/// loaded yet are left out.
+pub async fn list(State(app): State<Arc<App>>, Extension(context): Extension<RequestContext>) -> Response {
     let (ready, routing) = (app.registry.ready(), app.routing());
-    let names = routing.names();
-
+    let names = routing.names_for(&context.tenant);
     let data = names.iter().filter_map(|name| entry(name, &ready, &routing)).collect();
     Json(ModelList { object: "list", data }).into_response()
 }
 
 fn entry<'a>(name: &'a str, ready: &'a [Arc<LocalModel>], routing: &'a Routing) -> Option<Model<'a>> {
-    match routing.target(name) {
-        None => Some(Model::route(name, "novastack")),
+    let found = match routing.target(name) {
+        None => Model::route(name, "novastack"),
         Some(target) => match &target.upstream {
-            Some(hosted) => Some(Model::upstream(target, hosted.upstream.name())),
-            None => ready.iter().find(|model| model.name == target.model.name).map(|model| Model::of(model)),
+            Some(hosted) => Model::upstream(target, hosted.upstream.name()),
+            None => Model::of(ready.iter().find(|model| model.name == target.model.name)?),
         },
-    }
+    };
+    Some(Model { id: name, ..found })
 }
 
 /// One; its name may contain slashes.
@@ -119,6 +121,10 @@ pub async fn get(
 ) -> Result<Response, ApiError> {
     let Path(id) = id.map_err(|rejection| BadField::new("model", rejection.body_text()))?;
     let (ready, routing) = (app.registry.ready(), app.routing());
+    // For who may not use it there is no such model.
+    if routing.check_allowed(&id, &context.tenant).is_err() {
+        return Err(ApiError::unknown_model(&id, &routing.names_for(&context.tenant)));
+    }
     match entry(&id, &ready, &routing) {
         Some(model) if routing.is_name(&id) => Ok(Json(model).into_response()),
         // Which error it is depends on the model's state.
