@@ -84,9 +84,9 @@ pub fn parse_seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Reads the command line and does what it says.
-pub fn run() -> ExitCode {
-    match understood(std::env::args_os().collect()).and_then(|(arguments, notes)| {
+/// Does what these arguments say, of which the first is the program's name.
+pub fn run(arguments: Vec<OsString>) -> ExitCode {
+    match understood(arguments).and_then(|(arguments, notes)| {
         let cli = Cli::parse_from(arguments);
         log(std::env::var("NOVASTACK_LOG").ok())?;
         notes.iter().for_each(|note| tracing::info!("{note}"));

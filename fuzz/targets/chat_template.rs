@@ -1,0 +1,24 @@
+//! A stranger's chat template: compiled, and rendered with a conversation that has tools.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use novastack::text::{ChatTemplate, RenderInput};
+use serde_json::json;
+
+fuzz_target!(|source: &str| {
+    let Ok(template) = ChatTemplate::new(source, &json!({ "eos_token": "<|im_end|>" })) else { return };
+    let call =
+        json!({ "id": "c1", "type": "function", "function": { "name": "f", "arguments": { "x": 1 } } });
+    let input = RenderInput {
+        messages: vec![
+            json!({ "role": "system", "content": "Be brief." }),
+            json!({ "role": "user", "content": "Hello" }),
+            json!({ "role": "assistant", "content": "", "tool_calls": [call] }),
+            json!({ "role": "tool", "tool_call_id": "c1", "content": "7" }),
+        ],
+        tools: vec![json!({ "type": "function", "function": { "name": "f", "parameters": {} } })],
+        add_generation_prompt: true,
+        ..RenderInput::default()
+    };
+    let _ = template.render(&input);
+});
