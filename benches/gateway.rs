@@ -28,7 +28,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 const TOKENS: usize = 20;
-const KEY: &str = "bench-key";
+const KEY: &str = "the-key-of-the-bench";
 const NOVASTACK: &str = "NovaStack";
 
 /// What a client sends.

@@ -123,6 +123,7 @@ async fn listen_and_serve(
         workers: args.http_threads.map_or_else(http_threads, usize::from),
         drain_timeout: args.drain_timeout,
         cors: cors(&args.cors_origins),
+        allowed_hosts: args.allowed_hosts.clone(),
         admin_key_sha256: admin_key(&config),
         observers: observers.clone(),
     };

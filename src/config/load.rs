@@ -165,7 +165,7 @@ fn warn_of_providers(reader: &mut Reader, config: &Config, lines: &BTreeMap<&str
             continue;
         }
         match &provider.api_key {
-            KeySource::Env(variable) if !(reader.surroundings.variable_is_set)(variable) => {
+            KeySource::Env(variable) if !reader.variable_is_set(variable) => {
                 reader.warn(
                     line,
                     format!("{what}: the environment variable {variable} with its key is not set"),

@@ -31,6 +31,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
+/// Characters that a caller's key, or the admin's, has at least: what is shorter can be guessed, and an
+/// empty one is no key.
+pub const KEY_CHARS_MIN: usize = 16;
+
 /// A validated configuration. Maps keep the file's order where it counts (models, routes).
 #[derive(Clone, Debug, Default)]
 pub struct Config {

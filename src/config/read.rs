@@ -23,8 +23,8 @@ const KEY_HINT: &str = ": keys do not stand in this file: name an environment va
 
 /// What a configuration says about its machine can only be asked there; tests answer by themselves.
 pub struct Surroundings<'a> {
-    /// Whether an environment variable is set and not empty.
-    pub variable_is_set: &'a dyn Fn(&str) -> bool,
+    /// Bytes of an environment variable's value; 0 where it is not set.
+    pub variable_bytes: &'a dyn Fn(&str) -> usize,
     /// Whether a file or a folder exists.
     pub exists: &'a dyn Fn(&Path) -> bool,
 }
@@ -33,7 +33,7 @@ impl Surroundings<'static> {
     /// As this process sees them.
     pub fn of_this_process() -> Self {
         Self {
-            variable_is_set: &|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()),
+            variable_bytes: &|name| std::env::var_os(name).map_or(0, |value| value.len()),
             exists: &|path| path.exists(),
         }
     }
@@ -52,6 +52,11 @@ pub struct Reader<'a> {
 }
 
 impl Reader<'_> {
+    /// Whether an environment variable is set and not empty.
+    pub fn variable_is_set(&self, name: &str) -> bool {
+        (self.surroundings.variable_bytes)(name) > 0
+    }
+
     pub fn error(&mut self, line: usize, message: impl Into<String>) {
         self.errors.push((line, message.into()));
     }

@@ -4,7 +4,8 @@ use super::names::{Names, Wanted};
 use super::read::{Fields, Reader, described, in_backticks};
 use super::telemetry::{access_log, telemetry};
 use super::tree::Node;
-use super::{Key, Limits, Server, SharedLimits, Store};
+use super::{KEY_CHARS_MIN, Key, Limits, Server, SharedLimits, Store};
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
@@ -42,9 +43,14 @@ pub fn server(reader: &mut Reader, root: &Fields) -> Server {
     if let Some(node) = fields.get("admin_key_env")
         && let Some(name) = reader.variable(node, "`admin_key_env`")
     {
-        if !(reader.surroundings.variable_is_set)(name) {
+        if !reader.variable_is_set(name) {
             reader
                 .warn(node.line, format!("the environment variable {name} is not set: the admin API is off"));
+        } else if (reader.surroundings.variable_bytes)(name) < KEY_CHARS_MIN {
+            reader.error(
+                node.line,
+                format!("the admin key in the environment variable {name} must have {KEY_CHARS_MIN} characters or more"),
+            );
         }
         server.admin_key_env = Some(name.to_owned());
     }
@@ -188,6 +194,18 @@ fn sha256(reader: &mut Reader, fields: &Fields, what: &str) -> Option<[u8; 32]> 
     }
     for (at, byte) in digest.iter_mut().enumerate() {
         *byte = u8::from_str_radix(&text[2 * at..2 * at + 2], 16).ok()?;
+    }
+    // Of other keys a digest does not show the length: the server refuses short ones when they come.
+    if digest == <[u8; 32]>::from(Sha256::digest(b"")) {
+        let line = fields.get("sha256").map_or(fields.line, |node| node.line);
+        reader.error(
+            line,
+            format!(
+                "`sha256` of {what} is the SHA-256 of nothing, as of an environment variable that is not set: a key \
+                 must have {KEY_CHARS_MIN} characters or more"
+            ),
+        );
+        return None;
     }
     Some(digest)
 }

@@ -18,7 +18,7 @@ pub fn telemetry(reader: &mut Reader, node: &Node) -> Option<Telemetry> {
     if let Some(node) = fields.get("headers_env")
         && let Some(name) = reader.variable(node, "`headers_env`")
     {
-        if !(reader.surroundings.variable_is_set)(name) {
+        if !reader.variable_is_set(name) {
             reader.warn(node.line, format!("the environment variable {name} is not set: no headers"));
         }
         if telemetry.otlp_endpoint.as_ref().is_some_and(|url| url.starts_with("http://") && !is_loopback(url))

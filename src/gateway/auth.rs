@@ -1,6 +1,9 @@
 //! API keys. Everything needs one but [`OPEN_PATHS`]; without any keys configured everything is
 //! open. Keys live only as SHA-256 digests, which are compared in constant time.
 //!
+//! A key has [`KEY_CHARS_MIN`] characters. Where the key itself is given, a shorter one is refused at the
+//! start ([`check_key`]); where only its digest is, it is refused when it comes.
+//!
 //! What is known of the whole server, its metrics and the reasons of its failures, is its operator's
 //! ([`Viewer::Operator`]): who has the admin key, or, where there is none, the only key. Without keys
 //! everybody is.
@@ -8,7 +11,7 @@
 //! Deliberately absent: limits, which [`super::account`] keeps to.
 
 use super::cache_salt;
-use crate::config::{self, Limits};
+use crate::config::{self, KEY_CHARS_MIN, Limits};
 use crate::store::{KeySettings, KeyTable, Refusal, Store, now_unix_ms};
 use axum::http::{HeaderMap, header};
 use sha2::{Digest, Sha256};
@@ -60,6 +63,8 @@ pub enum AuthError {
     Missing,
     /// A key that is not accepted.
     Wrong,
+    /// A key of fewer than [`KEY_CHARS_MIN`] characters, whatever its digest is.
+    Short,
     /// A key that was accepted until it was revoked.
     Revoked,
     /// A key whose time is over.
@@ -73,6 +78,20 @@ impl From<Refusal> for AuthError {
             Refusal::Revoked => Self::Revoked,
             Refusal::Expired => Self::Expired,
         }
+    }
+}
+
+/// Whether a key that an operator gives can be one.
+///
+/// # Errors
+/// What a key has to be like; the key is not repeated.
+pub fn check_key(key: &str) -> Result<(), String> {
+    match key.len() >= KEY_CHARS_MIN && key.bytes().all(|byte| byte.is_ascii_graphic()) {
+        true => Ok(()),
+        false => Err(format!(
+            "a key has {KEY_CHARS_MIN} characters or more, of those that can be seen in ASCII: `openssl rand -hex 24` \
+             makes one"
+        )),
     }
 }
 
@@ -100,6 +119,11 @@ impl Keys {
         Self { digests: given.chain(fixed).collect(), anybody, share_prefix }
     }
 
+    /// Whether everything is open, as there is no key at all.
+    pub fn are_none(&self, store: Option<&Store>) -> bool {
+        self.digests.is_empty() && store.is_none_or(|store| store.keys().all().is_empty())
+    }
+
     /// Whose request it is that has these headers and asks for this path, if it may pass. Keys of the
     /// store count too.
     pub fn check(
@@ -109,11 +133,13 @@ impl Keys {
         store: Option<&Store>,
     ) -> Result<Arc<Tenant>, AuthError> {
         let stored = store.map(Store::keys);
-        let any_stored = stored.as_ref().is_some_and(|keys| !keys.all().is_empty());
-        if (self.digests.is_empty() && !any_stored) || OPEN_PATHS.contains(&path) {
+        if self.are_none(store) || OPEN_PATHS.contains(&path) {
             return Ok(self.anybody.clone());
         }
         let given = presented(headers).ok_or(AuthError::Missing)?;
+        if given.len() < KEY_CHARS_MIN {
+            return Err(AuthError::Short);
+        }
         let digest: [u8; 32] = Sha256::digest(given).into();
         // No early exit: the time must not tell which key was nearly right.
         let found = self
@@ -142,14 +168,10 @@ impl Keys {
         store: Option<&Store>,
         admin_key_sha256: Option<&[u8; 32]>,
     ) -> Viewer {
-        let stored = store.map(Store::keys);
-        let count = self.digests.len() + stored.as_deref().map_or(0, accepted);
-        if count == 0 {
+        if self.are_none(store) || is_admin(headers, admin_key_sha256) {
             return Viewer::Operator;
         }
-        if is_admin(headers, admin_key_sha256) {
-            return Viewer::Operator;
-        }
+        let count = self.digests.len() + store.map(Store::keys).as_deref().map_or(0, accepted);
         // No open path has this name.
         match self.check("", headers, store) {
             Ok(_) if count == 1 && admin_key_sha256.is_none() => Viewer::Operator,
@@ -172,19 +194,29 @@ pub(super) fn is_admin(headers: &HeaderMap, admin_key_sha256: Option<&[u8; 32]>)
     admin.ct_eq(&digest).into()
 }
 
-/// The key that a request brings.
+/// The key that a request brings; nothing is no key.
 pub(super) fn presented(headers: &HeaderMap) -> Option<&[u8]> {
-    if let Some(value) = headers.get(header::AUTHORIZATION) {
-        let value = value.as_bytes();
-        let (scheme, key) = value.split_at_checked("bearer ".len())?;
-        return scheme.eq_ignore_ascii_case(b"bearer ").then_some(key.trim_ascii());
-    }
-    headers.get("x-api-key").map(|value| value.as_bytes())
+    let key = match headers.get(header::AUTHORIZATION) {
+        Some(value) => {
+            let (scheme, key) = value.as_bytes().split_at_checked("bearer ".len())?;
+            scheme.eq_ignore_ascii_case(b"bearer ").then_some(key)?
+        }
+        None => headers.get("x-api-key")?.as_bytes(),
+    };
+    Some(key.trim_ascii()).filter(|key| !key.is_empty())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const K1: &str = "the-first-of-all-keys";
+    const K2: &str = "the-second-of-all-keys";
+    const K3: &str = "the-third-of-all-keys";
+    const K4: &str = "the-fourth-of-all-keys";
+    const K5: &str = "the-fifth-of-all-keys";
+    const K6: &str = "the-sixth-of-all-keys";
+    const ADMIN: &str = "the-operators-own-key";
 
     fn check(keys: &[&str], path: &str, header: Option<(&'static str, &str)>) -> Result<(), AuthError> {
         let keys: Vec<String> = keys.iter().map(|k| k.to_string()).collect();
@@ -200,17 +232,17 @@ mod tests {
     #[test]
     fn a_fixed_key_names_its_tenant() {
         let key = config::Key {
-            sha256: Sha256::digest("k3").into(),
+            sha256: Sha256::digest(K3).into(),
             models: Some(vec!["a".into()]),
             limits: None,
             credit: None,
             share_prefix: None,
         };
-        let keys = Keys::new(&["k1".into()], &BTreeMap::from([("ci".to_owned(), key)]), false);
-        let tenant = keys.check("/v1/models", &bearer("k3"), None).unwrap();
+        let keys = Keys::new(&[K1.into()], &BTreeMap::from([("ci".to_owned(), key)]), false);
+        let tenant = keys.check("/v1/models", &bearer(K3), None).unwrap();
         assert_eq!((tenant.name.as_str(), tenant.models.as_deref()), ("ci", Some(&["a".to_owned()][..])));
-        assert_eq!(keys.check("/v1/models", &bearer("k1"), None).unwrap().name, "");
-        assert_eq!(keys.check("/v1/models", &bearer("k2"), None), Err(AuthError::Wrong));
+        assert_eq!(keys.check("/v1/models", &bearer(K1), None).unwrap().name, "");
+        assert_eq!(keys.check("/v1/models", &bearer(K2), None), Err(AuthError::Wrong));
     }
 
     fn bearer(key: &str) -> HeaderMap {
@@ -227,14 +259,14 @@ mod tests {
             share_prefix: group.map(str::to_owned),
         };
         let fixed = BTreeMap::from([
-            ("alone".to_owned(), key("k3", None)),
-            ("one".to_owned(), key("k4", Some("team"))),
-            ("two".to_owned(), key("k5", Some("team"))),
-            ("other".to_owned(), key("k6", Some("others"))),
+            ("alone".to_owned(), key(K3, None)),
+            ("one".to_owned(), key(K4, Some("team"))),
+            ("two".to_owned(), key(K5, Some("team"))),
+            ("other".to_owned(), key(K6, Some("others"))),
         ]);
         let salts = |share_prefix| {
-            let keys = Keys::new(&["k1".into(), "k2".into()], &fixed, share_prefix);
-            ["k1", "k2", "k3", "k4", "k5", "k6"]
+            let keys = Keys::new(&[K1.into(), K2.into()], &fixed, share_prefix);
+            [K1, K2, K3, K4, K5, K6]
                 .map(|key| keys.check("/v1/models", &bearer(key), None).unwrap().cache_salt)
         };
         let own = salts(false);
@@ -249,34 +281,61 @@ mod tests {
 
     #[test]
     fn the_server_as_a_whole_is_its_operators() {
-        let admin: [u8; 32] = Sha256::digest("admin").into();
+        let admin: [u8; 32] = Sha256::digest(ADMIN).into();
         let viewer = |keys: &[&str], admin: Option<&[u8; 32]>, headers: &HeaderMap| {
             let keys: Vec<String> = keys.iter().map(|k| k.to_string()).collect();
             Keys::new(&keys, &BTreeMap::new(), false).viewer(headers, None, admin)
         };
         let is_tenant = |viewer| matches!(viewer, Viewer::Tenant(_));
         assert_eq!(viewer(&[], Some(&admin), &HeaderMap::new()), Viewer::Operator);
-        assert_eq!(viewer(&["k1"], None, &bearer("k1")), Viewer::Operator);
-        assert!(is_tenant(viewer(&["k1", "k2"], None, &bearer("k1"))));
-        assert!(is_tenant(viewer(&["k1"], Some(&admin), &bearer("k1"))));
-        assert_eq!(viewer(&["k1", "k2"], Some(&admin), &bearer("admin")), Viewer::Operator);
-        assert_eq!(viewer(&["k1"], Some(&admin), &HeaderMap::new()), Viewer::Stranger(AuthError::Missing));
-        assert_eq!(viewer(&["k1"], None, &bearer("admin")), Viewer::Stranger(AuthError::Wrong));
+        assert_eq!(viewer(&[K1], None, &bearer(K1)), Viewer::Operator);
+        assert!(is_tenant(viewer(&[K1, K2], None, &bearer(K1))));
+        assert!(is_tenant(viewer(&[K1], Some(&admin), &bearer(K1))));
+        assert_eq!(viewer(&[K1, K2], Some(&admin), &bearer(ADMIN)), Viewer::Operator);
+        assert_eq!(viewer(&[K1], Some(&admin), &HeaderMap::new()), Viewer::Stranger(AuthError::Missing));
+        assert_eq!(viewer(&[K1], None, &bearer(ADMIN)), Viewer::Stranger(AuthError::Wrong));
     }
 
     #[test]
     fn keys_guard_everything_but_health() {
         let path = "/v1/models";
+        let bearer = |key: &str| format!("Bearer {key}");
+        let both = |path: &str, header: Option<(&'static str, &str)>| check(&[K1, K2], path, header);
         assert_eq!(check(&[], path, None), Ok(()));
-        assert_eq!(check(&["k1", "k2"], "/health", None), Ok(()));
-        assert_eq!(check(&["k1", "k2"], "/metrics", None), Err(AuthError::Missing));
-        assert_eq!(check(&["k1", "k2"], path, None), Err(AuthError::Missing));
-        assert_eq!(check(&["k1", "k2"], path, Some(("authorization", "Bearer k2"))), Ok(()));
-        assert_eq!(check(&["k1", "k2"], path, Some(("authorization", "bearer  k1 "))), Ok(()));
-        assert_eq!(check(&["k1", "k2"], path, Some(("x-api-key", "k1"))), Ok(()));
-        assert_eq!(check(&["k1"], path, Some(("authorization", "Bearer k"))), Err(AuthError::Wrong));
-        assert_eq!(check(&["k1"], path, Some(("authorization", "Bearer "))), Err(AuthError::Wrong));
-        assert_eq!(check(&["k1"], path, Some(("authorization", "Basic k1"))), Err(AuthError::Missing));
-        assert_eq!(check(&["k1"], path, Some(("authorization", "B"))), Err(AuthError::Missing));
+        assert_eq!(both("/health", None), Ok(()));
+        assert_eq!(both("/metrics", None), Err(AuthError::Missing));
+        assert_eq!(both(path, None), Err(AuthError::Missing));
+        assert_eq!(both(path, Some(("authorization", &bearer(K2)))), Ok(()));
+        assert_eq!(both(path, Some(("authorization", &format!("bearer  {K1} ")))), Ok(()));
+        assert_eq!(both(path, Some(("x-api-key", K1))), Ok(()));
+        assert_eq!(both(path, Some(("authorization", &bearer(K3)))), Err(AuthError::Wrong));
+        assert_eq!(both(path, Some(("authorization", &format!("Basic {K1}")))), Err(AuthError::Missing));
+        assert_eq!(both(path, Some(("authorization", "B"))), Err(AuthError::Missing));
+    }
+
+    #[test]
+    fn an_empty_or_a_short_key_never_passes() {
+        let digest = |key: &str| config::Key {
+            sha256: Sha256::digest(key).into(),
+            models: None,
+            limits: None,
+            credit: None,
+            share_prefix: None,
+        };
+        for (key, refused) in [("", AuthError::Missing), ("short-of-sixteen", AuthError::Short)] {
+            // As if nothing had been checked before, and the digest of 15 characters.
+            let key = &key[..key.len().saturating_sub(1)];
+            let keys = Keys::new(&[key.to_owned()], &BTreeMap::from([("k".to_owned(), digest(key))]), false);
+            for (name, value) in [("authorization", format!("Bearer {key}")), ("x-api-key", key.to_owned())] {
+                let mut headers = HeaderMap::new();
+                headers.insert(name, value.parse().unwrap());
+                assert_eq!(keys.check("/v1/models", &headers, None), Err(refused), "{name}: {value:?}");
+            }
+            assert!(check_key(key).unwrap_err().contains("16 characters"));
+        }
+        for bad in ["sixteen letters.", "sixteen-letters-\u{e9}", "sixteen-letters-\n"] {
+            assert!(check_key(bad).is_err(), "{bad:?}");
+        }
+        assert_eq!(check_key("short-of-sixteen"), Ok(()));
     }
 }

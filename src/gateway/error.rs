@@ -20,6 +20,8 @@ use std::time::Duration;
 const RETRY_QUEUE_S: u32 = 1;
 /// Seconds after which a server that starts or stops is worth another try.
 const RETRY_STARTING_S: u32 = 5;
+/// Of a header's value that a message repeats.
+const HEADER_CHARS_MAX: usize = 200;
 
 /// An error as a caller sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,8 +106,27 @@ impl ApiError {
         Self::invalid(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Some("unsupported_media_type"),
-            format!("the body must be sent as `Content-Type: application/json`, got `{got}`"),
+            format!("the body must be sent as `Content-Type: application/json`, got {}", shown(got)),
         )
+    }
+
+    /// 403: a web page's request.
+    pub fn foreign_origin(origin: &str) -> Self {
+        let message = format!(
+            "web pages of {} may not call this server: `novastack serve --cors-origin` names those that may",
+            shown(origin)
+        );
+        Self::new(StatusCode::FORBIDDEN, "permission_error", Some("origin_not_allowed"), message)
+    }
+
+    /// 403: a request for another server.
+    pub fn foreign_host(host: &str) -> Self {
+        let message = format!(
+            "this server asks for no keys, so it answers only under its own names, and {} is none of them: \
+             `novastack serve --allowed-host` names more, and with API keys any will do",
+            shown(host)
+        );
+        Self::new(StatusCode::FORBIDDEN, "permission_error", Some("host_not_allowed"), message)
     }
 
     /// 415: packed in a way that is not taken.
@@ -287,6 +308,14 @@ impl ApiError {
     }
 }
 
+/// A header's value in a message.
+fn shown(value: &str) -> String {
+    match value.escape_debug().take(HEADER_CHARS_MAX).collect::<String>() {
+        nothing if nothing.is_empty() => "none".into(),
+        value => format!("`{value}`"),
+    }
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = Response::new(Body::from(self.to_json()));
@@ -320,6 +349,7 @@ impl From<AuthError> for ApiError {
         let message = match e {
             AuthError::Missing => "an API key is needed: send it as `Authorization: Bearer KEY`",
             AuthError::Wrong => "the API key is not valid",
+            AuthError::Short => "the API key is not valid: keys have 16 characters or more",
             AuthError::Revoked => "the API key was revoked",
             AuthError::Expired => "the API key has expired",
         };

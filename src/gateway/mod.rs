@@ -21,6 +21,7 @@ pub mod app;
 pub mod auth;
 pub mod body;
 pub mod bounds;
+pub mod browser;
 pub mod cache_salt;
 pub mod chat;
 pub mod connection;
@@ -47,6 +48,7 @@ pub mod trace;
 pub mod usage;
 pub mod workers;
 
+pub use auth::check_key;
 pub use cors::Cors;
 pub use observe::Observers;
 pub use registry::{

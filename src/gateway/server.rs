@@ -1,7 +1,7 @@
 //! The HTTP server: routes, limits, shutdown.
 //!
-//! A request passes [`observe`], CORS, then [`enter`] (request id, key, drain check, metrics), then its
-//! handler. Everything about it ends with it: the handler's future is dropped when the client
+//! A request passes [`observe`], CORS, then [`enter`] (request id, what browsers may, key, drain check,
+//! metrics), then its handler. Everything about it ends with it: the handler's future is dropped when the client
 //! disconnects, and a stream's body with its connection.
 //!
 //! Shutdown has three phases: new requests are refused with 503 while running ones go on; after
@@ -11,6 +11,7 @@ use super::admin::{self, AdminState};
 use super::app::{App, RequestContext};
 use super::auth::Viewer;
 use super::bounds::Phase;
+use super::browser::Browsers;
 use super::chat;
 use super::connection::Connection;
 use super::cors::{self, Cors};
@@ -27,14 +28,15 @@ use super::scores;
 use super::workers::Workers;
 use crate::store::{Store, new_request_id};
 use arc_swap::ArcSwap;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
-use axum::http::{HeaderName, HeaderValue, Version};
+use axum::http::{HeaderName, HeaderValue, Version, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::serve::Listener;
 use futures_util::FutureExt;
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
@@ -50,6 +52,8 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 
 /// How long connections may take to send what is ready when the server ends.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the body of a refused request is still taken.
+const LINGER: Duration = Duration::from_secs(2);
 /// What a draining server still answers.
 const OPEN_WHILE_DRAINING: [&str; 5] = ["/health", "/livez", "/readyz", "/metrics", "/version"];
 /// Longest request id that is taken over from a caller.
@@ -82,6 +86,8 @@ pub struct ServerConfig {
     pub drain_timeout: Duration,
     /// Who may call from a browser.
     pub cors: Cors,
+    /// Names of this server besides its address, for requests without keys.
+    pub allowed_hosts: Vec<String>,
     /// SHA-256 of the admin key; None: there is no admin API.
     pub admin_key_sha256: Option<[u8; 32]>,
     /// Who wants to know of requests.
@@ -121,7 +127,9 @@ pub async fn serve(
 ) -> io::Result<DrainOutcome> {
     let app = Arc::new(App::new(config, registry, routing, store)?);
     app.limiter.connect().await;
-    let router = router(app.clone())?;
+    let bound = listener.local_addr()?.ip();
+    let browsers = Browsers::new(app.config.cors.clone(), bound, &app.config.allowed_hosts);
+    let router = router(Entrance { app: app.clone(), browsers: Arc::new(browsers) })?;
     let (close, closed) = oneshot::channel::<()>();
     let workers = Workers::start(app.config.workers, app.config.connections_max)?;
     let mut connections = Box::pin(connections(listener, router, &app.config, &workers, closed));
@@ -227,7 +235,23 @@ impl App {
     }
 }
 
-fn router(app: Arc<App>) -> io::Result<axum::Router> {
+/// What every request passes.
+#[derive(Clone)]
+struct Entrance {
+    app: Arc<App>,
+    browsers: Arc<Browsers>,
+}
+
+impl Entrance {
+    /// Whether a page may have sent it that must not.
+    fn check(&self, request: &Request) -> Result<(), ApiError> {
+        let keys_are_none = self.app.routing.load().keys().are_none(self.app.store.as_deref());
+        self.browsers.check(request, !keys_are_none)
+    }
+}
+
+fn router(entrance: Entrance) -> io::Result<axum::Router> {
+    let app = entrance.app.clone();
     let api = || {
         axum::Router::new()
             .route("/v1/chat/completions", post(chat::completions))
@@ -262,10 +286,11 @@ fn router(app: Arc<App>) -> io::Result<axum::Router> {
             ApiError::wrong_method(request.method().as_str(), request.uri().path())
         })
         .layer(DefaultBodyLimit::max(app.config.body_bytes_max))
-        .layer(from_fn_with_state(app.clone(), enter));
+        .layer(from_fn_with_state(entrance.clone(), enter));
     if let Some(store) = &app.store {
         let admin_key_sha256 = app.config.admin_key_sha256;
-        router = router.merge(admin::router(AdminState { store: store.clone(), admin_key_sha256 }));
+        let admin = admin::router(AdminState { store: store.clone(), admin_key_sha256 });
+        router = router.merge(admin.layer(from_fn_with_state(entrance, enter_admin)));
     }
     if let Some(cors) = cors::layer(&app.config.cors)? {
         router = router.layer(cors);
@@ -277,8 +302,29 @@ fn router(app: Arc<App>) -> io::Result<axum::Router> {
     Ok(router.with_state(app))
 }
 
-/// Around every request: id, key, drain check; afterwards metrics and the log.
-async fn enter(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+/// Around requests of the admin, whose key is looked at behind it.
+async fn enter_admin(State(entrance): State<Entrance>, request: Request, next: Next) -> Response {
+    match entrance.check(&request) {
+        Ok(()) => next.run(request).await,
+        Err(error) => refused(request, error),
+    }
+}
+
+/// The answer to a request whose body nobody reads. What is sent of it is taken for a while: a connection
+/// that is closed before has its answer lost on the way.
+fn refused(request: Request, error: ApiError) -> Response {
+    // Who asks first whether to send it does not, when told this.
+    if !request.headers().contains_key(header::EXPECT) && !request.body().is_end_stream() {
+        let mut body = request.into_body();
+        let all = async move { while body.frame().await.is_some_and(|frame| frame.is_ok()) {} };
+        tokio::spawn(tokio::time::timeout(LINGER, all));
+    }
+    error.into_response()
+}
+
+/// Around every request: id, browsers, key, drain check; afterwards metrics and the log.
+async fn enter(State(entrance): State<Entrance>, mut request: Request, next: Next) -> Response {
+    let app = &entrance.app;
     let given = request.headers().get(&REQUEST_ID).and_then(|value| value.to_str().ok());
     let id = match given {
         Some(id) if is_sane_id(id) => id.to_owned(),
@@ -295,20 +341,22 @@ async fn enter(State(app): State<Arc<App>>, mut request: Request, next: Next) ->
     let is_anthropic = is_anthropic || path.starts_with(ANTHROPIC);
     let dialect = if is_anthropic { Dialect::Anthropic } else { Dialect::OpenAi };
     let draining = app.is_draining() && !OPEN_WHILE_DRAINING.contains(&path);
-    let checked = match path {
-        METRICS => match app.viewer(request.headers()) {
-            Viewer::Operator => Ok(Arc::default()),
-            Viewer::Tenant(_) => Err(ApiError::not_operator()),
-            Viewer::Stranger(error) => Err(error.into()),
-        },
-        path => {
-            let keys = app.routing.load();
-            keys.keys().check(path, request.headers(), app.store.as_deref()).map_err(ApiError::from)
-        }
-    };
+    let checked = entrance.check(&request).and_then(|()| {
+        let tenant = match path {
+            METRICS => match app.viewer(request.headers()) {
+                Viewer::Operator => Ok(Arc::default()),
+                Viewer::Tenant(_) => Err(ApiError::not_operator()),
+                Viewer::Stranger(error) => Err(error.into()),
+            },
+            path => {
+                let keys = app.routing.load();
+                keys.keys().check(path, request.headers(), app.store.as_deref()).map_err(ApiError::from)
+            }
+        }?;
+        if draining { Err(ApiError::draining()) } else { Ok(tenant) }
+    });
     let mut response = match checked {
-        Err(error) => error.into_response(),
-        Ok(_) if draining => ApiError::draining().into_response(),
+        Err(error) => refused(request, error),
         Ok(tenant) => {
             observed.iter().for_each(|observed| observed.has_key(&tenant.name));
             let (id, model) = (id.clone(), model.clone());

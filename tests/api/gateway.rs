@@ -42,6 +42,7 @@ async fn serve(connections_max: usize, models: Config) -> Gateway {
         workers: 2,
         drain_timeout: Duration::from_secs(10),
         cors: Cors::Off,
+        allowed_hosts: vec!["x".into()],
         admin_key_sha256: None,
         observers: gateway::Observers::default(),
     };

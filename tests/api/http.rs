@@ -16,7 +16,9 @@ async fn connect(server: &Server) -> TcpStream {
 }
 
 fn post(path: &str, headers: &str, body: &str) -> String {
-    format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n{headers}\r\n{body}")
+    format!(
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n{headers}\r\n{body}"
+    )
 }
 
 fn gzip(text: &[u8]) -> Vec<u8> {
@@ -146,14 +148,14 @@ async fn for_a_caller_that_has_gone_away_nobody_works() {
 
 #[tokio::test]
 async fn livez_readyz_and_version() {
-    let server = serve(&["--api-key", "secret"]);
+    let server = serve(&["--api-key", "the-secret-of-all"]);
     for path in ["/livez", "/readyz", "/health"] {
         let (status, text) = server.get(path).await;
         assert_eq!(status, 200, "{path} needs no key: {text}");
     }
     assert_eq!(server.get("/version").await.0, 401);
     let client = crate::support::client();
-    let answer = client.get(format!("{}/version", server.url)).bearer_auth("secret").send().await;
+    let answer = client.get(format!("{}/version", server.url)).bearer_auth("the-secret-of-all").send().await;
     let version: Value = answer.expect("an answer").json().await.expect("JSON");
     assert_eq!(version["version"], env!("CARGO_PKG_VERSION"));
     assert!(version["commit"].is_string());

@@ -35,7 +35,7 @@ async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 
 #[tokio::test]
 async fn keys_are_needed_everywhere_but_for_health() {
-    let server = serve(&["--api-key", "first", "--api-key", "second"]);
+    let server = serve(&["--api-key", "the-first-of-two-keys", "--api-key", "the-second-of-two-keys"]);
     let client = crate::support::client();
     let get = async |path: &str, key: Option<&str>| {
         let mut request = client.get(format!("{}{path}", server.url));
@@ -47,14 +47,14 @@ async fn keys_are_needed_everywhere_but_for_health() {
     };
     assert_eq!(get("/health", None).await.0, 200);
     for path in ["/v1/models", "/metrics", "/router/v1/models", "/nothing"] {
-        for key in [None, Some("third"), Some("")] {
+        for key in [None, Some("third"), Some("the-third-of-two-keys"), Some("")] {
             let (status, text) = get(path, key).await;
             assert_eq!(status, 401, "{path}");
             assert!(text.contains("invalid_api_key"), "{text}");
         }
     }
-    assert_eq!(get("/v1/models", Some("first")).await.0, 200);
-    assert_eq!(get("/v1/models", Some("second")).await.0, 200);
+    assert_eq!(get("/v1/models", Some("the-first-of-two-keys")).await.0, 200);
+    assert_eq!(get("/v1/models", Some("the-second-of-two-keys")).await.0, 200);
 }
 
 #[tokio::test]

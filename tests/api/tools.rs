@@ -103,17 +103,20 @@ async fn lm_evals_local_completions_are_replayed() {
 
 #[tokio::test]
 async fn open_webuis_calls_are_replayed() {
-    let server = serve(&["--api-key", "sk-open-webui"]);
+    let server = serve(&["--api-key", "sk-the-key-of-open-webui"]);
     let client = crate::support::client();
     // The connection is verified, and models are listed.
-    let answer = client.get(format!("{}/v1/models", server.url)).bearer_auth("sk-open-webui").send().await;
+    let answer =
+        client.get(format!("{}/v1/models", server.url)).bearer_auth("sk-the-key-of-open-webui").send().await;
     let answer = answer.expect("an answer");
     assert_eq!(answer.status().as_u16(), 200);
     let models: Value = answer.json().await.expect("JSON");
     assert_eq!((&models["object"], &models["data"][0]["id"]), (&json!("list"), &json!("tiny")), "{models}");
     assert!(models["data"][0]["created"].is_u64() && models["data"][0]["owned_by"].is_string(), "{models}");
     let send = async |body: &Value| {
-        let request = client.post(format!("{}/v1/chat/completions", server.url)).bearer_auth("sk-open-webui");
+        let request = client
+            .post(format!("{}/v1/chat/completions", server.url))
+            .bearer_auth("sk-the-key-of-open-webui");
         let request =
             request.header("X-OpenWebUI-User-Name", "a").header("HTTP-Referer", "https://openwebui.com/");
         let answer = request.json(body).send().await.expect("an answer");

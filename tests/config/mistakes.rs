@@ -480,22 +480,28 @@ const ROUTES: &[Mistake] = &[
 
 const KEYS: &[Mistake] = &[
     ("no hash", "keys:\n  k: { credit: 1 }", 2, &["key `k` needs `sha256`"]),
+    (
+        "the hash of nothing",
+        "keys:\n  k: { sha256: E3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855 }",
+        2,
+        &["`sha256` of key `k` is the SHA-256 of nothing", "16 characters or more"],
+    ),
     ("half a hash", "keys:\n  k: { sha256: abc }", 2, &["64 hexadecimal digits"]),
     (
         "a key of nobody's",
-        "keys:\n  k: { sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08, models: [alhpa] }",
+        "keys:\n  k: { sha256: fe5cf6eef1dc1ca10d8bfa761cf662da62aba67f81b3dd7665e5feaec19643d8, models: [alhpa] }",
         2,
         &["`models` of key `k`: `alhpa` is no model", "did you mean `alpha`?"],
     ),
     (
         "debt",
-        "keys:\n  k: { sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08, credit: -5 }",
+        "keys:\n  k: { sha256: fe5cf6eef1dc1ca10d8bfa761cf662da62aba67f81b3dd7665e5feaec19643d8, credit: -5 }",
         2,
         &["`credit` of key `k`"],
     ),
     (
         "a key's limit",
-        "keys:\n  k: { sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08, limits: { request_per_minute: 5 } }",
+        "keys:\n  k: { sha256: fe5cf6eef1dc1ca10d8bfa761cf662da62aba67f81b3dd7665e5feaec19643d8, limits: { request_per_minute: 5 } }",
         2,
         &["did you mean `requests_per_minute`?"],
     ),

@@ -18,13 +18,13 @@ const ROUTES_MATCH: &str = include_str!("routes-match.yaml");
 
 /// Where every variable is set and every file exists.
 fn parse(text: &str) -> Result<Config, ConfigErrors> {
-    let surroundings = Surroundings { variable_is_set: &|_| true, exists: &|_| true };
+    let surroundings = Surroundings { variable_bytes: &|_| 32, exists: &|_| true };
     Config::parse_in(text, "f.yaml", Path::new("/etc/nova"), &surroundings)
 }
 
 /// Where nothing is set and nothing exists.
 fn parse_bare(text: &str) -> Result<Config, ConfigErrors> {
-    let surroundings = Surroundings { variable_is_set: &|_| false, exists: &|_| false };
+    let surroundings = Surroundings { variable_bytes: &|_| 0, exists: &|_| false };
     Config::parse_in(text, "f.yaml", Path::new("/etc/nova"), &surroundings)
 }
 
@@ -78,7 +78,7 @@ fn the_example_is_read() {
     assert_eq!(config.limits.tokens_per_minute, Some(400_000));
     assert_eq!(config.limits.dollars_per_month, Some(50.0));
     let ci = &config.keys["ci"];
-    assert_eq!((ci.sha256[0], ci.sha256[31], ci.credit), (0x9f, 0x08, Some(50.0)));
+    assert_eq!((ci.sha256[0], ci.sha256[31], ci.credit), (0xfe, 0xd8, Some(50.0)));
     assert_eq!(ci.models.as_deref(), Some(&["auto".to_owned(), "qwen3-235b".to_owned()][..]));
     assert_eq!(ci.limits.expect("limits").requests_per_minute, Some(60));
     let cheap = ["deepseek-v4-pro", "minimax-2.7", "qwen3-235b"].map(String::from).to_vec();
@@ -247,7 +247,7 @@ models:
   b: { provider: near, hedge_after_s: 2 }
   c: { source: ./gone }
 aliases: { gpt-4o: auto }
-keys: { ci: { sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08, models: [auto] } }
+keys: { ci: { sha256: fe5cf6eef1dc1ca10d8bfa761cf662da62aba67f81b3dd7665e5feaec19643d8, models: [auto] } }
 ";
     let warnings = parse_bare(text).expect("valid").warnings.join("\n");
     for words in [

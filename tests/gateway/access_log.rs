@@ -42,10 +42,10 @@ fn assert_holds(line: &Value, expected: &Value) {
 async fn every_request_has_a_line_when_it_is_over() {
     let (openai, anthropic) = (Upstream::start().await, Upstream::start().await);
     let gateway =
-        start(&(SERVER.to_owned() + &fill(CONFIG, &openai, &anthropic)), &["--api-key", "S3CRET-KEY"]);
+        start(&(SERVER.to_owned() + &fill(CONFIG, &openai, &anthropic)), &["--api-key", "S3CRET-KEY-OF-ALL"]);
     let file = file_of(&gateway);
     assert_eq!(std::fs::metadata(&file).expect("a file").permissions().mode() & 0o777, 0o600);
-    let key = ("authorization", "Bearer S3CRET-KEY");
+    let key = ("authorization", "Bearer S3CRET-KEY-OF-ALL");
 
     let headers = [key, ("x-request-id", "one"), ("user-agent", "tester/1")];
     let told = gateway.post("/v1/chat/completions?key=S3CRET-QUERY", &headers, &chat("gpt-4o", false)).await;
@@ -87,7 +87,7 @@ async fn every_request_has_a_line_when_it_is_over() {
     {
         openai.once("deepseek-upstream", acts);
         let url = format!("{}/v1/chat/completions", gateway.server.url);
-        let request = crate::support::client().post(url).bearer_auth("S3CRET-KEY");
+        let request = crate::support::client().post(url).bearer_auth("S3CRET-KEY-OF-ALL");
         let gone = async {
             let mut gone = request.json(&chat("deepseek-v4-pro", true)).send().await.expect("a head");
             while gone.chunk().await.is_ok() {}
@@ -112,19 +112,22 @@ async fn every_request_has_a_line_when_it_is_over() {
         let request = crate::support::client().get(format!("{}{path}", gateway.server.url)).bearer_auth(key);
         request.send().await.expect("an answer").bytes().await.expect("a body").len()
     };
-    let bytes = get("/health", "S3CRET-KEY").await;
+    let bytes = get("/health", "S3CRET-KEY-OF-ALL").await;
     let line = &lines_of(&file, 8).await[7];
     assert_holds(
         line,
         &json!({ "method": "GET", "path": "/health", "status": 200, "outcome": "completed", "bytes": bytes }),
     );
-    get("/admin/usage?group_by=key", "admin-key").await;
+    get("/admin/usage?group_by=key", "the-key-of-the-admin").await;
     let line = &lines_of(&file, 9).await[8];
     assert_holds(line, &json!({ "path": "/admin/usage", "status": 200, "outcome": "completed", "id": null }));
 
     // Named keys, and what our own model does.
     let url = format!("{}/admin/keys", gateway.server.url);
-    let made = crate::support::client().post(url).bearer_auth("admin-key").json(&json!({ "name": "few" }));
+    let made = crate::support::client()
+        .post(url)
+        .bearer_auth("the-key-of-the-admin")
+        .json(&json!({ "name": "few" }));
     let made: Value = made.send().await.expect("an answer").json().await.expect("JSON");
     let secret = made["key"].as_str().expect("a key").to_owned();
     lines_of(&file, 10).await;
@@ -140,7 +143,7 @@ async fn every_request_has_a_line_when_it_is_over() {
 
     let folder = gateway.stop();
     let text = std::fs::read_to_string(folder.path().join("access.jsonl")).expect("text");
-    for hidden in ["S3CRET", "Explain", "Hello", "admin-key", "sk-upstream", &secret] {
+    for hidden in ["S3CRET", "Explain", "Hello", "the-key-of-the-admin", "sk-upstream", &secret] {
         assert!(!text.contains(hidden), "{hidden} is in the log:\n{text}");
     }
 }
@@ -161,7 +164,10 @@ async fn odd_requests_are_valid_lines() {
     .map(|agent| &*agent.to_vec().leak());
     for (count, agent) in agents.iter().enumerate() {
         let mut stream = tokio::net::TcpStream::connect(&address).await.expect("a connection");
-        let head = [b"GET /odd%00%22\"x HTTP/1.1\r\nhost: h\r\nx-request-id: a\xffb\r\nuser-agent: ", *agent];
+        let head = [
+            b"GET /odd%00%22\"x HTTP/1.1\r\nhost: localhost\r\nx-request-id: a\xffb\r\nuser-agent: ",
+            *agent,
+        ];
         stream
             .write_all(&[&head.concat()[..], b"\r\nconnection: close\r\n\r\n"].concat())
             .await

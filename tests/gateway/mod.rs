@@ -8,6 +8,7 @@ mod faults;
 mod hedging;
 mod https;
 mod metrics;
+mod pages;
 mod providers;
 mod replicas;
 mod report;
@@ -68,7 +69,7 @@ impl Answer {
 const UPSTREAM_KEYS: [(&str, &str); 3] = [
     ("TEST_OPENAI_KEY", "sk-upstream-1"),
     ("TEST_ANTHROPIC_KEY", "sk-upstream-2"),
-    ("TEST_ADMIN_KEY", "admin-key"),
+    ("TEST_ADMIN_KEY", "the-key-of-the-admin"),
 ];
 
 pub fn fill(config: &str, openai: &Upstream, anthropic: &Upstream) -> String {
@@ -222,9 +223,12 @@ async fn any_dialect_reaches_any_upstream() {
 #[tokio::test]
 async fn upstreams_see_what_is_theirs() {
     let (openai, anthropic) = (Upstream::start().await, Upstream::start().await);
-    let gateway = start(&fill(CONFIG, &openai, &anthropic), &["--api-key", "caller-secret"]);
-    let headers =
-        [("authorization", "Bearer caller-secret"), ("x-novastack-budget", "0.5"), ("anthropic-beta", "b1")];
+    let gateway = start(&fill(CONFIG, &openai, &anthropic), &["--api-key", "a-callers-own-secret"]);
+    let headers = [
+        ("authorization", "Bearer a-callers-own-secret"),
+        ("x-novastack-budget", "0.5"),
+        ("anthropic-beta", "b1"),
+    ];
     for (model, stream) in [("deepseek-v4-pro", false), ("claude-opus-4.7", false), ("deepseek-v4-pro", true)]
     {
         let mut body = message(model, stream);
@@ -241,7 +245,7 @@ async fn upstreams_see_what_is_theirs() {
         for asked in mock.asked() {
             assert_eq!(asked.headers[key.0], key.1);
             assert_eq!(asked.body["model"], model);
-            assert!(!format!("{asked:?}").contains("caller-secret"), "{asked:?}");
+            assert!(!format!("{asked:?}").contains("a-callers-own-secret"), "{asked:?}");
             assert!(!asked.headers.contains_key("x-novastack-budget"), "{asked:?}");
             assert!(asked.body.pointer("/metadata/task").is_none(), "{asked:?}");
         }
@@ -316,7 +320,7 @@ named_routes:
   cheap: { cheapest: [qwen3-235b, deepseek-v4-pro, kimi-2.6] }
   long: [kimi-2.6, qwen3-235b]
 keys:
-  ci: { sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08, models: [auto, cheap] }
+  ci: { sha256: fe5cf6eef1dc1ca10d8bfa761cf662da62aba67f81b3dd7665e5feaec19643d8, models: [auto, cheap] }
 "#;
     let matches = r#"
 routes:
@@ -336,7 +340,7 @@ route:
 - if: task == "reasoning" and budget < 0.0005
   use: deepseek-v4-pro
 "#;
-    let key = ("x-api-key", "test");
+    let key = ("x-api-key", "a-key-of-the-tests");
     let answered = async |gateway: &Gateway, model: &str, headers: &[(&str, &str)], body: Value| {
         let mut all = chat(model, false);
         all.as_object_mut().unwrap().extend(body.as_object().cloned().unwrap());

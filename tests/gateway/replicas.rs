@@ -134,7 +134,8 @@ async fn another_node_goes_on_from_the_last_token() {
         let client = crate::support::client();
         tokio::time::sleep(std::time::Duration::from_millis(400)).await;
         let usage = client.get(format!("{}/admin/usage?group_by=outcome,model", gateway.server.url));
-        let usage = usage.header("authorization", "Bearer admin-key").send().await.expect("an answer");
+        let usage =
+            usage.header("authorization", "Bearer the-key-of-the-admin").send().await.expect("an answer");
         let usage = usage.text().await.expect("text");
         resumed += usize::from(usage.contains("failed") && usage.contains("m-b"));
     }

@@ -120,7 +120,7 @@ async fn compare(store: &str) {
 
     gateway.usage("outcome").await;
     let exported = format!("{}/admin/usage/export?route=ab", gateway.server.url);
-    let exported = crate::support::client().get(exported).bearer_auth("admin-key").send().await;
+    let exported = crate::support::client().get(exported).bearer_auth("the-key-of-the-admin").send().await;
     let exported = exported.expect("an answer").text().await.expect("a body");
     let records: Vec<Value> = exported.lines().map(|it| serde_json::from_str(it).expect("JSON")).collect();
     let report = gateway.admin(Method::GET, "/admin/report?route=ab", None).await;

@@ -17,7 +17,7 @@ fn redis() -> Option<String> {
 
 /// The key of a configuration with these limits.
 fn secret(limits: &str) -> String {
-    limits.replace(|c: char| !c.is_ascii_alphanumeric(), "")
+    format!("the-key-of-{}", limits.replace(|c: char| !c.is_ascii_alphanumeric(), ""))
 }
 
 /// A configuration with one key, of a name that no other test has.

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 const A: &str = "the-key-of-tenant-a";
 const B: &str = "the-key-of-tenant-b";
 const C: &str = "the-key-of-tenant-c";
-const ADMIN: [(&str, &str); 1] = [("authorization", "Bearer admin-key")];
+const ADMIN: [(&str, &str); 1] = [("authorization", "Bearer the-key-of-the-admin")];
 
 fn sha256(key: &str) -> String {
     Sha256::digest(key).iter().map(|byte| format!("{byte:02x}")).collect()

@@ -38,7 +38,7 @@ async fn ask(gateway: &Gateway, id: &str, path: &str, body: &Value) -> u16 {
         ("x-request-id", id),
         ("traceparent", parent.as_str()),
         ("tracestate", "vendor=S3CRET-STATE"),
-        ("authorization", "Bearer S3CRET-CALLER"),
+        ("authorization", "Bearer S3CRET-CALLER-KEY"),
         ("user-agent", "tester/1"),
     ];
     gateway.post(path, &headers, body).await.status
@@ -51,7 +51,7 @@ async fn a_request_and_its_attempts_are_spans() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("novastack.yaml"), config(&receiver.url, &openai, &anthropic)).unwrap();
     let keys = [("TEST_OTLP_KEYS", "x-receiver-key=S3CRET-RECEIVER"), ("OTEL_SERVICE_NAME", "not-this")];
-    let gateway = start_with(folder, &["--api-key", "S3CRET-CALLER"], &keys);
+    let gateway = start_with(folder, &["--api-key", "S3CRET-CALLER-KEY"], &keys);
 
     let mut body = chat("gpt-4o", true);
     (body["max_tokens"], body["temperature"]) = (64.into(), 0.5.into());

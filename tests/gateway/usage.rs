@@ -16,7 +16,7 @@ pub fn in_postgres(place: &Place) -> String {
 impl Gateway {
     pub async fn admin(&self, method: reqwest::Method, path: &str, body: Option<Value>) -> Value {
         let url = format!("{}{path}", self.server.url);
-        let mut request = crate::support::client().request(method, url).bearer_auth("admin-key");
+        let mut request = crate::support::client().request(method, url).bearer_auth("the-key-of-the-admin");
         if let Some(body) = body {
             request = request.json(&body);
         }

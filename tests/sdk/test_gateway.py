@@ -16,7 +16,7 @@ import pytest
 BINARY, SOURCE = os.environ["NOVASTACK_TEST_BINARY"], os.environ["NOVASTACK_TEST_SOURCE"]
 MESSAGES = [{"role": "user", "content": "Explain async/await"}]
 MODELS = ["deepseek-v4-pro", "kimi-2.6", "minimax-2.7", "qwen3-235b", "claude-opus-4.7"]
-KEY = "caller-key"
+KEY = "the-key-of-a-caller"
 # The SDK does not name it any more; the API takes it.
 GREEDY = {"temperature": 0}
 CONFIG = """

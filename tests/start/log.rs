@@ -11,7 +11,7 @@ fn serve(more: &[&str]) -> Server {
 
 #[tokio::test]
 async fn each_finished_request_has_one_line_without_its_text() {
-    let server = serve(&["--api-key", "S3CRET-KEY"]);
+    let server = serve(&["--api-key", "S3CRET-KEY-OF-ALL"]);
     let client = crate::support::client();
     let post = async |path: &str, id: &str, key: &str, body: &serde_json::Value| {
         let request = client.post(format!("{}{path}", server.url)).header("x-request-id", id);
@@ -23,7 +23,7 @@ async fn each_finished_request_has_one_line_without_its_text() {
     let mut streamed = chat.clone();
     streamed["stream"] = true.into();
     for (id, body) in [("whole", &chat), ("streamed", &streamed)] {
-        assert_eq!(post("/v1/chat/completions", id, "S3CRET-KEY", body).await.0, 200);
+        assert_eq!(post("/v1/chat/completions", id, "S3CRET-KEY-OF-ALL", body).await.0, 200);
         let line = server.log_line(&["answered", &format!("request_id=\"{id}\"")]).await;
         for words in [
             "INFO",
@@ -42,13 +42,13 @@ async fn each_finished_request_has_one_line_without_its_text() {
         }
     }
     let completion = json!({ "model": "tiny", "prompt": [5, 6, 7], "max_tokens": 2, "ignore_eos": true });
-    post("/v1/completions", "plain", "S3CRET-KEY", &completion).await;
+    post("/v1/completions", "plain", "S3CRET-KEY-OF-ALL", &completion).await;
     let line = server.log_line(&["answered", "request_id=\"plain\""]).await;
     assert!(line.contains("tokens_in=3") && line.contains("tokens_out=2"), "{line}");
 
     // One that failed: the reason that the caller got.
     let bad = json!({ "model": "tiny", "messages": [], "temperature": 3 });
-    let (status, text) = post("/v1/chat/completions", "bad", "S3CRET-KEY", &bad).await;
+    let (status, text) = post("/v1/chat/completions", "bad", "S3CRET-KEY-OF-ALL", &bad).await;
     assert_eq!(status, 400);
     let line = server.log_line(&["refused", "request_id=\"bad\"", "status=400"]).await;
     let answer: serde_json::Value = serde_json::from_str(&text).expect("JSON");

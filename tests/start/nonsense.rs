@@ -19,7 +19,9 @@ fn options_that_cannot_be_meant_are_refused() {
         (&["--max-body", "0"], "above 0"),
         (&["--kv-cache-memory", "0"], "above 0"),
         (&["--kv-cache-memory", "999999G"], "that are free"),
-        (&["--api-key", ""], "one character or more"),
+        (&["--api-key", ""], "16 characters or more"),
+        (&["--api-key", "a-key-of-the-tests,"], "16 characters or more"),
+        (&["--api-key", "fifteen-letters"], "16 characters or more"),
         (&["--api-key", "two words"], "can be seen"),
         (&["--served-model-name", "a b"], "no spaces"),
         (&["--host", "no.such.host.invalid"], "no host of this name"),
@@ -49,11 +51,37 @@ fn log_levels_and_keys_of_the_environment_are_checked() {
     }
     // For every command.
     assert!(failure(&run_with(&["devices"], &[("NOVASTACK_LOG", "verbose")])).contains("NOVASTACK_LOG"));
-    let text = failure(&run_with(&["serve", &source()], &[("NOVASTACK_API_KEYS", "a,,b")]));
-    assert!(text.contains("NOVASTACK_API_KEYS"), "{text}");
-    // Empty is not set: without keys an open address is refused.
-    let open = run_with(&["serve", &source(), "--host", "0.0.0.0"], &[("NOVASTACK_API_KEYS", "")]);
-    assert!(failure(&open).contains("without API keys"));
+}
+
+/// A key that is empty, as of a variable that is not set, would let everybody in.
+#[test]
+fn empty_and_short_keys_are_refused_at_the_start() {
+    let key = "a-key-of-the-tests";
+    for keys in
+        ["", " ", ",", "a,", &format!("{key},"), &format!(",{key}"), &format!("{key},,{key}"), "short"]
+    {
+        for host in ["127.0.0.1", "0.0.0.0"] {
+            let arguments = ["serve", &source(), "--port", "0", "--host", host];
+            let text = failure(&run_with(&arguments, &[("NOVASTACK_API_KEYS", keys)]));
+            assert!(text.contains("NOVASTACK_API_KEYS"), "{keys:?}: {text}");
+            assert!(text.contains("16 characters") || text.contains("has no key"), "{keys:?}: {text}");
+        }
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("novastack.yaml");
+    let path = file.to_str().expect("UTF-8");
+    let nothing = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    let models = "models: { m: { source: org/name } }\n";
+    for (more, environment, words) in [
+        (format!("keys: {{ k: {{ sha256: {nothing} }} }}\n"), "", "SHA-256 of nothing"),
+        ("server: { admin_key_env: A_KEY_OF_THE_TESTS }\n".into(), "short", "16 characters"),
+    ] {
+        std::fs::write(&file, models.to_owned() + &more).expect("a file");
+        for command in [&["check-config", path][..], &["serve", "--port", "0", "--config", path]] {
+            let text = failure(&run_with(command, &[("A_KEY_OF_THE_TESTS", environment)]));
+            assert!(text.contains(words) && text.contains("16 characters or more"), "{command:?}: {text}");
+        }
+    }
 }
 
 #[test]
@@ -65,7 +93,7 @@ fn a_port_that_is_taken_is_told_of() {
         text.contains("another program does") && text.contains("--port") && text.contains(&port),
         "{text}"
     );
-    let text = failure(&run(&["serve", "--host", "192.0.2.1", "--api-key", "k", &source()]));
+    let text = failure(&run(&["serve", "--host", "192.0.2.1", "--api-key", "a-key-of-the-tests", &source()]));
     assert!(text.contains("no address 192.0.2.1"), "{text}");
 }
 
@@ -114,7 +142,7 @@ fn numbers_of_a_configuration_are_checked() {
 async fn an_empty_list_of_models_means_none() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("novastack.yaml");
-    let hash = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+    let hash = "fe5cf6eef1dc1ca10d8bfa761cf662da62aba67f81b3dd7665e5feaec19643d8";
     let text =
         format!("models: {{ m: {{ source: org/name }} }}\nkeys: {{ k: {{ sha256: {hash}, models: [] }} }}\n");
     std::fs::write(&file, text).expect("a file");
@@ -124,14 +152,14 @@ async fn an_empty_list_of_models_means_none() {
         output.status.success() && page.contains("no models") && page.contains("may ask for none"),
         "{page}"
     );
-    // It is SHA-256 of "test".
+    // It is SHA-256 of "a-key-of-the-tests".
     let text = std::fs::read_to_string(&file).expect("text");
     let text = text.replace("org/name", &golden_dir("llama").display().to_string());
     std::fs::write(&file, text).expect("a file");
     let server = Server::start(&["--config", file.to_str().expect("UTF-8")]);
     let body = serde_json::json!({ "model": "m", "prompt": [5], "max_tokens": 1 });
     let request = crate::support::client().post(format!("{}/v1/completions", server.url)).json(&body);
-    let answer = request.bearer_auth("test").send().await.expect("an answer");
+    let answer = request.bearer_auth("a-key-of-the-tests").send().await.expect("an answer");
     assert_eq!(answer.status().as_u16(), 403);
     assert!(answer.text().await.expect("text").contains("it is for no model"));
 }

@@ -32,7 +32,7 @@ on_each_store_async!(
     arms_are_compared,
 );
 
-const ADMIN: &str = "the-admin-key";
+const ADMIN: &str = "the-key-of-the-admin";
 
 struct Api {
     url: String,

@@ -164,7 +164,7 @@ fn the_command_line_finds_the_store() {
     let yaml = |text: &str| std::fs::write(folder.path().join("novastack.yaml"), text).expect("a file");
     yaml("models: { small: { source: x } }\n");
     assert!(stderr(&keys(&["list"])).contains("names no store"));
-    let hash = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+    let hash = "fe5cf6eef1dc1ca10d8bfa761cf662da62aba67f81b3dd7665e5feaec19643d8";
     yaml(&format!(
         "server: {{ store: \"sqlite:nova.db\" }}\nmodels: {{ small: {{ source: x }} }}\nkeys: {{ ci: {{ sha256: {hash} }} }}\n"
     ));

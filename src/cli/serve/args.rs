@@ -4,6 +4,7 @@ use crate::cli::sampling::{self, Bound};
 use crate::cli::{parse_bytes, parse_seconds};
 use crate::load::LoadArgs;
 use clap::Args;
+use novastack::gateway::check_key;
 use novastack::protocol::SamplingDefaults;
 use std::net::{IpAddr, Ipv4Addr, ToSocketAddrs};
 use std::path::PathBuf;
@@ -48,8 +49,8 @@ pub struct ServeArgs {
     /// Port to listen on [default: 8000]; 0 takes a free one.
     #[arg(long, help_heading = "Network and keys")]
     pub port: Option<u16>,
-    /// A key that callers must present (`Authorization: Bearer KEY`). Repeatable; or several with commas
-    /// in the environment variable NOVASTACK_API_KEYS.
+    /// A key that callers must present (`Authorization: Bearer KEY`), of 16 characters or more. Repeatable;
+    /// or several with commas in the environment variable NOVASTACK_API_KEYS.
     #[arg(
         long = "api-key",
         value_delimiter = ',',
@@ -71,6 +72,15 @@ pub struct ServeArgs {
     /// `cached_tokens` and by the time of answers how others' prompts begin.
     #[arg(long, help_heading = "Network and keys")]
     pub share_prefix: bool,
+    /// A further name of this server, for requests without keys: those must be for an address, localhost or
+    /// one of these, so that no web page gets in under its own name. Repeatable.
+    #[arg(
+        long = "allowed-host",
+        value_parser = parse_allowed_host,
+        value_name = "NAME",
+        help_heading = "Network and keys"
+    )]
+    pub allowed_hosts: Vec<String>,
     /// Serve without keys on an address that others can reach.
     #[arg(long, help_heading = "Network and keys")]
     pub allow_unauthenticated: bool,
@@ -135,9 +145,12 @@ impl ServeArgs {
     /// # Errors
     /// A key there that no caller could send.
     pub fn take_keys(&mut self, variable: Option<String>) -> Result<(), String> {
-        let Some(text) = variable.filter(|text| self.api_keys.is_empty() && !text.trim().is_empty()) else {
-            return Ok(());
-        };
+        let Some(text) = variable.filter(|_| self.api_keys.is_empty()) else { return Ok(()) };
+        if text.trim().is_empty() {
+            return Err(format!(
+                "{KEYS_VARIABLE} is set, but has no key: without keys, do not set it at all"
+            ));
+        }
         let keys = text.split(',').map(|key| parse_key(key.trim()));
         self.api_keys =
             keys.collect::<Result<_, _>>().map_err(|reason| format!("{KEYS_VARIABLE}: {reason}"))?;
@@ -167,10 +180,7 @@ fn parse_host(text: &str) -> Result<IpAddr, String> {
 
 /// Secrets are not repeated.
 fn parse_key(text: &str) -> Result<String, String> {
-    match !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        true => Ok(text.to_owned()),
-        false => Err("a key has one character or more, of those that can be seen in ASCII".into()),
-    }
+    check_key(text).map(|()| text.to_owned())
 }
 
 fn parse_name(text: &str) -> Result<String, String> {
@@ -187,6 +197,14 @@ fn parse_some_seconds(text: &str) -> Result<Duration, String> {
     match parse_seconds(text) {
         Ok(seconds) if !seconds.is_zero() => Ok(seconds),
         _ => Err("a number of seconds above 0 and up to 86400 is expected".into()),
+    }
+}
+
+/// What a client sends as `Host`, without its port.
+fn parse_allowed_host(text: &str) -> Result<String, String> {
+    match url::Host::parse(text) {
+        Ok(url::Host::Domain(name)) if !name.contains('*') => Ok(name.trim_end_matches('.').to_owned()),
+        _ => Err("a host name is expected, such as gpu1 or chat.example.org, without a port".into()),
     }
 }
 
@@ -248,8 +266,9 @@ mod tests {
             assert!(parse_some_seconds(bad).is_err(), "{bad}");
         }
         assert_eq!(parse_some_seconds("0.5"), Ok(Duration::from_millis(500)));
-        for bad in ["", "a b", "k\u{e9}y", "k\n"] {
-            assert!(parse_key(bad).is_err(), "{bad:?}");
+        assert_eq!(parse_allowed_host("GPU1.example.org"), Ok("gpu1.example.org".into()));
+        for bad in ["", "a b", "gpu1:8000", "http://gpu1", "*", "*.example.org", "127.0.0.1", "gpu1/"] {
+            assert!(parse_allowed_host(bad).is_err(), "{bad}");
         }
         assert!(
             parse_name("").is_err() && parse_name("a b").is_err() && parse_name(&"x".repeat(129)).is_err()
