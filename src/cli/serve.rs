@@ -18,7 +18,7 @@ use arc_swap::ArcSwap;
 use novastack::checkpoint::catalogue;
 use novastack::checkpoint::resolve::{Places, Resolved, resolve, served_name};
 use novastack::clock::Clock;
-use novastack::config::{self, Config, Model, Target};
+use novastack::config::{self, Config, Model, SharedLimits, Target};
 use novastack::engine::worker::{self, EngineConfig};
 use novastack::gateway::{
     self, Cors, ExampleRequest, LocalModel, ModelState, Observers, Registry, Replicas, Routing, ServerConfig,
@@ -91,7 +91,9 @@ fn has_keys(args: &ServeArgs, config: &Config, store: Option<&Store>) -> bool {
 
 /// The store that the configuration names.
 fn store(config: &Config) -> Result<Option<Arc<Store>>, String> {
-    config.server.store.as_ref().map(Store::open).transpose().map_err(|error| error.to_string())
+    let shares_limits = matches!(config.server.shared_limits, SharedLimits::Redis(_));
+    let serve = |place| Store::serve(place, shares_limits).map_err(|error| error.to_string());
+    config.server.store.as_ref().map(serve).transpose()
 }
 
 /// How many threads serve connections where nobody says.

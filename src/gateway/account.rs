@@ -3,33 +3,34 @@
 //! together for the key, of each for its model. Each attempt leaves one [`UsageRecord`], whatever
 //! became of it.
 //!
+//! What an upstream says it used counts as far as it can be true: no more than the prompt can have
+//! ([`Counts::most`](super::count::Counts)) and than the request allows ([`Demand`]). What is above is cut, and
+//! the record is flagged.
+//!
 //! An [`Attempt`] is opened when a target is asked and goes with its answer. Ended, it is recorded;
 //! dropped, the caller has gone away, and it is recorded as cancelled, with what had come until then:
 //! counted by ourselves where the target says its counts only at the end.
 
 use super::count::{BYTES_PER_TOKEN, Calibration};
+use super::demand::Demand;
 use super::dialect::{ChatEvent, Dialect, StopReason, TokenUsage};
 use super::limit::{Estimate, Holder, Id, Limiter, Now, Refusal, Reservation, Spent, States};
 use super::local;
 use super::metrics::{AttemptMetrics, TargetMetrics};
 use super::observe::{Observed, ObservedAttempt};
-use super::route::{EXPECTED_OUTPUT_TOKENS, Target};
+use super::route::Target;
 use super::usage;
 use crate::config::{Config, Limits, Model, Price};
-use crate::store::{Dimension, Filter, Outcome, Store, StoreError, UsageQuery, UsageRecord, UsageRow};
+use crate::store::{Flag, Outcome, Spender, SpentOfPeriods, Store, StoreError, UsageRecord};
 use axum::http::HeaderMap;
 use serde_json::Value;
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
-use time::{OffsetDateTime, Time};
 
 /// Where records go. Must not block.
 pub type Sink = Arc<dyn Fn(UsageRecord) + Send + Sync>;
-
-/// The most output that is reserved, whatever bound the caller sets: what is over it becomes a debt.
-const OUTPUT_TOKENS_MAX: u64 = 4096;
 
 /// What all attempts of a request have in common.
 pub struct Account {
@@ -47,8 +48,12 @@ pub struct Account {
     pub tags: Vec<(String, String)>,
     /// The prompt's tokens as far as its text tells, for no model in particular.
     pub input_estimate: u64,
-    /// The most that the answer may have; None: nobody said.
-    pub output_bound: Option<u64>,
+    /// The same, held of limits before a request.
+    pub input_held: u64,
+    /// The most that a provider can have counted for it.
+    pub input_max: u64,
+    /// What is asked for.
+    pub demand: Demand,
     /// Counts records.
     pub metrics: Arc<AttemptMetrics>,
     /// Keeps them; None: nobody does.
@@ -81,7 +86,7 @@ impl Bill {
 
     fn add(&self, tokens: u64, dollars: f64) {
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        used.0 += tokens;
+        used.0 = used.0.saturating_add(tokens);
         used.1 += dollars;
     }
 }
@@ -109,38 +114,41 @@ pub fn limiter(store: Option<&Store>, config: &Config) -> Result<Limiter, String
 
 fn seeded(limiter: Limiter, store: &Store, config: &Config) -> Result<Limiter, StoreError> {
     let now = Now::read();
-    let midnight =
-        OffsetDateTime::from_unix_timestamp(now.unix_s as i64).unwrap_or(OffsetDateTime::UNIX_EPOCH);
-    let midnight = midnight.replace_time(Time::MIDNIGHT);
-    let first = midnight.replace_day(1).unwrap_or(midnight);
-    let costs = |by: Dimension, since: OffsetDateTime| {
-        let from_unix_ms = Some(since.unix_timestamp().max(0) as u64 * 1000);
-        let filter = Filter { from_unix_ms, ..Filter::default() };
-        let rows = store.usage(&UsageQuery { group_by: vec![by], filter })?;
-        let cost = |mut row: UsageRow| (row.group.pop().flatten().unwrap_or_default(), row.totals.cost);
-        Ok::<BTreeMap<String, f64>, StoreError>(rows.into_iter().map(cost).collect())
-    };
     let keys = store.keys();
-    let (days, months) = (costs(Dimension::Key, midnight)?, costs(Dimension::Key, first)?);
-    let stored = keys.all().iter().map(|key| &key.name);
-    let names: BTreeSet<&String> = months.keys().chain(config.keys.keys()).chain(stored).collect();
-    let of = |costs: &BTreeMap<String, f64>, name: &String| costs.get(name).copied().unwrap_or(0.0);
-    for name in names {
-        let spent = Spent { day: of(&days, name), month: of(&months, name), total: keys.spent(name) };
-        limiter.seed_spent(Id::Key(name), spent, now);
+    let mut spent_by_keys: BTreeMap<String, Spent> = keys
+        .all()
+        .iter()
+        .map(|key| &key.name)
+        .chain(config.keys.keys())
+        .map(|name| (name.clone(), Spent { total: keys.spent(name), ..Spent::default() }))
+        .collect();
+    for SpentOfPeriods { spender, name, day, month } in store.spent_of_periods(now.unix_s * 1000)? {
+        match spender {
+            Spender::Key => {
+                let total = keys.spent(&name);
+                spent_by_keys.insert(name, Spent { day, month, total });
+            }
+            Spender::Model => limiter.seed_spent(Id::Model(&name), Spent { day, month, total: 0.0 }, now),
+        }
     }
-    let (days, months) = (costs(Dimension::Model, midnight)?, costs(Dimension::Model, first)?);
-    for (name, month) in &months {
-        limiter.seed_spent(Id::Model(name), Spent { day: of(&days, name), month: *month, total: 0.0 }, now);
-    }
+    spent_by_keys.iter().for_each(|(name, spent)| limiter.seed_spent(Id::Key(name), *spent, now));
     Ok(limiter)
 }
 
 /// What a request is expected to use of a target.
-pub fn estimate(input: u64, output_bound: Option<u64>, price: Option<&Price>) -> Estimate {
-    let output = output_bound.unwrap_or(EXPECTED_OUTPUT_TOKENS).min(OUTPUT_TOKENS_MAX);
-    let dollars = price.map_or(0.0, |price| usage::dollars(price, input, 0, output));
-    Estimate { tokens: input + output, dollars }
+pub fn estimate(input: u64, demand: &Demand, price: Option<&Price>) -> Estimate {
+    let dollars = price.map_or(0.0, |price| usage::dollars(price, input, 0, demand.output_held()));
+    Estimate { tokens: input.saturating_add(demand.minute_output_held()), dollars }
+}
+
+/// What a request is expected to use of a plan's targets: of several that may be asked at once all
+/// together, else the most that one of them may.
+pub fn estimate_of_all(each: &[Estimate], at_once: bool) -> Estimate {
+    let (tokens, dollars) = (each.iter().map(|it| it.tokens), each.iter().map(|it| it.dollars));
+    match at_once {
+        true => Estimate { tokens: tokens.fold(0, u64::saturating_add), dollars: dollars.sum() },
+        false => Estimate { tokens: tokens.max().unwrap_or(0), dollars: dollars.fold(0.0, f64::max) },
+    }
 }
 
 impl Account {
@@ -158,12 +166,12 @@ impl Account {
     pub async fn attempt(&self, target: &Target, number: u32) -> Result<Attempt, Box<Refusal>> {
         let Model { name, limits, .. } = &target.model;
         let price = target.price();
-        let input = target.calibration.apply(self.input_estimate);
+        let input = target.calibration.apply(self.input_held);
         let reservation = match *limits == Limits::default() {
             true => None,
             false => {
                 let holder = Holder { id: Id::Model(name), limits, credit: None };
-                let estimate = estimate(input, self.output_bound, price.as_deref());
+                let estimate = estimate(input, &self.demand, price.as_deref());
                 let reserved = self.limiter.reserve(&[holder], estimate, Now::read()).await;
                 Some(reserved.inspect_err(|refusal| self.metrics.refused("model", refusal.kind))?)
             }
@@ -184,6 +192,7 @@ impl Account {
             cached_tokens: 0,
             output_tokens: 0,
             estimated: false,
+            flag: None,
             cost: 0.0,
             latency_ms: 0,
             ttft_ms: None,
@@ -196,6 +205,8 @@ impl Account {
             bill: self.bill.clone(),
             dialect: provider.map(|hosted| hosted.upstream.dialect()),
             input_estimate: self.input_estimate,
+            input_max: self.input_max,
+            output_max: self.demand.output_max(target.model.context),
             calibration: Some(target.calibration.clone()),
             price: price.map(Cow::into_owned),
             record: Some(record),
@@ -229,6 +240,9 @@ pub struct Attempt {
     pieces: u64,
     bytes: usize,
     input_estimate: u64,
+    /// The most that an upstream can have used.
+    input_max: u64,
+    output_max: u64,
     /// None: the prompt was another one than the caller's.
     calibration: Option<Arc<Calibration>>,
     price: Option<Price>,
@@ -278,6 +292,7 @@ impl Attempt {
     /// It asks for the rest of an answer: its prompt has what was told already.
     pub fn of_rest(mut self) -> Self {
         self.calibration = None;
+        self.input_max = self.input_max.saturating_add(self.output_max);
         self
     }
 
@@ -290,9 +305,9 @@ impl Attempt {
         self.bill.states()
     }
 
-    /// The whole answer was sent.
-    pub fn completed(mut self) {
-        self.record(Outcome::Completed, 200);
+    /// The whole answer was sent; what it used.
+    pub fn completed(mut self) -> TokenUsage {
+        self.record(Outcome::Completed, 200)
     }
 
     /// The target failed with what this status stands for.
@@ -300,8 +315,12 @@ impl Attempt {
         self.record(Outcome::Failed, status);
     }
 
-    fn record(&mut self, outcome: Outcome, status: u16) {
-        let Some(mut record) = self.record.take() else { return };
+    fn record(&mut self, outcome: Outcome, status: u16) -> TokenUsage {
+        let Some(mut record) = self.record.take() else { return TokenUsage::default() };
+        let said = self.used;
+        if self.dialect.is_some() {
+            self.used = said.map(|used| self.possible(used));
+        }
         let exact = match (self.used, self.dialect) {
             // What failed before its first token is free.
             (Some(used), None) if outcome != Outcome::Failed || used.output > 0 => Some(used),
@@ -318,11 +337,16 @@ impl Attempt {
         (record.input_tokens, record.cached_tokens, record.output_tokens) =
             (used.input, used.cached, used.output);
         record.estimated = exact.is_none() && used != TokenUsage::default();
+        if self.used != said && used != TokenUsage::default() {
+            record.flag = Some(Flag::Bounded);
+            let (model, provider) = (&record.model, &record.provider);
+            tracing::warn!(model, ?provider, ?said, counted = ?used, "an upstream says that it used more than it can have");
+        }
         record.cost = self.price.as_ref().map_or(0.0, |price| usage::cost(price, &used));
         record.latency_ms = self.begun.elapsed().as_millis() as u64;
         record.ttft_ms = self.first.map(|first| first.duration_since(self.begun).as_millis() as u64);
         (record.outcome, record.status) = (outcome, status);
-        let tokens = used.input + used.output;
+        let tokens = used.input.saturating_add(used.output);
         self.bill.add(tokens, record.cost);
         if let Some(reservation) = self.reservation.take() {
             reservation.settle(tokens, record.cost, Instant::now());
@@ -333,6 +357,21 @@ impl Attempt {
         self.metrics.count(&record);
         if let Some(sink) = &self.sink {
             sink(record);
+        }
+        used
+    }
+
+    /// As much of an upstream's counts as can be true: what came of the answer counts too, as some
+    /// providers bound the answer without its thinking.
+    fn possible(&self, used: TokenUsage) -> TokenUsage {
+        let input = used.input.min(self.input_max);
+        let output = used.output.min(self.output_max.saturating_add(self.bytes as u64));
+        TokenUsage {
+            input,
+            cached: used.cached.min(input),
+            cache_written: used.cache_written.min(input),
+            output,
+            reasoning: used.reasoning.min(output),
         }
     }
 

@@ -1,16 +1,19 @@
 //! The admin API: what was used, what became of it, and keys.
 //!
 //! `GET /admin/usage` adds up, `GET /admin/usage/export` streams records; `GET /admin/report` ([`report`])
-//! compares the arms of splits, `POST /admin/scores` scores anybody's request; `GET` and `POST
+//! compares the arms of splits, `POST /admin/scores` scores anybody's request; `POST /admin/usage/correct`
+//! ([`correction`]) mends a record, and with it what its key has spent; `GET` and `POST
 //! /admin/keys` list and make keys, `POST` and `DELETE /admin/keys/{name}` change and revoke one. All
 //! of it needs the admin key, which is no key for models; without one configured it is off.
 //!
 //! [`router`] brings its own state and its own guard: it is merged beside what callers' keys guard.
 
+mod correction;
 mod report;
 
 use super::auth::is_admin;
 use super::error::ApiError;
+use super::limit::Limiter;
 use super::openai::fields::{BadField, Fields};
 use super::scores;
 use crate::config::Limits;
@@ -41,6 +44,8 @@ const LIMITS: [&str; 5] =
 pub struct AdminState {
     /// Keys and usage.
     pub store: Arc<Store>,
+    /// Counts what keys and models have spent.
+    pub limiter: Arc<Limiter>,
     /// SHA-256 of the admin key; None: the API is off.
     pub admin_key_sha256: Option<[u8; 32]>,
 }
@@ -50,6 +55,7 @@ pub fn router<S: Clone + Send + Sync + 'static>(state: AdminState) -> axum::Rout
     axum::Router::new()
         .route("/admin/usage", get(usage))
         .route("/admin/usage/export", get(export))
+        .route("/admin/usage/correct", post(correction::correct))
         .route("/admin/report", get(report::report))
         .route("/admin/scores", post(score))
         .route("/admin/keys", get(list).post(create))
@@ -312,7 +318,7 @@ fn usage_csv(names: &[String], rows: &[UsageRow]) -> Vec<u8> {
     csv([head].into_iter().chain(rows.iter().map(line)))
 }
 
-fn columns(totals: &Totals) -> [(&'static str, Value); 13] {
+fn columns(totals: &Totals) -> [(&'static str, Value); 14] {
     [
         ("requests", totals.requests.into()),
         ("attempts", totals.attempts.into()),
@@ -327,6 +333,7 @@ fn columns(totals: &Totals) -> [(&'static str, Value); 13] {
         ("latency_ms_p95", totals.latency_ms_p95.into()),
         ("ttft_ms_p50", totals.ttft_ms_p50.into()),
         ("ttft_ms_p95", totals.ttft_ms_p95.into()),
+        ("flagged", totals.flagged.into()),
     ]
 }
 

@@ -3,14 +3,15 @@
 use super::account::{self, Account, Attempt, Bill, Sink};
 use super::auth::{Tenant, Viewer};
 use super::bounds::{self, Phase};
+use super::demand::Demand;
 use super::error::ApiError;
-use super::limit::{Estimate, Holder, Id, Limiter, Now, Refusal, Reservation};
+use super::limit::{Estimate, Holder, Id, LimitKind, Limiter, Now, Refusal, Reservation};
 use super::local::TextPool;
 use super::metrics::{Gauges, Metrics};
 use super::observe::Observed;
 use super::openai::fields::BadField;
 use super::registry::{LocalModel, ModelState, Registry};
-use super::route::{self, Asked, Routing, Target};
+use super::route::{self, Asked, Plan, Routing, Target};
 use super::server::ServerConfig;
 use crate::config::Limits;
 use crate::engine::handle::SubmitError;
@@ -134,7 +135,13 @@ impl App {
     pub async fn admit(&self, context: &RequestContext) -> Result<Option<Reservation>, ApiError> {
         let routing = self.routing();
         let reserved = self.reserve(context, &routing, Estimate::default()).await;
-        reserved.map_err(|refusal| ApiError::over_limit(&refusal))
+        reserved.map_err(|refusal| self.refused(&refusal))
+    }
+
+    /// What a caller is told who is over a limit of his key.
+    fn refused(&self, refusal: &Refusal) -> ApiError {
+        self.metrics.attempts().refused("key", refusal.kind);
+        ApiError::over_limit(refusal)
     }
 
     /// Under the limits of the request's key, where it has some.
@@ -151,40 +158,55 @@ impl App {
         }
         let holder = Holder { id: Id::Key(&tenant.name), limits, credit: tenant.credit };
         let reserved = self.limiter.reserve(&[holder], estimate, Now::read()).await;
-        reserved.map(Some).inspect_err(|refusal| self.metrics.attempts().refused("key", refusal.kind))
+        reserved.map(Some)
     }
 
-    /// Reserves what a request for these targets is expected to use under its key's limits. Attempts
-    /// are recorded under the account.
+    /// Reserves what a request for these targets may use under its key's limits. Where that is more than
+    /// the key has left, those that cost more than the first are dropped from the plan. Attempts are
+    /// recorded under the account.
     ///
     /// # Errors
     /// The key is over a limit.
     pub async fn account(
         &self,
         context: &RequestContext,
-        route: String,
-        first: Option<&Target>,
+        plan: &mut Plan,
         asked: &Asked<'_>,
     ) -> Result<Account, ApiError> {
         let routing = self.routing();
         let tenant = &context.tenant;
-        context.observed.iter().for_each(|observed| observed.is_planned(&route, asked.body));
-        let input = first.map_or(asked.counts.estimate, |target| asked.counts.of(target));
-        let output_bound = route::output_bound(asked.body);
-        let price = first.and_then(Target::price);
-        let estimate = account::estimate(input, output_bound, price.as_deref());
-        let reserved = self.reserve(context, &routing, estimate).await;
-        let bill =
-            reserved.map_err(|refusal| ApiError::over_limit(&refusal))?.map_or_else(Bill::default, Bill::of);
+        context.observed.iter().for_each(|observed| observed.is_planned(&plan.route, asked.body));
+        let (counts, demand) = (asked.counts, Demand::of(asked.body));
+        let estimate =
+            |target: &Arc<Target>| account::estimate(counts.held(target), &demand, target.price().as_deref());
+        let mut each: Vec<Estimate> = plan.targets.iter().map(estimate).collect();
+        let all = account::estimate_of_all(&each, plan.is_hedged());
+        let mut reserved = self.reserve(context, &routing, all).await;
+        if let (Err(refusal), Some(first)) = (&reserved, each.first().copied())
+            && !matches!(refusal.kind, LimitKind::RequestsPerMinute | LimitKind::Concurrency)
+            && all != first
+        {
+            let fits = |it: &Estimate| it.tokens <= first.tokens && it.dollars <= first.dollars;
+            let mut fitting = each.iter().map(fits);
+            plan.targets.retain(|_| fitting.next().unwrap_or(false));
+            if plan.is_hedged() {
+                plan.targets.truncate(1);
+            }
+            each.truncate(1);
+            reserved = self.reserve(context, &routing, account::estimate_of_all(&each, false)).await;
+        }
+        let bill = reserved.map_err(|refusal| self.refused(&refusal))?.map_or_else(Bill::default, Bill::of);
         Ok(Account {
             request_id: context.id.clone(),
             key: tenant.name.clone(),
-            route,
-            arm: None,
+            route: plan.route.clone(),
+            arm: plan.arm.clone(),
             task: route::named_task(asked).unwrap_or_default().into_owned(),
             tags: Account::tags(asked.body),
-            input_estimate: asked.counts.estimate,
-            output_bound,
+            input_estimate: counts.estimate,
+            input_held: counts.estimate_held(),
+            input_max: counts.most,
+            demand,
             metrics: self.metrics.attempts().clone(),
             sink: self.sink.clone(),
             limiter: self.limiter.clone(),
@@ -205,7 +227,8 @@ impl App {
     ) -> Result<Option<Attempt>, ApiError> {
         let routing = self.routing();
         let Some(target) = routing.target(name) else { return Ok(None) };
-        let account = self.account(context, name.to_owned(), Some(target), asked).await?;
+        let mut plan = Plan { targets: vec![target.clone()], route: name.to_owned(), arm: None };
+        let account = self.account(context, &mut plan, asked).await?;
         account.attempt(target, 1).await.map(Some).map_err(|refusal| ApiError::over_limit(&refusal))
     }
 

@@ -87,10 +87,8 @@ async fn answer(
         // Token ids are one model's.
         plan.targets.truncate(1);
     }
+    let account = app.account(&context, &mut plan, &asked).await?;
     let plan = Arc::new(plan);
-    let first = plan.targets.first().map(|it| &**it);
-    let account = app.account(&context, plan.route.clone(), first, &asked).await?;
-    let account = Account { arm: plan.arm.clone(), ..account };
     route::strip(&mut body);
     let attempts = AtomicU32::new(0);
     let seed = OnceLock::new();
@@ -189,8 +187,8 @@ pub enum Answer {
     Events(Box<LocalEvents>),
     /// An upstream's stream.
     Stream(Box<Begun>),
-    /// A whole answer as JSON in the caller's dialect, and its events.
-    Whole(String, Vec<ChatEvent>),
+    /// A whole answer as JSON in the caller's dialect, and what it used, where that is known.
+    Whole(String, Option<TokenUsage>),
 }
 
 /// An upstream's stream that has begun.
@@ -265,7 +263,7 @@ impl Chat {
                 }
                 let mut all = Vec::new();
                 while events.next(&mut all).await? {}
-                Ok(Answer::Whole(self.whole(&self.head(name), &all)?, all))
+                Ok(Answer::Whole(self.whole(&self.head(name), &all)?, used(&all)))
             }
         }
     }
@@ -309,11 +307,11 @@ impl Chat {
             }
             false => self.whole(&self.head(name), &events).map_err(Failure::next)?,
         };
-        attempt.take().into_iter().for_each(|mut attempt| {
+        let counted = attempt.take().map(|mut attempt| {
             attempt.events(&events);
-            attempt.completed();
+            attempt.completed()
         });
-        Ok(Answer::Whole(whole, events))
+        Ok(Answer::Whole(whole, used(&events).and(counted)))
     }
 
     /// What an upstream is sent; for the rest of an answer, with what was told of it.
@@ -379,9 +377,9 @@ impl Answer {
         let (id, in_flight) = (chat.context.id.clone(), chat.context.in_flight.clone());
         match self {
             Answer::Ours(response) => response,
-            Answer::Whole(whole, events) => {
+            Answer::Whole(whole, used) => {
                 let kind = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
-                with_cost((kind, whole).into_response(), target, used(&events))
+                with_cost((kind, whole).into_response(), target, used.as_ref())
             }
             Answer::Events(events) => {
                 let encoder = chat.encoder(&target.model.name);
@@ -411,9 +409,9 @@ fn untellable(error: &EncodeError) -> ApiError {
 }
 
 /// The last of an answer's counts.
-fn used(events: &[ChatEvent]) -> Option<&TokenUsage> {
+fn used(events: &[ChatEvent]) -> Option<TokenUsage> {
     events.iter().rev().find_map(|event| match event {
-        ChatEvent::Usage(usage) => Some(usage),
+        ChatEvent::Usage(usage) => Some(*usage),
         _ => None,
     })
 }

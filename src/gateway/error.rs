@@ -429,7 +429,7 @@ impl From<StoreError> for ApiError {
             StoreError::NoSuchKey { .. } => {
                 Self::invalid(StatusCode::NOT_FOUND, Some("key_not_found"), message)
             }
-            StoreError::NoSuchRequest(_) => {
+            StoreError::NoSuchRequest(_) | StoreError::NoSuchRecord(_) => {
                 Self::invalid(StatusCode::NOT_FOUND, Some("request_not_found"), message).at("request_id")
             }
             StoreError::TooManyScores(_) => {

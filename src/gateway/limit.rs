@@ -162,6 +162,13 @@ pub enum Limiter {
     Redis(Redis),
 }
 
+impl Default for Limiter {
+    /// Of this process alone.
+    fn default() -> Self {
+        Self::Memory(Memory::default())
+    }
+}
+
 impl Limiter {
     /// One that counts where a configuration says; not yet connected.
     ///
@@ -197,6 +204,15 @@ impl Limiter {
         match self {
             Self::Memory(memory) => memory.seed_spent(id, spent, now),
             Self::Redis(redis) => redis.seed_spent(id, spent, now),
+        }
+    }
+
+    /// What holders have spent at a time (seconds since 1970) was more than was counted, or less where
+    /// `dollars` are negative.
+    pub fn correct(&self, ids: &[Id<'_>], dollars: f64, unix_s: u64) {
+        match self {
+            Self::Memory(memory) => memory.correct(ids, dollars, unix_s),
+            Self::Redis(redis) => redis.correct(ids, dollars, unix_s),
         }
     }
 

@@ -4,7 +4,9 @@
 //! says which targets a request is for, [`fallback`] tries them: [`local`] turns a prompt into text events of
 //! one of our engines, of which a model may have several ([`replicas`]), [`remote`] asks an upstream. A
 //! stream that breaks off goes on elsewhere ([`chat`]). [`sse`] frames events; [`error`] is the only map from
-//! errors to HTTP; [`cache_salt`] keeps the cached prompts of tenants apart; [`registry`] says which models are loaded; [`usage`] knows costs, [`account`] records them
+//! errors to HTTP; [`cache_salt`] keeps the cached prompts of tenants apart; [`registry`] says
+//! which models are loaded; [`demand`] reads what a body may use, [`usage`] knows costs,
+//! [`account`] records them
 //! and keeps to the limits that [`limit`] counts, [`adaptive`] finds out what an upstream bears; [`metrics`]
 //! counts; [`admin`] shows usage and makes keys;
 //! [`scores`] takes what callers think of answers; [`observe`] tells of each request: by a span ([`trace`]) and a line ([`access_log`]).
@@ -27,6 +29,7 @@ pub mod chat;
 pub mod connection;
 pub mod cors;
 pub mod count;
+pub mod demand;
 pub mod dialect;
 pub mod error;
 pub mod fallback;

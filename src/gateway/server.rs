@@ -289,7 +289,8 @@ fn router(entrance: Entrance) -> io::Result<axum::Router> {
         .layer(from_fn_with_state(entrance.clone(), enter));
     if let Some(store) = &app.store {
         let admin_key_sha256 = app.config.admin_key_sha256;
-        let admin = admin::router(AdminState { store: store.clone(), admin_key_sha256 });
+        let (store, limiter) = (store.clone(), app.limiter.clone());
+        let admin = admin::router(AdminState { store, limiter, admin_key_sha256 });
         router = router.merge(admin.layer(from_fn_with_state(entrance, enter_admin)));
     }
     if let Some(cors) = cors::layer(&app.config.cors)? {

@@ -6,7 +6,7 @@ use super::error::{Doing, StoreError};
 use super::record::UsageRecord;
 use super::{postgres, sqlite};
 use crate::config;
-use rusqlite::types::{FromSql, Value};
+use rusqlite::types::{FromSql, Value, ValueRef};
 use std::collections::BTreeMap;
 
 /// A database that is known to be ours, with the current schema. Clones are cheap.
@@ -59,11 +59,18 @@ pub struct Dialect {
     pub tag: fn(usize) -> String,
 }
 
+/// Looks at a row of many. An error ends the statement.
+pub type Visit = Box<dyn FnMut(&[ValueRef<'_>]) -> Result<(), String> + Send>;
+/// Columns that a row of many may have.
+pub const SCANNED_COLUMNS_MAX: usize = 24;
+
 /// A connection. Errors are the database's own words.
 pub trait Connection: Send {
     fn dialect(&self) -> &'static Dialect;
     /// Runs a statement that has rows; it sees one moment.
     fn read(&mut self, sql: &str, parameters: &[Value]) -> Result<Vec<Row>, String>;
+    /// Runs a statement that has many rows, and shows them one after the other; it sees one moment.
+    fn scan(&mut self, sql: &str, parameters: &[Value], visit: Visit) -> Result<(), String>;
     /// Runs a statement that changes rows; says how many.
     fn change(&mut self, sql: &str, parameters: &[Value]) -> Result<u64, String>;
     /// Writes records and adds their cost to what their keys have spent, all or nothing. `batch` counts
@@ -88,6 +95,13 @@ pub fn atomically<T>(
     let ended = connection.change(end, &[]).doing(doing);
     let value = result?;
     ended.map(|_| value)
+}
+
+/// A store of an older version is brought up to date; one that is made anew says nothing.
+pub fn tell_of_migration(place: &str, from: i64, to: i64) {
+    if from > 0 {
+        tracing::info!(place, from, to, "the store was brought to the current schema");
+    }
 }
 
 /// A row of an answer.

@@ -39,6 +39,9 @@ pub enum StoreError {
     /// The key has made no request of this id, as far as records are written.
     #[error("this key has made no request `{0}`; the id of a request is its answer's `x-request-id`")]
     NoSuchRequest(String),
+    /// No record has the request's id and the key.
+    #[error("this key has no record of a request `{0}`; the id of a request is its answer's `x-request-id`")]
+    NoSuchRecord(String),
     /// A request that has so many scores under other names.
     #[error("the request has {0} scores already; post one of their names to replace it")]
     TooManyScores(u64),

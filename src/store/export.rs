@@ -6,7 +6,7 @@
 use super::Store;
 use super::database::{Database, Row};
 use super::error::{Doing, StoreError};
-use super::record::{Outcome, UsageRecord};
+use super::record::{Flag, Outcome, UsageRecord};
 use super::usage::Filter;
 use rusqlite::types::Value;
 use std::time::{Duration, UNIX_EPOCH};
@@ -14,7 +14,7 @@ use std::time::{Duration, UNIX_EPOCH};
 /// Records of a page: about half a megabyte.
 const PAGE: usize = 1000;
 // More may come, at the end.
-const COLUMNS: [&str; 19] = [
+const COLUMNS: [&str; 20] = [
     "time",
     "request_id",
     "attempt",
@@ -34,7 +34,12 @@ const COLUMNS: [&str; 19] = [
     "status",
     "tags",
     "arm",
+    "flag",
 ];
+/// Columns of `usage` as [`record`] reads them; the first is the row's number.
+pub(super) const SELECTED: &str = "id, unix_ms, request_id, attempt, usage.key, route, model, provider, task, \
+     input_tokens, cached_tokens, output_tokens, estimated, cost, latency_ms, ttft_ms, outcome, status, tags, arm, \
+     flag";
 
 /// Records in the order in which they were written, up to the last one when reading began.
 pub struct Records {
@@ -63,9 +68,7 @@ impl Records {
             let mut parameters = vec![Value::from(self.after_id), Value::from(self.last_id)];
             let condition = self.filter.sql(connection.dialect(), &mut parameters);
             let sql = format!(
-                "SELECT id, unix_ms, request_id, attempt, usage.key, route, model, provider, task, \
-                 input_tokens, cached_tokens, output_tokens, estimated, cost, latency_ms, ttft_ms, outcome, \
-                 status, tags, arm FROM usage WHERE id > $1 AND id <= $2 AND {condition} ORDER BY id LIMIT {PAGE}"
+                "SELECT {SELECTED} FROM usage WHERE id > $1 AND id <= $2 AND {condition} ORDER BY id LIMIT {PAGE}"
             );
             let rows = connection.read(&sql, &parameters);
             let records = rows.and_then(|rows| {
@@ -78,7 +81,7 @@ impl Records {
     }
 }
 
-fn record(row: &Row) -> Result<UsageRecord, String> {
+pub(super) fn record(row: &Row) -> Result<UsageRecord, String> {
     let number = |column| row.get::<i64>(column).map(|number| number.max(0) as u64);
     let tags: String = row.get(18)?;
     let tags = serde_json::from_str::<serde_json::Map<_, _>>(&tags).unwrap_or_default();
@@ -109,6 +112,7 @@ fn record(row: &Row) -> Result<UsageRecord, String> {
             .filter_map(|(name, value): (String, serde_json::Value)| Some((name, value.as_str()?.to_owned())))
             .collect(),
         arm: row.get(19)?,
+        flag: row.get::<Option<String>>(20)?.as_deref().and_then(Flag::parse),
     })
 }
 
@@ -161,6 +165,7 @@ fn csv_fields(record: &UsageRecord) -> [String; COLUMNS.len()] {
         record.status.to_string(),
         tags(record).to_string(),
         spreadsheet_safe(record.arm.as_deref().unwrap_or_default()),
+        record.flag.map_or(String::new(), |flag| flag.as_str().to_owned()),
     ]
 }
 
@@ -185,6 +190,7 @@ fn json(record: &UsageRecord) -> String {
         "status": record.status,
         "tags": tags(record),
         "arm": record.arm,
+        "flag": record.flag.map(Flag::as_str),
     })
     .to_string()
 }

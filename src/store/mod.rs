@@ -3,17 +3,18 @@
 //! with PostgreSQL, servers on several machines).
 //!
 //! [`record`] is the record; [`writer`] takes records off the request's path; [`usage`] adds them up
-//! and [`export`] reads them back; [`scores`] are what callers think of answers, [`report`] compares the
+//! and [`export`] reads them back; [`correction`] mends one; [`spending`] is what was spent of days and months; [`scores`] are what callers think of answers, [`report`] compares the
 //! arms of splits; [`keys`] makes and finds keys. Their SQL is for both databases;
 //! [`database`] is what they ask of one, [`sqlite`] and [`postgres`] are the two.
 //!
 //! Invariants: recording never waits for a disk or a server; what is not written is counted; a record
-//! is written once; a key's text is never kept, only its SHA-256; what a key has spent is written in
+//! is written once, and changed by a correction only; a key's text is never kept, only its SHA-256; what a key has spent is written in
 //! the transaction of its usage.
 //!
 //! Deliberately absent: renaming keys (usage refers to them by name), removing old records, moving from
 //! one database to the other. Limits are counted by the gateway.
 
+pub mod correction;
 mod database;
 mod error;
 pub mod export;
@@ -22,21 +23,27 @@ mod postgres;
 pub mod record;
 pub mod report;
 pub mod scores;
+mod serving;
+pub mod spending;
 mod sqlite;
+mod totals;
 pub mod usage;
 mod writer;
 
+pub use correction::{Corrected, Correction};
 pub use error::StoreError;
 pub use export::{ExportFormat, Records};
 pub use keys::{Key, KeySettings, KeyTable, Refusal};
-pub use record::{Outcome, UsageRecord, new_request_id};
+pub use record::{Flag, Outcome, UsageRecord, new_request_id};
 pub use report::{ArmRow, ScoreTotals, Spread};
 pub use scores::Score;
+pub use spending::{Spender, SpentOfPeriods};
 pub use usage::{Dimension, Filter, Totals, UsageQuery, UsageRow};
 pub use writer::Recorder;
 
 use crate::config;
 use database::Database;
+use std::fs::File;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -48,16 +55,37 @@ pub struct Store {
     database: Database,
     shared: Arc<Shared>,
     writer: Mutex<Option<JoinHandle<()>>>,
+    /// Of a server on an SQLite file.
+    _serving: Option<File>,
 }
 
 impl Store {
     /// Opens the file (where there is none, it is created with permissions for its owner only) or the
     /// database, whose tables are made where there are none. Starts the writer's thread.
     pub fn open(place: &config::Store) -> Result<Arc<Self>, StoreError> {
+        Self::open_with(place, None)
+    }
+
+    /// The same for a server, which counts what keys spend: with an SQLite file each server would keep
+    /// budgets of its own, so there is one at a time, unless all of them share their limits elsewhere.
+    /// Ends with the process, whatever ends it. Others may open the store beside it.
+    ///
+    /// # Errors
+    /// Another server has the file.
+    pub fn serve(place: &config::Store, shares_limits: bool) -> Result<Arc<Self>, StoreError> {
+        Self::open_with(place, Some(shares_limits))
+    }
+
+    /// `serves`: as a server, and whether its limits are shared.
+    fn open_with(place: &config::Store, serves: Option<bool>) -> Result<Arc<Self>, StoreError> {
         let database = Database::open(place)?;
+        let serving = match (place, serves) {
+            (config::Store::Sqlite(path), Some(shares_limits)) => Some(serving::hold(path, shares_limits)?),
+            _ => None,
+        };
         let keys = database.with(|connection| keys::read_all(connection))?;
         let (shared, writer) = writer::start(&database, keys)?;
-        Ok(Arc::new(Self { database, shared, writer: Mutex::new(Some(writer)) }))
+        Ok(Arc::new(Self { database, shared, writer: Mutex::new(Some(writer)), _serving: serving }))
     }
 
     /// Takes records. Clones are cheap.

@@ -10,14 +10,18 @@
 //! The password is in the configuration only: errors are made of the server's words, and of host,
 //! port and database.
 
-use super::database::{Connection, Dialect, Row, charges, tags_text};
+use super::database::{
+    Connection, Dialect, Row, SCANNED_COLUMNS_MAX, Visit, charges, tags_text, tell_of_migration,
+};
 use super::error::StoreError;
-use super::record::UsageRecord;
+use super::record::{Flag, UsageRecord};
+use super::spending::charges_by_period;
 use postgres::config::{Host, SslMode};
 use postgres::error::{Severity, SqlState};
+use postgres::fallible_iterator::FallibleIterator;
 use postgres::types::{ToSql, Type};
 use postgres::{Client, Config, IsolationLevel, NoTls};
-use rusqlite::types::Value;
+use rusqlite::types::{Value, ValueRef};
 use rustls_platform_verifier::BuilderVerifierExt;
 use std::error::Error;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
@@ -51,7 +55,12 @@ const SERVER_VERSION_MIN: i32 = 13;
 /// Of the lock under which schemas are brought up to date: "NovaStac".
 const SCHEMA_LOCK: i64 = 0x4e6f_7661_5374_6163;
 /// Each brings the schema from the version that is its index to the next. Never changed, only added to.
-const MIGRATIONS: [&str; 2] = [include_str!("postgres.sql"), include_str!("postgres_2.sql")];
+const MIGRATIONS: [&str; 4] = [
+    include_str!("postgres.sql"),
+    include_str!("postgres_2.sql"),
+    include_str!("postgres_3.sql"),
+    include_str!("postgres_4.sql"),
+];
 
 const DIALECT: Dialect = Dialect {
     // Whatever the server's default is: a transaction that waited for a lock sees what it waited for.
@@ -70,17 +79,23 @@ const ADD_USAGE: &str = "
         RETURNING number
     ), added AS (
         INSERT INTO usage (unix_ms, request_id, attempt, key, route, model, provider, task, input_tokens,
-            cached_tokens, output_tokens, estimated, cost, latency_ms, ttft_ms, outcome, status, tags, arm)
+            cached_tokens, output_tokens, estimated, cost, latency_ms, ttft_ms, outcome, status, tags, arm, flag)
         SELECT unix_ms, request_id, attempt, key, route, model, provider, task, input_tokens,
-            cached_tokens, output_tokens, estimated, cost, latency_ms, ttft_ms, outcome, status, tags, arm
+            cached_tokens, output_tokens, estimated, cost, latency_ms, ttft_ms, outcome, status, tags, arm, flag
         FROM batch, unnest($3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20,
-            $21) WITH ORDINALITY AS record (unix_ms, request_id, attempt, key, route, model, provider, task,
+            $21, $22) WITH ORDINALITY AS record (unix_ms, request_id, attempt, key, route, model, provider, task,
             input_tokens, cached_tokens, output_tokens, estimated, cost, latency_ms, ttft_ms, outcome, status,
-            tags, arm, line)
+            tags, arm, flag, line)
         ORDER BY line
+    ), of_periods AS (
+        INSERT INTO spent_by_period (period, kind, name, dollars)
+        SELECT charge.period, charge.kind, charge.name, charge.dollars
+        FROM batch, unnest($25, $26, $27, $28) AS charge (period, kind, name, dollars)
+        ORDER BY charge.period, charge.kind, charge.name
+        ON CONFLICT (period, kind, name) DO UPDATE SET dollars = spent_by_period.dollars + excluded.dollars
     )
     INSERT INTO spent (key, dollars)
-    SELECT charge.key, charge.dollars FROM batch, unnest($22, $23) AS charge (key, dollars)
+    SELECT charge.key, charge.dollars FROM batch, unnest($23, $24) AS charge (key, dollars)
     ORDER BY charge.key
     ON CONFLICT (key) DO UPDATE SET dollars = spent.dollars + excluded.dollars";
 
@@ -262,6 +277,24 @@ impl Connection for Session {
         })
     }
 
+    fn scan(&mut self, sql: &str, parameters: &[Value], mut visit: Visit) -> Result<(), String> {
+        let (sql, parameters) = (sql.to_owned(), parameters.iter().map(parameter).collect::<Vec<_>>());
+        let seen = self.run(move |client| {
+            let mut rows = client.query_typed_raw(&sql, borrowed(&parameters))?;
+            while let Some(row) = rows.next()? {
+                let mut cells = [ValueRef::Null; SCANNED_COLUMNS_MAX];
+                for (at, cell) in cells.iter_mut().enumerate().take(row.len()) {
+                    *cell = scanned(&row, at)?;
+                }
+                if let Err(reason) = visit(&cells[..row.len()]) {
+                    return Ok(Err(reason));
+                }
+            }
+            Ok(Ok(()))
+        })?;
+        seen
+    }
+
     fn change(&mut self, sql: &str, parameters: &[Value]) -> Result<u64, String> {
         let (sql, parameters) = (sql.to_owned(), parameters.iter().map(parameter).collect::<Vec<_>>());
         self.run(move |client| client.execute_typed(&sql, &borrowed(&parameters)))
@@ -286,7 +319,15 @@ impl Connection for Session {
         let tags: Vec<String> = records.iter().map(|record| tags_text(record, storable)).collect();
         let (keys, dollars): (Vec<String>, Vec<f64>) =
             charges(records).into_iter().map(|(key, dollars)| (storable(key), dollars)).unzip();
-        let parameters: [Parameter; 23] = [
+        let mut lines: [Vec<String>; 3] = Default::default();
+        let mut dollars_of_lines = Vec::new();
+        for ((period, kind, name), dollars) in charges_by_period(records) {
+            let texts = [period, kind.to_owned(), storable(name)];
+            lines.iter_mut().zip(texts).for_each(|(column, text)| column.push(text));
+            dollars_of_lines.push(dollars);
+        }
+        let [of_periods, of_kinds, of_names] = lines;
+        let parameters: [Parameter; 28] = [
             (Box::new(self.writer.to_string()), Type::TEXT),
             (Box::new(batch as i64), Type::INT8),
             numbers(|it| it.unix_ms),
@@ -308,8 +349,13 @@ impl Connection for Session {
             numbers(|it| it.status.into()),
             (Box::new(tags), Type::TEXT_ARRAY),
             options(|it| it.arm.as_deref()),
+            options(|it| it.flag.map(Flag::as_str)),
             (Box::new(keys), Type::TEXT_ARRAY),
             (Box::new(dollars), Type::FLOAT8_ARRAY),
+            (Box::new(of_periods), Type::TEXT_ARRAY),
+            (Box::new(of_kinds), Type::TEXT_ARRAY),
+            (Box::new(of_names), Type::TEXT_ARRAY),
+            (Box::new(dollars_of_lines), Type::FLOAT8_ARRAY),
         ];
         self.run(move |client| client.execute_typed(ADD_USAGE, &borrowed(&parameters))).map(drop)
     }
@@ -349,6 +395,21 @@ fn cell(row: &postgres::Row, at: usize) -> Result<Value, postgres::Error> {
         Type::BOOL => row.try_get::<_, Option<bool>>(at)?.into(),
         Type::BYTEA => row.try_get::<_, Option<Vec<u8>>>(at)?.into(),
         _ => row.try_get::<_, Option<String>>(at)?.into(),
+    })
+}
+
+/// The same without a copy.
+fn scanned(row: &postgres::Row, at: usize) -> Result<ValueRef<'_>, postgres::Error> {
+    Ok(match *row.columns()[at].type_() {
+        Type::INT8 => row.try_get::<_, Option<i64>>(at)?.map_or(ValueRef::Null, ValueRef::Integer),
+        Type::FLOAT8 => row.try_get::<_, Option<f64>>(at)?.map_or(ValueRef::Null, ValueRef::Real),
+        Type::BOOL => {
+            row.try_get::<_, Option<bool>>(at)?.map_or(ValueRef::Null, |flag| ValueRef::Integer(flag.into()))
+        }
+        _ => {
+            let text = row.try_get::<_, Option<&str>>(at)?;
+            text.map_or(ValueRef::Null, |text| ValueRef::Text(text.as_bytes()))
+        }
     })
 }
 
@@ -478,6 +539,7 @@ fn prepare(client: &mut Client) -> Result<Result<(), String>, postgres::Error> {
         transaction.batch_execute(migration)?;
     }
     if version < known {
+        tell_of_migration(&format!("PostgreSQL, schema {schema}"), version, known);
         transaction.execute("DELETE FROM novastack_schema", &[])?;
         transaction.execute("INSERT INTO novastack_schema VALUES ($1)", &[&known])?;
     }

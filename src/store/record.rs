@@ -13,6 +13,32 @@ pub enum Outcome {
     Failed,
 }
 
+/// What an operator should know of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flag {
+    /// The upstream said that it used more than it can have; what is above was cut.
+    Bounded,
+    /// The process was ended while the answer was on its way; tokens are those of a moment before.
+    Interrupted,
+    /// An operator has set other counts.
+    Corrected,
+}
+
+impl Flag {
+    /// As it is kept, in answers and in exports.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Bounded => "bounded",
+            Self::Interrupted => "interrupted",
+            Self::Corrected => "corrected",
+        }
+    }
+
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        [Self::Bounded, Self::Interrupted, Self::Corrected].into_iter().find(|flag| flag.as_str() == text)
+    }
+}
+
 /// One attempt to answer a request by one target.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UsageRecord {
@@ -42,6 +68,8 @@ pub struct UsageRecord {
     pub output_tokens: u64,
     /// The counts are our own: the target's were not seen.
     pub estimated: bool,
+    /// What an operator should know.
+    pub flag: Option<Flag>,
     /// Dollars; 0 without a price.
     pub cost: f64,
     /// From the attempt's begin to its end.

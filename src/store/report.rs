@@ -2,14 +2,22 @@
 //! callers think of them.
 //!
 //! A request counts for the arm that was chosen for it, with all its attempts: what an arm's models fail
-//! at and others then answer costs that arm money and time. Percentiles are of all values, by rank in
-//! the database; so are deviations, in a second pass over the values: small ones of large values are
-//! not lost.
+//! at and others then answer costs that arm money and time. Percentiles are of all values, by rank; so
+//! are deviations, in a second pass over the values: small ones of large values are not lost.
+//!
+//! Records are read once, in the order in which they were written. Where a key uses an id for several
+//! requests, each of them begins with an attempt 1: the attempts 1 so far tell them apart. Of a request,
+//! only the last attempt can have been completed or cancelled.
 
 use super::Store;
-use super::database::Row;
 use super::error::{Doing, StoreError};
+use super::record::Outcome;
+use super::totals::{bytes, number, percentile, real};
 use super::usage::Filter;
+use rusqlite::types::ValueRef;
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Arms in one answer.
 const ARMS_MAX: usize = 1000;
@@ -30,6 +38,8 @@ pub struct ArmRow {
     pub attempts: u64,
     /// Attempts that failed, whatever became of their requests.
     pub failed_attempts: u64,
+    /// Attempts whose records have a flag.
+    pub flagged: u64,
     /// Requests that were answered to the end.
     pub completed: u64,
     /// Requests whose caller went away.
@@ -84,120 +94,250 @@ impl Store {
     /// More than 1,000 arms.
     pub fn arms(&self, filter: &Filter) -> Result<Vec<ArmRow>, StoreError> {
         filter.check()?;
-        let (totals, scores) = self.database.with(|connection| {
-            let mut ask = |sql: fn(&str) -> String| {
-                let mut parameters = Vec::new();
-                let condition = filter.sql(connection.dialect(), &mut parameters);
-                connection.read(&sql(&condition), &parameters)
-            };
-            Ok((ask(totals_sql).doing(DOING)?, ask(scores_sql).doing(DOING)?))
-        })?;
-        if totals.len() > ARMS_MAX {
-            return Err(StoreError::TooManyGroups(ARMS_MAX));
-        }
-        let rows = || -> Result<Vec<ArmRow>, String> {
-            let mut rows = totals.iter().map(totals_row).collect::<Result<Vec<_>, _>>()?;
-            for score in &scores {
-                let (route, arm): (String, String) = (score.get(0)?, score.get(1)?);
-                let found = rows.iter_mut().find(|row| row.route == route && row.arm == arm);
-                // None: its first record came between the two questions.
-                if let Some(row) = found {
-                    row.scores.push(score_totals(score)?);
-                }
-            }
-            Ok(rows)
+        let comparing = Arc::new(Mutex::new(Comparing::default()));
+        let lock = |comparing: &Mutex<Comparing>| -> Comparing {
+            std::mem::take(&mut *comparing.lock().unwrap_or_else(PoisonError::into_inner))
         };
-        rows().doing(DOING)
+        self.database.with(|connection| {
+            let sees = comparing.clone();
+            let see =
+                move |row: &[ValueRef<'_>]| sees.lock().unwrap_or_else(PoisonError::into_inner).score(row);
+            let scores = "SELECT key, request_id, name, value FROM scores";
+            connection.scan(scores, &[], Box::new(see)).doing(DOING)?;
+            let sees = comparing.clone();
+            let see =
+                move |row: &[ValueRef<'_>]| sees.lock().unwrap_or_else(PoisonError::into_inner).record(row);
+            let mut parameters = Vec::new();
+            let condition = filter.sql(connection.dialect(), &mut parameters);
+            let records = format!(
+                "SELECT route, arm, usage.key, request_id, attempt, unix_ms, latency_ms, ttft_ms, outcome, \
+                 input_tokens, cached_tokens, output_tokens, cost, flag \
+                 FROM usage WHERE arm IS NOT NULL AND {condition} ORDER BY id"
+            );
+            connection.scan(&records, &parameters, Box::new(see)).doing(DOING)
+        })?;
+        let comparing = lock(&comparing);
+        match comparing.too_many {
+            true => Err(StoreError::TooManyGroups(ARMS_MAX)),
+            false => Ok(comparing.rows()),
+        }
     }
 }
 
-fn totals_row(row: &Row) -> Result<ArmRow, String> {
-    let number = |at: usize| row.get::<i64>(at).map(|number| number.max(0) as u64);
-    let spread = |at: usize| -> Result<Spread, String> {
-        let percentile = |at: usize| row.get::<Option<i64>>(at).map(|it| it.map(|ms| ms.max(0) as u64));
-        Ok(Spread { mean: row.get(at)?, p50: percentile(at + 1)?, p95: percentile(at + 2)? })
-    };
-    Ok(ArmRow {
-        route: row.get(0)?,
-        arm: row.get(1)?,
-        requests: number(2)?,
-        attempts: number(3)?,
-        failed_attempts: number(4)?,
-        completed: number(5)?,
-        cancelled: number(6)?,
-        failed: number(2)?.saturating_sub(number(5)? + number(6)?),
-        input_tokens: number(7)?,
-        cached_tokens: number(8)?,
-        output_tokens: number(9)?,
-        cost: row.get(10)?,
-        latency_ms: spread(11)?,
-        ttft_ms: spread(14)?,
-        scores: Vec::new(),
-    })
+/// Arms so far. Requests are told apart by hashes of key and id, under a secret of this question's own.
+#[derive(Default)]
+struct Comparing {
+    hashes: RandomState,
+    /// By request: (name, value).
+    scores: HashMap<u64, Vec<(usize, f64)>>,
+    /// Places in `scores` by name.
+    names: HashMap<String, usize>,
+    arms: Vec<Arm>,
+    /// Their places, by route and name.
+    by_name: HashMap<u64, usize>,
+    /// By key and id: attempts 1 so far, and the last of its requests.
+    by_id: HashMap<u64, (u64, usize)>,
+    requests: Vec<Request>,
+    too_many: bool,
 }
 
-fn score_totals(row: &Row) -> Result<ScoreTotals, String> {
-    let (count, squares): (i64, f64) = (row.get(3)?, row.get(5)?);
-    let (values, count) = (count as f64, count.max(0) as u64);
-    let standard_error = (count > 1).then(|| (squares / (values - 1.0) / values).sqrt());
-    Ok(ScoreTotals { name: row.get(2)?, count, mean: row.get(4)?, standard_error })
+#[derive(Default)]
+struct Arm {
+    row: ArmRow,
+    /// By name.
+    scores: BTreeMap<usize, Vec<f64>>,
 }
 
-/// Where a key uses an id for several requests, each of them begins with an attempt 1: `turn` tells them
-/// apart. Of a request, only the last attempt can have been completed or cancelled.
-fn totals_sql(condition: &str) -> String {
-    let percentile = |of: &str, percent: u32| {
-        format!("max(CASE WHEN {of}_rank = ({of}_count * {percent} + 99) / 100 THEN {of} END)")
-    };
-    let spread = |of: &str| {
-        let (p50, p95) = (percentile(of, 50), percentile(of, 95));
-        format!("CAST(avg({of}) AS double precision), {p50}, {p95}")
-    };
-    format!(
-        "WITH picked AS (
-            SELECT route, arm, usage.key AS key, request_id, unix_ms, latency_ms, ttft_ms, outcome,
-                input_tokens, cached_tokens, output_tokens, cost,
-                sum(CASE WHEN attempt = 1 THEN 1 ELSE 0 END)
-                    OVER (PARTITION BY usage.key, request_id ORDER BY id) AS turn
-            FROM usage WHERE arm IS NOT NULL AND {condition}
-        ), request AS (
-            SELECT route, arm, count(*) AS attempts, count(*) FILTER (WHERE outcome = 'failed') AS failures,
-                max(CASE outcome WHEN 'completed' THEN 2 WHEN 'cancelled' THEN 1 ELSE 0 END) AS ended,
-                sum(input_tokens) AS input, sum(cached_tokens) AS cached, sum(output_tokens) AS output,
-                sum(cost) AS cost, min(unix_ms + ttft_ms) - min(unix_ms) AS ttft,
-                max(unix_ms + latency_ms) - min(unix_ms) AS took
-            FROM picked GROUP BY route, arm, picked.key, request_id, turn
-        ), timed AS (
-            SELECT *, CASE WHEN ended = 2 THEN took END AS latency FROM request
-        ), ranked AS (
-            SELECT *, count(latency) OVER everything AS latency_count, count(ttft) OVER everything AS ttft_count,
-                row_number() OVER (PARTITION BY route, arm ORDER BY latency NULLS LAST) AS latency_rank,
-                row_number() OVER (PARTITION BY route, arm ORDER BY ttft NULLS LAST) AS ttft_rank
-            FROM timed WINDOW everything AS (PARTITION BY route, arm)
-        )
-        SELECT route, arm, count(*), CAST(sum(attempts) AS bigint), CAST(sum(failures) AS bigint),
-            count(*) FILTER (WHERE ended = 2), count(*) FILTER (WHERE ended = 1), CAST(sum(input) AS bigint),
-            CAST(sum(cached) AS bigint), CAST(sum(output) AS bigint), sum(cost), {}, {}
-        FROM ranked GROUP BY route, arm ORDER BY route, arm LIMIT {}",
-        spread("latency"),
-        spread("ttft"),
-        ARMS_MAX + 1,
-    )
+struct Request {
+    arm: usize,
+    turn: u64,
+    /// An earlier one of the same key and id.
+    before: Option<usize>,
+    began_ms: u64,
+    ended_ms: u64,
+    first_ms: Option<u64>,
+    ended: Ended,
 }
 
-fn scores_sql(condition: &str) -> String {
-    format!(
-        "WITH request AS (
-            SELECT DISTINCT route, arm, usage.key AS key, request_id
-            FROM usage WHERE arm IS NOT NULL AND {condition}
-        ), given AS (
-            SELECT route, arm, name, value, avg(value) OVER (PARTITION BY route, arm, name) AS mean
-            FROM request JOIN scores ON scores.request_id = request.request_id AND scores.key = request.key
-        )
-        SELECT route, arm, name, count(*), max(mean), sum((value - mean) * (value - mean))
-        FROM given WHERE name IN (SELECT name FROM given GROUP BY name ORDER BY count(*) DESC, name LIMIT {})
-        GROUP BY route, arm, name ORDER BY route, arm, name LIMIT {}",
-        NAMES_MAX,
-        NAMES_MAX * (ARMS_MAX + 1),
-    )
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Ended {
+    Failed,
+    Cancelled,
+    Completed,
+}
+
+impl Comparing {
+    fn hash(&self, key: &ValueRef<'_>, id: &ValueRef<'_>) -> Result<u64, String> {
+        let mut hasher = self.hashes.build_hasher();
+        for text in [bytes(key)?, bytes(id)?] {
+            hasher.write_usize(text.len());
+            hasher.write(text);
+        }
+        Ok(hasher.finish())
+    }
+
+    fn score(&mut self, row: &[ValueRef<'_>]) -> Result<(), String> {
+        let [key, id, name, value] = row else { return Err("a score has other columns".into()) };
+        let name = String::from_utf8_lossy(bytes(name)?);
+        let next = self.names.len();
+        let at = match self.names.get(&*name) {
+            Some(at) => *at,
+            None => *self.names.entry(name.into_owned()).or_insert(next),
+        };
+        let (hash, value) = (self.hash(key, id)?, real(value)?);
+        self.scores.entry(hash).or_default().push((at, value));
+        Ok(())
+    }
+
+    fn record(&mut self, row: &[ValueRef<'_>]) -> Result<(), String> {
+        let [
+            route,
+            arm,
+            key,
+            id,
+            attempt,
+            unix_ms,
+            latency_ms,
+            ttft_ms,
+            outcome,
+            input_tokens,
+            cached_tokens,
+            output_tokens,
+            cost,
+            flag,
+        ] = row
+        else {
+            return Err("a record has other columns".into());
+        };
+        let Some(arm) = self.arm(route, arm)? else { return Ok(()) };
+        let outcome = bytes(outcome)?;
+        let ended = match () {
+            () if outcome == Outcome::Completed.as_str().as_bytes() => Ended::Completed,
+            () if outcome == Outcome::Cancelled.as_str().as_bytes() => Ended::Cancelled,
+            () => Ended::Failed,
+        };
+        let hash = self.hash(key, id)?;
+        let request = self.request(hash, arm, number(attempt)? == 1);
+        let (began, took) = (number(unix_ms)?, number(latency_ms)?);
+        let first = if *ttft_ms == ValueRef::Null { None } else { Some(began + number(ttft_ms)?) };
+        let request = &mut self.requests[request];
+        request.began_ms = request.began_ms.min(began);
+        request.ended_ms = request.ended_ms.max(began + took);
+        request.first_ms = request.first_ms.into_iter().chain(first).min();
+        request.ended = request.ended.max(ended);
+        let row = &mut self.arms[arm].row;
+        row.attempts += 1;
+        row.failed_attempts += u64::from(outcome == Outcome::Failed.as_str().as_bytes());
+        row.flagged += u64::from(*flag != ValueRef::Null);
+        row.input_tokens += number(input_tokens)?;
+        row.cached_tokens += number(cached_tokens)?;
+        row.output_tokens += number(output_tokens)?;
+        row.cost += real(cost)?;
+        Ok(())
+    }
+
+    /// The arm's place; None beyond the most.
+    fn arm(&mut self, route: &ValueRef<'_>, arm: &ValueRef<'_>) -> Result<Option<usize>, String> {
+        let hash = self.hash(route, arm)?;
+        if let Some(at) = self.by_name.get(&hash) {
+            return Ok(Some(*at));
+        }
+        if self.arms.len() == ARMS_MAX {
+            self.too_many = true;
+            return Ok(None);
+        }
+        let text = |text| Ok::<_, String>(String::from_utf8_lossy(bytes(text)?).into_owned());
+        let row = ArmRow { route: text(route)?, arm: text(arm)?, ..ArmRow::default() };
+        self.by_name.insert(hash, self.arms.len());
+        self.arms.push(Arm { row, ..Arm::default() });
+        Ok(Some(self.arms.len() - 1))
+    }
+
+    /// The place of the request of an arm; its scores count with its first record.
+    fn request(&mut self, hash: u64, arm: usize, is_first: bool) -> usize {
+        let known = self.by_id.get(&hash).copied();
+        let turn = known.map_or(0, |(turn, _)| turn) + u64::from(is_first);
+        let (mut at, mut is_scored) = (known.map(|(_, last)| last), false);
+        while let Some(place) = at {
+            let request = &self.requests[place];
+            if request.arm == arm && request.turn == turn {
+                let last = known.map_or(place, |(_, last)| last);
+                self.by_id.insert(hash, (turn, last));
+                return place;
+            }
+            is_scored |= request.arm == arm;
+            at = request.before;
+        }
+        if !is_scored {
+            for (name, value) in self.scores.get(&hash).into_iter().flatten() {
+                self.arms[arm].scores.entry(*name).or_default().push(*value);
+            }
+        }
+        self.requests.push(Request {
+            arm,
+            turn,
+            before: known.map(|(_, last)| last),
+            began_ms: u64::MAX,
+            ended_ms: 0,
+            first_ms: None,
+            ended: Ended::Failed,
+        });
+        self.by_id.insert(hash, (turn, self.requests.len() - 1));
+        self.requests.len() - 1
+    }
+
+    /// All arms, by route and name.
+    fn rows(mut self) -> Vec<ArmRow> {
+        let mut times: Vec<[Vec<u64>; 2]> = vec![Default::default(); self.arms.len()];
+        for request in &self.requests {
+            let row = &mut self.arms[request.arm].row;
+            row.requests += 1;
+            match request.ended {
+                Ended::Completed => row.completed += 1,
+                Ended::Cancelled => row.cancelled += 1,
+                Ended::Failed => row.failed += 1,
+            }
+            let [latencies, ttfts] = &mut times[request.arm];
+            if request.ended == Ended::Completed {
+                latencies.push(request.ended_ms - request.began_ms);
+            }
+            ttfts.extend(request.first_ms.map(|first| first - request.began_ms));
+        }
+        let named = self.most_given();
+        let row = |(arm, [latencies, ttfts]): (Arm, [Vec<u64>; 2])| {
+            let names = named.iter().filter_map(|(name, at)| Some((name, arm.scores.get(at)?)));
+            let scores = names.map(|(name, values)| score_totals(name, values)).collect();
+            ArmRow { latency_ms: spread(latencies), ttft_ms: spread(ttfts), scores, ..arm.row }
+        };
+        let mut rows: Vec<ArmRow> = self.arms.into_iter().zip(times).map(row).collect();
+        rows.sort_by(|a, b| (&a.route, &a.arm).cmp(&(&b.route, &b.arm)));
+        rows
+    }
+
+    /// The names of which there are most scores, in order, and their places.
+    fn most_given(&self) -> Vec<(String, usize)> {
+        let count =
+            |at: usize| self.arms.iter().filter_map(|arm| arm.scores.get(&at)).map(Vec::len).sum::<usize>();
+        let mut names: Vec<(usize, String, usize)> =
+            self.names.iter().map(|(name, at)| (count(*at), name.clone(), *at)).collect();
+        names.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
+        names.truncate(NAMES_MAX);
+        let mut names: Vec<(String, usize)> = names.into_iter().map(|(_, name, at)| (name, at)).collect();
+        names.sort();
+        names
+    }
+}
+
+fn spread(mut values: Vec<u64>) -> Spread {
+    let mean =
+        (!values.is_empty()).then(|| values.iter().map(|it| *it as f64).sum::<f64>() / values.len() as f64);
+    Spread { mean, p50: percentile(&mut values, 50), p95: percentile(&mut values, 95) }
+}
+
+fn score_totals(name: &str, values: &[f64]) -> ScoreTotals {
+    let count = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / count;
+    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    let standard_error = (values.len() > 1).then(|| (squares / (count - 1.0) / count).sqrt());
+    ScoreTotals { name: name.to_owned(), count: values.len() as u64, mean, standard_error }
 }

@@ -3,10 +3,11 @@
 //! Every operation opens a connection of its own, which takes a fraction of a millisecond; so none
 //! waits for another but for the moments in which two write. The writer keeps one.
 
-use super::database::{self, Dialect, Row, charges, tags_text};
+use super::database::{self, Dialect, Row, SCANNED_COLUMNS_MAX, Visit, charges, tags_text};
 use super::error::StoreError;
-use super::record::UsageRecord;
-use rusqlite::types::Value;
+use super::record::{Flag, UsageRecord};
+use super::spending::charges_by_period;
+use rusqlite::types::{Value, ValueRef};
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, params, params_from_iter};
 use std::fs::OpenOptions;
 use std::io;
@@ -21,13 +22,21 @@ const BUSY_STEP: Duration = Duration::from_millis(20);
 /// Marks the file as ours: "Nova".
 const APPLICATION_ID: i32 = 0x4e6f_7661;
 /// Each brings the schema from the version that is its index to the next. Never changed, only added to.
-const MIGRATIONS: [&str; 2] = [include_str!("sqlite.sql"), include_str!("sqlite_2.sql")];
+const MIGRATIONS: [&str; 4] = [
+    include_str!("sqlite.sql"),
+    include_str!("sqlite_2.sql"),
+    include_str!("sqlite_3.sql"),
+    include_str!("sqlite_4.sql"),
+];
 
 const INSERT: &str = "INSERT INTO usage (unix_ms, request_id, attempt, key, route, model, provider, task, \
      input_tokens, cached_tokens, output_tokens, estimated, cost, latency_ms, ttft_ms, outcome, status, tags, \
-     arm) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+     arm, flag) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 const SPEND: &str = "INSERT INTO spent (key, dollars) VALUES (?, ?) \
      ON CONFLICT (key) DO UPDATE SET dollars = dollars + excluded.dollars";
+
+const SPEND_BY_PERIOD: &str = "INSERT INTO spent_by_period (period, kind, name, dollars) VALUES (?, ?, ?, ?) \
+     ON CONFLICT (period, kind, name) DO UPDATE SET dollars = dollars + excluded.dollars";
 
 const DIALECT: Dialect = Dialect {
     begin: "BEGIN IMMEDIATE",
@@ -114,6 +123,7 @@ impl File {
             transaction.execute_batch(migration)?;
         }
         if version < known {
+            database::tell_of_migration(&self.path.display().to_string(), version, known);
             transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
             transaction.pragma_update(None, "user_version", known)?;
         }
@@ -172,6 +182,21 @@ impl database::Connection for Connection {
         read().map_err(|error| error.to_string())
     }
 
+    fn scan(&mut self, sql: &str, parameters: &[Value], mut visit: Visit) -> Result<(), String> {
+        let words = |error: rusqlite::Error| error.to_string();
+        let mut statement = self.prepare_cached(sql).map_err(words)?;
+        let columns = statement.column_count();
+        let mut rows = statement.query(params_from_iter(parameters)).map_err(words)?;
+        while let Some(row) = rows.next().map_err(words)? {
+            let mut cells = [ValueRef::Null; SCANNED_COLUMNS_MAX];
+            for (at, cell) in cells.iter_mut().enumerate().take(columns) {
+                *cell = row.get_ref(at).map_err(words)?;
+            }
+            visit(&cells[..columns])?;
+        }
+        Ok(())
+    }
+
     fn change(&mut self, sql: &str, parameters: &[Value]) -> Result<u64, String> {
         let changed = self.execute(sql, params_from_iter(parameters));
         changed.map(|rows| rows as u64).map_err(|error| error.to_string())
@@ -217,11 +242,16 @@ fn insert(connection: &mut Connection, records: &[UsageRecord]) -> rusqlite::Res
                 record.status,
                 tags_text(record, str::to_owned),
                 record.arm,
+                record.flag.map(Flag::as_str),
             ])?;
         }
         let mut spend = transaction.prepare_cached(SPEND)?;
         for (key, dollars) in charges(records) {
             spend.execute(params![key, dollars])?;
+        }
+        let mut spend = transaction.prepare_cached(SPEND_BY_PERIOD)?;
+        for ((period, kind, name), dollars) in charges_by_period(records) {
+            spend.execute(params![period, kind, name, dollars])?;
         }
     }
     transaction.commit()

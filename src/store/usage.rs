@@ -1,10 +1,12 @@
 //! Totals of usage, by whatever they are grouped by.
 
 use super::Store;
-use super::database::{Dialect, Row};
+use super::database::Dialect;
 use super::error::{Doing, StoreError};
-use rusqlite::types::Value;
+use super::totals::{Adding, COLUMNS};
+use rusqlite::types::{Value, ValueRef};
 use std::fmt::Write;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Groups in one answer.
 const GROUPS_MAX: usize = 10_000;
@@ -32,6 +34,8 @@ pub enum Dimension {
     Provider,
     /// `completed`, `cancelled` or `failed`.
     Outcome,
+    /// What an operator should know: `bounded`, `interrupted`, `corrected`; None: nothing.
+    Flag,
     /// The value of a tag of this name; None for records without it.
     Tag(String),
 }
@@ -48,13 +52,14 @@ impl Dimension {
             "day" => Self::Day,
             "provider" => Self::Provider,
             "outcome" => Self::Outcome,
+            "flag" => Self::Flag,
             _ => match text.strip_prefix(TAG) {
                 Some(name) if !name.is_empty() => Self::Tag(name.to_owned()),
                 _ => {
                     let text = text.escape_debug();
                     return Err(format!(
                         "`{text}` is nothing to group or filter by; there are key, model, route, arm, task, \
-                         day, provider, outcome and tag:NAME"
+                         day, provider, outcome, flag and tag:NAME"
                     ));
                 }
             },
@@ -72,6 +77,7 @@ impl Dimension {
             Self::Day => "day".into(),
             Self::Provider => "provider".into(),
             Self::Outcome => "outcome".into(),
+            Self::Flag => "flag".into(),
             Self::Tag(name) => format!("{TAG}{name}"),
         }
     }
@@ -87,6 +93,7 @@ impl Dimension {
             Self::Day => dialect.day,
             Self::Provider => "provider",
             Self::Outcome => "outcome",
+            Self::Flag => "flag",
             Self::Tag(name) => {
                 parameters.push(name.clone().into());
                 return (dialect.tag)(parameters.len());
@@ -165,6 +172,8 @@ pub struct Totals {
     pub cancelled: u64,
     /// Attempts whose token counts are estimated.
     pub estimated: u64,
+    /// Attempts whose records have a flag.
+    pub flagged: u64,
     /// Tokens of prompts, cached ones included.
     pub input_tokens: u64,
     /// Of those, from a cache.
@@ -183,31 +192,6 @@ pub struct Totals {
     pub ttft_ms_p95: Option<u64>,
 }
 
-/// Reads a row's columns as they come; totals begin behind the group's.
-fn row(row: &Row, dimensions: usize) -> Result<UsageRow, String> {
-    let group = (0..dimensions).map(|at| row.get(at)).collect::<Result<_, _>>()?;
-    let number = |at: usize| row.get::<i64>(dimensions + at).map(|number| number.max(0) as u64);
-    let percentile = |at: usize| {
-        row.get::<Option<i64>>(dimensions + at).map(|number| number.map(|number| number.max(0) as u64))
-    };
-    let totals = Totals {
-        requests: number(0)?,
-        attempts: number(1)?,
-        errors: number(2)?,
-        cancelled: number(3)?,
-        estimated: number(4)?,
-        input_tokens: number(5)?,
-        cached_tokens: number(6)?,
-        output_tokens: number(7)?,
-        cost: row.get(dimensions + 8)?,
-        latency_ms_p50: percentile(9)?,
-        latency_ms_p95: percentile(10)?,
-        ttft_ms_p50: percentile(11)?,
-        ttft_ms_p95: percentile(12)?,
-    };
-    Ok(UsageRow { group, totals })
-}
-
 impl Store {
     /// Adds up usage, by group in ascending order; groups without records have no row, but without
     /// `group_by` there is always one. Records count once they are written, a moment after they were
@@ -220,18 +204,19 @@ impl Store {
                 "at most {DIMENSIONS_MAX} dimensions to group by, not {dimensions}"
             )));
         }
-        let rows = self.database.with(|connection| {
+        let adding = Arc::new(Mutex::new(Adding::new(dimensions, GROUPS_MAX)));
+        let adds = adding.clone();
+        self.database.with(|connection| {
             let mut parameters = Vec::new();
             let sql = sql(query, connection.dialect(), &mut parameters);
-            let rows = connection.read(&sql, &parameters);
-            rows.and_then(|rows| {
-                rows.iter().map(|found| row(found, dimensions)).collect::<Result<Vec<_>, _>>()
-            })
-            .doing("adding up usage")
+            let add = move |row: &[ValueRef<'_>]| lock(&adds).add(row);
+            connection.scan(&sql, &parameters, Box::new(add)).doing("adding up usage")
         })?;
-        if rows.len() > GROUPS_MAX {
+        let adding = std::mem::take(&mut *lock(&adding));
+        if adding.too_many {
             return Err(StoreError::TooManyGroups(GROUPS_MAX));
         }
+        let rows = adding.rows();
         if rows.is_empty() && dimensions == 0 {
             return Ok(vec![UsageRow { group: Vec::new(), totals: Totals::default() }]);
         }
@@ -239,40 +224,21 @@ impl Store {
     }
 }
 
+fn lock(adding: &Mutex<Adding>) -> MutexGuard<'_, Adding> {
+    adding.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Reads the records that count, as [`Adding`] takes them.
 fn sql(query: &UsageQuery, dialect: &Dialect, parameters: &mut Vec<Value>) -> String {
-    let mut picked = String::new();
     let mut groups = String::new();
-    let mut order = String::new();
-    for (at, dimension) in query.group_by.iter().enumerate() {
-        let _ = write!(picked, "{} AS g{at}, ", dimension.sql(dialect, parameters));
-        let _ = write!(groups, "g{at}, ");
-        let _ = write!(order, "g{at} NULLS FIRST, ");
+    for dimension in &query.group_by {
+        let column = match dimension {
+            // A number is faster; it is written out once for each group.
+            Dimension::Day => "unix_ms / 86400000".to_owned(),
+            other => other.sql(dialect, parameters),
+        };
+        let _ = write!(groups, "{column}, ");
     }
     let condition = query.filter.sql(dialect, parameters);
-    let percentile = |of: &str, percent: u32| {
-        format!("max(CASE WHEN {of}_rank = ({of}_count * {percent} + 99) / 100 THEN {of} END)")
-    };
-    // `one` is there for questions without groups: SQL groups by something.
-    format!(
-        "WITH picked AS (
-            SELECT {picked} 1 AS one, *,
-                CASE WHEN outcome = 'completed' THEN latency_ms END AS latency, ttft_ms AS ttft
-            FROM usage WHERE {condition}
-        ), ranked AS (
-            SELECT *, count(latency) OVER everything AS latency_count, count(ttft) OVER everything AS ttft_count,
-                row_number() OVER (PARTITION BY {groups} one ORDER BY latency NULLS LAST) AS latency_rank,
-                row_number() OVER (PARTITION BY {groups} one ORDER BY ttft NULLS LAST) AS ttft_rank
-            FROM picked WINDOW everything AS (PARTITION BY {groups} one)
-        )
-        SELECT {groups} count(DISTINCT request_id), count(*), count(*) FILTER (WHERE outcome = 'failed'),
-            count(*) FILTER (WHERE outcome = 'cancelled'), count(*) FILTER (WHERE estimated),
-            CAST(sum(input_tokens) AS bigint), CAST(sum(cached_tokens) AS bigint),
-            CAST(sum(output_tokens) AS bigint), sum(cost), {}, {}, {}, {}
-        FROM ranked GROUP BY {groups} one ORDER BY {order} one LIMIT {}",
-        percentile("latency", 50),
-        percentile("latency", 95),
-        percentile("ttft", 50),
-        percentile("ttft", 95),
-        GROUPS_MAX + 1,
-    )
+    format!("SELECT {groups}{COLUMNS} FROM usage WHERE {condition}")
 }

@@ -38,7 +38,7 @@ const TEXT_BYTES_MAX: usize = 1024;
 /// As many as OpenAI's `metadata` may have.
 const TAGS_MAX: usize = 16;
 /// Of tokens and milliseconds in one record: sums over millions of records stay in 64 bits.
-const COUNT_MAX: u64 = 1 << 40;
+pub(super) const COUNT_MAX: u64 = 1 << 40;
 
 /// Takes usage records.
 #[derive(Clone)]

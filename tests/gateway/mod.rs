@@ -3,6 +3,7 @@
 
 mod access_log;
 mod broken_models;
+mod budgets;
 mod counts;
 mod faults;
 mod hedging;

@@ -44,7 +44,8 @@ impl Api {
     async fn start(place: &Place, key: Option<&str>) -> Self {
         let store = place.open();
         let admin_key_sha256 = key.map(|key| Sha256::digest(key).into());
-        let app: axum::Router = router(AdminState { store: store.clone(), admin_key_sha256 });
+        let app: axum::Router =
+            router(AdminState { store: store.clone(), limiter: Arc::default(), admin_key_sha256 });
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         tokio::spawn(async move { axum::serve(listener, app).await });
@@ -178,9 +179,9 @@ async fn usage_is_grouped_and_filtered(place: &Place) {
     assert_eq!(
         table,
         "model,requests,attempts,errors,cancelled,estimated,input_tokens,cached_tokens,output_tokens,cost,\
-         latency_ms_p50,latency_ms_p95,ttft_ms_p50,ttft_ms_p95\r\n\
-         '=x,1,1,0,0,0,10,4,3,0.25,120,120,20,20\r\n\
-         small,2,3,1,0,0,30,12,9,0.5,120,120,20,20\r\n"
+         latency_ms_p50,latency_ms_p95,ttft_ms_p50,ttft_ms_p95,flagged\r\n\
+         '=x,1,1,0,0,0,10,4,3,0.25,120,120,20,20,0\r\n\
+         small,2,3,1,0,0,30,12,9,0.5,120,120,20,20,0\r\n"
     );
     for (query, param) in [("group_by=colour", "group_by"), ("colour=red", "colour"), ("from=noon", "from")] {
         let (status, error) = api.get(&format!("/admin/usage?{query}")).await;
@@ -246,7 +247,7 @@ async fn arms_are_compared(place: &Place) {
         "cost": 0.75, "cost_mean": 0.375,
         // The second one: from its first attempt, 4 ms after the hour, to the end of the other.
         "latency_ms_mean": 368.0, "latency_ms_p50": 120, "latency_ms_p95": 616,
-        "ttft_ms_mean": 268.0, "ttft_ms_p50": 20, "ttft_ms_p95": 516,
+        "ttft_ms_mean": 268.0, "ttft_ms_p50": 20, "ttft_ms_p95": 516, "flagged": 0,
         "scores": { "stars": { "count": 1, "mean": 4.0, "standard_error": null } },
     });
     assert_eq!(rows[0], b);
@@ -259,10 +260,10 @@ async fn arms_are_compared(place: &Place) {
         table,
         "route,arm,requests,completed,cancelled,failed,error_rate,attempts,failed_attempts,input_tokens,\
          cached_tokens,output_tokens,cost,cost_mean,latency_ms_mean,latency_ms_p50,latency_ms_p95,ttft_ms_mean,\
-         ttft_ms_p50,ttft_ms_p95,score:stars:count,score:stars:mean,score:stars:standard_error,\
+         ttft_ms_p50,ttft_ms_p95,flagged,score:stars:count,score:stars:mean,score:stars:standard_error,\
          score:thumbs:count,score:thumbs:mean,score:thumbs:standard_error\r\n\
-         ab,'=b,2,2,0,0,0.0,3,1,30,12,9,0.75,0.375,368.0,120,616,268.0,20,516,1,4.0,,,,\r\n\
-         ab,a,2,2,0,0,0.0,2,0,20,8,6,0.5,0.25,120.0,120,120,20.0,20,20,,,,2,0.75,0.25\r\n"
+         ab,'=b,2,2,0,0,0.0,3,1,30,12,9,0.75,0.375,368.0,120,616,268.0,20,516,0,1,4.0,,,,\r\n\
+         ab,a,2,2,0,0,0.0,2,0,20,8,6,0.5,0.25,120.0,120,120,20.0,20,20,0,,,,2,0.75,0.25\r\n"
     );
     let (_, none) = api.get("/admin/report?route=other").await;
     assert_eq!(none["rows"], json!([]));

@@ -20,6 +20,7 @@ macro_rules! on_each_store {
 mod admin;
 mod files;
 mod keys;
+mod million;
 pub mod place;
 mod postgres;
 mod report;
@@ -47,6 +48,7 @@ fn record(number: u64) -> UsageRecord {
         cached_tokens: 4,
         output_tokens: 3,
         estimated: false,
+        flag: None,
         cost: 0.25,
         latency_ms: 120,
         ttft_ms: Some(20),

@@ -146,6 +146,7 @@ fn by_hand(records: &[&UsageRecord], scores: &BTreeMap<(String, String, &str), f
             arm: arm.1.clone(),
             requests: own.len() as u64,
             attempts: records().count() as u64,
+            flagged: records().filter(|it| it.flag.is_some()).count() as u64,
             failed_attempts: records().filter(|it| it.outcome == Outcome::Failed).count() as u64,
             completed: ended(Outcome::Completed).len() as u64,
             cancelled: ended(Outcome::Cancelled).len() as u64,

@@ -3,7 +3,7 @@
 use super::place::Place;
 use super::{all_records, is, record, totals};
 use novastack::store::{
-    Dimension, ExportFormat, Filter, Outcome, StoreError, Totals, UsageQuery, UsageRecord, UsageRow,
+    Dimension, ExportFormat, Filter, Flag, Outcome, StoreError, Totals, UsageQuery, UsageRecord, UsageRow,
 };
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,6 +26,7 @@ fn dimension_of(dimension: &Dimension, it: &UsageRecord) -> Option<String> {
         Dimension::Day => Some(format!("1970-01-0{}", 1 + it.unix_ms / DAY_MS)),
         Dimension::Provider => it.provider.clone(),
         Dimension::Outcome => Some(it.outcome.as_str().into()),
+        Dimension::Flag => it.flag.map(|flag| flag.as_str().into()),
         Dimension::Tag(name) => it.tags.iter().find(|(tag, _)| tag == name).map(|(_, value)| value.clone()),
     }
 }
@@ -49,6 +50,7 @@ fn by_hand(records: &[&UsageRecord]) -> Totals {
         errors: count(Outcome::Failed),
         cancelled: count(Outcome::Cancelled),
         estimated: sum(|it| it.estimated.into()),
+        flagged: records.iter().filter(|it| it.flag.is_some()).count() as u64,
         input_tokens: sum(|it| it.input_tokens),
         cached_tokens: sum(|it| it.cached_tokens),
         output_tokens: sum(|it| it.output_tokens),
@@ -74,8 +76,9 @@ fn any_record() -> impl Strategy<Value = UsageRecord> {
     );
     let numbers = (0..5 * DAY_MS, 0..30u32, 1..4u32, 0..5000u64, 0..500u64, 0..2000u64, any::<bool>());
     let outcome = prop::sample::select(vec![Outcome::Completed, Outcome::Cancelled, Outcome::Failed]);
-    let rest = (0..80u32, 0..40u64, prop::option::of(0..40u64), outcome);
-    (names, numbers, rest).prop_map(|(names, numbers, (cost, latency_ms, ttft_ms, outcome))| {
+    let flag = prop::sample::select(vec![Flag::Bounded, Flag::Interrupted, Flag::Corrected]);
+    let rest = (0..80u32, 0..40u64, prop::option::of(0..40u64), outcome, prop::option::weighted(0.2, flag));
+    (names, numbers, rest).prop_map(|(names, numbers, (cost, latency_ms, ttft_ms, outcome, flag))| {
         let (key, model, route, task, provider, tag, arm) = names;
         let (unix_ms, request, attempt, input_tokens, cached_tokens, output_tokens, estimated) = numbers;
         UsageRecord {
@@ -92,6 +95,7 @@ fn any_record() -> impl Strategy<Value = UsageRecord> {
             cached_tokens,
             output_tokens,
             estimated,
+            flag,
             cost: f64::from(cost) / 8.0,
             latency_ms,
             ttft_ms,
@@ -113,6 +117,7 @@ fn any_dimension() -> impl Strategy<Value = Dimension> {
         Dimension::Day,
         Dimension::Provider,
         Dimension::Outcome,
+        Dimension::Flag,
         tag,
     ])
 }
@@ -204,7 +209,7 @@ fn exports_are_what_their_formats_say(place: &Place) {
         table.starts_with("time,request_id,attempt,key,route,model,provider,task,input_tokens,"),
         "{table}"
     );
-    assert!(table.contains("\r\n2026-01-01T00:00:00.001Z,r1,1,alice,auto:12,small,spare,chat,10,4,3,false,0.25,120,20,completed,200,\"{\"\"team\"\":\"\"search\"\"}\",\r\n"), "{table}");
+    assert!(table.contains("\r\n2026-01-01T00:00:00.001Z,r1,1,alice,auto:12,small,spare,chat,10,4,3,false,0.25,120,20,completed,200,\"{\"\"team\"\":\"\"search\"\"}\",,\r\n"), "{table}");
     assert!(table.contains(",\"a\"\"b,c\r\nd\",") && table.ends_with("\r\n"), "{table}");
     let mut reader = csv::Reader::from_reader(table.as_bytes());
     let head = reader.headers().expect("a head").clone();

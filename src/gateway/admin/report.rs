@@ -68,7 +68,7 @@ fn score_columns(score: &ScoreTotals) -> [(String, Value); 3] {
     ]
 }
 
-fn columns(row: &ArmRow) -> [(&'static str, Value); 20] {
+fn columns(row: &ArmRow) -> [(&'static str, Value); 21] {
     let each = |sum: f64| sum / row.requests.max(1) as f64;
     [
         ("route", row.route.as_str().into()),
@@ -91,5 +91,6 @@ fn columns(row: &ArmRow) -> [(&'static str, Value); 20] {
         ("ttft_ms_mean", row.ttft_ms.mean.into()),
         ("ttft_ms_p50", row.ttft_ms.p50.into()),
         ("ttft_ms_p95", row.ttft_ms.p95.into()),
+        ("flagged", row.flagged.into()),
     ]
 }

@@ -229,11 +229,11 @@ impl Told {
         }
         let mut says = false;
         if let Some(usage) = data.get_mut("usage").filter(|usage| usage.is_object()) {
-            let output = usage["completion_tokens"].as_u64().unwrap_or(0) + self.before;
+            let output = usage["completion_tokens"].as_u64().unwrap_or(0).saturating_add(self.before);
             let input = usage["prompt_tokens"].as_u64().unwrap_or(0).saturating_sub(self.repeated());
             usage["completion_tokens"] = output.into();
             usage["prompt_tokens"] = input.into();
-            usage["total_tokens"] = (input + output).into();
+            usage["total_tokens"] = input.saturating_add(output).into();
             says = data["choices"].as_array().is_none_or(Vec::is_empty);
         }
         for choice in data.get_mut("choices").and_then(Value::as_array_mut).into_iter().flatten() {
@@ -253,7 +253,7 @@ impl Told {
     fn splice_block(&self, data: &mut Value) -> bool {
         let block = self.first_block;
         if let Some(index) = data.get_mut("index") {
-            *index = (index.as_u64().unwrap_or(0) + block).into();
+            *index = index.as_u64().unwrap_or(0).saturating_add(block).into();
         }
         match data["type"].as_str().unwrap_or_default() {
             "message_start" => false,
@@ -266,7 +266,7 @@ impl Told {
             }
             "message_delta" => {
                 if let Some(output) = data["usage"]["output_tokens"].as_u64() {
-                    data["usage"]["output_tokens"] = (output + self.before).into();
+                    data["usage"]["output_tokens"] = output.saturating_add(self.before).into();
                 }
                 true
             }
@@ -282,7 +282,7 @@ impl Told {
     fn whole(&self, usage: TokenUsage) -> TokenUsage {
         TokenUsage {
             input: usage.input.saturating_sub(self.repeated()),
-            output: usage.output + self.before,
+            output: usage.output.saturating_add(self.before),
             ..usage
         }
     }

@@ -301,6 +301,16 @@ impl Account {
         self.total_nanodollars = change(self.total_nanodollars);
     }
 
+    /// Dollars more, or less where they are negative, in a day and month.
+    pub fn correct(&mut self, dollars: f64, calendar: &Calendar) {
+        let charge = Charge { day: calendar.day, month: calendar.month };
+        let amount = nanodollars(dollars.abs());
+        self.pay(&charge, |spent| match dollars < 0.0 {
+            true => spent.saturating_sub(amount),
+            false => spent.saturating_add(amount),
+        });
+    }
+
     pub fn seed(&mut self, spent: Spent, calendar: &Calendar) {
         self.turn(calendar);
         self.day_nanodollars = nanodollars(spent.day);

@@ -87,6 +87,13 @@ impl Memory {
         lock(&shared).seed(spent, &Calendar::of(now.unix_s));
     }
 
+    /// See [`Limiter::correct`](super::Limiter::correct).
+    pub fn correct(&self, ids: &[Id<'_>], dollars: f64, unix_s: u64) {
+        for shared in ids.iter().filter_map(|id| self.found(*id)) {
+            lock(&shared).correct(dollars, &Calendar::of(unix_s));
+        }
+    }
+
     /// What a holder has spent, reservations included.
     pub fn spent(&self, id: Id<'_>, now: Now) -> Spent {
         let found = self.found(id);

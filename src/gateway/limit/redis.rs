@@ -262,6 +262,28 @@ impl Redis {
         }
     }
 
+    /// See [`Limiter::correct`](super::Limiter::correct).
+    pub fn correct(&self, ids: &[Id<'_>], dollars: f64, unix_s: u64) {
+        let inner = &self.inner;
+        inner.memory.correct(ids, dollars, unix_s);
+        let Calendar { day, month, .. } = Calendar::of(unix_s);
+        let amount = nanodollars(dollars.abs()).min(COST_MAX) as i64;
+        let party = |id: &Id<'_>| Party { base: inner.base(*id), limits: Limits::default() };
+        let settlement = Settlement {
+            // Of no reservation.
+            id: inner.lease_id(0),
+            parties: ids.iter().map(party).collect(),
+            tokens: 0,
+            nanodollars: if dollars < 0.0 { -amount } else { amount },
+            day,
+            month,
+            at: Instant::now(),
+        };
+        if inner.queue.try_send(Message::Settle(settlement)).is_err() {
+            inner.counters.lost.inc();
+        }
+    }
+
     /// See [`Limiter::reserve`](super::Limiter::reserve).
     ///
     /// # Errors
