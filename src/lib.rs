@@ -6,6 +6,7 @@
 //! the [`backend`] trait; [`checkpoint`] is where weights come from. [`selftest`]
 //! holds GPUs against the CPU. [`config`] is `novastack.yaml`; [`store`] keeps what outlives a process. [`clock`] is the time.
 //! [`connect`] opens connections to other servers, and [`blocking_http`] asks them outside of async code.
+//! [`log`] is the program's own log, and [`secrets`] what must not stand in it.
 //!
 //! Who may import whom is written in `tests/imports.rs`, which enforces it.
 
@@ -27,3 +28,5 @@ pub mod connect;
 pub mod blocking_http;
 pub mod files;
 pub mod memory;
+pub mod log;
+pub mod secrets;

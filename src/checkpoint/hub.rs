@@ -23,6 +23,7 @@ use self::store::{link, place, sha256, sha256_of_text, verify};
 use self::transfer::{Hub, TransferError};
 use super::{CheckpointError, hf_dir, parts};
 use crate::files;
+use crate::log;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -173,7 +174,7 @@ fn lock(directory: &Path, source: &HubSource, options: &PullOptions) -> Result<F
             }
             Err(std::fs::TryLockError::WouldBlock) => {
                 if !std::mem::replace(&mut told, true) {
-                    eprintln!("{}: waiting for another process that pulls it", source.repo);
+                    log::line(&format!("{}: waiting for another process that pulls it", source.repo));
                 }
                 std::thread::sleep(LOCK_POLL);
             }

@@ -17,11 +17,15 @@ mod words;
 use bench::BenchCommand;
 use clap::{Parser, Subcommand};
 use novastack::checkpoint::resolve::{Places, resolve};
+use novastack::log;
 use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
+
+/// The most that libraries tell of.
+const LIBRARIES_MAX: LevelFilter = LevelFilter::DEBUG;
 
 /// With the commit that build.rs found.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("NOVASTACK_COMMIT"), ")");
@@ -86,18 +90,23 @@ pub fn parse_seconds(text: &str) -> Result<Duration, String> {
 
 /// Does what these arguments say, of which the first is the program's name.
 pub fn run(arguments: Vec<OsString>) -> ExitCode {
-    match understood(arguments).and_then(|(arguments, notes)| {
+    let code = match understood(arguments).and_then(|(arguments, notes)| {
         let cli = Cli::parse_from(arguments);
-        log(std::env::var("NOVASTACK_LOG").ok())?;
+        if matches!(cli.command, Command::Serve(_)) {
+            log::start().map_err(|error| format!("the log could not be started: {error}"))?;
+        }
+        start_log(std::env::var("NOVASTACK_LOG").ok())?;
         notes.iter().for_each(|note| tracing::info!("{note}"));
         done_by(cli.command)
     }) {
         Ok(code) => code,
         Err(message) => {
-            eprintln!("novastack: {message}");
+            log::line(&format!("novastack: {message}"));
             ExitCode::FAILURE
         }
-    }
+    };
+    log::flush();
+    code
 }
 
 /// The arguments as clap knows them, and what there is to say about them.
@@ -115,28 +124,48 @@ fn understood(mut arguments: Vec<OsString>) -> Result<(Vec<OsString>, Vec<String
 }
 
 /// Starts the log: on stderr, of what `NOVASTACK_LOG` says.
-fn log(variable: Option<String>) -> Result<(), String> {
+fn start_log(variable: Option<String>) -> Result<(), String> {
     let text = variable.filter(|text| !text.trim().is_empty()).unwrap_or_else(|| "info".into());
     let filter = log_filter(&text).map_err(|reason| format!("NOVASTACK_LOG: {reason}"))?;
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(|| log::Lines).init();
     Ok(())
 }
 
 /// `info`, or `warn,novastack::engine=debug`. A word that is no level would be taken for the name of a
 /// part, of which everything is told and of all others nothing.
+///
+/// Libraries tell no more than [`LIBRARIES_MAX`], whatever is asked for: one of them (tokenizers) writes
+/// prompts out letter by letter below it, and one (tokio-postgres) what it stores.
 fn log_filter(text: &str) -> Result<EnvFilter, String> {
+    // Of two directives for the same part the later one counts.
+    let (mut defaults, mut own) = (Vec::new(), Vec::new());
     for piece in text.split(',').map(str::trim) {
-        let level = piece.rsplit_once('=').map_or(piece, |(_, level)| level);
+        let (part, word) = piece.rsplit_once('=').map_or((None, piece), |(part, level)| (Some(part), level));
         // An empty word counts as a level there.
-        if level.is_empty() || level.parse::<LevelFilter>().is_err() {
+        let Some(level) = word.parse::<LevelFilter>().ok().filter(|_| !word.is_empty()) else {
             return Err(format!(
                 "`{piece}` is no level: a level is off, error, warn, info, debug or trace, for a part of the program \
                  novastack::PART=LEVEL, and several with commas"
             ));
+        };
+        let is_ours = |part: &str| part.split(['[', ':']).next() == Some("novastack");
+        match part {
+            Some(part) if is_ours(part) => own.push(piece.to_owned()),
+            Some(part) => {
+                let most = if part.contains("postgres") { LevelFilter::INFO } else { LIBRARIES_MAX };
+                own.push(format!("{part}={}", level.min(most)));
+            }
+            None => {
+                defaults.push(level.min(LIBRARIES_MAX).to_string());
+                defaults.push(format!("novastack={level}"));
+                let postgres = level.min(LevelFilter::INFO);
+                defaults.extend(["postgres", "tokio_postgres"].map(|part| format!("{part}={postgres}")));
+            }
         }
     }
-    EnvFilter::try_new(text).map_err(|error| format!("`{text}`: {error}"))
+    let directives = [defaults, own].concat().join(",");
+    EnvFilter::try_new(directives).map_err(|error| format!("`{text}`: {error}"))
 }
 
 fn done_by(command: Command) -> Result<ExitCode, String> {
@@ -197,6 +226,31 @@ mod tests {
         }
         for bad in ["verbose", "novastack", "info,loud", "novastack=loud", "", "inf", "info debug"] {
             assert!(log_filter(bad).expect_err(bad).contains("no level"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn libraries_tell_no_prompts_whatever_is_asked_for() {
+        for (asked, holds) in [
+            ("info", &["info", "novastack=info"][..]),
+            ("trace", &["debug", "novastack=trace", "tokio_postgres=info"]),
+            ("tokenizers=trace", &["tokenizers=debug"]),
+            ("TRACE,tokenizers::tokenizer=trace", &["debug", "tokenizers::tokenizer=debug"]),
+            ("[request]=trace", &["[request]=debug"]),
+            ("novastack_not=trace", &["novastack_not=debug"]),
+            ("tokio_postgres=debug", &["tokio_postgres=info"]),
+            ("novastack::gateway=trace,warn", &["warn", "novastack::gateway=trace"]),
+            ("novastack=warn,trace", &["novastack=warn", "debug"]),
+        ] {
+            let filter = log_filter(asked).expect(asked).to_string();
+            let directives: Vec<&str> = filter.split(',').collect();
+            for directive in holds {
+                assert!(directives.contains(directive), "{asked}: {directive} in {filter}");
+            }
+            let trace = directives.iter().filter(|directive| directive.ends_with("trace"));
+            trace.for_each(|it| {
+                assert!(it.starts_with("novastack=") || it.starts_with("novastack:"), "{filter}")
+            });
         }
     }
 

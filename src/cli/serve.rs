@@ -23,6 +23,7 @@ use novastack::engine::worker::{self, EngineConfig};
 use novastack::gateway::{
     self, Cors, ExampleRequest, LocalModel, ModelState, Observers, Registry, Replicas, Routing, ServerConfig,
 };
+use novastack::secrets;
 use novastack::store::Store;
 use novastack::text::{ChatTemplate, Tokenizer};
 use reload::Reload;
@@ -59,7 +60,9 @@ const NAME_SAYS_MIN: usize = 4;
 
 pub fn run(mut args: ServeArgs) -> Result<(), String> {
     args.take_keys(std::env::var(args::KEYS_VARIABLE).ok())?;
+    args.api_keys.iter().for_each(|key| secrets::know(key));
     let config = read_config(&args)?;
+    know_secrets(&config.server);
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -82,6 +85,34 @@ pub fn run(mut args: ServeArgs) -> Result<(), String> {
     // Also after a failure: what was used was used.
     let closed = store.map_or(Ok(()), |store| store.close().map_err(|error| error.to_string()));
     served.and(closed)
+}
+
+/// Secrets of the surroundings; others are known to whoever reads them.
+fn know_secrets(server: &config::Server) {
+    if let Some(config::Store::Postgres(url)) = &server.store {
+        secrets::know_url(url);
+    }
+    if let config::SharedLimits::Redis(url) = &server.shared_limits {
+        secrets::know_url(url);
+    }
+    let variable = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
+    for name in ["HF_TOKEN", "PGPASSWORD"].into_iter().chain(server.admin_key_env.as_deref()) {
+        variable(name).iter().for_each(|secret| secrets::know(secret));
+    }
+    for name in ["HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "https_proxy", "http_proxy", "all_proxy"] {
+        variable(name).iter().for_each(|url| secrets::know_url(url));
+    }
+    // `name=value,name=value`
+    let headers = ["OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"];
+    for name in headers.into_iter().chain(server.telemetry.headers_env.as_deref()) {
+        let text = variable(name).unwrap_or_default();
+        let values = text.split(',').filter_map(|header| header.split_once('='));
+        values.for_each(|(_, value)| {
+            let value = value.trim();
+            secrets::know(value);
+            value.split_once(' ').iter().for_each(|(_, credentials)| secrets::know(credentials));
+        });
+    }
 }
 
 fn has_keys(args: &ServeArgs, config: &Config, store: Option<&Store>) -> bool {

@@ -167,13 +167,23 @@ impl std::fmt::Debug for Store {
 }
 
 /// `shared_limits`: `memory` or a URL.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub enum SharedLimits {
     /// Of this process alone.
     #[default]
     Memory,
     /// `redis://...`: shared by several gateways.
     Redis(String),
+}
+
+/// Without the URL: it may hold a password.
+impl std::fmt::Debug for SharedLimits {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Memory => "Memory",
+            Self::Redis(_) => "Redis(..)",
+        })
+    }
 }
 
 /// The wire format of an upstream.

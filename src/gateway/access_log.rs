@@ -7,6 +7,7 @@
 
 use super::observe::Finished;
 use crate::config::AccessLog as Place;
+use crate::secrets;
 use serde_json::json;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -252,7 +253,9 @@ fn line(request: &Finished) -> String {
         "user_agent": request.user_agent,
         "trace_id": request.trace_id.map(|id| id.to_string()),
     });
-    format!("{object}\n")
+    let mut line = format!("{object}\n");
+    secrets::hide_in(&mut line);
+    line
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The only map from errors to HTTP. Callers see OpenAI's shape,
 //! `{"error": {"message", "type", "param", "code"}}`, or Anthropic's where they speak it; what a caller
-//! must not see goes to the log.
+//! must not see goes to the log. Secrets go nowhere ([`crate::secrets`]).
 
 use super::auth::AuthError;
 use super::dialect::{Dialect, anthropic_error};
@@ -8,6 +8,7 @@ use super::limit::{Refusal, States};
 use super::local::LocalError;
 use super::openai::fields::BadField;
 use crate::engine::handle::SubmitError;
+use crate::secrets;
 use crate::store::StoreError;
 use crate::text::TextError;
 use axum::body::Body;
@@ -291,17 +292,19 @@ impl ApiError {
         match dialect {
             Dialect::OpenAi => self.to_json(),
             Dialect::Anthropic => {
-                anthropic_error(self.status.as_u16(), &self.message, Some(request_id)).to_string()
+                let message = secrets::hide(&self.message);
+                anthropic_error(self.status.as_u16(), &message, Some(request_id)).to_string()
             }
         }
     }
 
     /// The body in OpenAI's shape.
     pub fn to_json(&self) -> String {
+        let param = self.param.as_deref().map(secrets::hide);
         let body = WireErrorBody {
-            message: &self.message,
+            message: &secrets::hide(&self.message),
             kind: self.kind,
-            param: self.param.as_deref(),
+            param: param.as_deref(),
             code: self.code,
         };
         serde_json::to_string(&WireError { error: body }).expect("strings always serialise")

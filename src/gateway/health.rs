@@ -5,6 +5,7 @@ use super::app::App;
 use super::auth::Viewer;
 use super::metrics::{COMMIT, Format, VERSION};
 use super::registry::ModelState;
+use crate::secrets;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
@@ -43,8 +44,10 @@ pub async fn health(State(app): State<Arc<App>>, headers: HeaderMap) -> Response
         ModelState::Ready(model) => model.engine.failure().or_else(|| model.engine.degraded()),
         ModelState::Loading => None,
     };
-    let failures: serde_json::Map<String, Value> =
-        models.iter().filter_map(|(name, state)| Some((name.to_string(), reason(state)?.into()))).collect();
+    let failures: serde_json::Map<String, Value> = models
+        .iter()
+        .filter_map(|(name, state)| Some((name.to_string(), secrets::hide(&reason(state)?).into())))
+        .collect();
     let states: Vec<(&str, &str)> = models.iter().map(|(name, s)| (name.as_str(), state(s))).collect();
     let draining = app.is_draining();
     let worst = ["stopped", "loading", "failed"].into_iter().find(|w| states.iter().any(|(_, s)| s == w));

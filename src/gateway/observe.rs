@@ -5,7 +5,8 @@
 //!
 //! Where none of them is asked for, [`Observers::are_none`] and nothing of this is in a request's way.
 //!
-//! Invariants: no prompt, no answer, no key is in a line; what others say is bounded ([`quoted`]).
+//! Invariants: no prompt, no answer, no key is in a line; what others say is bounded and without secrets
+//! ([`quoted`]).
 
 use super::access_log::AccessLog;
 use super::dialect::{ChatEvent, StopReason};
@@ -14,6 +15,7 @@ use super::route::{Target, output_bound};
 use super::sse::BrokeOff;
 use super::trace::{self, AskedTarget, Parameters, Span, Tracing};
 use crate::config::Server;
+use crate::secrets;
 use crate::store::{Outcome, UsageRecord};
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{MatchedPath, Request, State};
@@ -351,6 +353,8 @@ fn tokens_per_s(request: &Finished) -> Option<f64> {
 /// What somebody else said, for the log: short, on one line, without words that look like keys. What
 /// servers repeat of a request's body (`input` in the errors of pydantic) is cut off.
 pub fn quoted(text: &str) -> String {
+    // Before anything is cut off: half a secret is not found.
+    let text = &*secrets::hide(text);
     let end = ["\"input\"", "'input'"].iter().filter_map(|mark| text.find(mark)).min();
     let words: Vec<&str> = text[..end.unwrap_or(text.len())].split_whitespace().collect();
     let line: String = without_keys(&words.join(" ")).chars().filter(|c| !c.is_control()).collect();
@@ -461,8 +465,9 @@ fn operation(http_route: &str) -> Option<&'static str> {
     }
 }
 
-/// The text's begin, of at most so many bytes.
+/// The text's begin, of at most so many bytes, without secrets.
 pub fn bounded(text: &str, bytes_max: usize) -> String {
+    let text = &*secrets::hide(text);
     let end = (0..=bytes_max.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
     text[..end.unwrap_or(0)].to_owned()
 }

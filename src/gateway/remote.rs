@@ -5,7 +5,7 @@
 //! thinking. What comes back is read by [`RemoteAnswer`].
 //!
 //! Invariants: the upstream's key is sent to its base URL alone (no redirects are followed) and never
-//! logged; requests at a time ([`super::adaptive`] finds out how many), time without news, and the
+//! logged, and cut out of all that comes back; requests at a time ([`super::adaptive`] finds out how many), time without news, and the
 //! length of whole answers are bounded; dropping an answer closes its connection and frees its place.
 
 mod answer;
@@ -22,6 +22,7 @@ use super::observe::quoted;
 use crate::config::{Continues, Format, KeySource, Provider};
 use crate::connect::chain;
 use crate::files;
+use crate::secrets;
 use answer::Place;
 use axum::body::Bytes;
 use axum::http::uri::InvalidUri;
@@ -318,6 +319,7 @@ fn headers(provider: &Provider) -> Result<HeaderMap, String> {
             Some(text.lines().next().unwrap_or_default().trim().to_owned())
         }
     };
+    key.iter().for_each(|key| secrets::know(key));
     let secret = |text: String| {
         let mut value = HeaderValue::try_from(text).map_err(|_| "the key is not visible ASCII".to_owned())?;
         value.set_sensitive(true);

@@ -19,6 +19,7 @@ use super::observe::{Finished, bounded};
 use super::route::Target;
 use crate::blocking_http::BlockingClient;
 use crate::config::Telemetry;
+use crate::secrets;
 use crate::store::{Outcome, UsageRecord};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use opentelemetry::trace::{
@@ -170,7 +171,7 @@ impl Tracing {
             (_, _, Some(route)) => format!("{method} {route}"),
             (_, _, None) => method.to_owned(),
         });
-        let mut set = |name: &'static str, value: Value| span.set_attribute(KeyValue::new(name, value));
+        let mut set = |name, value| span.set_attribute(attribute(name, value));
         set("http.request.method", method.into());
         set("http.response.status_code", i64::from(request.status).into());
         set("url.scheme", "http".into());
@@ -218,7 +219,7 @@ impl Tracing {
             return;
         }
         span.update_name(format!("{} {}", asked.operation, asked.model));
-        let mut set = |name: &'static str, value: Value| span.set_attribute(KeyValue::new(name, value));
+        let mut set = |name, value| span.set_attribute(attribute(name, value));
         set("gen_ai.operation.name", asked.operation.into());
         set("gen_ai.provider.name", asked.provider.clone().into());
         set("gen_ai.request.model", asked.model.clone().into());
@@ -270,6 +271,15 @@ impl Tracing {
         self.counts.ended.fetch_add(1, Ordering::Relaxed);
         span.end();
     }
+}
+
+/// Without secrets.
+fn attribute(name: &'static str, value: Value) -> KeyValue {
+    let value = match value {
+        Value::String(text) => Value::String(secrets::hide(text.as_str()).into_owned().into()),
+        other => other,
+    };
+    KeyValue::new(name, value)
 }
 
 /// What a request asks for besides its prompt.

@@ -14,6 +14,7 @@ mod providers;
 mod replicas;
 mod report;
 mod resume;
+mod secrets;
 mod shared;
 mod tenants;
 mod trace;

@@ -170,13 +170,13 @@ async fn metrics_and_healths_details_are_their_operators() {
     assert_eq!(health(Some("a-key-that-is-none")).await.1, json!({ "status": "ready" }));
     assert_eq!(health(Some(C)).await.1["models"], json!({}));
     let all = json!({ "m": "ready", "private-model": "ready" });
-    for key in [A, "admin-key"] {
+    for key in [A, "the-key-of-the-admin"] {
         assert_eq!(health(Some(key)).await.1["models"], all);
     }
     let metrics = async |key| get(&gateway, "/metrics", key).await.0;
     assert_eq!([metrics(None).await, metrics(Some("a-key-that-is-none")).await], [401, 401]);
     assert_eq!([metrics(Some(A)).await, metrics(Some(B)).await], [403, 403]);
-    assert_eq!(metrics(Some("admin-key")).await, 200);
+    assert_eq!(metrics(Some("the-key-of-the-admin")).await, 200);
     assert_eq!(
         gateway.post("/v1/completions", &ADMIN, &json!({})).await.status,
         401,

@@ -5,6 +5,7 @@ mod files;
 mod log;
 mod memory;
 mod nonsense;
+mod stderr;
 mod words;
 
 use std::path::Path;

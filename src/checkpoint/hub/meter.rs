@@ -2,6 +2,7 @@
 
 use super::ProgressStyle;
 use super::select::RepoFile;
+use crate::log;
 use indicatif::DecimalBytes;
 use std::time::{Duration, Instant};
 
@@ -35,7 +36,7 @@ impl Meter {
         bar.set_message(file.name.clone());
         let lines = style == ProgressStyle::Lines;
         if let Some(size) = file.size.filter(|size| lines && *size >= LARGE_BYTES) {
-            eprintln!("{}: downloading {}", file.name, DecimalBytes(size));
+            log::line(&format!("{}: downloading {}", file.name, DecimalBytes(size)));
         }
         let now = Instant::now();
         Meter { bar, lines, name: file.name.clone(), size: file.size, there: 0, begun: now, told: now }
@@ -48,7 +49,7 @@ impl Meter {
         if self.lines && self.told.elapsed() >= LINE_EVERY {
             self.told = Instant::now();
             let of = self.size.map_or_else(String::new, |size| format!(" of {}", DecimalBytes(size)));
-            eprintln!("{}: {}{of}", self.name, DecimalBytes(there));
+            log::line(&format!("{}: {}{of}", self.name, DecimalBytes(there)));
         }
     }
 
@@ -57,7 +58,7 @@ impl Meter {
         self.bar.finish();
         if self.lines {
             let seconds = self.begun.elapsed().as_secs_f64();
-            eprintln!("{}: {} in {seconds:.1} s", self.name, DecimalBytes(self.there));
+            log::line(&format!("{}: {} in {seconds:.1} s", self.name, DecimalBytes(self.there)));
         }
     }
 }

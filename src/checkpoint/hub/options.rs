@@ -2,6 +2,7 @@
 
 use crate::checkpoint::CheckpointError;
 use crate::files;
+use crate::secrets;
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -73,6 +74,8 @@ impl PullOptions {
         }
         let token_file = || files::read_text(&home?.join("token"), TOKEN_BYTES_MAX).ok();
         let token = text("HF_TOKEN")?.or_else(|| token_file().map(|token| token.trim().to_owned()));
+        token.iter().for_each(|token| secrets::know(token));
+        secrets::know_url(&endpoint);
         let offline = text("HF_HUB_OFFLINE")?
             .is_some_and(|flag| matches!(flag.to_ascii_uppercase().as_str(), "1" | "ON" | "YES" | "TRUE"));
         Ok(PullOptions {

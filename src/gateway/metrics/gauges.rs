@@ -2,6 +2,7 @@
 
 use crate::gateway::observe::Observers;
 use crate::gateway::route::{Hosted, Routing};
+use crate::log;
 use crate::store::Recorder;
 use arc_swap::ArcSwap;
 use prometheus_client::collector::Collector;
@@ -84,6 +85,7 @@ impl Collector for Gauges {
                 self.recorder.as_ref().map(Recorder::lost),
             ),
             ("access_log_lost_lines", "Lines that the access log lost", self.observers.lines_lost()),
+            ("log_lost_lines", "Lines that the program's own log lost", Some(log::lost())),
             ("trace_spans", "Spans that ended", spans.map(|(ended, _)| ended)),
             ("trace_spans_sent", "Spans that their receiver took", spans.map(|(_, sent)| sent)),
         ] {

@@ -2,6 +2,8 @@
 //!
 //! A stream is one by its content type. A whole answer that comes in its place is told as a stream;
 //! anything else is an error at once, before its body.
+//!
+//! Invariant: no secret that we know is in what is told of it, unless it came in pieces of several frames.
 
 use super::Failure;
 use crate::connect::{chain, data};
@@ -12,6 +14,7 @@ use crate::gateway::dialect::{
     StreamEncoder, decode_whole,
 };
 use crate::gateway::error::ApiError;
+use crate::secrets;
 use axum::body::Bytes;
 use axum::http::{StatusCode, header};
 use hyper::Response;
@@ -152,7 +155,8 @@ impl RemoteAnswer {
     /// Whether what comes is JSON, a stream, or may be either; an error at once where it is neither.
     fn content(&self) -> Result<Content, Failure> {
         let kind = self.response.headers().get(header::CONTENT_TYPE);
-        let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default().to_ascii_lowercase();
+        let kind = secrets::hide(kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default());
+        let kind = kind.to_ascii_lowercase();
         match kind.split(';').next().unwrap_or_default().trim() {
             "text/event-stream" => Ok(Content::Stream),
             json if json == "application/json" || json.ends_with("+json") => Ok(Content::Json),
@@ -190,7 +194,10 @@ impl RemoteAnswer {
             Some(bytes) => self.frames.push(&bytes),
             None => self.frames.finish(),
         };
-        while let Some(frame) = self.frames.next() {
+        while let Some(mut frame) = self.frames.next() {
+            // Here, before anybody reads it: what an upstream repeats of its key goes no further.
+            secrets::hide_in(&mut frame.data);
+            frame.event.iter_mut().for_each(secrets::hide_in);
             let mut events = Vec::new();
             let progress = self.decoder.frame(&frame, &mut events)?;
             self.waiting.push_back(Piece { frame, events });
@@ -231,6 +238,7 @@ impl RemoteAnswer {
             }
             all.extend_from_slice(&bytes);
         }
+        secrets::hide_in_bytes(&mut all);
         Ok(all)
     }
 
