@@ -99,6 +99,9 @@ fn server(config: &Config) -> Vec<String> {
         let host = server.host.map_or("127.0.0.1".into(), |host| host.to_string());
         rows.push(["listens on".into(), format!("{host}, port {}", server.port.unwrap_or(8000))]);
     }
+    if let Some(tls) = &server.tls {
+        rows.push(["TLS".into(), format!("with the certificate {}", tls.cert.display())]);
+    }
     // URLs may hold passwords.
     if let Some(store) = &server.store {
         let store = match store {

@@ -6,6 +6,7 @@
 //! read again when it changes ([`reload`]).
 
 mod args;
+mod descriptors;
 mod reload;
 
 pub use args::ServeArgs;
@@ -18,10 +19,11 @@ use arc_swap::ArcSwap;
 use novastack::checkpoint::catalogue;
 use novastack::checkpoint::resolve::{Places, Resolved, resolve, served_name};
 use novastack::clock::Clock;
-use novastack::config::{self, Config, Model, SharedLimits, Target};
+use novastack::config::{self, Config, Model, SharedLimits, Target, TlsFiles};
 use novastack::engine::worker::{self, EngineConfig};
 use novastack::gateway::{
-    self, Cors, ExampleRequest, LocalModel, ModelState, Observers, Registry, Replicas, Routing, ServerConfig,
+    self, ConnectionLimits, Cors, ExampleRequest, LocalModel, ModelState, Observers, Registry, Replicas,
+    Routing, ServerConfig, Tls,
 };
 use novastack::secrets;
 use novastack::store::Store;
@@ -45,9 +47,6 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// How long a connection may take to send a request's head, the first or the next: longer than
 /// clients keep idle connections in their pools.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(120);
-
-/// Connections at a time; more wait until one of these closes.
-const CONNECTIONS_MAX: usize = 4096;
 
 /// Threads that serve connections where nobody asks for more: each takes several thousand requests a second.
 const HTTP_THREADS_MAX: usize = 8;
@@ -145,6 +144,12 @@ async fn listen_and_serve(
     observers: Observers,
     address: SocketAddr,
 ) -> Result<(), String> {
+    let files = match (&args.tls_cert, &args.tls_key) {
+        (Some(cert), Some(key)) => Some(TlsFiles { cert: cert.clone(), key: key.clone() }),
+        _ => config.server.tls.clone(),
+    };
+    let tls = files.map(|TlsFiles { cert, key }| Tls::load(&cert, &key)).transpose()?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
     let listener = TcpListener::bind(address).await.map_err(|error| cannot_listen(address, &error))?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;
     let server = ServerConfig {
@@ -152,7 +157,12 @@ async fn listen_and_serve(
         body_bytes_max: args.max_body,
         keep_alive: KEEP_ALIVE,
         head_timeout: HEAD_TIMEOUT,
-        connections_max: CONNECTIONS_MAX,
+        write_timeout: args.write_timeout,
+        connections: ConnectionLimits {
+            in_all: descriptors::connections_max(args.max_connections as usize),
+            per_address: args.max_connections_per_address.map(|bound| bound as usize),
+        },
+        tls,
         workers: args.http_threads.map_or_else(http_threads, usize::from),
         drain_timeout: args.drain_timeout,
         cors: cors(&args.cors_origins),
@@ -164,9 +174,9 @@ async fn listen_and_serve(
     let locals = locals(&config);
     let others = config.models.len() > locals.len();
     match locals.len() {
-        0 => tracing::info!("listening on http://{address}"),
-        1 => tracing::info!("listening on http://{address}; the model is loading"),
-        models => tracing::info!("listening on http://{address}; {models} models are loading"),
+        0 => tracing::info!("listening on {scheme}://{address}"),
+        1 => tracing::info!("listening on {scheme}://{address}; the model is loading"),
+        models => tracing::info!("listening on {scheme}://{address}; {models} models are loading"),
     }
     let registry = Arc::new(Registry::new(locals.iter().map(|(name, _)| name.clone())));
     let with_key = has_keys(&args, &config, store.as_deref());
@@ -181,7 +191,7 @@ async fn listen_and_serve(
                 let routing = routing.load();
                 let serves = |name: &&str| !matches!(registry.get(name), Some(ModelState::Failed(_)));
                 let names: Vec<&str> = routing.names().into_iter().filter(serves).collect();
-                announce(address, &names, &registry, with_key);
+                announce(scheme, address, &names, &registry, with_key);
             }
             let _ = loaded.send(result);
         })
@@ -316,7 +326,7 @@ async fn stop_signal() {
     });
 }
 
-fn announce(address: SocketAddr, names: &[&str], registry: &Registry, with_key: bool) {
+fn announce(scheme: &str, address: SocketAddr, names: &[&str], registry: &Registry, with_key: bool) {
     let key = if with_key { " -H 'Authorization: Bearer YOUR_KEY'" } else { "" };
     let hint = if with_key { "(with one of your keys in place of YOUR_KEY)\n" } else { "" };
     // All addresses are no address to ask.
@@ -326,8 +336,8 @@ fn announce(address: SocketAddr, names: &[&str], registry: &Registry, with_key: 
     };
     let ExampleRequest { path, body } = registry.example_request(names.first().copied().unwrap_or_default());
     let text = format!(
-        "NovaStack is ready on http://{address} with {}. Try:\n\
-         curl http://{address}{path} -H 'Content-Type: application/json'{key} \\\n  \
+        "NovaStack is ready on {scheme}://{address} with {}. Try:\n\
+         curl {scheme}://{address}{path} -H 'Content-Type: application/json'{key} \\\n  \
          -d '{body}'\n{hint}",
         names.join(", "),
     );

@@ -40,7 +40,6 @@ const REASONING: &str = "a local model's thoughts come as it writes them, betwee
     leave it out";
 const TEMPLATE: &str = "the checkpoint's own chat template is used: to have another one, put it into the \
     checkpoint's folder as chat_template.jinja";
-const TLS: &str = "put a reverse proxy in front that speaks TLS (Caddy, nginx)";
 const ADAPTERS: &str = "adapters (LoRA) cannot be served: merge them into the checkpoint";
 const DRAFTS: &str = "there is no speculative decoding: leave it out";
 const ROPE: &str = "set `rope_scaling` of the model in novastack.yaml";
@@ -95,7 +94,8 @@ const WORDS: &[(&[&str], Answer)] = &[
     (&["--reasoning-parser", "--enable-reasoning", "--reasoning-format"], Refused(REASONING)),
     (&["--chat-template", "--chat-template-file"], Refused(TEMPLATE)),
     (&["--seed", "-s"], Refused(SEED)),
-    (&["--ssl-keyfile", "--ssl-certfile", "--ssl-key-file", "--ssl-cert-file"], Refused(TLS)),
+    (&["--ssl-keyfile", "--ssl-key-file"], Ours("--tls-key")),
+    (&["--ssl-certfile", "--ssl-cert-file"], Ours("--tls-cert")),
     (&["--enable-lora", "--lora-modules", "--lora", "--lora-scaled"], Refused(ADAPTERS)),
     (&["--speculative-config", "--model-draft", "-md", "--draft", "--draft-max"], Refused(DRAFTS)),
     (

@@ -29,6 +29,7 @@ pub use rule::{Choice, Expression, Facts, Rule};
 use crate::protocol::SamplingDefaults;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Characters that a caller's key, or the admin's, has at least: what is shorter can be guessed, and an
@@ -118,8 +119,18 @@ pub struct Server {
     pub telemetry: Telemetry,
     /// Where a line about each request goes; None: to the program's own log.
     pub access_log: Option<AccessLog>,
+    /// By which connections are encrypted; None: they are not.
+    pub tls: Option<TlsFiles>,
     /// All keys share the cache of computed prompts.
     pub share_prefix: bool,
+}
+
+/// `tls`: a certificate and its key, in PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct TlsFiles {
+    pub cert: PathBuf,
+    pub key: PathBuf,
 }
 
 /// `telemetry`: traces over OTLP. What is None is left to the environment.

@@ -4,15 +4,25 @@ use super::names::{Names, Wanted};
 use super::read::{Fields, Reader, described, in_backticks};
 use super::telemetry::{access_log, telemetry};
 use super::tree::Node;
-use super::{KEY_CHARS_MIN, Key, Limits, Server, SharedLimits, Store};
+use super::{KEY_CHARS_MIN, Key, Limits, Server, SharedLimits, Store, TlsFiles};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use url::Url;
 
-const SERVER_KEYS: [&str; 8] =
-    ["host", "port", "admin_key_env", "store", "shared_limits", "telemetry", "access_log", "share_prefix"];
+const SERVER_KEYS: [&str; 9] = [
+    "host",
+    "port",
+    "admin_key_env",
+    "store",
+    "shared_limits",
+    "telemetry",
+    "access_log",
+    "share_prefix",
+    "tls",
+];
+const TLS_KEYS: [&str; 2] = ["cert", "key"];
 const LIMIT_KEYS: [&str; 5] =
     ["requests_per_minute", "tokens_per_minute", "concurrency", "dollars_per_day", "dollars_per_month"];
 const KEY_KEYS: [&str; 5] = ["sha256", "models", "limits", "credit", "share_prefix"];
@@ -61,10 +71,30 @@ pub fn server(reader: &mut Reader, root: &Fields) -> Server {
     if let Some(node) = fields.get("telemetry") {
         server.telemetry = telemetry(reader, node).unwrap_or_default();
     }
+    server.tls = fields.get("tls").and_then(|node| tls(reader, node));
     server.access_log = fields.get("access_log").and_then(|node| access_log(reader, node));
     let share_prefix = fields.get("share_prefix").and_then(|node| reader.truth(node, "`share_prefix`"));
     server.share_prefix = share_prefix.unwrap_or(false);
     server
+}
+
+fn tls(reader: &mut Reader, node: &Node) -> Option<TlsFiles> {
+    let fields = reader.fields(node, "`tls`", &TLS_KEYS)?;
+    let mut file = |name: &str| {
+        let what = format!("`{name}` of `tls`");
+        let Some(node) = fields.get(name) else {
+            reader.error(fields.line, format!("`tls` needs `{name}`: a file in PEM"));
+            return None;
+        };
+        let path = reader.folder.join(reader.text(node, &what)?);
+        if !(reader.surroundings.exists)(&path) {
+            let path = in_backticks(&path.to_string_lossy());
+            reader.warn(node.line, format!("{what}: the file {path} does not exist"));
+        }
+        Some(path)
+    };
+    let (cert, key) = (file("cert"), file("key"));
+    Some(TlsFiles { cert: cert?, key: key? })
 }
 
 fn store(reader: &mut Reader, node: &Node) -> Option<Store> {

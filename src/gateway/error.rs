@@ -271,6 +271,12 @@ impl ApiError {
         Self::invalid(StatusCode::BAD_REQUEST, Some("invalid_value"), message).at(param)
     }
 
+    /// 503: every connection is taken, and this is one of the last, which are for other requests.
+    pub fn no_connections() -> Self {
+        let message = "all connections of this server are in use";
+        Self { retry_after_s: Some(RETRY_QUEUE_S), ..Self::unavailable("connections_full", message.into()) }
+    }
+
     /// 503: no new requests.
     pub fn draining() -> Self {
         Self::unavailable("shutting_down", "the server is shutting down".into())

@@ -1,4 +1,4 @@
-//! The HTTP server: routes, limits, shutdown.
+//! The HTTP server: routes, limits, shutdown. [`super::listen`] has its connections.
 //!
 //! A request passes [`observe`], CORS, then [`enter`] (request id, what browsers may, key, drain check,
 //! metrics), then its handler. Everything about it ends with it: the handler's future is dropped when the client
@@ -13,42 +13,38 @@ use super::auth::Viewer;
 use super::bounds::Phase;
 use super::browser::Browsers;
 use super::chat;
-use super::connection::Connection;
 use super::cors::{self, Cors};
 use super::count::count_tokens;
 use super::dialect::Dialect;
 use super::error::ApiError;
 use super::health::{health, live, scrape, version};
 use super::limit::{Now, States};
-use super::observe::{self, Observed, Observers, Peer};
+use super::listen::{Reserved, connections};
+use super::observe::{self, Observed, Observers};
 use super::openai::{completions, infill, models, tokenize};
+use super::places::{ConnectionLimits, RESERVED};
 use super::registry::Registry;
 use super::route::Routing;
 use super::scores;
+use super::tls::Tls;
 use super::workers::Workers;
 use crate::store::{Store, new_request_id};
 use arc_swap::ArcSwap;
 use axum::body::{Body, HttpBody};
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
-use axum::http::{HeaderName, HeaderValue, Version, header};
+use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::serve::Listener;
 use futures_util::FutureExt;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::{Service, service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use std::io;
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 /// How long connections may take to send what is ready when the server ends.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -56,6 +52,8 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 const LINGER: Duration = Duration::from_secs(2);
 /// What a draining server still answers.
 const OPEN_WHILE_DRAINING: [&str; 5] = ["/health", "/livez", "/readyz", "/metrics", "/version"];
+/// What a server still answers whose connections are all at work, besides the admin API.
+const OPEN_WHILE_FULL: [&str; 5] = OPEN_WHILE_DRAINING;
 /// Longest request id that is taken over from a caller.
 const REQUEST_ID_BYTES_MAX: usize = 128;
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -78,8 +76,12 @@ pub struct ServerConfig {
     pub keep_alive: Duration,
     /// How long a connection may take to send a request's head, idle time before it included.
     pub head_timeout: Duration,
+    /// How long a caller may take nothing of what is sent to it.
+    pub write_timeout: Duration,
     /// Connections at a time.
-    pub connections_max: usize,
+    pub connections: ConnectionLimits,
+    /// The certificate; None: connections are not encrypted.
+    pub tls: Option<Arc<Tls>>,
     /// Threads that serve them.
     pub workers: usize,
     /// How long running requests may go on after shutdown began.
@@ -131,7 +133,7 @@ pub async fn serve(
     let browsers = Browsers::new(app.config.cors.clone(), bound, &app.config.allowed_hosts);
     let router = router(Entrance { app: app.clone(), browsers: Arc::new(browsers) })?;
     let (close, closed) = oneshot::channel::<()>();
-    let workers = Workers::start(app.config.workers, app.config.connections_max)?;
+    let workers = Workers::start(app.config.workers, app.config.connections.in_all + RESERVED)?;
     let mut connections = Box::pin(connections(listener, router, &app.config, &workers, closed));
     let drain = async {
         shutdown.await;
@@ -148,72 +150,6 @@ pub async fn serve(
     workers.end().await;
     app.limiter.close().await;
     Ok(outcome)
-}
-
-/// Accepts connections until `closed`, then waits until each has finished its request.
-async fn connections(
-    mut listener: TcpListener,
-    router: axum::Router,
-    config: &ServerConfig,
-    workers: &Workers,
-    closed: oneshot::Receiver<()>,
-) {
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(config.head_timeout).half_close(true);
-    let places = Arc::new(Semaphore::new(config.connections_max));
-    let closing = Arc::new(Notify::new());
-    let mut closed = std::pin::pin!(closed);
-    loop {
-        let next = async {
-            let place = places.clone().acquire_owned().await;
-            // Waits and goes on where the system has no more sockets.
-            let (stream, peer) = Listener::accept(&mut listener).await;
-            (place, stream, peer)
-        };
-        let (place, stream, peer) = tokio::select! {
-            // Dropping the sender closes too.
-            _ = &mut closed => break,
-            next = next => next,
-        };
-        // Without it, Nagle's algorithm holds back the small frames of a stream.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "no TCP_NODELAY");
-        }
-        let (http, router) = (http.clone(), router.clone());
-        // Made here, so that it misses nothing.
-        let closing = closing.clone().notified_owned();
-        let given = workers.give(stream, async move |stream| {
-            let _place = place;
-            let caller = Connection::new(stream);
-            let stream = caller.clone();
-            let service = TowerToHyperService::new(router);
-            let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-                stream.asked(request.version() == Version::HTTP_11);
-                request.extensions_mut().insert(Peer(peer));
-                service.call(request)
-            });
-            let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(caller.clone()), service));
-            let serve = async {
-                tokio::select! {
-                    ended = connection.as_mut() => ended,
-                    () = caller.is_abandoned() => Ok(()),
-                    () = closing => {
-                        connection.as_mut().graceful_shutdown();
-                        connection.await
-                    }
-                }
-            };
-            if let Err(error) = caller.clone().serve(serve).await {
-                tracing::debug!(%error, "a connection ended early");
-            }
-        });
-        if let Err(error) = given.await {
-            tracing::warn!(%error, "a connection could not be handed over");
-        }
-    }
-    drop(listener);
-    closing.notify_waiters();
-    let _ = places.acquire_many(config.connections_max as u32).await;
 }
 
 impl App {
@@ -342,7 +278,12 @@ async fn enter(State(entrance): State<Entrance>, mut request: Request, next: Nex
     let is_anthropic = is_anthropic || path.starts_with(ANTHROPIC);
     let dialect = if is_anthropic { Dialect::Anthropic } else { Dialect::OpenAi };
     let draining = app.is_draining() && !OPEN_WHILE_DRAINING.contains(&path);
-    let checked = entrance.check(&request).and_then(|()| {
+    let is_reserved = request.extensions().get::<Reserved>().is_some();
+    let may_come = match is_reserved && !OPEN_WHILE_FULL.contains(&path) {
+        true => Err(ApiError::no_connections()),
+        false => entrance.check(&request),
+    };
+    let checked = may_come.and_then(|()| {
         let tenant = match path {
             METRICS => match app.viewer(request.headers()) {
                 Viewer::Operator => Ok(Arc::default()),

@@ -486,6 +486,7 @@ const KEYS: &[Mistake] = &[
         2,
         &["`sha256` of key `k` is the SHA-256 of nothing", "16 characters or more"],
     ),
+    ("half of TLS", "server:\n  tls: { cert: a.pem }", 2, &["`tls` needs `key`", "PEM"]),
     ("half a hash", "keys:\n  k: { sha256: abc }", 2, &["64 hexadecimal digits"]),
     (
         "a key of nobody's",

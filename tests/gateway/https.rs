@@ -11,7 +11,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 
 /// `ca.pem`, and `server.pem` with its key for localhost, by openssl.
-fn certificates(folder: &Path) {
+pub fn certificates(folder: &Path) {
     let openssl = |arguments: &str| {
         let arguments = arguments.split(' ');
         let done = Command::new("openssl").args(arguments).current_dir(folder).output().expect("openssl");

@@ -4,6 +4,7 @@
 mod access_log;
 mod broken_models;
 mod budgets;
+mod connections;
 mod counts;
 mod faults;
 mod hedging;
@@ -17,6 +18,7 @@ mod resume;
 mod secrets;
 mod shared;
 mod tenants;
+mod tls;
 mod trace;
 mod usage;
 

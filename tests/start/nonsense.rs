@@ -3,6 +3,7 @@
 use super::{failure, run, run_with};
 use crate::support::golden_dir;
 use crate::support::server::Server;
+use std::io::{BufRead, BufReader};
 
 fn source() -> String {
     format!("tiny={}", golden_dir("llama").display())
@@ -81,6 +82,38 @@ fn empty_and_short_keys_are_refused_at_the_start() {
             let text = failure(&run_with(command, &[("A_KEY_OF_THE_TESTS", environment)]));
             assert!(text.contains(words) && text.contains("16 characters or more"), "{command:?}: {text}");
         }
+    }
+}
+
+#[test]
+fn the_limit_of_open_files_is_told_and_bounds_connections() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("novastack.yaml");
+    let text = "providers: { p: { format: openai, base_url: \"http://127.0.0.1:9\" } }\nmodels: { m: { provider: p } }\n";
+    std::fs::write(&file, text).expect("a file");
+    for (limits, more, words) in [
+        ("ulimit -n 1000", "", &["ulimit -n", "limit=1000", "connections=340", "wanted=4096"][..]),
+        ("ulimit -n 1000", "--max-connections 100", &["limit=1000", "connections=100"]),
+        // It is raised as far as it may be.
+        (
+            "ulimit -Sn 200 && ulimit -Hn 3000",
+            "--max-connections 1000",
+            &["limit=3000", "before=200", "connections=1000"],
+        ),
+    ] {
+        let script = format!("{limits} && exec \"$0\" serve --port 0 --config \"$1\" {more}");
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", &script, env!("CARGO_BIN_EXE_novastack"), file.to_str().expect("UTF-8")])
+            .env_remove("NOVASTACK_API_KEYS")
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .expect("a shell");
+        let log = BufReader::new(child.stderr.take().expect("piped"));
+        let line = log.lines().map_while(Result::ok).find(|line| line.contains("limit=")).unwrap_or_default();
+        let _ = child.kill();
+        let _ = child.wait();
+        assert!(words.iter().all(|word| line.contains(word)), "{limits} {more}: {words:?} in {line}");
     }
 }
 

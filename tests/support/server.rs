@@ -12,7 +12,7 @@ const READY_TIMEOUT: Duration = Duration::from_secs(120);
 /// A running `novastack serve`; killed when dropped.
 pub struct Server {
     child: Child,
-    /// `http://127.0.0.1:PORT`
+    /// `http://127.0.0.1:PORT`, or with https
     pub url: String,
     /// What it has written to stderr.
     log: Arc<Mutex<String>>,
@@ -65,7 +65,7 @@ impl Server {
         loop {
             match inbox.recv_timeout(READY_TIMEOUT) {
                 Ok(Ok(line)) => {
-                    if let Some(url) = line.split_whitespace().find(|word| word.starts_with("http://")) {
+                    if let Some(url) = line.split_whitespace().find(|word| word.starts_with("http")) {
                         let url = url.to_string();
                         // The threads go on reading, so that the program never blocks on its output.
                         std::thread::spawn(move || inbox.iter().for_each(drop));

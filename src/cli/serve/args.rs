@@ -72,6 +72,13 @@ pub struct ServeArgs {
     /// `cached_tokens` and by the time of answers how others' prompts begin.
     #[arg(long, help_heading = "Network and keys")]
     pub share_prefix: bool,
+    /// Serve over TLS: the certificate in PEM, with those that lead to its authority behind it. Read again
+    /// when it changes.
+    #[arg(long, value_name = "FILE", requires = "tls_key", help_heading = "Network and keys")]
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's private key in PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_cert", help_heading = "Network and keys")]
+    pub tls_key: Option<PathBuf>,
     /// A further name of this server, for requests without keys: those must be for an address, localhost or
     /// one of these, so that no web page gets in under its own name. Repeatable.
     #[arg(
@@ -101,6 +108,34 @@ pub struct ServeArgs {
         help_heading = "Limits"
     )]
     pub request_timeout: Duration,
+    /// Seconds after which a caller is given up that takes nothing of what is sent to it.
+    #[arg(
+        long,
+        default_value = "60",
+        value_parser = parse_some_seconds,
+        value_name = "SECONDS",
+        help_heading = "Limits"
+    )]
+    pub write_timeout: Duration,
+    /// Connections at a time. Where one more comes, the one that has been idle for longest is closed; where
+    /// all are at work, only health, metrics and the admin API are answered.
+    #[arg(
+        long,
+        default_value_t = 4096,
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000),
+        value_name = "N",
+        help_heading = "Limits"
+    )]
+    pub max_connections: u32,
+    /// Connections at a time of one address [default: a quarter of all; loopback, and so a reverse proxy
+    /// there, all of them].
+    #[arg(
+        long,
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000),
+        value_name = "N",
+        help_heading = "Limits"
+    )]
+    pub max_connections_per_address: Option<u32>,
     /// Seconds that running requests have to finish after SIGTERM or ^C.
     #[arg(
         long,

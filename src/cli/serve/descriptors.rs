@@ -1,0 +1,62 @@
+//! How many files and sockets the system lets this process have open (`ulimit -n`), and how many connections
+//! that is enough for.
+
+use rlimit::Resource;
+
+/// For all that is no connection: models, stores, logs, threads' own.
+const OTHERS: u64 = 256;
+/// A caller's connection, and one to an upstream for its request.
+const PER_CONNECTION: u64 = 2;
+/// So many connections are served however few descriptors there are.
+const CONNECTIONS_MIN: usize = 16;
+
+/// Raises the limit as far as the system lets it be raised, and says how many connections there may be:
+/// `wanted`, or fewer where the limit is too low for them.
+pub fn connections_max(wanted: usize) -> usize {
+    let (before, limit) = match Resource::NOFILE.get() {
+        Ok((soft, hard)) if soft < hard => match Resource::NOFILE.set(hard, hard) {
+            Ok(()) => (soft, hard),
+            Err(error) => {
+                tracing::debug!(%error, "the limit of open files could not be raised");
+                (soft, soft)
+            }
+        },
+        Ok((soft, _)) => (soft, soft),
+        Err(error) => {
+            tracing::warn!(%error, "the limit of open files could not be read");
+            return wanted;
+        }
+    };
+    let connections = connections_of(limit, wanted);
+    match connections < wanted {
+        true => tracing::warn!(
+            limit,
+            connections,
+            wanted,
+            "fewer connections than --max-connections: the limit of open files (ulimit -n) is too low for them"
+        ),
+        false => tracing::info!(limit, before, connections, "files that may be open, and connections"),
+    }
+    connections
+}
+
+fn connections_of(limit: u64, wanted: usize) -> usize {
+    let reserved = novastack::gateway::RESERVED_CONNECTIONS as u64;
+    let enough_for = (limit.saturating_sub(OTHERS) / PER_CONNECTION).saturating_sub(reserved);
+    usize::try_from(enough_for).unwrap_or(usize::MAX).max(CONNECTIONS_MIN).min(wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_follow_the_limit_of_open_files() {
+        assert_eq!(connections_of(1 << 20, 4096), 4096);
+        assert_eq!(connections_of(u64::MAX, 4096), 4096);
+        assert_eq!(connections_of(1024, 4096), 352);
+        assert_eq!(connections_of(1024, 100), 100);
+        assert_eq!(connections_of(64, 4096), 16);
+        assert_eq!(connections_of(0, 4), 4);
+    }
+}
