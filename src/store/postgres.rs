@@ -279,7 +279,7 @@ impl Connection for Session {
 
     fn scan(&mut self, sql: &str, parameters: &[Value], mut visit: Visit) -> Result<(), String> {
         let (sql, parameters) = (sql.to_owned(), parameters.iter().map(parameter).collect::<Vec<_>>());
-        let seen = self.run(move |client| {
+        self.run(move |client| {
             let mut rows = client.query_typed_raw(&sql, borrowed(&parameters))?;
             while let Some(row) = rows.next()? {
                 let mut cells = [ValueRef::Null; SCANNED_COLUMNS_MAX];
@@ -291,8 +291,7 @@ impl Connection for Session {
                 }
             }
             Ok(Ok(()))
-        })?;
-        seen
+        })?
     }
 
     fn change(&mut self, sql: &str, parameters: &[Value]) -> Result<u64, String> {

@@ -215,7 +215,7 @@ async fn a_second_server_on_an_sqlite_file_is_refused() {
     let gateway = start(&config, &[]);
     let path = gateway.file.path().join("novastack.yaml").display().to_string();
     let environment =
-        [("TEST_ADMIN_KEY", "admin-key"), ("TEST_OPENAI_KEY", "k"), ("TEST_ANTHROPIC_KEY", "k")];
+        [("TEST_ADMIN_KEY", "the-key-of-the-admin"), ("TEST_OPENAI_KEY", "k"), ("TEST_ANTHROPIC_KEY", "k")];
     let second = || Server::try_start_with(&["--config", &path], &environment);
     let log = second().err().expect("two servers on one file");
     for words in ["another server has this file", "server.shared_limits: redis://", "postgres://"] {

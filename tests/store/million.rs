@@ -29,7 +29,7 @@ fn serve(place: &Place) -> (Server, Duration) {
     std::fs::write(&file, config).expect("a file");
     let begun = Instant::now();
     let path = file.display().to_string();
-    let server = Server::try_start_with(&["--config", &path], &[("TEST_ADMIN_KEY", "admin-key")]);
+    let server = Server::try_start_with(&["--config", &path], &[("TEST_ADMIN_KEY", "the-key-of-the-admin")]);
     (server.unwrap_or_else(|log| panic!("it does not start:\n{log}")), begun.elapsed())
 }
 
