@@ -9,7 +9,8 @@
 //!
 //! An [`Attempt`] is opened when a target is asked and goes with its answer. Ended, it is recorded;
 //! dropped, the caller has gone away, and it is recorded as cancelled, with what had come until then:
-//! counted by ourselves where the target says its counts only at the end.
+//! counted by ourselves where the target says its counts only at the end. The store knows of it from its
+//! begin ([`OpenRecord`]): where the process is killed, no more than a second's tokens are lost.
 
 use super::count::{BYTES_PER_TOKEN, Calibration};
 use super::demand::Demand;
@@ -21,16 +22,15 @@ use super::observe::{Observed, ObservedAttempt};
 use super::route::Target;
 use super::usage;
 use crate::config::{Config, Limits, Model, Price};
-use crate::store::{Flag, Outcome, Spender, SpentOfPeriods, Store, StoreError, UsageRecord};
+use crate::store::{
+    Flag, OpenRecord, Outcome, Progress, Recorder, Spender, SpentOfPeriods, Store, StoreError, UsageRecord,
+};
 use axum::http::HeaderMap;
 use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
-
-/// Where records go. Must not block.
-pub type Sink = Arc<dyn Fn(UsageRecord) + Send + Sync>;
 
 /// What all attempts of a request have in common.
 pub struct Account {
@@ -57,7 +57,7 @@ pub struct Account {
     /// Counts records.
     pub metrics: Arc<AttemptMetrics>,
     /// Keeps them; None: nobody does.
-    pub sink: Option<Sink>,
+    pub recorder: Option<Recorder>,
     /// Counts what is used against limits.
     pub limiter: Arc<Limiter>,
     /// What the key's limits hold of it.
@@ -200,7 +200,7 @@ impl Account {
             status: STATUS_CANCELLED,
             tags: self.tags.clone(),
         };
-        Ok(Attempt {
+        let attempt = Attempt {
             reservation,
             bill: self.bill.clone(),
             dialect: provider.map(|hosted| hosted.upstream.dialect()),
@@ -209,6 +209,7 @@ impl Account {
             output_max: self.demand.output_max(target.model.context),
             calibration: Some(target.calibration.clone()),
             price: price.map(Cow::into_owned),
+            open: self.recorder.as_ref().map(|recorder| recorder.open(record.clone())),
             record: Some(record),
             begun: Instant::now(),
             first: None,
@@ -216,9 +217,10 @@ impl Account {
             pieces: 0,
             bytes: 0,
             metrics: target.metrics(&self.metrics).clone(),
-            sink: self.sink.clone(),
             observed: self.observed.as_ref().map(|observed| observed.attempt(target)),
-        })
+        };
+        attempt.note();
+        Ok(attempt)
     }
 }
 
@@ -247,7 +249,8 @@ pub struct Attempt {
     calibration: Option<Arc<Calibration>>,
     price: Option<Price>,
     metrics: Arc<TargetMetrics>,
-    sink: Option<Sink>,
+    /// Known to the store until it is recorded.
+    open: Option<OpenRecord>,
     observed: Option<Box<ObservedAttempt>>,
 }
 
@@ -274,6 +277,28 @@ impl Attempt {
                 _ => {}
             }
         }
+        self.note();
+    }
+
+    /// Tells the store what has been used so far, for the case that this process is killed.
+    fn note(&self) {
+        let Some(open) = &self.open else { return };
+        let used = match self.dialect {
+            // Our own prompt costs once it is computed.
+            None => self.used.unwrap_or_default(),
+            Some(_) => self.possible(self.estimate(Outcome::Cancelled)),
+        };
+        open.update(Progress {
+            input_tokens: used.input,
+            cached_tokens: used.cached,
+            output_tokens: used.output,
+            cost: self.price.as_ref().map_or(0.0, |price| usage::cost(price, &used)),
+            ttft_ms: self.ttft_ms(),
+        });
+    }
+
+    fn ttft_ms(&self) -> Option<u64> {
+        self.first.map(|first| first.duration_since(self.begun).as_millis() as u64)
     }
 
     /// Takes over what one of our engines has counted.
@@ -282,6 +307,7 @@ impl Attempt {
             self.first.get_or_insert_with(Instant::now);
         }
         self.used = Some(usage.into());
+        self.note();
     }
 
     /// A choice of one of our engines has ended.
@@ -344,7 +370,7 @@ impl Attempt {
         }
         record.cost = self.price.as_ref().map_or(0.0, |price| usage::cost(price, &used));
         record.latency_ms = self.begun.elapsed().as_millis() as u64;
-        record.ttft_ms = self.first.map(|first| first.duration_since(self.begun).as_millis() as u64);
+        record.ttft_ms = self.ttft_ms();
         (record.outcome, record.status) = (outcome, status);
         let tokens = used.input.saturating_add(used.output);
         self.bill.add(tokens, record.cost);
@@ -355,8 +381,8 @@ impl Attempt {
             observed.recorded(&record, self.first);
         }
         self.metrics.count(&record);
-        if let Some(sink) = &self.sink {
-            sink(record);
+        if let Some(open) = self.open.take() {
+            open.close(record);
         }
         used
     }

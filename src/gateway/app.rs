@@ -1,6 +1,6 @@
 //! What handlers share ([`App`]), and what is known of a request before its handler sees it.
 
-use super::account::{self, Account, Attempt, Bill, Sink};
+use super::account::{self, Account, Attempt, Bill};
 use super::auth::{Tenant, Viewer};
 use super::bounds::{self, Phase};
 use super::demand::Demand;
@@ -15,7 +15,7 @@ use super::route::{self, Asked, Plan, Routing, Target};
 use super::server::ServerConfig;
 use crate::config::Limits;
 use crate::engine::handle::SubmitError;
-use crate::store::Store;
+use crate::store::{Recorder, Store};
 use arc_swap::ArcSwap;
 use axum::http::HeaderMap;
 use std::io;
@@ -31,7 +31,7 @@ pub struct App {
     pub(super) text: TextPool,
     pub(super) routing: Arc<ArcSwap<Routing>>,
     pub(super) store: Option<Arc<Store>>,
-    pub(super) sink: Option<Sink>,
+    pub(super) recorder: Option<Recorder>,
     pub(super) limiter: Arc<Limiter>,
     pub(super) phase: watch::Sender<Phase>,
     pub(super) in_flight: watch::Sender<usize>,
@@ -84,6 +84,15 @@ impl App {
     ) -> io::Result<Self> {
         let limiter =
             account::limiter(store.as_deref(), routing.load().config()).map_err(io::Error::other)?;
+        let limiter = Arc::new(limiter);
+        if let (Some(store), Limiter::Memory(_)) = (&store, &*limiter) {
+            // A shared count has what was reserved for it.
+            let counts = limiter.clone();
+            store.on_interrupted(move |record| {
+                let ids = [Id::Key(&record.key), Id::Model(&record.model)];
+                counts.correct(&ids, record.cost, record.unix_ms / 1000);
+            });
+        }
         let recorder = store.as_ref().map(|store| store.recorder());
         let in_flight = watch::Sender::new(0);
         let gauges = Gauges {
@@ -95,9 +104,9 @@ impl App {
         Ok(Self {
             routing,
             store,
-            sink: recorder.map(|recorder| Arc::new(move |record| recorder.record(record)) as Sink),
+            recorder,
             metrics: Metrics::new(registry.clone(), limiter.counters()).with(gauges),
-            limiter: Arc::new(limiter),
+            limiter,
             text: TextPool::new(),
             phase: watch::Sender::new(Phase::Running),
             in_flight,
@@ -208,7 +217,7 @@ impl App {
             input_max: counts.most,
             demand,
             metrics: self.metrics.attempts().clone(),
-            sink: self.sink.clone(),
+            recorder: self.recorder.clone(),
             limiter: self.limiter.clone(),
             bill: Arc::new(bill),
             observed: context.observed.clone(),

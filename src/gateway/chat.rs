@@ -284,6 +284,7 @@ impl Chat {
         }
         attempt.iter().for_each(|attempt| attempt.introduce(&mut extra));
         let mut answer = upstream.send(load, body, extra, limits).await?;
+        answer.expects(self.account.demand.choices);
         if self.stream {
             let mut first = VecDeque::new();
             while let Some(piece) = answer.next(limits).await? {

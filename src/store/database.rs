@@ -4,6 +4,7 @@
 
 use super::error::{Doing, StoreError};
 use super::record::UsageRecord;
+use super::under_way::Notes;
 use super::{postgres, sqlite};
 use crate::config;
 use rusqlite::types::{FromSql, Value, ValueRef};
@@ -73,10 +74,13 @@ pub trait Connection: Send {
     fn scan(&mut self, sql: &str, parameters: &[Value], visit: Visit) -> Result<(), String>;
     /// Runs a statement that changes rows; says how many.
     fn change(&mut self, sql: &str, parameters: &[Value]) -> Result<u64, String>;
-    /// Writes records and adds their cost to what their keys have spent, all or nothing. `batch` counts
+    /// Writes records and adds their cost to what their keys have spent, all or nothing, and takes the
+    /// notes of their attempts away. `batch` counts
     /// the batches of this process: one that was written although the answer got lost may come again,
     /// unchanged, and counts once.
-    fn add_usage(&mut self, batch: u64, records: &[UsageRecord]) -> Result<(), String>;
+    fn add_usage(&mut self, batch: u64, records: &[UsageRecord], notes: &Notes) -> Result<(), String>;
+    /// Notes attempts that are under way, by their numbers, anew or as they are now.
+    fn note(&mut self, writer: &str, attempts: &[(u64, UsageRecord)]) -> Result<(), String>;
     /// Another than last time, on this connection, if others have changed something since.
     fn version(&mut self) -> Result<String, String>;
     /// It cannot be used any more.

@@ -2,7 +2,8 @@
 //! file, or one PostgreSQL database; several processes may have it open (a server and `novastack keys`;
 //! with PostgreSQL, servers on several machines).
 //!
-//! [`record`] is the record; [`writer`] takes records off the request's path; [`usage`] adds them up
+//! [`record`] is the record; [`writer`] takes records off the request's path, [`under_way`] keeps those of attempts
+//! that are not over; [`usage`] adds them up
 //! and [`export`] reads them back; [`correction`] mends one; [`spending`] is what was spent of days and months; [`scores`] are what callers think of answers, [`report`] compares the
 //! arms of splits; [`keys`] makes and finds keys. Their SQL is for both databases;
 //! [`database`] is what they ask of one, [`sqlite`] and [`postgres`] are the two.
@@ -27,6 +28,7 @@ mod serving;
 pub mod spending;
 mod sqlite;
 mod totals;
+pub mod under_way;
 pub mod usage;
 mod writer;
 
@@ -38,6 +40,7 @@ pub use record::{Flag, Outcome, UsageRecord, new_request_id};
 pub use report::{ArmRow, ScoreTotals, Spread};
 pub use scores::Score;
 pub use spending::{Spender, SpentOfPeriods};
+pub use under_way::{OpenRecord, Progress};
 pub use usage::{Dimension, Filter, Totals, UsageQuery, UsageRow};
 pub use writer::Recorder;
 
@@ -48,6 +51,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{SystemTime, UNIX_EPOCH};
 use writer::Shared;
+
+/// Who opens a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    /// A program that is no server.
+    Guest,
+    /// The only server.
+    Alone,
+    /// One of several servers, perhaps.
+    Among,
+}
 
 /// Keys and usage, in a file or a database. Its methods but [`Store::keys`] and [`Store::recorder`] wait
 /// for a disk or a server: async code calls them from a thread that may block.
@@ -83,14 +97,36 @@ impl Store {
             (config::Store::Sqlite(path), Some(shares_limits)) => Some(serving::hold(path, shares_limits)?),
             _ => None,
         };
-        let keys = database.with(|connection| keys::read_all(connection))?;
-        let (shared, writer) = writer::start(&database, keys)?;
+        let role = match serves {
+            None => Role::Guest,
+            Some(true) => Role::Among,
+            Some(false) if serving.is_some() => Role::Alone,
+            // Others may serve from the same database.
+            Some(false) => Role::Among,
+        };
+        let keys = database.with(|connection| {
+            if role == Role::Alone {
+                // Nobody else can have notes here.
+                for (writer, _) in under_way::writers(connection)? {
+                    let records = under_way::close_of(connection, &writer, 0)?;
+                    writer::tell_of_interrupted(&records);
+                }
+            }
+            keys::read_all(connection)
+        })?;
+        let (shared, writer) = writer::start(&database, keys, role)?;
         Ok(Arc::new(Self { database, shared, writer: Mutex::new(Some(writer)), _serving: serving }))
     }
 
     /// Takes records. Clones are cheap.
     pub fn recorder(&self) -> Recorder {
         Recorder::new(self.shared.clone())
+    }
+
+    /// Has the records of attempts shown that another server left under way when it ended, as they are
+    /// found; those that were found before the store was opened are among what was spent.
+    pub fn on_interrupted(&self, tell: impl Fn(&UsageRecord) + Send + Sync + 'static) {
+        self.shared.on_interrupted(Box::new(tell));
     }
 
     /// All keys as they are, or were about a second ago where another process changed them.

@@ -16,6 +16,7 @@ use super::database::{
 use super::error::StoreError;
 use super::record::{Flag, UsageRecord};
 use super::spending::charges_by_period;
+use super::under_way::Notes;
 use postgres::config::{Host, SslMode};
 use postgres::error::{Severity, SqlState};
 use postgres::fallible_iterator::FallibleIterator;
@@ -55,11 +56,12 @@ const SERVER_VERSION_MIN: i32 = 13;
 /// Of the lock under which schemas are brought up to date: "NovaStac".
 const SCHEMA_LOCK: i64 = 0x4e6f_7661_5374_6163;
 /// Each brings the schema from the version that is its index to the next. Never changed, only added to.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     include_str!("postgres.sql"),
     include_str!("postgres_2.sql"),
     include_str!("postgres_3.sql"),
     include_str!("postgres_4.sql"),
+    include_str!("postgres_5.sql"),
 ];
 
 const DIALECT: Dialect = Dialect {
@@ -72,32 +74,9 @@ const DIALECT: Dialect = Dialect {
 
 /// Writes nothing where the batch has been written. Keys are in order, so that two gateways which add to
 /// the same keys do not wait for each other in a circle.
-const ADD_USAGE: &str = "
-    WITH batch AS (
-        INSERT INTO batches (writer, number) VALUES ($1, $2)
-        ON CONFLICT (writer) DO UPDATE SET number = excluded.number WHERE batches.number < excluded.number
-        RETURNING number
-    ), added AS (
-        INSERT INTO usage (unix_ms, request_id, attempt, key, route, model, provider, task, input_tokens,
-            cached_tokens, output_tokens, estimated, cost, latency_ms, ttft_ms, outcome, status, tags, arm, flag)
-        SELECT unix_ms, request_id, attempt, key, route, model, provider, task, input_tokens,
-            cached_tokens, output_tokens, estimated, cost, latency_ms, ttft_ms, outcome, status, tags, arm, flag
-        FROM batch, unnest($3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20,
-            $21, $22) WITH ORDINALITY AS record (unix_ms, request_id, attempt, key, route, model, provider, task,
-            input_tokens, cached_tokens, output_tokens, estimated, cost, latency_ms, ttft_ms, outcome, status,
-            tags, arm, flag, line)
-        ORDER BY line
-    ), of_periods AS (
-        INSERT INTO spent_by_period (period, kind, name, dollars)
-        SELECT charge.period, charge.kind, charge.name, charge.dollars
-        FROM batch, unnest($25, $26, $27, $28) AS charge (period, kind, name, dollars)
-        ORDER BY charge.period, charge.kind, charge.name
-        ON CONFLICT (period, kind, name) DO UPDATE SET dollars = spent_by_period.dollars + excluded.dollars
-    )
-    INSERT INTO spent (key, dollars)
-    SELECT charge.key, charge.dollars FROM batch, unnest($23, $24) AS charge (key, dollars)
-    ORDER BY charge.key
-    ON CONFLICT (key) DO UPDATE SET dollars = spent.dollars + excluded.dollars";
+const ADD_USAGE: &str = include_str!("postgres_add_usage.sql");
+
+const NOTE: &str = include_str!("postgres_note.sql");
 
 /// A database whose schema is the current one. Clones are cheap.
 #[derive(Clone)]
@@ -299,23 +278,7 @@ impl Connection for Session {
         self.run(move |client| client.execute_typed(&sql, &borrowed(&parameters)))
     }
 
-    fn add_usage(&mut self, batch: u64, records: &[UsageRecord]) -> Result<(), String> {
-        let texts = |text: fn(&UsageRecord) -> &str| -> Parameter {
-            let column: Vec<String> = records.iter().map(|record| storable(text(record))).collect();
-            (Box::new(column), Type::TEXT_ARRAY)
-        };
-        let numbers = |number: fn(&UsageRecord) -> u64| -> Parameter {
-            let column: Vec<i64> = records.iter().map(|record| number(record) as i64).collect();
-            (Box::new(column), Type::INT8_ARRAY)
-        };
-        let options = |text: fn(&UsageRecord) -> Option<&str>| -> Parameter {
-            let column: Vec<Option<String>> = records.iter().map(|it| text(it).map(storable)).collect();
-            (Box::new(column), Type::TEXT_ARRAY)
-        };
-        let estimated: Vec<bool> = records.iter().map(|record| record.estimated).collect();
-        let costs: Vec<f64> = records.iter().map(|record| record.cost).collect();
-        let ttfts: Vec<Option<i64>> = records.iter().map(|it| it.ttft_ms.map(|ms| ms as i64)).collect();
-        let tags: Vec<String> = records.iter().map(|record| tags_text(record, storable)).collect();
+    fn add_usage(&mut self, batch: u64, records: &[UsageRecord], notes: &Notes) -> Result<(), String> {
         let (keys, dollars): (Vec<String>, Vec<f64>) =
             charges(records).into_iter().map(|(key, dollars)| (storable(key), dollars)).unzip();
         let mut lines: [Vec<String>; 3] = Default::default();
@@ -326,37 +289,30 @@ impl Connection for Session {
             dollars_of_lines.push(dollars);
         }
         let [of_periods, of_kinds, of_names] = lines;
-        let parameters: [Parameter; 28] = [
-            (Box::new(self.writer.to_string()), Type::TEXT),
-            (Box::new(batch as i64), Type::INT8),
-            numbers(|it| it.unix_ms),
-            texts(|it| &it.request_id),
-            numbers(|it| it.attempt.into()),
-            texts(|it| &it.key),
-            texts(|it| &it.route),
-            texts(|it| &it.model),
-            options(|it| it.provider.as_deref()),
-            texts(|it| &it.task),
-            numbers(|it| it.input_tokens),
-            numbers(|it| it.cached_tokens),
-            numbers(|it| it.output_tokens),
-            (Box::new(estimated), Type::BOOL_ARRAY),
-            (Box::new(costs), Type::FLOAT8_ARRAY),
-            numbers(|it| it.latency_ms),
-            (Box::new(ttfts), Type::INT8_ARRAY),
-            texts(|it| it.outcome.as_str()),
-            numbers(|it| it.status.into()),
-            (Box::new(tags), Type::TEXT_ARRAY),
-            options(|it| it.arm.as_deref()),
-            options(|it| it.flag.map(Flag::as_str)),
+        let mut parameters: Vec<Parameter> =
+            vec![(Box::new(self.writer.to_string()), Type::TEXT), (Box::new(batch as i64), Type::INT8)];
+        parameters.extend(columns(records));
+        let rest: [Parameter; 8] = [
             (Box::new(keys), Type::TEXT_ARRAY),
             (Box::new(dollars), Type::FLOAT8_ARRAY),
             (Box::new(of_periods), Type::TEXT_ARRAY),
             (Box::new(of_kinds), Type::TEXT_ARRAY),
             (Box::new(of_names), Type::TEXT_ARRAY),
             (Box::new(dollars_of_lines), Type::FLOAT8_ARRAY),
+            (Box::new(notes.writer.to_string()), Type::TEXT),
+            (Box::new(notes.numbers.clone()), Type::INT8_ARRAY),
         ];
+        parameters.extend(rest);
         self.run(move |client| client.execute_typed(ADD_USAGE, &borrowed(&parameters))).map(drop)
+    }
+
+    fn note(&mut self, writer: &str, attempts: &[(u64, UsageRecord)]) -> Result<(), String> {
+        let numbers: Vec<i64> = attempts.iter().map(|(number, _)| *number as i64).collect();
+        let records: Vec<UsageRecord> = attempts.iter().map(|(_, record)| record.clone()).collect();
+        let mut parameters: Vec<Parameter> =
+            vec![(Box::new(writer.to_owned()), Type::TEXT), (Box::new(numbers), Type::INT8_ARRAY)];
+        parameters.extend(columns(&records));
+        self.run(move |client| client.execute_typed(NOTE, &borrowed(&parameters))).map(drop)
     }
 
     /// Which transactions are done: another as soon as one more is.
@@ -371,6 +327,48 @@ impl Connection for Session {
 
 /// A statement's parameter on its way to the connection's thread.
 type Parameter = (Box<dyn ToSql + Send + Sync>, Type);
+
+/// Records' columns, from `unix_ms` to `flag`.
+fn columns(records: &[UsageRecord]) -> [Parameter; 20] {
+    let texts = |text: fn(&UsageRecord) -> &str| -> Parameter {
+        let column: Vec<String> = records.iter().map(|record| storable(text(record))).collect();
+        (Box::new(column), Type::TEXT_ARRAY)
+    };
+    let numbers = |number: fn(&UsageRecord) -> u64| -> Parameter {
+        let column: Vec<i64> = records.iter().map(|record| number(record) as i64).collect();
+        (Box::new(column), Type::INT8_ARRAY)
+    };
+    let options = |text: fn(&UsageRecord) -> Option<&str>| -> Parameter {
+        let column: Vec<Option<String>> = records.iter().map(|it| text(it).map(storable)).collect();
+        (Box::new(column), Type::TEXT_ARRAY)
+    };
+    let estimated: Vec<bool> = records.iter().map(|record| record.estimated).collect();
+    let costs: Vec<f64> = records.iter().map(|record| record.cost).collect();
+    let ttfts: Vec<Option<i64>> = records.iter().map(|it| it.ttft_ms.map(|ms| ms as i64)).collect();
+    let tags: Vec<String> = records.iter().map(|record| tags_text(record, storable)).collect();
+    [
+        numbers(|it| it.unix_ms),
+        texts(|it| &it.request_id),
+        numbers(|it| it.attempt.into()),
+        texts(|it| &it.key),
+        texts(|it| &it.route),
+        texts(|it| &it.model),
+        options(|it| it.provider.as_deref()),
+        texts(|it| &it.task),
+        numbers(|it| it.input_tokens),
+        numbers(|it| it.cached_tokens),
+        numbers(|it| it.output_tokens),
+        (Box::new(estimated), Type::BOOL_ARRAY),
+        (Box::new(costs), Type::FLOAT8_ARRAY),
+        numbers(|it| it.latency_ms),
+        (Box::new(ttfts), Type::INT8_ARRAY),
+        texts(|it| it.outcome.as_str()),
+        numbers(|it| it.status.into()),
+        (Box::new(tags), Type::TEXT_ARRAY),
+        options(|it| it.arm.as_deref()),
+        options(|it| it.flag.map(Flag::as_str)),
+    ]
+}
 
 fn parameter(value: &Value) -> Parameter {
     match value {

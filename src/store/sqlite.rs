@@ -7,8 +7,11 @@ use super::database::{self, Dialect, Row, SCANNED_COLUMNS_MAX, Visit, charges, t
 use super::error::StoreError;
 use super::record::{Flag, UsageRecord};
 use super::spending::charges_by_period;
+use super::under_way::Notes;
 use rusqlite::types::{Value, ValueRef};
-use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, params, params_from_iter};
+use rusqlite::{
+    Connection, ErrorCode, OpenFlags, Statement, ToSql, TransactionBehavior, params, params_from_iter,
+};
 use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -22,16 +25,24 @@ const BUSY_STEP: Duration = Duration::from_millis(20);
 /// Marks the file as ours: "Nova".
 const APPLICATION_ID: i32 = 0x4e6f_7661;
 /// Each brings the schema from the version that is its index to the next. Never changed, only added to.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     include_str!("sqlite.sql"),
     include_str!("sqlite_2.sql"),
     include_str!("sqlite_3.sql"),
     include_str!("sqlite_4.sql"),
+    include_str!("sqlite_5.sql"),
 ];
 
 const INSERT: &str = "INSERT INTO usage (unix_ms, request_id, attempt, key, route, model, provider, task, \
      input_tokens, cached_tokens, output_tokens, estimated, cost, latency_ms, ttft_ms, outcome, status, tags, \
-     arm, flag) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+     arm, flag) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)";
+const NOTE: &str = "INSERT INTO open_attempts (unix_ms, request_id, attempt, key, route, model, provider, task, \
+     input_tokens, cached_tokens, output_tokens, estimated, cost, latency_ms, ttft_ms, outcome, status, tags, \
+     arm, flag, writer, id) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22) \
+     ON CONFLICT (writer, id) DO UPDATE SET input_tokens = excluded.input_tokens, \
+     cached_tokens = excluded.cached_tokens, output_tokens = excluded.output_tokens, cost = excluded.cost, \
+     latency_ms = excluded.latency_ms, ttft_ms = excluded.ttft_ms";
 const SPEND: &str = "INSERT INTO spent (key, dollars) VALUES (?, ?) \
      ON CONFLICT (key) DO UPDATE SET dollars = dollars + excluded.dollars";
 
@@ -203,8 +214,23 @@ impl database::Connection for Connection {
     }
 
     /// A commit's answer cannot get lost here.
-    fn add_usage(&mut self, _batch: u64, records: &[UsageRecord]) -> Result<(), String> {
-        insert(self, records).map_err(|error| error.to_string())
+    fn add_usage(&mut self, _batch: u64, records: &[UsageRecord], notes: &Notes) -> Result<(), String> {
+        let insert = |connection: &Connection| insert(connection, records, notes);
+        in_transaction(self, insert).map_err(|error| error.to_string())
+    }
+
+    fn note(&mut self, writer: &str, attempts: &[(u64, UsageRecord)]) -> Result<(), String> {
+        let note = |connection: &Connection| {
+            let mut note = connection.prepare_cached(NOTE)?;
+            for (number, record) in attempts {
+                bind(&mut note, record)?;
+                note.raw_bind_parameter(21_usize, writer)?;
+                note.raw_bind_parameter(22_usize, *number as i64)?;
+                note.raw_execute()?;
+            }
+            Ok(())
+        };
+        in_transaction(self, note).map_err(|error| error.to_string())
     }
 
     fn version(&mut self) -> Result<String, String> {
@@ -217,42 +243,63 @@ impl database::Connection for Connection {
     }
 }
 
-fn insert(connection: &mut Connection, records: &[UsageRecord]) -> rusqlite::Result<()> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    {
-        let mut insert = transaction.prepare_cached(INSERT)?;
-        for record in records {
-            insert.execute(params![
-                record.unix_ms as i64,
-                record.request_id,
-                record.attempt,
-                record.key,
-                record.route,
-                record.model,
-                record.provider,
-                record.task,
-                record.input_tokens as i64,
-                record.cached_tokens as i64,
-                record.output_tokens as i64,
-                record.estimated,
-                record.cost,
-                record.latency_ms as i64,
-                record.ttft_ms.map(|ms| ms as i64),
-                record.outcome.as_str(),
-                record.status,
-                tags_text(record, str::to_owned),
-                record.arm,
-                record.flag.map(Flag::as_str),
-            ])?;
-        }
-        let mut spend = transaction.prepare_cached(SPEND)?;
-        for (key, dollars) in charges(records) {
-            spend.execute(params![key, dollars])?;
-        }
-        let mut spend = transaction.prepare_cached(SPEND_BY_PERIOD)?;
-        for ((period, kind, name), dollars) in charges_by_period(records) {
-            spend.execute(params![period, kind, name, dollars])?;
-        }
+/// In the transaction that is open, or in one of its own.
+fn in_transaction(
+    connection: &mut Connection,
+    work: impl FnOnce(&Connection) -> rusqlite::Result<()>,
+) -> rusqlite::Result<()> {
+    if !connection.is_autocommit() {
+        return work(connection);
     }
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    work(&transaction)?;
     transaction.commit()
+}
+
+fn insert(connection: &Connection, records: &[UsageRecord], notes: &Notes) -> rusqlite::Result<()> {
+    let mut insert = connection.prepare_cached(INSERT)?;
+    for record in records {
+        bind(&mut insert, record)?;
+        insert.raw_execute()?;
+    }
+    let mut spend = connection.prepare_cached(SPEND)?;
+    for (key, dollars) in charges(records) {
+        spend.execute(params![key, dollars])?;
+    }
+    let mut spend = connection.prepare_cached(SPEND_BY_PERIOD)?;
+    for ((period, kind, name), dollars) in charges_by_period(records) {
+        spend.execute(params![period, kind, name, dollars])?;
+    }
+    let mut take_away = connection.prepare_cached("DELETE FROM open_attempts WHERE writer = ? AND id = ?")?;
+    for number in &notes.numbers {
+        take_away.execute(params![&*notes.writer, number])?;
+    }
+    Ok(())
+}
+
+/// A record's columns, from parameter 1 on.
+fn bind(statement: &mut Statement<'_>, record: &UsageRecord) -> rusqlite::Result<()> {
+    let columns: [&dyn ToSql; 20] = [
+        &(record.unix_ms as i64),
+        &record.request_id,
+        &record.attempt,
+        &record.key,
+        &record.route,
+        &record.model,
+        &record.provider,
+        &record.task,
+        &(record.input_tokens as i64),
+        &(record.cached_tokens as i64),
+        &(record.output_tokens as i64),
+        &record.estimated,
+        &record.cost,
+        &(record.latency_ms as i64),
+        &record.ttft_ms.map(|ms| ms as i64),
+        &record.outcome.as_str(),
+        &record.status,
+        &tags_text(record, str::to_owned),
+        &record.arm,
+        &record.flag.map(Flag::as_str),
+    ];
+    columns.iter().enumerate().try_for_each(|(at, column)| statement.raw_bind_parameter(at + 1, column))
 }

@@ -4,14 +4,18 @@
 //! the last moment, and a disk that hangs or a server that is away costs memory up to the bound, then
 //! records: those are counted and logged.
 //!
-//! The thread also looks every second whether another process changed something, and reads the keys
-//! again. It connects when it has something to do, and anew after its connection broke.
+//! The thread also notes the attempts that are under way ([`super::under_way`]); it looks every second
+//! whether another process changed something, and reads the keys again, and whether one has ended that left
+//! notes. It connects when it has something to do, and anew after its connection broke.
 
+use super::Role;
 use super::database::{Connection, Database, is_charged};
 use super::error::{Doing, StoreError};
 use super::keys::{self, DOLLARS_MAX, KeyTable, UNIX_MS_MAX};
 use super::record::{Outcome, UsageRecord};
+use super::under_way::{self, Notes, OpenRecord, UnderWay};
 use arc_swap::ArcSwap;
+use std::collections::HashMap;
 use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -19,7 +23,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// The longest that a record waits for its transaction, while the disk keeps up.
-const TICK: Duration = Duration::from_millis(200);
+pub(super) const TICK: Duration = Duration::from_millis(200);
 /// Records that are worth a transaction of their own.
 const BATCH: usize = 1000;
 /// Records of a transaction: a few MiB, which any database takes within a second.
@@ -31,6 +35,8 @@ const RETRY_MAX: Duration = Duration::from_secs(2);
 const QUEUE_MAX: usize = 1 << 16;
 /// How often the writer looks for what other processes did.
 const WATCH: Duration = Duration::from_secs(1);
+/// A process whose beat has not changed for so long, while the database answered, is no more.
+const DEAD: Duration = Duration::from_secs(10);
 /// How long after [`Shared::close`] the writer goes on trying what fails.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Of each text of a record.
@@ -54,7 +60,22 @@ impl Recorder {
     /// Takes a record. Never waits for the database: when the queue is full (65,536 records) or the store
     /// is closed, the record is lost, which is counted, and logged while the store is open. Texts are cut
     /// at 1,024 bytes; the first 16 tags count.
-    pub fn record(&self, mut record: UsageRecord) {
+    pub fn record(&self, record: UsageRecord) {
+        self.take(record, None);
+    }
+
+    /// An attempt has begun, and this is what is known of it: its record is written when it is closed, or
+    /// when this process is killed, with what it has used until a second before.
+    pub fn open(&self, record: UsageRecord) -> OpenRecord {
+        OpenRecord::new(self.clone(), record)
+    }
+
+    pub(super) fn under_way(&self) -> &UnderWay {
+        &self.shared.under_way
+    }
+
+    /// The same as [`record`](Self::record), and the attempt's note is to go.
+    pub(super) fn take(&self, mut record: UsageRecord, note: Option<u64>) {
         bound(&mut record);
         let mut queue = self.shared.queue();
         if queue.closed.is_some() || queue.records.len() >= QUEUE_MAX {
@@ -62,6 +83,7 @@ impl Recorder {
             return;
         }
         queue.records.push(record);
+        queue.notes.push(note);
         if queue.records.len() == BATCH {
             self.shared.wake.notify_one();
         }
@@ -86,11 +108,18 @@ pub struct Shared {
     queue: Mutex<Queue>,
     wake: Condvar,
     lost: AtomicU64,
+    under_way: UnderWay,
+    interrupted: Mutex<Option<Told>>,
 }
+
+/// Looks at records of attempts that another process left under way.
+type Told = Box<dyn Fn(&UsageRecord) + Send + Sync>;
 
 #[derive(Default)]
 struct Queue {
     records: Vec<UsageRecord>,
+    /// Of each, its attempt's number, where that has a note.
+    notes: Vec<Option<u64>>,
     /// Since when.
     closed: Option<Instant>,
 }
@@ -111,6 +140,10 @@ impl Shared {
         self.lost.load(Ordering::Relaxed)
     }
 
+    pub(super) fn on_interrupted(&self, tell: Told) {
+        *self.interrupted.lock().unwrap_or_else(PoisonError::into_inner) = Some(tell);
+    }
+
     /// Reads the keys and publishes them.
     pub(super) fn read_keys(&self, connection: &mut dyn Connection) -> Result<(), StoreError> {
         let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
@@ -120,19 +153,30 @@ impl Shared {
 }
 
 /// Starts the thread.
-pub fn start(database: &Database, keys: KeyTable) -> Result<(Arc<Shared>, JoinHandle<()>), StoreError> {
+pub(super) fn start(
+    database: &Database,
+    keys: KeyTable,
+    role: Role,
+) -> Result<(Arc<Shared>, JoinHandle<()>), StoreError> {
     let shared = Arc::new(Shared {
         keys: ArcSwap::from_pointee(keys),
         reading: Mutex::default(),
         queue: Mutex::default(),
         wake: Condvar::new(),
         lost: AtomicU64::new(0),
+        under_way: UnderWay::default(),
+        interrupted: Mutex::default(),
     });
     let writer = Writer {
         shared: shared.clone(),
         database: database.clone(),
         connection: None,
         batch: Vec::new(),
+        notes: Vec::new(),
+        name: uuid::Uuid::new_v4().to_string().into(),
+        role,
+        beat: 0,
+        others: HashMap::new(),
         number: 1,
         retry: TICK,
         has_spent: false,
@@ -152,6 +196,15 @@ struct Writer {
     connection: Option<Box<dyn Connection>>,
     /// Taken from the queue, not yet written.
     batch: Vec<UsageRecord>,
+    /// Of each, its attempt's number, where that has a note.
+    notes: Vec<Option<u64>>,
+    /// This process', under which its notes are.
+    name: Arc<str>,
+    role: Role,
+    /// Of this process.
+    beat: u64,
+    /// Other processes with notes: their beats, and since when they have not changed.
+    others: HashMap<String, (i64, Instant)>,
     /// Of what is written next.
     number: u64,
     /// To the next try; a tick while everything works.
@@ -195,6 +248,7 @@ impl Writer {
         if self.batch.is_empty() {
             // Both keep their memory.
             mem::swap(&mut self.batch, &mut queue.records);
+            mem::swap(&mut self.notes, &mut queue.notes);
         }
         queue.closed
     }
@@ -206,7 +260,9 @@ impl Writer {
             self.watched = Instant::now();
             self.tell_losses();
         }
-        if self.batch.is_empty() && !is_due {
+        // Before records are written: who ends after this has a note that its record takes away.
+        let due = self.shared.under_way.due();
+        if self.batch.is_empty() && due.is_empty() && !is_due {
             return true;
         }
         let connection = match self.connection.take() {
@@ -218,12 +274,19 @@ impl Writer {
             }
         };
         let worked = connection.and_then(|mut connection| {
+            let noted = match due.as_slice() {
+                [] => Ok(()),
+                due => connection.note(&self.name, due).doing("noting attempts that are under way"),
+            };
+            if noted.is_err() {
+                self.shared.under_way.not_noted(&due);
+            }
             let written = self.write(&mut *connection);
             let watched = if is_due { self.watch(&mut *connection) } else { Ok(()) };
             if !connection.is_broken() {
                 self.connection = Some(connection);
             }
-            written.and(watched)
+            noted.and(written).and(watched)
         });
         match &worked {
             Ok(()) if self.retry == TICK => {}
@@ -244,21 +307,64 @@ impl Writer {
     fn write(&mut self, connection: &mut dyn Connection) -> Result<(), StoreError> {
         while !self.batch.is_empty() {
             // What failed comes again as it was: nothing is added to a batch that is not empty.
-            let records = &self.batch[..self.batch.len().min(WRITE_MAX)];
-            connection.add_usage(self.number, records).doing("writing usage records")?;
+            let size = self.batch.len().min(WRITE_MAX);
+            let records = &self.batch[..size];
+            let numbers = self.notes[..size].iter().flatten().map(|number| *number as i64).collect();
+            let notes = Notes { writer: self.name.clone(), numbers };
+            connection.add_usage(self.number, records, &notes).doing("writing usage records")?;
             self.has_spent |= records.iter().any(is_charged);
             let written = records.len();
             self.batch.drain(..written);
+            self.notes.drain(..written);
             self.number += 1;
         }
         Ok(())
     }
 
     fn watch(&mut self, connection: &mut dyn Connection) -> Result<(), StoreError> {
+        if self.role == Role::Among {
+            self.beat(connection)?;
+            self.watch_others(connection)?;
+        }
         let version = connection.version().doing("looking for changes")?;
         if self.version.as_ref() != Some(&version) || self.has_spent {
             self.shared.read_keys(connection)?;
             (self.version, self.has_spent) = (Some(version), false);
+        }
+        Ok(())
+    }
+
+    /// Says that this process lives, while it has notes.
+    fn beat(&mut self, connection: &mut dyn Connection) -> Result<(), StoreError> {
+        if !self.shared.under_way.has_notes() {
+            return Ok(());
+        }
+        self.beat += 1;
+        let beat = "INSERT INTO beats (writer, beat) VALUES ($1, $2) \
+                    ON CONFLICT (writer) DO UPDATE SET beat = excluded.beat";
+        let values = [self.name.to_string().into(), (self.beat as i64).into()];
+        connection.change(beat, &values).map(drop).doing("saying that this process lives")
+    }
+
+    /// Writes what others have left who are no more. A batch of theirs has a number of its own even where
+    /// it fails: whether it was written may not be known.
+    fn watch_others(&mut self, connection: &mut dyn Connection) -> Result<(), StoreError> {
+        let mut writers = under_way::writers(connection)?;
+        writers.retain(|(writer, _)| *writer != *self.name);
+        self.others.retain(|known, _| writers.iter().any(|(writer, _)| writer == known));
+        for (writer, beat) in writers {
+            let now = Instant::now();
+            let (last, since) = *self.others.entry(writer.clone()).or_insert((beat, now));
+            if last != beat {
+                self.others.insert(writer, (beat, now));
+            } else if now.saturating_duration_since(since) >= DEAD && self.batch.is_empty() {
+                self.number += 1;
+                let records = under_way::close_of(connection, &writer, self.number - 1)?;
+                tell_of_interrupted(&records);
+                let told = self.shared.interrupted.lock().unwrap_or_else(PoisonError::into_inner);
+                told.iter().for_each(|tell| records.iter().for_each(tell));
+                self.has_spent = true;
+            }
         }
         Ok(())
     }
@@ -283,8 +389,18 @@ impl Outcome {
     }
 }
 
+/// For the operator.
+pub(super) fn tell_of_interrupted(records: &[UsageRecord]) {
+    if records.is_empty() {
+        return;
+    }
+    let dollars: f64 = records.iter().map(|record| record.cost).sum();
+    let attempts = records.len();
+    tracing::warn!(attempts, dollars, "a server ended with attempts under way: their records are flagged");
+}
+
 /// Nothing in a record may keep it from being written, nor fill the memory.
-fn bound(record: &mut UsageRecord) {
+pub(super) fn bound(record: &mut UsageRecord) {
     if !record.cost.is_finite() || record.cost < 0.0 {
         record.cost = 0.0;
     }

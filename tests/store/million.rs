@@ -55,7 +55,9 @@ fn forget_periods(place: &Place) {
         Some(_) => "UPDATE novastack_schema SET version = 3",
         None => "PRAGMA user_version = 3",
     };
-    place.execute(&format!("DROP TABLE spent_by_period; {version}"));
+    place.execute(&format!(
+        "DROP TABLE spent_by_period; DROP TABLE open_attempts; DROP TABLE beats; {version}"
+    ));
 }
 
 fn what_was_spent_before_periods_were_kept_is_known(place: &Place) {

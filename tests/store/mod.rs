@@ -26,6 +26,7 @@ mod postgres;
 mod report;
 mod scores;
 mod totals;
+mod under_way;
 mod writer;
 
 use novastack::store::{Dimension, Filter, Outcome, Store, Totals, UsageQuery, UsageRecord};

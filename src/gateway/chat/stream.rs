@@ -144,8 +144,11 @@ impl RemoteStream {
 impl FrameSource for RemoteStream {
     async fn next(&mut self, frames: &mut Frames) -> Result<bool, ApiError> {
         let Some(Piece { frame, events }) = self.piece().await? else {
-            if let Out::Anew(encoder) = &mut self.out {
-                encoder.finish(frames.text());
+            match &mut self.out {
+                Out::Anew(encoder) => encoder.finish(frames.text()),
+                Out::Same { .. } if self.begun.answer.said_end() => {}
+                // The answer is whole, and its caller waits for the word.
+                Out::Same { .. } => frames.text().push_str(pass::end(self.dialect)),
             }
             if let Some(attempt) = self.begun.attempt.take() {
                 attempt.completed();

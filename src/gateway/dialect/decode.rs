@@ -91,6 +91,14 @@ impl StreamDecoder {
         Ok(progress)
     }
 
+    /// Whether so many choices have finished, and no other has begun.
+    pub fn has_finished(&self, choices: u64) -> bool {
+        match &self.codec {
+            Codec::OpenAi(codec) => codec.is_finished() && codec.choices() as u64 >= choices,
+            Codec::Anthropic(codec) => codec.is_finished(),
+        }
+    }
+
     /// The stream closed. An error, unless the upstream said that it was the end or at least every
     /// choice had finished.
     pub fn end(&self) -> Result<(), DecodeError> {

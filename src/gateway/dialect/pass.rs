@@ -1,6 +1,7 @@
 //! Frames and whole answers that go on as they came, but for the model's name. The name is replaced in the text: the
 //! decoder has read the frame already, and a second reading would cost more than a translation.
 
+use super::Dialect;
 use super::frames::Frame;
 use super::wire::push_json;
 use serde_json::Value;
@@ -32,6 +33,14 @@ pub fn write(frame: &Frame, model: &str, out: &mut String) {
         }
     }
     out.push_str("\n\n");
+}
+
+/// The last frame of a stream, for one that its upstream did not end with it.
+pub fn end(dialect: Dialect) -> &'static str {
+    match dialect {
+        Dialect::OpenAi => "data: [DONE]\n\n",
+        Dialect::Anthropic => "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n",
+    }
 }
 
 /// A whole answer under another name of the model.

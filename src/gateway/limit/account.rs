@@ -120,7 +120,7 @@ fn nanoseconds(count: u128) -> Duration {
 /// To which day and month a reservation was charged.
 pub struct Charge {
     day: u64,
-    month: u32,
+    month: u64,
 }
 
 /// A limit that a request is over.
@@ -151,11 +151,59 @@ pub struct Account {
     requests: Bucket,
     tokens: Bucket,
     in_flight: u64,
-    day: u64,
-    month: u32,
-    day_nanodollars: u128,
-    month_nanodollars: u128,
+    days: Periods,
+    months: Periods,
     total_nanodollars: u128,
+}
+
+/// What is spent in the days, or months, that the wall clock has shown lately. Requests come a little out
+/// of order around midnight, and a clock may jump and come back: what was spent before is still known then.
+#[derive(Clone, Debug, Default)]
+struct Periods {
+    /// (which, nanodollars), the current one last.
+    spent: Vec<(u64, u128)>,
+}
+
+/// Periods that are remembered besides the current one.
+const PERIODS_BEFORE: usize = 3;
+
+impl Periods {
+    /// The clock shows this one.
+    fn turn(&mut self, period: u64) {
+        match self.spent.iter().position(|(known, _)| *known == period) {
+            Some(at) if at + 1 == self.spent.len() => {}
+            Some(at) => {
+                let known = self.spent.remove(at);
+                self.spent.push(known);
+            }
+            None => {
+                if self.spent.len() > PERIODS_BEFORE {
+                    self.spent.remove(0);
+                }
+                self.spent.push((period, 0));
+            }
+        }
+    }
+
+    fn current(&self) -> (u64, u128) {
+        self.spent.last().copied().unwrap_or_default()
+    }
+
+    fn set(&mut self, period: u64, nanodollars: u128) {
+        self.turn(period);
+        self.pay(period, |_| nanodollars);
+    }
+
+    /// Of one that is not remembered any more nothing is asked.
+    fn pay(&mut self, period: u64, change: impl Fn(u128) -> u128) {
+        if let Some((_, spent)) = self.spent.iter_mut().find(|(known, _)| *known == period) {
+            *spent = change(*spent);
+        }
+    }
+
+    fn is_blank(&self) -> bool {
+        self.spent.iter().all(|(_, nanodollars)| *nanodollars == 0)
+    }
 }
 
 impl Account {
@@ -165,10 +213,8 @@ impl Account {
             requests: Bucket::default(),
             tokens: Bucket::default(),
             in_flight: 0,
-            day: 0,
-            month: 0,
-            day_nanodollars: 0,
-            month_nanodollars: 0,
+            days: Periods::default(),
+            months: Periods::default(),
             total_nanodollars: 0,
         }
     }
@@ -177,14 +223,13 @@ impl Account {
     pub fn of(used: &Used, limits: &Limits, calendar: &Calendar) -> Self {
         let bucket =
             |used: u64, limit| Bucket { used: u128::from(used) * (MINUTE_NS / u128::from(MINUTE_MS)), limit };
+        let only = |period: u64, spent: u64| Periods { spent: vec![(period, spent.into())] };
         Self {
             requests: bucket(used.requests, limits.requests_per_minute),
             tokens: bucket(used.tokens, limits.tokens_per_minute),
             in_flight: used.in_flight,
-            day: calendar.day,
-            month: calendar.month,
-            day_nanodollars: used.day_nanodollars.into(),
-            month_nanodollars: used.month_nanodollars.into(),
+            days: only(calendar.day, used.day_nanodollars),
+            months: only(calendar.month.into(), used.month_nanodollars),
             total_nanodollars: used.total_nanodollars.into(),
             ..Self::new(Instant::now())
         }
@@ -205,14 +250,10 @@ impl Account {
         elapsed
     }
 
-    /// Begins a new day or month. Never an older one: requests come a little out of order.
+    /// The day and the month are what the wall clock shows now.
     fn turn(&mut self, calendar: &Calendar) {
-        if calendar.day > self.day {
-            (self.day, self.day_nanodollars) = (calendar.day, 0);
-        }
-        if calendar.month > self.month {
-            (self.month, self.month_nanodollars) = (calendar.month, 0);
-        }
+        self.days.turn(calendar.day);
+        self.months.turn(calendar.month.into());
     }
 
     /// The limit that keeps a request waiting longest, if it is over any.
@@ -240,11 +281,11 @@ impl Account {
             per_minute(LimitKind::RequestsPerMinute, &self.requests, 1),
             per_minute(LimitKind::TokensPerMinute, &self.tokens, need.tokens),
             concurrency,
-            money(LimitKind::DollarsPerDay, limits.dollars_per_day, self.day_nanodollars, calendar.day_left),
+            money(LimitKind::DollarsPerDay, limits.dollars_per_day, self.days.current().1, calendar.day_left),
             money(
                 LimitKind::DollarsPerMonth,
                 limits.dollars_per_month,
-                self.month_nanodollars,
+                self.months.current().1,
                 calendar.month_left,
             ),
             money(LimitKind::Credit, *credit, self.total_nanodollars, NEVER),
@@ -259,7 +300,7 @@ impl Account {
         self.requests.take(1);
         self.tokens.take(need.tokens);
         self.in_flight += 1;
-        let charge = Charge { day: self.day, month: self.month };
+        let charge = Charge { day: self.days.current().0, month: self.months.current().0 };
         self.pay(&charge, |spent| spent.saturating_add(need.nanodollars));
         charge
     }
@@ -292,18 +333,14 @@ impl Account {
     }
 
     fn pay(&mut self, charge: &Charge, change: impl Fn(u128) -> u128) {
-        if charge.day == self.day {
-            self.day_nanodollars = change(self.day_nanodollars);
-        }
-        if charge.month == self.month {
-            self.month_nanodollars = change(self.month_nanodollars);
-        }
+        self.days.pay(charge.day, &change);
+        self.months.pay(charge.month, &change);
         self.total_nanodollars = change(self.total_nanodollars);
     }
 
     /// Dollars more, or less where they are negative, in a day and month.
     pub fn correct(&mut self, dollars: f64, calendar: &Calendar) {
-        let charge = Charge { day: calendar.day, month: calendar.month };
+        let charge = Charge { day: calendar.day, month: calendar.month.into() };
         let amount = nanodollars(dollars.abs());
         self.pay(&charge, |spent| match dollars < 0.0 {
             true => spent.saturating_sub(amount),
@@ -312,17 +349,16 @@ impl Account {
     }
 
     pub fn seed(&mut self, spent: Spent, calendar: &Calendar) {
-        self.turn(calendar);
-        self.day_nanodollars = nanodollars(spent.day);
-        self.month_nanodollars = nanodollars(spent.month);
+        self.days.set(calendar.day, nanodollars(spent.day));
+        self.months.set(calendar.month.into(), nanodollars(spent.month));
         self.total_nanodollars = nanodollars(spent.total);
     }
 
     pub fn spent(&mut self, calendar: &Calendar) -> Spent {
         self.turn(calendar);
         Spent {
-            day: dollars(self.day_nanodollars),
-            month: dollars(self.month_nanodollars),
+            day: dollars(self.days.current().1),
+            month: dollars(self.months.current().1),
             total: dollars(self.total_nanodollars),
         }
     }
@@ -333,8 +369,8 @@ impl Account {
         let elapsed = now.saturating_duration_since(self.at);
         self.in_flight == 0
             && self.total_nanodollars == 0
-            && self.month_nanodollars == 0
-            && self.day_nanodollars == 0
+            && self.months.is_blank()
+            && self.days.is_blank()
             && [self.requests, self.tokens].iter().all(|bucket| bucket.after(elapsed) == 0)
     }
 

@@ -1,3 +1,5 @@
+mod clock;
+
 use super::memory::SWEEP_MIN;
 use super::redis::tests::Shared;
 use super::*;

@@ -5,7 +5,7 @@
 //!
 //! Invariant: no secret that we know is in what is told of it, unless it came in pieces of several frames.
 
-use super::Failure;
+use super::{Failure, Then};
 use crate::connect::{chain, data};
 use crate::gateway::adaptive::Permit;
 use crate::gateway::bounds::Limits;
@@ -42,6 +42,10 @@ pub struct RemoteAnswer {
     dialect: Dialect,
     upstream: Place,
     state: State,
+    /// The upstream said that this was the end.
+    said_end: bool,
+    /// Answers that were asked for.
+    choices: u64,
 }
 
 /// What an answer's content type says.
@@ -113,7 +117,20 @@ impl RemoteAnswer {
             dialect,
             upstream,
             state: State::New,
+            said_end: false,
+            choices: 1,
         }
+    }
+
+    /// So many answers were asked for.
+    pub fn expects(&mut self, choices: u64) {
+        self.choices = choices;
+    }
+
+    /// Whether the upstream said that its stream was over. Some close it after the last `finish_reason`, or
+    /// break off there: the answer is whole all the same, and its caller is to be told of its end.
+    pub fn said_end(&self) -> bool {
+        self.said_end
     }
 
     /// The dialect that it is in.
@@ -142,11 +159,21 @@ impl RemoteAnswer {
                 State::Ended => return Ok(None),
                 State::Broken(error) => return Err(self.unread(error.clone())),
             }
-            let bytes = self.chunk(limits).await?;
+            let bytes = match self.chunk(limits).await {
+                Ok(bytes) => bytes,
+                // Nothing is missing but the word for the end.
+                Err(failure) if failure.then != Then::Report && self.decoder.has_finished(self.choices) => {
+                    self.state = State::Ended;
+                    continue;
+                }
+                Err(failure) => return Err(failure),
+            };
             let at_end = bytes.is_none();
             self.state = match self.read(bytes) {
                 Ok(Progress::More) if !at_end => State::Open,
                 Ok(_) => State::Ended,
+                // What is cut off there is no part of an answer.
+                Err(_) if at_end && self.decoder.has_finished(self.choices) => State::Ended,
                 Err(error) => State::Broken(error),
             };
         }
@@ -202,6 +229,7 @@ impl RemoteAnswer {
             let progress = self.decoder.frame(&frame, &mut events)?;
             self.waiting.push_back(Piece { frame, events });
             if progress == Progress::Done {
+                self.said_end = true;
                 return Ok(progress);
             }
         }

@@ -221,6 +221,11 @@ impl OpenAiDecoder {
         !self.choices.is_empty() && self.choices.iter().all(|choice| choice.finished)
     }
 
+    /// Choices that have begun.
+    pub fn choices(&self) -> usize {
+        self.choices.len()
+    }
+
     fn chunk(&mut self, chunk: &Chunk, text: &str, out: &mut Vec<ChatEvent>) -> Result<(), DecodeError> {
         if chunk.error.is_some() || filled(&chunk.object) == Some("error") {
             return Err(error_in(text));

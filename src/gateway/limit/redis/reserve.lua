@@ -1,4 +1,4 @@
--- Takes a request's estimate from all its holders, or from none: a refused request writes nothing.
+-- Takes a request's estimate from all its holders, or from none: a refused request takes nothing.
 -- KEYS: each holder's base.
 -- ARGV: the time or ''; the reservation's id; milliseconds of its lease; tokens; nanodollars; then for each holder
 --   its limits, '' for none: requests, tokens, concurrency, nanodollars per day, per month, in all.
@@ -19,6 +19,11 @@ for i, base in ipairs(KEYS) do
   local it = { requests = limit(1), tokens = limit(2), running = limit(3) }
   it.bucket = { requests = 0, tokens = 0 }
   if it.requests or it.tokens then it.bucket = buckets(base, it.requests, it.tokens, now) end
+  if it.running then
+    -- What ends later than a lease that begins now was given while the clock was ahead: it has one lease from now on.
+    local ahead = redis.call('ZRANGEBYSCORE', base .. ':running', string.format('(%.0f', now + lease), '+inf')
+    for _, given in ipairs(ahead) do redis.call('ZADD', base .. ':running', now + lease, given) end
+  end
   local running = it.running and redis.call('ZCOUNT', base .. ':running', string.format('(%.0f', now), '+inf') or 0
   local spent = { of_day = '0', of_month = '0', total = '0' }
   if nanodollars > 0 or limit(4) or limit(5) or limit(6) then

@@ -7,6 +7,7 @@
 if tonumber(redis.call('GET', KEYS[1]) or 0) >= tonumber(ARGV[2]) then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'EX', 7 * 86400)
 local now = clock(ARGV[1])
+local today, this_month = calendar(now)
 for entry = 1, #KEYS - 1 do
   local base, first = KEYS[entry + 1], 7 * (entry - 1) + 3
   local id, requests_limit, tokens_limit = ARGV[first], tonumber(ARGV[first + 1]), tonumber(ARGV[first + 2])
@@ -18,6 +19,6 @@ for entry = 1, #KEYS - 1 do
     bucket.tokens = math.max(0, math.min(MOST, bucket.tokens + tokens * UNIT))
     keep_buckets(base, bucket, requests_limit, tokens_limit)
   end
-  if amount ~= '0' then pay(base, spending(base, day, month), day, month, amount) end
+  if amount ~= '0' then pay(base, spending(base, today, this_month), day, month, amount) end
 end
 return 1
