@@ -102,7 +102,9 @@ fn what_was_spent_is_told_by_day_and_month(place: &Place) {
 fn fill(place: &Place) {
     let now = now_unix_ms();
     let (numbers, hex) = match place.schema {
-        Some(_) => ("SELECT i FROM generate_series(0, 999999) AS n (i)", "lpad(to_hex(i), 12, '0')"),
+        Some(_) => {
+            ("SELECT i FROM generate_series(CAST(0 AS bigint), 999999) AS n (i)", "lpad(to_hex(i), 12, '0')")
+        }
         None => (
             "WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 999999) SELECT i FROM n",
             "printf('%012x', i)",
