@@ -28,7 +28,7 @@ use novastack::model::config::Attention;
 use novastack::model::inventory::{self, Counts, Format, Kind, TensorSpec};
 use novastack::model::{self, ConfigError, ModelConfig};
 use novastack::protocol::SamplingParams;
-use novastack::text::{EndToken, Tokenizer};
+use novastack::text::{ChatTemplate, Containment, EndToken, Tokenizer};
 use serde::Serialize;
 use std::path::Path;
 
@@ -195,7 +195,17 @@ fn report(args: &InspectArgs) -> Result<Report, String> {
         // Of a model that is not here the tokenizer is not either.
         warnings.extend(checkpoint.warnings.iter().cloned().chain(checkpoint.unneeded()));
     }
-    let tokenizer = checkpoint.tokenizer.as_ref().map(|_| Tokenizer::from_checkpoint(&checkpoint));
+    let containment = Containment::by_this_program();
+    let template = checkpoint.chat_template.as_ref();
+    let template = template.and_then(|_| match ChatTemplate::contained(&checkpoint, &containment) {
+        Ok(template) => Some(template),
+        Err(error) => {
+            warnings.push(format!("it can answer no chats: {error}"));
+            None
+        }
+    });
+    let tokenizer = checkpoint.tokenizer.as_ref();
+    let tokenizer = tokenizer.map(|_| Tokenizer::contained(&checkpoint, template.as_ref(), &containment));
     let tokenizer = tokenizer.transpose().map_err(|error| format!("{}: {error}", path.display()))?;
     warnings.extend(tokenizer.iter().flat_map(|tokenizer| tokenizer.warnings().iter().cloned()));
     let end_tokens =

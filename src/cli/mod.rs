@@ -63,6 +63,9 @@ enum Command {
     Selftest(check::SelftestArgs),
     /// Serve tiny checkpoints on a device and compare their answers with transformers'.
     Goldens(goldens::GoldensArgs),
+    /// Renders or tokenizes for a `serve` or an `inspect` that started it, on stdin and stdout.
+    #[command(name = novastack::text::COMMAND, hide = true)]
+    TextProcess { memory_bytes_max: u64 },
     /// Measure the engine and its operations on this machine.
     #[command(subcommand)]
     Bench(BenchCommand),
@@ -181,6 +184,7 @@ fn done_by(command: Command) -> Result<ExitCode, String> {
             devices::run();
             Ok(ExitCode::SUCCESS)
         }
+        Command::TextProcess { memory_bytes_max } => done(novastack::text::serve(memory_bytes_max)),
         Command::Goldens(args) => goldens::run(&args),
         Command::Bench(command) => bench::run(command),
     }

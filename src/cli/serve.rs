@@ -27,7 +27,7 @@ use novastack::gateway::{
 };
 use novastack::secrets;
 use novastack::store::Store;
-use novastack::text::{ChatTemplate, Tokenizer};
+use novastack::text::{ChatTemplate, Containment, Tokenizer};
 use reload::Reload;
 use sha2::{Digest, Sha256};
 use std::io::{ErrorKind, Write};
@@ -155,6 +155,7 @@ async fn listen_and_serve(
     let server = ServerConfig {
         request_timeout: args.request_timeout,
         body_bytes_max: args.max_body,
+        text_timeout: args.text_timeout,
         keep_alive: KEEP_ALIVE,
         head_timeout: HEAD_TIMEOUT,
         write_timeout: args.write_timeout,
@@ -527,23 +528,22 @@ fn load(
     let recognised = known::recognise(resolved, &checkpoint, &shape);
     let defaults = sampling::defaults(&choice, &checkpoint, &recognised)?;
     let places = args.max_queued as usize + shares.first().map_or(0, |args| args.max_running as usize);
+    let containment = Containment::by_this_program();
+    let template = ChatTemplate::contained(&checkpoint, &containment);
     let tokenizer = match &checkpoint.tokenizer {
         Some(_) => {
-            let tokenizer = Tokenizer::from_checkpoint(&checkpoint).map_err(|error| error.to_string())?;
+            let tokenizer = Tokenizer::contained(&checkpoint, template.as_ref().ok(), &containment);
+            let tokenizer = tokenizer.map_err(|error| error.to_string())?;
             tokenizer.warnings().iter().for_each(|warning| tracing::warn!(model = name, "{warning}"));
             Some(Arc::new(tokenizer))
         }
         None => None,
     };
-    let token_bytes = |tokenizer: &Arc<Tokenizer>| {
-        (0..tokenizer.vocab_size() as u32).map(|id| tokenizer.token_text(id).1.len()).max()
-    };
     Ok(LocalModel {
-        token_bytes_max: tokenizer.as_ref().and_then(token_bytes).unwrap_or(1),
         name: name.to_string(),
         engine: Replicas::new(engines, places),
         tokenizer,
-        template: ChatTemplate::from_checkpoint(&checkpoint).map(Arc::new).map_err(|error| error.to_string()),
+        template: template.map(Arc::new).map_err(|error| error.to_string()),
         defaults,
         vocab: shape.vocab,
         created_unix_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),

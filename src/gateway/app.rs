@@ -6,13 +6,13 @@ use super::bounds::{self, Phase};
 use super::demand::Demand;
 use super::error::ApiError;
 use super::limit::{Estimate, Holder, Id, LimitKind, Limiter, Now, Refusal, Reservation};
-use super::local::TextPool;
 use super::metrics::{Gauges, Metrics};
 use super::observe::Observed;
 use super::openai::fields::BadField;
 use super::registry::{LocalModel, ModelState, Registry};
 use super::route::{self, Asked, Plan, Routing, Target};
 use super::server::ServerConfig;
+use super::text_queue::TextQueue;
 use crate::config::Limits;
 use crate::engine::handle::SubmitError;
 use crate::store::{Recorder, Store};
@@ -28,7 +28,7 @@ pub struct App {
     pub(super) config: ServerConfig,
     pub(super) registry: Arc<Registry>,
     pub(super) metrics: Metrics,
-    pub(super) text: TextPool,
+    pub(super) text: TextQueue,
     pub(super) routing: Arc<ArcSwap<Routing>>,
     pub(super) store: Option<Arc<Store>>,
     pub(super) recorder: Option<Recorder>,
@@ -107,7 +107,7 @@ impl App {
             recorder,
             metrics: Metrics::new(registry.clone(), limiter.counters()).with(gauges),
             limiter,
-            text: TextPool::new(),
+            text: TextQueue::new(config.text_timeout),
             phase: watch::Sender::new(Phase::Running),
             in_flight,
             config,
@@ -129,7 +129,7 @@ impl App {
     pub fn limits(&self, context: &RequestContext) -> bounds::Limits {
         let timeout = self.config.request_timeout;
         let deadline = tokio::time::Instant::from_std(context.arrived) + timeout;
-        bounds::Limits::new(deadline, timeout, self.phase.subscribe())
+        bounds::Limits::new(deadline, timeout, self.phase.subscribe()).of(context.tenant.clone())
     }
 
     /// What requests are routed by now.

@@ -1,7 +1,9 @@
-//! What bounds a request's time: its deadline, and the server's end.
+//! What bounds a request's time: its deadline, and the server's end. And whose time it is.
 
+use super::auth::Tenant;
 use super::local::LocalError;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -23,20 +25,33 @@ pub struct Limits {
     /// For the message: the whole time it has.
     timeout: Duration,
     phase: watch::Receiver<Phase>,
+    /// Whose request it is, where that is known.
+    tenant: Option<Arc<Tenant>>,
     /// Ready when time is up. Kept between waits, as a stream has many.
     over: Option<Pin<Box<dyn Future<Output = LocalError> + Send>>>,
 }
 
 impl Clone for Limits {
     fn clone(&self) -> Self {
-        Self::new(self.deadline, self.timeout, self.phase.clone())
+        let tenant = self.tenant.clone();
+        Self { tenant, ..Self::new(self.deadline, self.timeout, self.phase.clone()) }
     }
 }
 
 impl Limits {
     /// A request times out at `deadline`, after `timeout` in all; the end of a shutdown ends it too.
     pub fn new(deadline: Instant, timeout: Duration, phase: watch::Receiver<Phase>) -> Self {
-        Self { deadline, timeout, phase, over: None }
+        Self { deadline, timeout, phase, tenant: None, over: None }
+    }
+
+    /// Of this tenant's request.
+    pub fn of(self, tenant: Arc<Tenant>) -> Self {
+        Self { tenant: Some(tenant), ..self }
+    }
+
+    /// The name of the key that it came with; empty without.
+    pub fn tenant(&self) -> &str {
+        self.tenant.as_ref().map_or("", |tenant| &tenant.name)
     }
 
     /// The future's output, unless time is up first. Dropping it drops the future.

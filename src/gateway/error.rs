@@ -409,6 +409,12 @@ impl From<LocalError> for ApiError {
                 Self::invalid(StatusCode::BAD_REQUEST, Some("chat_template_error"), message)
             }
             LocalError::Text(TextError::Tokenizer(reason)) => Self::internal(&reason),
+            LocalError::Text(TextError::Limit(_)) | LocalError::TextTooLong { .. } => {
+                Self::invalid(StatusCode::BAD_REQUEST, Some("text_work_limit"), message)
+            }
+            LocalError::TextBusy { .. } => {
+                Self { retry_after_s: Some(RETRY_QUEUE_S), ..Self::unavailable("text_queue_full", message) }
+            }
             LocalError::Timeout { .. } => {
                 Self::new(StatusCode::GATEWAY_TIMEOUT, "timeout_error", Some("timeout"), message)
             }

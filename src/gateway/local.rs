@@ -22,7 +22,6 @@ use crate::text::{Detokenizer, TextError, Tokenizer};
 use futures_util::future::select_all;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use tokio::sync::Semaphore;
 
 /// What can go wrong between a request and its text; messages are fit for callers but for
 /// `Internal`.
@@ -49,6 +48,10 @@ pub enum LocalError {
     NoInfill,
     #[error(transparent)]
     Text(#[from] TextError),
+    #[error("{waiting} requests wait to be rendered and tokenized already; try again later")]
+    TextBusy { waiting: usize },
+    #[error("the text has {bytes} bytes; {bytes_max} are the most that are tokenized at once")]
+    TextTooLong { bytes: usize, bytes_max: usize },
     #[error("the request took longer than {seconds} seconds")]
     Timeout { seconds: u64 },
     #[error("the server is shutting down")]
@@ -77,45 +80,6 @@ fn wanted(prompt_tokens: usize, max_tokens: Option<u32>) -> String {
             "{} were asked for ({prompt_tokens} in the prompt, {max} as max_tokens)",
             prompt_tokens as u64 + u64::from(max)
         ),
-    }
-}
-
-/// Runs template rendering and tokenizing off the async threads, a few at a time.
-#[derive(Clone, Debug)]
-pub struct TextPool {
-    permits: Arc<Semaphore>,
-}
-
-impl TextPool {
-    /// As many at a time as there are processors.
-    pub fn new() -> Self {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { permits: Arc::new(Semaphore::new(threads)) }
-    }
-
-    /// Runs `work` on a blocking thread once there is room. It runs to its end even if the
-    /// request is gone, and holds its place until then.
-    pub async fn run<T: Send + 'static>(
-        &self,
-        limits: &mut Limits,
-        work: impl FnOnce() -> Result<T, LocalError> + Send + 'static,
-    ) -> Result<T, LocalError> {
-        let permits = self.permits.clone();
-        let outcome = limits.bound(async move {
-            let permit = permits.acquire_owned().await;
-            tokio::task::spawn_blocking(move || {
-                let _permit = permit;
-                work()
-            })
-            .await
-        });
-        outcome.await?.unwrap_or_else(|e| Err(LocalError::Internal(format!("a text task failed: {e}"))))
-    }
-}
-
-impl Default for TextPool {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

@@ -2,7 +2,7 @@
 //! [`auth`] to the handlers, which read a [`body`] and share an [`app`]: [`chat`] for conversations in either
 //! [`dialect`], [`openai`] for what only our own models answer. [`count`] knows a prompt's tokens, [`route`]
 //! says which targets a request is for, [`fallback`] tries them: [`local`] turns a prompt into text events of
-//! one of our engines, of which a model may have several ([`replicas`]), [`remote`] asks an upstream. A
+//! one of our engines, of which a model may have several ([`replicas`]), once [`text_queue`] has tokenized it; [`remote`] asks an upstream. A
 //! stream that breaks off goes on elsewhere ([`chat`]). [`sse`] frames events; [`error`] is the only map from
 //! errors to HTTP; [`cache_salt`] keeps the cached prompts of tenants apart; [`registry`] says
 //! which models are loaded; [`demand`] reads what a body may use, [`usage`] knows costs,
@@ -49,6 +49,7 @@ pub mod route;
 pub mod scores;
 pub mod server;
 pub mod sse;
+pub mod text_queue;
 pub mod tls;
 pub mod trace;
 pub mod usage;

@@ -24,8 +24,6 @@ pub struct LocalModel {
     pub template: Result<Arc<ChatTemplate>, String>,
     /// What requests take where they leave a field out.
     pub defaults: GenerationDefaults,
-    /// Bytes of the vocabulary's longest token.
-    pub token_bytes_max: usize,
     /// Number of token ids that the model accepts.
     pub vocab: usize,
     /// When it was loaded, in seconds since 1970.
@@ -38,7 +36,7 @@ impl LocalModel {
     /// Refuses a text that cannot fit whatever its tokens are, so that nobody spends a minute on
     /// tokenizing megabytes to say so.
     pub fn check_bytes(&self, text: &str) -> Result<(), LocalError> {
-        let tokens_min = text.len().div_ceil(self.token_bytes_max.max(1));
+        let tokens_min = self.tokenizer.as_ref().map_or(0, |tokenizer| tokenizer.tokens_min(text));
         let max_context = self.engine.max_context();
         if tokens_min <= max_context {
             return Ok(());

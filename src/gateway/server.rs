@@ -72,6 +72,8 @@ pub struct ServerConfig {
     pub request_timeout: Duration,
     /// Largest request body.
     pub body_bytes_max: usize,
+    /// How long a request's template and tokenizer may take.
+    pub text_timeout: Duration,
     /// Silence in a stream after which a comment is sent.
     pub keep_alive: Duration,
     /// How long a connection may take to send a request's head, idle time before it included.

@@ -6,21 +6,25 @@
 //! `tools` is none when there are none; named special tokens are variables; an open final
 //! message is found again in the rendered text and cut there.
 //!
+//! A checkpoint's template runs in a process of its own ([`super::contained`]); one that the program
+//! itself brings may run here.
+//!
 //! Absent on purpose: named templates to choose from (the checkpoint gives one), and
 //! `sanitize_control_tokens`.
 
 use super::TextError;
+use super::contained::{Containment, Processes, Role};
 use super::jinja::Jinja;
 use super::tokenizer::named_special_tokens;
 use crate::checkpoint::Checkpoint;
 use serde_json::{Map, Value, json};
 use std::collections::HashSet;
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A checkpoint's chat template.
 #[derive(Debug)]
 pub struct ChatTemplate {
-    jinja: Jinja,
+    renderer: Renderer,
     /// For `continue_final_message`: the template must read the message's content at all.
     reads_content: bool,
     /// As it was given.
@@ -28,6 +32,13 @@ pub struct ChatTemplate {
     /// The variables that it reads.
     variables: HashSet<String>,
     special_tokens: Map<String, Value>,
+}
+
+/// Where a template runs.
+#[derive(Debug)]
+enum Renderer {
+    Here(Box<Jinja>),
+    Contained(Processes),
 }
 
 /// What a template sees.
@@ -52,30 +63,44 @@ const REASONING_FIELDS: [&str; 3] = ["reasoning_content", "thinking", "reasoning
 const CONTINUE_TAG: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
 
 impl ChatTemplate {
-    /// Compiles the checkpoint's template; an error when it has none or it does not parse.
+    /// Compiles the checkpoint's template in this process: it must be trusted. An error when it has none
+    /// or it does not parse.
     pub fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Self, TextError> {
-        let source = checkpoint.chat_template.as_deref().ok_or_else(|| {
-            // Callers read it: it says nothing of where the checkpoint lies.
-            TextError::Template(
-                "the checkpoint has none (chat_template.jinja, chat_template in tokenizer_config.json, or \
-                 tokenizer.chat_template in a GGUF file); use /v1/completions"
-                    .into(),
-            )
-        })?;
-        Self::new(source, &checkpoint.tokenizer_config)
+        Self::new(source_of(checkpoint)?, &checkpoint.tokenizer_config)
     }
 
-    /// Compiles a template; `tokenizer_config` (`{}` when there is none) names special tokens.
+    /// The same for a stranger's checkpoint: the template never runs in this process.
+    pub fn contained(checkpoint: &Checkpoint, containment: &Containment) -> Result<Self, TextError> {
+        Self::new_contained(source_of(checkpoint)?, &checkpoint.tokenizer_config, containment)
+    }
+
+    /// Compiles a trusted template; `tokenizer_config` (`{}` when there is none) names special tokens.
     pub fn new(source: &str, tokenizer_config: &Value) -> Result<Self, TextError> {
-        let special_tokens = named_special_tokens(tokenizer_config);
         let jinja = Jinja::compile(source).map_err(TextError::Template)?;
-        Ok(Self {
-            variables: jinja.variables().map_err(TextError::Template)?,
-            jinja,
+        let variables = jinja.variables().map_err(TextError::Template)?;
+        Ok(Self::with(Renderer::Here(Box::new(jinja)), variables, source, tokenizer_config))
+    }
+
+    /// The same for a stranger's template.
+    pub fn new_contained(
+        source: &str,
+        tokenizer_config: &Value,
+        containment: &Containment,
+    ) -> Result<Self, TextError> {
+        let (processes, said) = Processes::start(containment, Role::Template(source.to_owned()))?;
+        let variables = serde_json::from_slice(&said)
+            .map_err(|error| TextError::Template(format!("its process said something else: {error}")))?;
+        Ok(Self::with(Renderer::Contained(processes), variables, source, tokenizer_config))
+    }
+
+    fn with(renderer: Renderer, variables: HashSet<String>, source: &str, tokenizer_config: &Value) -> Self {
+        Self {
+            renderer,
             reads_content: source.contains("content"),
             source: source.to_owned(),
-            special_tokens,
-        })
+            variables,
+            special_tokens: named_special_tokens(tokenizer_config),
+        }
     }
 
     /// The template as it was given.
@@ -102,10 +127,24 @@ impl ChatTemplate {
 
     /// [`ChatTemplate::render`] as if it were `now`, for templates that write the date (UTC).
     pub fn render_at(&self, input: &RenderInput, now: SystemTime) -> Result<String, TextError> {
-        self.try_render(input, now).map_err(TextError::Template)
+        let (variables, open) = self.variables(input).map_err(TextError::Template)?;
+        let mut prompt = match &self.renderer {
+            Renderer::Here(jinja) => jinja.render(variables, now).map_err(TextError::Template)?,
+            Renderer::Contained(processes) => {
+                let now = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+                let request = json!({ "now": now, "variables": Value::Object(variables) }).to_string();
+                let text = processes.ask(request.as_bytes())?;
+                String::from_utf8(text).map_err(|error| TextError::Template(error.to_string()))?
+            }
+        };
+        if let Some(content) = open {
+            cut_open(&mut prompt, &content).map_err(TextError::Template)?;
+        }
+        Ok(prompt)
     }
 
-    fn try_render(&self, input: &RenderInput, now: SystemTime) -> Result<String, String> {
+    /// What the template sees, and the text of an open final message.
+    fn variables(&self, input: &RenderInput) -> Result<(Map<String, Value>, Option<String>), String> {
         if input.messages.is_empty() {
             return Err("messages must not be empty".into());
         }
@@ -128,12 +167,19 @@ impl ChatTemplate {
             .insert("tools".into(), if input.tools.is_empty() { Value::Null } else { json!(input.tools) });
         variables.entry("documents").or_insert(Value::Null);
         variables.insert("add_generation_prompt".into(), input.add_generation_prompt.into());
-        let mut prompt = self.jinja.render(variables, now)?;
-        if let Some(content) = open {
-            cut_open(&mut prompt, &content)?;
-        }
-        Ok(prompt)
+        Ok((variables, open))
     }
+}
+
+fn source_of(checkpoint: &Checkpoint) -> Result<&str, TextError> {
+    checkpoint.chat_template.as_deref().ok_or_else(|| {
+        // Callers read it: it says nothing of where the checkpoint lies.
+        TextError::Template(
+            "the checkpoint has none (chat_template.jinja, chat_template in tokenizer_config.json, or \
+             tokenizer.chat_template in a GGUF file); use /v1/completions"
+                .into(),
+        )
+    })
 }
 
 /// A message as templates get it.

@@ -10,6 +10,7 @@
 //! Absent on purpose: ends that are text (`stop` in a request).
 
 use super::chat_template::{ChatTemplate, RenderInput};
+use super::stop::Stop;
 use super::tokenizer::Tokenizer;
 use crate::protocol::TokenId;
 use serde_json::{Value, json};
@@ -155,7 +156,9 @@ pub(super) fn probe(template: &ChatTemplate, tokenizer: &Tokenizer) -> Turn {
     }]);
     let render = |messages: &[&Value], add_generation_prompt: bool| {
         let messages = messages.iter().map(|message| (*message).clone()).collect();
-        template.render(&RenderInput { messages, add_generation_prompt, ..RenderInput::default() }).ok()
+        let input = RenderInput { messages, add_generation_prompt, ..RenderInput::default() };
+        // One that cannot be rendered in time is not tried again and again.
+        Stop::check_current().ok().and_then(|()| template.render(&input).ok())
     };
     let markers = |text: &str| -> Vec<TokenId> {
         let ids = tokenizer.encode(text, false).unwrap_or_default();

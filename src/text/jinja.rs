@@ -6,8 +6,9 @@
 //! become plain scopes).
 //!
 //! Bounds: a render executes at most [`FUEL`] instructions, recursion is limited, and output
-//! past [`OUTPUT_BYTES_MAX`] is an error. Intermediate strings are not bounded: templates come
-//! from the operator's checkpoints, not from callers.
+//! past [`OUTPUT_BYTES_MAX`] is an error. How large and how deep the values between may become is bounded
+//! from outside, by the process that this runs in ([`super::contained`]): what an operator makes cannot be
+//! counted here, and an instruction that copies megabytes counts as one.
 
 use super::python;
 use minijinja::syntax::SyntaxConfig;

@@ -7,6 +7,9 @@
 //!
 //! Absent on purpose: families that no supported model uses.
 
+use serde_json::Value;
+use std::collections::HashSet;
+use std::sync::OnceLock;
 use tokenizers::SplitDelimiterBehavior;
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -103,6 +106,32 @@ pub(super) fn family(pre: &str) -> Result<Family, String> {
         }
     };
     Ok(Family { nfc, ignore_merges, steps })
+}
+
+/// Families whose patterns differ.
+const DISTINCT: [&str; 9] = [
+    "qwen2",
+    "qwen35",
+    "llama-bpe",
+    "gpt-4o",
+    "tekken",
+    "kimi-k2",
+    "deepseek-llm",
+    "deepseek-coder",
+    "deepseek-v3",
+];
+
+/// Whether a pattern is one of a family's: then its engine goes through any text in linear time.
+pub(super) fn is_known(pattern: &str) -> bool {
+    // Some files have line ends themselves where others have their escapes.
+    let pattern = pattern.replace('\r', r"\r").replace('\n', r"\n");
+    static KNOWN: OnceLock<HashSet<String>> = OnceLock::new();
+    let patterns = |name: &&str| {
+        let steps = family(name).map(|family| family.steps).unwrap_or_default();
+        let steps: Vec<Value> = steps.iter().filter_map(|step| serde_json::to_value(step).ok()).collect();
+        steps.into_iter().filter_map(|step| Some(step["pattern"]["Regex"].as_str()?.to_owned()))
+    };
+    KNOWN.get_or_init(|| DISTINCT.iter().flat_map(patterns).collect()).contains(&pattern)
 }
 
 fn split(regex: &str) -> Result<PreTokenizerWrapper, String> {

@@ -8,28 +8,38 @@
 //!
 //! Invariants: nothing here panics on bad input (the crate's own panics, on a hostile
 //! tokenizer.json or when its regex engine gives up on a text, become errors); a [`Tokenizer`]
-//! is immutable and shared between threads. Absent on purpose: transformers'
+//! is immutable and shared between threads. A stranger's tokenizer.json is built and tried in a process
+//! of its own before it is read here, and encodes there where this process could not bound it
+//! ([`super::contained`]). Absent on purpose: transformers'
 //! `clean_up_tokenization_spaces`, which makes decoding lossy and cannot be done incrementally.
 
 use super::chat_template::ChatTemplate;
+use super::contained::{ADD_SPECIAL, Containment, PLAIN, Processes, Role};
 use super::end_tokens::{self, EndSource, EndToken};
+use super::known_parts;
+use super::stop::Stop;
+use super::tokenizer_json::{configured, read_json};
 use super::{TextError, bpe_files, gguf_tokenizer};
 use crate::checkpoint::{Checkpoint, TokenizerSource};
-use crate::files;
 use crate::protocol::TokenId;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, DecoderWrapper};
 
 /// Where a GGUF file says which tokens end an answer.
-/// Largest tokenizer.json: several times the largest one seen.
-const FILE_BYTES_MAX: u64 = 256 << 20;
-
 const GGUF_METADATA: &str = "GGUF metadata";
+
+/// Ids that a vocabulary may have; the largest known have 262,144. Tables by id are made for all of them.
+const IDS_MAX: usize = 1 << 22;
+/// Text of more bytes encodes in a process of its own, which can be stopped: this many take some 50 ms and
+/// a hundred times the memory.
+const HERE_BYTES_MAX: usize = 128 << 10;
+/// For all conversations by which a template is probed.
+const PROBE_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// A checkpoint's tokenizer.
 pub struct Tokenizer {
@@ -47,6 +57,19 @@ pub struct Tokenizer {
     warnings: Vec<String>,
     /// See [`Tokenizer::named_special_tokens`].
     named: Map<String, Value>,
+    /// See [`Tokenizer::tokens_min`].
+    token_bytes_max: Option<usize>,
+    /// An added token takes the white space around it in.
+    strips_space: bool,
+    /// Encodes long texts, and all where its parts are not known.
+    contained: Option<(Processes, Reach)>,
+}
+
+/// What encodes in a process of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reach {
+    LongTexts,
+    All,
 }
 
 /// How the vocabulary spells a token's bytes.
@@ -64,13 +87,40 @@ impl std::fmt::Debug for Tokenizer {
             .field("vocab_size", &self.vocab_size)
             .field("spelling", &self.spelling)
             .field("eos", &self.eos)
+            .field("encodes_elsewhere", &self.contained.as_ref().map(|(_, reach)| reach))
             .finish_non_exhaustive()
     }
 }
 
 impl Tokenizer {
-    /// Builds it from tokenizer.json or a GGUF vocabulary.
+    /// Builds it from tokenizer.json or a GGUF vocabulary, in this process: the checkpoint must be trusted.
     pub fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Self, TextError> {
+        Self::load(checkpoint, ChatTemplate::from_checkpoint(checkpoint).ok().as_ref(), None)
+    }
+
+    /// The same for a stranger's checkpoint, with its template where it has one.
+    pub fn contained(
+        checkpoint: &Checkpoint,
+        template: Option<&ChatTemplate>,
+        containment: &Containment,
+    ) -> Result<Self, TextError> {
+        let role = Role::Tokenizer(checkpoint.source.clone());
+        let processes = match &checkpoint.tokenizer {
+            // Built and tried there, before it is built here.
+            Some(TokenizerSource::Json(_) | TokenizerSource::Bpe(_)) => {
+                Processes::start(containment, role)?.0
+            }
+            // All of its parts are of our own making.
+            Some(TokenizerSource::Gguf(_)) | None => Processes::later(containment, role),
+        };
+        Self::load(checkpoint, template, Some(processes))
+    }
+
+    fn load(
+        checkpoint: &Checkpoint,
+        template: Option<&ChatTemplate>,
+        processes: Option<Processes>,
+    ) -> Result<Self, TextError> {
         let source = checkpoint.tokenizer.as_ref().ok_or_else(|| {
             TextError::Tokenizer(format!(
                 "{} carries no tokenizer (a tokenizer.json, or tokenizer.ggml.* in a GGUF file); \
@@ -88,8 +138,22 @@ impl Tokenizer {
                 tokenizer.add_end(id, EndSource::File(file));
             }
         }
-        if let Ok(template) = ChatTemplate::from_checkpoint(checkpoint) {
-            let turn = end_tokens::probe(&template, &tokenizer);
+        if let Some(vocab) = vocab_of(&checkpoint.config) {
+            tokenizer.warn_beyond(vocab);
+        }
+        if let Some(processes) = processes {
+            let reach = match known_parts::encoding(&tokenizer.inner).is_known {
+                true => Reach::LongTexts,
+                false => Reach::All,
+            };
+            if reach == Reach::LongTexts {
+                // Long texts are rare: they can wait until the vocabulary is read.
+                processes.end_idle();
+            }
+            tokenizer.contained = Some((processes, reach));
+        }
+        if let Some(template) = template {
+            let turn = Arc::new(Stop::after(PROBE_TIME_MAX)).run(|| end_tokens::probe(template, &tokenizer));
             if let Some(id) = turn.end {
                 tokenizer.add_end(id, EndSource::Template);
             }
@@ -104,8 +168,13 @@ impl Tokenizer {
 
     /// Builds it from its source and tokenizer_config.json (`{}` when there is none) alone.
     pub fn from_source(source: &TokenizerSource, tokenizer_config: &Value) -> Result<Self, TextError> {
+        let mut warnings = Vec::new();
         let (inner, vocab_size) = match source {
-            TokenizerSource::Json(path) => (read_json(path, tokenizer_config)?, 0),
+            TokenizerSource::Json(path) => {
+                let (built, warning) = read_json(path, tokenizer_config)?;
+                warnings.extend(warning);
+                (built, 0)
+            }
             TokenizerSource::Bpe(files) => {
                 let built = bpe_files::build(files, tokenizer_config);
                 let built = built.and_then(|tokenizer| configured(tokenizer, tokenizer_config));
@@ -117,7 +186,16 @@ impl Tokenizer {
         let ids = |marks: fn(&AddedToken) -> bool| {
             added.iter().filter_map(|(id, token)| marks(token).then_some(*id)).collect::<HashSet<_>>()
         };
-        let highest = inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
+        known_parts::check_decoder(&inner).map_err(TextError::Tokenizer)?;
+        let highest = inner.get_vocab(true).into_iter().max_by_key(|(_, id)| *id);
+        let highest = match highest {
+            Some((token, id)) if id as usize >= IDS_MAX => {
+                return Err(TextError::Tokenizer(format!(
+                    "the token {token:?} has the id {id}; ids are below {IDS_MAX}"
+                )));
+            }
+            highest => highest.map_or(0, |(_, id)| id as usize + 1),
+        };
         let mut tokenizer = Tokenizer {
             spelling: spelling(inner.get_decoder()),
             special: ids(|token| token.special),
@@ -125,11 +203,23 @@ impl Tokenizer {
             ends: Vec::new(),
             eos: Vec::new(),
             vocab_size: vocab_size.max(highest),
-            warnings: Vec::new(),
+            warnings,
             named: named_special_tokens(tokenizer_config),
+            token_bytes_max: None,
+            strips_space: added.values().any(|token| token.lstrip || token.rstrip),
+            contained: None,
             inner,
             plain: OnceLock::new(),
         };
+        tokenizer.token_bytes_max = known_parts::encoding(&tokenizer.inner).shrink.map(|shrink| {
+            let bytes = |id| match tokenizer.spelling {
+                Spelling::ByteLevel => tokenizer.token_bytes(id).len(),
+                // A text may have the very characters by which the vocabulary spells.
+                Spelling::Pieces { .. } => tokenizer.id_to_token(id).map_or(0, |token| token.len()),
+            };
+            let longest = (0..tokenizer.vocab_size as TokenId).map(bytes).max();
+            longest.unwrap_or(0).max(1).saturating_mul(shrink)
+        });
         if let TokenizerSource::Gguf(vocab) = source {
             vocab.eos.iter().for_each(|id| tokenizer.add_end(*id, EndSource::File(GGUF_METADATA)));
         }
@@ -150,6 +240,10 @@ impl Tokenizer {
 
     /// Text to ids, where special tokens that are written out are text, and none are added.
     pub fn encode_plain(&self, text: &str) -> Result<Vec<TokenId>, TextError> {
+        Stop::check_current()?;
+        if let Some(processes) = self.contains(text) {
+            return encode_there(processes, text, PLAIN);
+        }
         let plain = self.plain.get_or_init(|| {
             let mut plain = self.inner.clone();
             plain.set_encode_special_tokens(true);
@@ -161,14 +255,49 @@ impl Tokenizer {
     /// Text to ids. `add_special` adds BOS and the like as the tokenizer's post-processor says;
     /// special tokens written out in the text become their ids.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<TokenId>, TextError> {
+        Stop::check_current()?;
+        if let Some(processes) = self.contains(text) {
+            return encode_there(processes, text, if add_special { ADD_SPECIAL } else { 0 });
+        }
         encode(&self.inner, text, add_special)
+    }
+
+    /// How many tokens a text has at the least, from its bytes alone: 0 where the tokenizer may make a
+    /// token of any number of bytes.
+    pub fn tokens_min(&self, text: &str) -> usize {
+        let Some(token_bytes_max) = self.token_bytes_max else { return 0 };
+        let bytes = match self.strips_space {
+            false => text.len(),
+            true => text.chars().filter(|c| !c.is_whitespace()).map(char::len_utf8).sum(),
+        };
+        bytes.div_ceil(token_bytes_max)
+    }
+
+    /// The processes that encode this text, unless this one does.
+    fn contains(&self, text: &str) -> Option<&Processes> {
+        let (processes, reach) = self.contained.as_ref()?;
+        (*reach == Reach::All || text.len() > HERE_BYTES_MAX).then_some(processes)
+    }
+
+    /// Tokens that the model has no row for.
+    fn warn_beyond(&mut self, vocab: usize) {
+        let beyond = (vocab..self.vocab_size).map(|id| id as TokenId);
+        let tokens: Vec<_> = beyond.filter_map(|id| Some((id, self.id_to_token(id)?))).collect();
+        if let Some((id, token)) = tokens.first() {
+            self.warnings.push(format!(
+                "the tokenizer has {} tokens that the model has not (vocab_size {vocab} in its config), the first is \
+                 {token:?} with the id {id}; prompts with them are refused",
+                tokens.len()
+            ));
+        }
     }
 
     /// Ids to text; incomplete UTF-8 becomes U+FFFD, ids outside the vocabulary nothing.
     pub fn decode(&self, ids: &[TokenId], skip_special: bool) -> Result<String, TextError> {
-        self.inner
-            .decode(ids, skip_special)
-            .map_err(|error| TextError::Tokenizer(format!("cannot decode: {error}")))
+        let cannot = |reason: String| TextError::Tokenizer(format!("cannot decode: {reason}"));
+        catch_unwind(AssertUnwindSafe(|| self.inner.decode(ids, skip_special)))
+            .map_err(|_| cannot("the tokenizer's decoder gave up".into()))?
+            .map_err(|error| cannot(error.to_string()))
     }
 
     /// The token as a caller sees it in logprobs: its text, and its exact bytes. Both are empty
@@ -264,6 +393,22 @@ impl Tokenizer {
     }
 }
 
+/// In a process of its own.
+fn encode_there(processes: &Processes, text: &str, wanted: u8) -> Result<Vec<TokenId>, TextError> {
+    let ids = processes.ask(&[&[wanted], text.as_bytes()].concat())?;
+    let (ids, rest) = ids.as_chunks::<4>();
+    match rest {
+        [] => Ok(ids.iter().map(|id| TokenId::from_le_bytes(*id)).collect()),
+        _ => Err(TextError::Tokenizer("its process answered something else than ids".into())),
+    }
+}
+
+/// Rows of the model's embedding, as its config says.
+fn vocab_of(config: &Value) -> Option<usize> {
+    let vocab = config.get("vocab_size").or_else(|| config.get("text_config")?.get("vocab_size"))?;
+    usize::try_from(vocab.as_u64()?).ok()
+}
+
 fn encode(inner: &tokenizers::Tokenizer, text: &str, add_special: bool) -> Result<Vec<TokenId>, TextError> {
     // The crate's regex binding panics where its engine reports an error, such as a text that makes it
     // backtrack past its limit.
@@ -272,7 +417,7 @@ fn encode(inner: &tokenizers::Tokenizer, text: &str, add_special: bool) -> Resul
         Ok(Ok(encoding)) => Ok(encoding.get_ids().to_vec()),
         Ok(Err(error)) => Err(TextError::Tokenizer(format!("cannot encode the text: {error}"))),
         Err(_) => Err(TextError::Tokenizer(
-            "cannot encode the text: the tokenizer's pattern matching gave up on it".into(),
+            "cannot encode the text: the tokenizer's pattern or table gave up on it".into(),
         )),
     }
 }
@@ -309,38 +454,6 @@ fn config_ids(file: &str, config: &Value) -> Result<Vec<TokenId>, TextError> {
         Some(value) if value.as_i64() == Some(-1) => Ok(Vec::new()),
         Some(value) => Ok(vec![id(value)?]),
     }
-}
-
-fn read_json(path: &Path, config: &Value) -> Result<tokenizers::Tokenizer, TextError> {
-    let fail = |reason: String| TextError::Tokenizer(format!("{}: {reason}", path.display()));
-    let bytes = files::read(path, FILE_BYTES_MAX).map_err(|error| fail(error.to_string()))?;
-    // Inconsistent merges make the crate index out of bounds.
-    let mut tokenizer = catch_unwind(|| tokenizers::Tokenizer::from_bytes(&bytes))
-        .map_err(|_| fail("vocabulary and merges do not fit together".into()))?
-        .map_err(|error| fail(error.to_string()))?;
-    tokenizer.with_truncation(None).map_err(|error| fail(error.to_string()))?;
-    tokenizer.with_padding(None);
-    configured(tokenizer, config).map_err(fail)
-}
-
-/// With what tokenizer_config.json adds and changes.
-fn configured(mut tokenizer: tokenizers::Tokenizer, config: &Value) -> Result<tokenizers::Tokenizer, String> {
-    for (id, token) in listed_tokens(config)? {
-        if tokenizer.token_to_id(&token.content).is_none() {
-            add_with_id(&mut tokenizer, token, id, "tokenizer_config.json's added_tokens_decoder")?;
-        }
-    }
-    let flag = |name| config.get(name).and_then(Value::as_bool);
-    let (bos, eos) = (flag("add_bos_token"), flag("add_eos_token"));
-    if bos.is_some() || eos.is_some() {
-        let named = |wanted: Option<bool>, name| {
-            let token = special_token(config, name).filter(|_| wanted == Some(true))?;
-            Some((token.to_owned(), tokenizer.token_to_id(token)?))
-        };
-        let template = add_bos_eos(named(bos, "bos_token"), named(eos, "eos_token"))?;
-        tokenizer.with_post_processor(Some(template));
-    }
-    Ok(tokenizer)
 }
 
 /// Adds a token that must get that id.

@@ -36,6 +36,7 @@ async fn serve(connections_max: usize, models: Config) -> Gateway {
     let config = ServerConfig {
         request_timeout: Duration::from_secs(60),
         body_bytes_max: 1 << 20,
+        text_timeout: Duration::from_secs(10),
         keep_alive: Duration::from_millis(100),
         head_timeout: Duration::from_millis(300),
         write_timeout: Duration::from_secs(60),
@@ -83,7 +84,6 @@ fn model(fakes: Vec<Fake>) -> LocalModel {
         tokenizer: None,
         template: Err("none".into()),
         defaults: GenerationDefaults::default(),
-        token_bytes_max: 1,
         vocab: VOCAB as usize,
         created_unix_s: 0,
         root: "nowhere".into(),

@@ -7,6 +7,9 @@ mod bpe_files;
 mod chat_template;
 mod detokenizer;
 mod end_tokens;
+mod hostile_program;
+mod hostile_templates;
+mod hostile_tokenizers;
 mod tokenizer;
 mod vocabularies;
 

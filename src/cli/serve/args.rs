@@ -136,6 +136,15 @@ pub struct ServeArgs {
         help_heading = "Limits"
     )]
     pub max_connections_per_address: Option<u32>,
+    /// Seconds that the chat template and the tokenizer may take for a request.
+    #[arg(
+        long,
+        default_value = "10",
+        value_parser = parse_some_seconds,
+        value_name = "SECONDS",
+        help_heading = "Limits"
+    )]
+    pub text_timeout: Duration,
     /// Seconds that running requests have to finish after SIGTERM or ^C.
     #[arg(
         long,

@@ -1,8 +1,4 @@
 use super::*;
-use crate::gateway::bounds::Phase;
-use std::time::Duration;
-use tokio::sync::watch;
-use tokio::time::Instant;
 
 fn scored(token: TokenId) -> TokenLogprob {
     TokenLogprob { token, logprob: -0.5, top: vec![(token, -0.5), (9, -1.5)] }
@@ -63,15 +59,4 @@ fn scores_follow_their_tokens() {
     let prompt = options(true).prompt_scores(&[4, 5], Some(vec![None, Some(scored(5))]));
     let logprobs: Vec<_> = prompt.iter().map(|score| score.logprob).collect();
     assert_eq!(logprobs, [None, Some(-0.5)]);
-}
-
-#[tokio::test]
-async fn a_panic_in_a_text_task_is_an_error() {
-    let phase = watch::Sender::new(Phase::Running);
-    let timeout = Duration::from_secs(5);
-    let mut limits = Limits::new(Instant::now() + timeout, timeout, phase.subscribe());
-    let pool = TextPool::new();
-    let broken = pool.run::<()>(&mut limits, || panic!("tokenizer bug")).await;
-    assert!(matches!(broken, Err(LocalError::Internal(_))));
-    assert_eq!(pool.run(&mut limits, || Ok(1)).await.ok(), Some(1));
 }

@@ -17,6 +17,9 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use std::sync::Arc;
 
+/// Of a text that is tokenized for its own sake: more than a million tokens.
+const TEXT_BYTES_MAX: usize = 4 << 20;
+
 /// What to tokenize.
 #[derive(Debug)]
 pub enum Source {
@@ -69,6 +72,9 @@ struct Detokenized {
 fn run(model: &LocalModel, request: TokenizeRequest) -> Result<Tokenized, LocalError> {
     let tokenizer = model.tokenizer.as_ref().ok_or(LocalError::NoTokenizer)?;
     let tokens = match &request.source {
+        Source::Text(text) if text.len() > TEXT_BYTES_MAX => {
+            return Err(LocalError::TextTooLong { bytes: text.len(), bytes_max: TEXT_BYTES_MAX });
+        }
         Source::Text(text) => tokenizer.encode(text, request.add_special)?,
         Source::Messages(render) => prompt_ids(model, render, request.add_special)?,
     };
@@ -88,7 +94,9 @@ pub async fn tokenize(
     let fields = Fields::root(&body)?;
     let model = app.model_or_only(fields.str("model")?, &context)?;
     let request = TokenizeRequest::read(&fields, model.template.as_deref().ok())?;
-    let tokenized = app.text.run(&mut limits, move || run(&model, request)).await?;
+    let param = if matches!(request.source, Source::Text(_)) { "prompt" } else { "messages" };
+    let tokenized = app.text.run(&mut limits, move || run(&model, request)).await;
+    let tokenized = tokenized.map_err(|error| ApiError::from(error).at(param))?;
     Ok(Json(tokenized).into_response())
 }
 
