@@ -156,6 +156,7 @@ async fn listen_and_serve(
         request_timeout: args.request_timeout,
         body_bytes_max: args.max_body,
         text_timeout: args.text_timeout,
+        request_memory_bytes: args.request_memory_bytes(),
         keep_alive: KEEP_ALIVE,
         head_timeout: HEAD_TIMEOUT,
         write_timeout: args.write_timeout,
@@ -388,7 +389,7 @@ fn load_all(
     others: bool,
     registry: &Registry,
 ) -> Result<(), String> {
-    let mut promised_bytes = 0;
+    let mut promised_bytes = args.request_memory_bytes();
     let mut reasons = Vec::new();
     for (name, local) in locals {
         let load = || {

@@ -10,6 +10,7 @@ use super::metrics::{Gauges, Metrics};
 use super::observe::Observed;
 use super::openai::fields::BadField;
 use super::registry::{LocalModel, ModelState, Registry};
+use super::request_memory::RequestMemory;
 use super::route::{self, Asked, Plan, Routing, Target};
 use super::server::ServerConfig;
 use super::text_queue::TextQueue;
@@ -29,6 +30,7 @@ pub struct App {
     pub(super) registry: Arc<Registry>,
     pub(super) metrics: Metrics,
     pub(super) text: TextQueue,
+    pub(super) memory: Arc<RequestMemory>,
     pub(super) routing: Arc<ArcSwap<Routing>>,
     pub(super) store: Option<Arc<Store>>,
     pub(super) recorder: Option<Recorder>,
@@ -95,11 +97,13 @@ impl App {
         }
         let recorder = store.as_ref().map(|store| store.recorder());
         let in_flight = watch::Sender::new(0);
+        let memory = RequestMemory::new(config.request_memory_bytes);
         let gauges = Gauges {
             routing: routing.clone(),
             recorder: recorder.clone(),
             observers: config.observers.clone(),
             in_flight: in_flight.subscribe(),
+            memory: memory.clone(),
         };
         Ok(Self {
             routing,
@@ -108,6 +112,7 @@ impl App {
             metrics: Metrics::new(registry.clone(), limiter.counters()).with(gauges),
             limiter,
             text: TextQueue::new(config.text_timeout),
+            memory: memory.clone(),
             phase: watch::Sender::new(Phase::Running),
             in_flight,
             config,
@@ -125,11 +130,12 @@ impl App {
         InFlight { _guard: Arc::new(InFlightGuard(self.in_flight.clone())) }
     }
 
-    /// What bounds this request's time.
+    /// What bounds this request's time and memory.
     pub fn limits(&self, context: &RequestContext) -> bounds::Limits {
         let timeout = self.config.request_timeout;
         let deadline = tokio::time::Instant::from_std(context.arrived) + timeout;
-        bounds::Limits::new(deadline, timeout, self.phase.subscribe()).of(context.tenant.clone())
+        let limits = bounds::Limits::new(deadline, timeout, self.phase.subscribe());
+        limits.of(context.tenant.clone()).with_memory(self.memory.clone())
     }
 
     /// What requests are routed by now.

@@ -1,7 +1,9 @@
-//! What bounds a request's time: its deadline, and the server's end. And whose time it is.
+//! What bounds a request: its deadline, the server's end, and the memory that all requests share. And whose
+//! request it is.
 
 use super::auth::Tenant;
 use super::local::LocalError;
+use super::request_memory::{RequestMemory, Share};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +21,7 @@ pub enum Phase {
     Aborting,
 }
 
-/// What bounds a request's time.
+/// What bounds a request's time and memory.
 pub struct Limits {
     deadline: Instant,
     /// For the message: the whole time it has.
@@ -27,21 +29,24 @@ pub struct Limits {
     phase: watch::Receiver<Phase>,
     /// Whose request it is, where that is known.
     tenant: Option<Arc<Tenant>>,
+    memory: Arc<RequestMemory>,
     /// Ready when time is up. Kept between waits, as a stream has many.
     over: Option<Pin<Box<dyn Future<Output = LocalError> + Send>>>,
 }
 
 impl Clone for Limits {
     fn clone(&self) -> Self {
-        let tenant = self.tenant.clone();
-        Self { tenant, ..Self::new(self.deadline, self.timeout, self.phase.clone()) }
+        let limits =
+            Self::new(self.deadline, self.timeout, self.phase.clone()).with_memory(self.memory.clone());
+        Self { tenant: self.tenant.clone(), ..limits }
     }
 }
 
 impl Limits {
-    /// A request times out at `deadline`, after `timeout` in all; the end of a shutdown ends it too.
+    /// A request times out at `deadline`, after `timeout` in all; the end of a shutdown ends it too. Its memory
+    /// is not bounded yet.
     pub fn new(deadline: Instant, timeout: Duration, phase: watch::Receiver<Phase>) -> Self {
-        Self { deadline, timeout, phase, tenant: None, over: None }
+        Self { deadline, timeout, phase, tenant: None, memory: RequestMemory::new(usize::MAX), over: None }
     }
 
     /// Of this tenant's request.
@@ -52,6 +57,16 @@ impl Limits {
     /// The name of the key that it came with; empty without.
     pub fn tenant(&self) -> &str {
         self.tenant.as_ref().map_or("", |tenant| &tenant.name)
+    }
+
+    /// With memory that it shares with others.
+    pub fn with_memory(self, memory: Arc<RequestMemory>) -> Self {
+        Self { memory, ..self }
+    }
+
+    /// A share of the requests' memory, of nothing yet.
+    pub fn share(&self) -> Share {
+        self.memory.share()
     }
 
     /// The future's output, unless time is up first. Dropping it drops the future.

@@ -11,6 +11,7 @@ mod stream;
 
 use super::account::{Account, Attempt};
 use super::app::{App, InFlight, RequestContext};
+use super::body::ParsedBody;
 use super::bounds::Limits;
 use super::count::Counts;
 use super::dialect::{
@@ -140,7 +141,7 @@ pub async fn read_named(
     limits: &mut Limits,
     headers: &HeaderMap,
     request: Request,
-) -> Result<(String, Value), ApiError> {
+) -> Result<(String, ParsedBody), ApiError> {
     let (mut parts, body) = request.into_parts();
     let params = RawPathParams::from_request_parts(&mut parts, &()).await;
     let named = params
@@ -168,7 +169,7 @@ pub struct Chat {
     context: RequestContext,
     dialect: Dialect,
     headers: HeaderMap,
-    body: Value,
+    body: ParsedBody,
     stream: bool,
     account: Account,
     counts: Counts,
@@ -286,16 +287,7 @@ impl Chat {
         let mut answer = upstream.send(load, body, extra, limits).await?;
         answer.expects(self.account.demand.choices);
         if self.stream {
-            let mut first = VecDeque::new();
-            while let Some(piece) = answer.next(limits).await? {
-                let says =
-                    |event: &ChatEvent| !matches!(event, ChatEvent::Start { .. } | ChatEvent::Usage(_));
-                let begins = piece.events.iter().any(says);
-                first.push_back(piece);
-                if begins {
-                    break;
-                }
-            }
+            let first = answer.beginning(limits).await?;
             return Ok(Answer::Stream(Box::new(Begun { answer, first, attempt: attempt.take() })));
         }
         let body = answer.whole(limits).await?;

@@ -7,6 +7,7 @@ use super::dialect::{Dialect, anthropic_error};
 use super::limit::{Refusal, States};
 use super::local::LocalError;
 use super::openai::fields::BadField;
+use super::request_memory::Shortage;
 use crate::engine::handle::SubmitError;
 use crate::secrets;
 use crate::store::StoreError;
@@ -100,6 +101,12 @@ impl ApiError {
             Some("body_too_large"),
             format!("the body is larger than the limit of {bytes_max} bytes"),
         )
+    }
+
+    /// 408: a body that does not come.
+    pub fn slow_body(silence: Duration) -> Self {
+        let message = format!("nothing of the body came for {} seconds", silence.as_secs());
+        Self::invalid(StatusCode::REQUEST_TIMEOUT, Some("body_timeout"), message)
     }
 
     /// 415.
@@ -363,6 +370,20 @@ impl From<AuthError> for ApiError {
             AuthError::Expired => "the API key has expired",
         };
         Self::invalid(StatusCode::UNAUTHORIZED, Some("invalid_api_key"), message.into())
+    }
+}
+
+impl From<Shortage> for ApiError {
+    fn from(e: Shortage) -> Self {
+        let message = e.to_string();
+        match e {
+            Shortage::Now { .. } => {
+                Self { retry_after_s: Some(RETRY_QUEUE_S), ..Self::unavailable("memory_full", message) }
+            }
+            Shortage::Ever { .. } => {
+                Self::invalid(StatusCode::PAYLOAD_TOO_LARGE, Some("body_too_large"), message)
+            }
+        }
     }
 }
 

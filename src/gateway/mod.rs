@@ -45,6 +45,7 @@ pub mod places;
 pub mod registry;
 pub mod remote;
 pub mod replicas;
+pub mod request_memory;
 pub mod route;
 pub mod scores;
 pub mod server;

@@ -5,8 +5,9 @@
 //! thinking. What comes back is read by [`RemoteAnswer`].
 //!
 //! Invariants: the upstream's key is sent to its base URL alone (no redirects are followed) and never
-//! logged, and cut out of all that comes back; requests at a time ([`super::adaptive`] finds out how many), time without news, and the
-//! length of whole answers are bounded; dropping an answer closes its connection and frees its place.
+//! logged, and cut out of all that comes back; requests at a time ([`super::adaptive`] finds out how many), time without news, what may come
+//! before an answer says something, and the length of whole answers are bounded, and what is kept is held of
+//! the requests' memory; dropping an answer closes its connection and frees its place.
 
 mod answer;
 
@@ -245,7 +246,7 @@ impl Upstream {
         permit.tell(outcome, Instant::now());
         let place =
             Place { name: self.name.clone(), timeout: self.provider.timeout, held: Some((permit, place)) };
-        let mut answer = RemoteAnswer::new(response, self.dialect(), place);
+        let mut answer = RemoteAnswer::new(response, self.dialect(), place, limits.share());
         if status.is_success() {
             return Ok(Ok(answer));
         }

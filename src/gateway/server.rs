@@ -74,6 +74,8 @@ pub struct ServerConfig {
     pub body_bytes_max: usize,
     /// How long a request's template and tokenizer may take.
     pub text_timeout: Duration,
+    /// Memory for the bodies of all requests, and for what upstreams answer, together.
+    pub request_memory_bytes: usize,
     /// Silence in a stream after which a comment is sent.
     pub keep_alive: Duration,
     /// How long a connection may take to send a request's head, idle time before it included.

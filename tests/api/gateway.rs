@@ -34,6 +34,7 @@ async fn serve(connections_max: usize, models: Config) -> Gateway {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address").to_string();
     let config = ServerConfig {
+        request_memory_bytes: 1 << 30,
         request_timeout: Duration::from_secs(60),
         body_bytes_max: 1 << 20,
         text_timeout: Duration::from_secs(10),

@@ -11,6 +11,7 @@ mod faults;
 mod kills;
 mod hedging;
 mod https;
+mod memory;
 mod metrics;
 mod pages;
 mod providers;

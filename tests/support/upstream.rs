@@ -13,6 +13,8 @@ use tokio::net::{TcpListener, TcpStream};
 pub enum Act {
     /// Sends bytes.
     Send(Vec<u8>),
+    /// Sends bytes again and again, until the other side closes.
+    Flood(Vec<u8>),
     /// Waits.
     Wait(Duration),
     /// Does nothing until the other side closes.
@@ -100,6 +102,7 @@ async fn serve(stream: TcpStream, state: Arc<Mutex<State>>) {
                         return;
                     }
                 }
+                Act::Flood(bytes) => while stream.write_all(&bytes).await.is_ok() {},
                 Act::Wait(time) => tokio::time::sleep(time).await,
                 Act::Hang => while stream.read_u8().await.is_ok() {},
             }

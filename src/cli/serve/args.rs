@@ -5,6 +5,7 @@ use crate::cli::{parse_bytes, parse_seconds};
 use crate::load::LoadArgs;
 use clap::Args;
 use novastack::gateway::check_key;
+use novastack::memory::Memory;
 use novastack::protocol::SamplingDefaults;
 use std::net::{IpAddr, Ipv4Addr, ToSocketAddrs};
 use std::path::PathBuf;
@@ -12,6 +13,9 @@ use std::time::Duration;
 
 /// Of a name that callers use.
 const NAME_CHARS_MAX: usize = 128;
+
+/// Of the machine's memory, one part in so many is for requests where nobody says.
+const MEMORY_PART: usize = 8;
 
 /// Where keys may be given besides the command line.
 pub const KEYS_VARIABLE: &str = "NOVASTACK_API_KEYS";
@@ -171,12 +175,22 @@ pub struct ServeArgs {
         help_heading = "Limits"
     )]
     pub max_body: usize,
+    /// Memory for the bodies of all requests together, and for what upstreams answer, as they are read and
+    /// parsed: bytes, or with a suffix K, M, G [default: an eighth of the machine's memory, within the limits of
+    /// control groups]. What finds no room is answered 503.
+    #[arg(long, value_parser = parse_bytes, value_name = "SIZE", help_heading = "Limits")]
+    pub memory_for_requests: Option<usize>,
 }
 
 impl ServeArgs {
     /// The command line's models: those without a flag, then those with.
     pub fn models(&self) -> impl Iterator<Item = &String> {
         self.sources.iter().chain(&self.models)
+    }
+
+    /// Memory for the bodies of all requests and for what upstreams answer.
+    pub fn request_memory_bytes(&self) -> usize {
+        self.memory_for_requests.unwrap_or_else(|| Memory::of_this_process().total / MEMORY_PART)
     }
 
     /// All `--sampling` together; the last word counts.

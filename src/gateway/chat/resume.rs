@@ -18,6 +18,8 @@ use serde_json::{Value, json};
 const TIMES_MAX: u32 = 3;
 /// Of text that is kept to go on with.
 const TEXT_BYTES_MAX: usize = 1 << 20;
+/// Of an answer's id, and of a model's name.
+const NAME_BYTES_MAX: usize = 1024;
 /// Of token ids that are.
 const TOKENS_MAX: u64 = 1 << 20;
 
@@ -104,6 +106,7 @@ impl Told {
         if let Some(data) = data {
             if self.head.is_none()
                 && let (Some(id), Some(created)) = (data.get("id"), data.get("created"))
+                && [id, created].into_iter().all(is_small)
             {
                 self.head = Some((id.clone(), created.clone()));
             }
@@ -134,18 +137,23 @@ impl Told {
         for event in events {
             match event {
                 ChatEvent::Start { model, .. } => {
-                    self.model = self.model.take().or(model.clone());
+                    let model = model.as_ref().filter(|model| model.len() <= NAME_BYTES_MAX);
+                    self.model = self.model.take().or(model.cloned());
                 }
                 ChatEvent::Usage(_) => {}
                 ChatEvent::Text { choice: 0, text } if !self.by_tokens() => {
                     self.tokens += 1;
                     let new = self.owe(text);
-                    let all = self.text.as_ref().map(|all| format!("{all}{new}"));
+                    let length = self.text.as_ref().map_or(0, String::len) + new.len();
+                    if let Some(all) = self.text.as_mut().filter(|_| length <= TEXT_BYTES_MAX) {
+                        all.push_str(new);
+                    } else {
+                        self.text = None;
+                    }
                     self.owed = match new {
                         "" => self.owed.split_off(text.len()),
                         _ => String::new(),
                     };
-                    self.text = all.filter(|all| all.len() <= TEXT_BYTES_MAX);
                 }
                 _ => self.text = None,
             }
@@ -291,5 +299,14 @@ impl Told {
     fn owe<'t>(&self, text: &'t str) -> &'t str {
         let same = self.owed.chars().zip(text.chars()).take_while(|(owed, came)| owed == came);
         &text[same.map(|(_, came)| came.len_utf8()).sum()..]
+    }
+}
+
+/// An id or a time as they are; anything else is not kept.
+fn is_small(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.len() <= NAME_BYTES_MAX,
+        Value::Number(number) => number.as_str().len() <= NAME_BYTES_MAX,
+        _ => false,
     }
 }

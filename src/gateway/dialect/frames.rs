@@ -33,6 +33,9 @@ pub enum FrameError {
     },
 }
 
+/// Of a line's buffer, what is kept for the next.
+const LINE_BYTES_KEPT: usize = 64 << 10;
+
 /// Largest event a reader takes unless told otherwise, in bytes.
 pub const FRAME_BYTES_MAX: usize = 16 << 20;
 
@@ -98,12 +101,19 @@ impl FrameReader {
                 let mut line = std::mem::take(&mut self.line);
                 line.extend_from_slice(part);
                 self.end_line(&line)?;
-                // The buffer is kept for the next line.
-                line.clear();
-                self.line = line;
+                // The buffer is kept for the next line, unless that one was long.
+                if line.capacity() <= LINE_BYTES_KEPT {
+                    line.clear();
+                    self.line = line;
+                }
             }
         }
         Ok(())
+    }
+
+    /// Bytes of an event that is not complete.
+    pub fn kept_bytes(&self) -> usize {
+        self.line.capacity() + self.data.capacity() + self.event.capacity()
     }
 
     /// The next complete event.

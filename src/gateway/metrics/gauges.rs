@@ -1,6 +1,7 @@
 //! What the gateway is asked at each scrape: how its upstreams, its store and its own log are doing.
 
 use crate::gateway::observe::Observers;
+use crate::gateway::request_memory::RequestMemory;
 use crate::gateway::route::{Hosted, Routing};
 use crate::log;
 use crate::store::Recorder;
@@ -25,6 +26,8 @@ pub struct Gauges {
     pub observers: Observers,
     /// Requests being answered.
     pub in_flight: watch::Receiver<usize>,
+    /// What they hold.
+    pub memory: Arc<RequestMemory>,
 }
 
 impl Debug for Gauges {
@@ -74,6 +77,9 @@ impl Collector for Gauges {
             ConstGauge::new(value as u64).encode(gauge)
         };
         gauge("requests_in_flight", "Requests being answered", *self.in_flight.borrow())?;
+        let help = "Bytes held for bodies of requests and answers of upstreams";
+        gauge("request_memory_bytes", help, self.memory.used())?;
+        gauge("request_memory_limit_bytes", "Bytes that there are for them", self.memory.total())?;
         if let Some(recorder) = &self.recorder {
             gauge("store_queue", "Usage records that wait to be written", recorder.waiting())?;
         }

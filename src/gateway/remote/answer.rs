@@ -3,6 +3,9 @@
 //! A stream is one by its content type. A whole answer that comes in its place is told as a stream;
 //! anything else is an error at once, before its body.
 //!
+//! What an upstream makes us keep is bounded: a whole answer, a frame, and what comes of a stream before it
+//! says anything, in bytes, frames and time. What is large is held of the memory of all requests.
+//!
 //! Invariant: no secret that we know is in what is told of it, unless it came in pieces of several frames.
 
 use super::{Failure, Then};
@@ -10,10 +13,11 @@ use crate::connect::{chain, data};
 use crate::gateway::adaptive::Permit;
 use crate::gateway::bounds::Limits;
 use crate::gateway::dialect::{
-    AnswerHead, ChatEvent, DecodeError, Dialect, EncodeOptions, Frame, FrameReader, Progress, StreamDecoder,
-    StreamEncoder, decode_whole,
+    AnswerHead, ChatEvent, DecodeError, Dialect, EncodeOptions, Frame, FrameError, FrameReader, Progress,
+    StreamDecoder, StreamEncoder, decode_whole,
 };
 use crate::gateway::error::ApiError;
+use crate::gateway::request_memory::{Share, Shortage, parsed_bytes};
 use crate::secrets;
 use axum::body::Bytes;
 use axum::http::{StatusCode, header};
@@ -29,6 +33,12 @@ use tokio::time::Sleep;
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// Longest frame of a stream.
 const FRAME_BYTES_MAX: usize = 16 << 20;
+/// What is not larger is not worth counting.
+const UNCOUNTED_BYTES_MAX: usize = 64 << 10;
+/// Of a stream, until it says something: frames, which are kept as another target may still take over.
+const SILENT_FRAMES_MAX: usize = 1024;
+/// Their bytes.
+const SILENT_BYTES_MAX: usize = 1 << 20;
 
 /// An answer whose head has come.
 pub struct RemoteAnswer {
@@ -46,6 +56,8 @@ pub struct RemoteAnswer {
     said_end: bool,
     /// Answers that were asked for.
     choices: u64,
+    /// What it takes of the requests' memory.
+    share: Share,
 }
 
 /// What an answer's content type says.
@@ -62,7 +74,32 @@ enum State {
     New,
     Open,
     Ended,
-    Broken(DecodeError),
+    Broken(Unread),
+}
+
+/// Why what came is not read.
+#[derive(Clone)]
+enum Unread {
+    Wrong(DecodeError),
+    TooLarge(Shortage),
+}
+
+impl From<DecodeError> for Unread {
+    fn from(error: DecodeError) -> Self {
+        Self::Wrong(error)
+    }
+}
+
+impl From<FrameError> for Unread {
+    fn from(error: FrameError) -> Self {
+        Self::Wrong(error.into())
+    }
+}
+
+impl From<Shortage> for Unread {
+    fn from(shortage: Shortage) -> Self {
+        Self::TooLarge(shortage)
+    }
 }
 
 /// A place among a model's and a provider's requests.
@@ -106,7 +143,7 @@ fn retold(dialect: Dialect, body: &[u8]) -> Result<String, DecodeError> {
 }
 
 impl RemoteAnswer {
-    pub(super) fn new(response: Response<Incoming>, dialect: Dialect, upstream: Place) -> Self {
+    pub(super) fn new(response: Response<Incoming>, dialect: Dialect, upstream: Place, share: Share) -> Self {
         Self {
             response,
             idle: Box::pin(tokio::time::sleep(upstream.timeout)),
@@ -119,6 +156,7 @@ impl RemoteAnswer {
             state: State::New,
             said_end: false,
             choices: 1,
+            share,
         }
     }
 
@@ -157,7 +195,8 @@ impl RemoteAnswer {
                 }
                 State::Open => {}
                 State::Ended => return Ok(None),
-                State::Broken(error) => return Err(self.unread(error.clone())),
+                State::Broken(Unread::Wrong(error)) => return Err(self.unread(error.clone())),
+                State::Broken(Unread::TooLarge(shortage)) => return Err(self.too_large(*shortage)),
             }
             let bytes = match self.chunk(limits).await {
                 Ok(bytes) => bytes,
@@ -177,6 +216,37 @@ impl RemoteAnswer {
                 Err(error) => State::Broken(error),
             };
         }
+    }
+
+    /// Its frames up to the first that says something, so that nothing of it has been told when another
+    /// target takes over.
+    pub async fn beginning(&mut self, limits: &mut Limits) -> Result<VecDeque<Piece>, Failure> {
+        let timeout = self.upstream.timeout;
+        // Comments keep a connection from being silent, and say nothing.
+        let told = tokio::time::timeout(timeout, self.until_it_says(limits)).await;
+        told.unwrap_or_else(|_| {
+            let message = format!("its answer said nothing within {} seconds", timeout.as_secs());
+            let error = ApiError::upstream(&self.upstream.name, StatusCode::GATEWAY_TIMEOUT, &message);
+            Err(Failure::next(error))
+        })
+    }
+
+    async fn until_it_says(&mut self, limits: &mut Limits) -> Result<VecDeque<Piece>, Failure> {
+        let (mut pieces, mut bytes) = (VecDeque::new(), 0);
+        while let Some(piece) = self.next(limits).await? {
+            let says = |event: &ChatEvent| !matches!(event, ChatEvent::Start { .. } | ChatEvent::Usage(_));
+            let begins = piece.events.iter().any(says);
+            bytes += piece.frame.data.len();
+            pieces.push_back(piece);
+            if begins {
+                break;
+            }
+            if pieces.len() > SILENT_FRAMES_MAX || bytes > SILENT_BYTES_MAX {
+                let came = format!("{} frames of {bytes} bytes came, which say nothing", pieces.len());
+                return Err(Failure::next(self.garbled(&came)));
+            }
+        }
+        Ok(pieces)
     }
 
     /// Whether what comes is JSON, a stream, or may be either; an error at once where it is neither.
@@ -214,17 +284,23 @@ impl RemoteAnswer {
     }
 
     /// Reads what came; None is the end of the connection.
-    fn read(&mut self, bytes: Option<Bytes>) -> Result<Progress, DecodeError> {
+    fn read(&mut self, bytes: Option<Bytes>) -> Result<Progress, Unread> {
         let at_end = bytes.is_none();
         // What is whole before something that is broken counts.
         let read = match bytes {
             Some(bytes) => self.frames.push(&bytes),
             None => self.frames.finish(),
         };
+        let mut kept = counted(self.frames.kept_bytes());
+        self.share.hold(kept)?;
         while let Some(mut frame) = self.frames.next() {
             // Here, before anybody reads it: what an upstream repeats of its key goes no further.
             secrets::hide_in(&mut frame.data);
             frame.event.iter_mut().for_each(secrets::hide_in);
+            if frame.data.len() > UNCOUNTED_BYTES_MAX {
+                kept += parsed_bytes(frame.data.as_bytes());
+                self.share.hold(kept)?;
+            }
             let mut events = Vec::new();
             let progress = self.decoder.frame(&frame, &mut events)?;
             self.waiting.push_back(Piece { frame, events });
@@ -253,7 +329,9 @@ impl RemoteAnswer {
         if self.content()? == Content::Stream {
             return Err(self.wrong_kind("text/event-stream"));
         }
-        self.bytes(ANSWER_BYTES_MAX, limits).await
+        let body = self.bytes(ANSWER_BYTES_MAX, limits).await?;
+        self.share.hold(counted(parsed_bytes(&body))).map_err(|shortage| self.too_large(shortage))?;
+        Ok(body)
     }
 
     pub(super) async fn bytes(&mut self, bytes_max: usize, limits: &mut Limits) -> Result<Vec<u8>, Failure> {
@@ -264,6 +342,9 @@ impl RemoteAnswer {
                     self.garbled(&format!("its answer is longer than {bytes_max} bytes")),
                 ));
             }
+            // What grows is there twice for a moment, and has room for as much again.
+            let taken = counted((all.len() + bytes.len()) * 3);
+            self.share.hold(taken).map_err(|shortage| self.too_large(shortage))?;
             all.extend_from_slice(&bytes);
         }
         secrets::hide_in_bytes(&mut all);
@@ -303,7 +384,22 @@ impl RemoteAnswer {
         }
     }
 
+    /// There is no memory for what came: at all, or now, which is nobody's fault.
+    fn too_large(&self, shortage: Shortage) -> Failure {
+        match shortage {
+            Shortage::Ever { .. } => {
+                Failure::next(self.garbled(&format!("its answer is too large: {shortage}")))
+            }
+            Shortage::Now { .. } => Failure::report(shortage),
+        }
+    }
+
     fn garbled(&self, message: &str) -> ApiError {
         ApiError::upstream(&self.upstream.name, StatusCode::BAD_GATEWAY, message)
     }
+}
+
+/// What is held for so many bytes.
+fn counted(bytes: usize) -> usize {
+    if bytes > UNCOUNTED_BYTES_MAX { bytes } else { 0 }
 }

@@ -17,7 +17,7 @@ use serde_json::Value;
 /// Blocks that one message may have.
 const BLOCKS_MAX: usize = 4096;
 /// Bytes of signatures and inputs that wait for their blocks' ends.
-const WAITING_BYTES_MAX: usize = 16 << 20;
+const WAITING_BYTES_MAX: usize = 2 << 20;
 
 #[derive(Deserialize)]
 struct Event<'a> {

@@ -17,7 +17,7 @@ use std::fmt::Write;
 
 /// Bytes of blocks that wait for an earlier one to end, and of one call's arguments that are kept
 /// to tell whether they are whole.
-const WAITING_BYTES_MAX: usize = 16 << 20;
+const WAITING_BYTES_MAX: usize = 2 << 20;
 
 /// A stream's state.
 #[derive(Debug)]

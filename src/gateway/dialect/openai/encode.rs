@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use std::fmt::Write;
 
 /// Bytes of thinking kept until its signature comes; a longer one's signature goes out alone.
-const THINKING_BYTES_MAX: usize = 16 << 20;
+const THINKING_BYTES_MAX: usize = 2 << 20;
 
 /// A stream's state.
 #[derive(Debug)]

@@ -198,7 +198,7 @@ fn what_waits_is_bounded() {
     encoder.event(&call(1), &mut out).unwrap();
     let piece = arguments(1, &"x".repeat(1 << 20));
     let failed = (0..20).find_map(|_| encoder.event(&piece, &mut out).err());
-    assert_eq!(failed, Some(EncodeError::WaitingTooLarge { bytes_max: 16 << 20 }));
+    assert_eq!(failed, Some(EncodeError::WaitingTooLarge { bytes_max: 2 << 20 }));
 }
 
 #[test]
