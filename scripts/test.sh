@@ -140,6 +140,10 @@ redis=$(mktemp -d)
 NOVASTACK_TEST_REDIS=$(scripts/test_redis.sh "$redis")
 export NOVASTACK_TEST_REDIS
 
+step "fuzzing what strangers write, a minute for each target"
+cargo fmt --check --manifest-path fuzz/Cargo.toml
+scripts/fuzz.sh 60
+
 # Last, so that its closing line is the last thing to read.
 step "cargo test"
 cargo test --locked

@@ -8,6 +8,8 @@
 mod cli;
 #[path = "../../src/load.rs"]
 mod load;
+#[path = "../text_process.rs"]
+mod text_process;
 
 use libfuzzer_sys::fuzz_target;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -104,7 +106,7 @@ fn asked(address: SocketAddr, head: &str, body: &[u8]) -> Option<u16> {
     std::str::from_utf8(answer.get(9..12)?).ok()?.parse().ok()
 }
 
-fuzz_target!(|bytes: &[u8]| {
+fuzz_target!(init: text_process::begin(), |bytes: &[u8]| {
     let Some((first, body)) = bytes.split_first() else { return };
     let path = ENDPOINTS[usize::from(*first) % ENDPOINTS.len()];
     let head = format!(

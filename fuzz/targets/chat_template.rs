@@ -1,12 +1,17 @@
 //! A stranger's chat template: compiled, and rendered with a conversation that has tools.
 #![no_main]
 
+#[path = "../text_process.rs"]
+mod text_process;
+
 use libfuzzer_sys::fuzz_target;
-use novastack::text::{ChatTemplate, RenderInput};
+use novastack::text::{ChatTemplate, Containment, RenderInput};
 use serde_json::json;
 
-fuzz_target!(|source: &str| {
-    let Ok(template) = ChatTemplate::new(source, &json!({ "eos_token": "<|im_end|>" })) else { return };
+fuzz_target!(init: text_process::begin(), |source: &str| {
+    let containment = Containment::by_this_program();
+    let special = json!({ "eos_token": "<|im_end|>" });
+    let Ok(template) = ChatTemplate::new_contained(source, &special, &containment) else { return };
     let call =
         json!({ "id": "c1", "type": "function", "function": { "name": "f", "arguments": { "x": 1 } } });
     let input = RenderInput {

@@ -4,7 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 use novastack::checkpoint::Checkpoint;
 use novastack::model::ModelConfig;
-use novastack::text::Tokenizer;
+use novastack::text::{Containment, Tokenizer};
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
@@ -20,7 +20,7 @@ fuzz_target!(|bytes: &[u8]| {
     let _ = Checkpoint::open_vocabulary(path);
     let Ok(checkpoint) = Checkpoint::open(path) else { return };
     let _ = ModelConfig::from_json(&checkpoint.config);
-    let _ = Tokenizer::from_checkpoint(&checkpoint);
+    let _ = Tokenizer::contained(&checkpoint, None, &Containment::by_this_program());
     for name in checkpoint.tensor_names() {
         if let Some(tensor) = checkpoint.tensor(name) {
             std::hint::black_box(tensor.data.last());

@@ -1,9 +1,12 @@
 //! A stranger's tokenizer.json: read, and used on a text.
 #![no_main]
 
+#[path = "../text_process.rs"]
+mod text_process;
+
 use libfuzzer_sys::fuzz_target;
 use novastack::checkpoint::Checkpoint;
-use novastack::text::Tokenizer;
+use novastack::text::{Containment, Tokenizer};
 use std::sync::LazyLock;
 
 static FOLDER: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
@@ -13,10 +16,10 @@ static FOLDER: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
     folder
 });
 
-fuzz_target!(|bytes: &[u8]| {
+fuzz_target!(init: text_process::begin(), |bytes: &[u8]| {
     std::fs::write(FOLDER.path().join("tokenizer.json"), bytes).expect("written");
     let Ok(checkpoint) = Checkpoint::open_config(FOLDER.path()) else { return };
-    let Ok(tokenizer) = Tokenizer::from_checkpoint(&checkpoint) else { return };
+    let Ok(tokenizer) = Tokenizer::contained(&checkpoint, None, &Containment::by_this_program()) else { return };
     if let Ok(ids) = tokenizer.encode("Hello <|im_end|> wörld 123 \u{1f642}\n\n  end", true) {
         let _ = tokenizer.decode(&ids, false);
     }

@@ -7,35 +7,27 @@
 
 mod args;
 mod descriptors;
+mod loading;
 mod reload;
 
 pub use args::ServeArgs;
 
-use crate::cli::device::DeviceChoice;
-use crate::cli::inspect::known;
-use crate::cli::sampling::{self, Bound, SamplingChoice};
-use crate::load::{self, LoadArgs, Loaded};
 use arc_swap::ArcSwap;
+use loading::load_all;
 use novastack::checkpoint::catalogue;
-use novastack::checkpoint::resolve::{Places, Resolved, resolve, served_name};
-use novastack::clock::Clock;
+use novastack::checkpoint::resolve::served_name;
 use novastack::config::{self, Config, Model, SharedLimits, Target, TlsFiles};
-use novastack::engine::worker::{self, EngineConfig};
 use novastack::gateway::{
-    self, ConnectionLimits, Cors, ExampleRequest, LocalModel, ModelState, Observers, Registry, Replicas,
-    Routing, ServerConfig, Tls,
+    self, ConnectionLimits, Cors, ExampleRequest, ModelState, Observers, Registry, Routing, ServerConfig, Tls,
 };
 use novastack::secrets;
 use novastack::store::Store;
-use novastack::text::{ChatTemplate, Containment, Tokenizer};
 use reload::Reload;
 use sha2::{Digest, Sha256};
 use std::io::{ErrorKind, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::net::TcpListener;
 
 /// Where neither the command line nor the configuration says.
@@ -53,9 +45,6 @@ const HTTP_THREADS_MAX: usize = 8;
 
 /// How long work on other threads may go on when the server has ended.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Characters of a name that says by itself which model an error is about.
-const NAME_SAYS_MIN: usize = 4;
 
 pub fn run(mut args: ServeArgs) -> Result<(), String> {
     args.take_keys(std::env::var(args::KEYS_VARIABLE).ok())?;
@@ -381,83 +370,6 @@ fn names(args: &ServeArgs) -> Result<Names, String> {
     Ok(Names { names, aliases })
 }
 
-/// Loads the models in turn. One that cannot be loaded is told of and left out, as long as something else is
-/// there to serve: another model of this process, or `others` of upstreams.
-fn load_all(
-    args: &ServeArgs,
-    locals: &[(String, config::LocalModel)],
-    others: bool,
-    registry: &Registry,
-) -> Result<(), String> {
-    let mut promised_bytes = args.request_memory_bytes();
-    let mut reasons = Vec::new();
-    for (name, local) in locals {
-        let load = || {
-            let places = Places::from_env().map_err(|error| error.to_string())?;
-            let resolved = resolve(&local.source, &places).map_err(|error| error.to_string())?;
-            load(args, name, local, &resolved, &mut promised_bytes)
-        };
-        let panicked = || "loading it panicked; the log says where".to_owned();
-        match catch_unwind(AssertUnwindSafe(load)).unwrap_or_else(|_| Err(panicked())) {
-            Ok(model) => registry.set_ready(model),
-            Err(reason) => {
-                let told = about(name, &local.source, reason.clone());
-                if others || locals.len() > 1 {
-                    tracing::error!(
-                        model = name,
-                        reason = told,
-                        "the model cannot be loaded; all others serve"
-                    );
-                }
-                registry.set_failed(name, without_folders(&reason));
-                reasons.push(told);
-            }
-        }
-    }
-    match reasons.len() == locals.len() && !others {
-        true => Err(reasons.join("\n")),
-        false => Ok(()),
-    }
-}
-
-/// For whoever may ask `/health`: without the folders of this machine.
-fn without_folders(reason: &str) -> String {
-    let word = |word: &str| {
-        let path = word.trim_start_matches(['"', '\'', '`', '(']);
-        let before = &word[..word.len() - path.len()];
-        match path.starts_with(['/', '.', '~']) {
-            true => format!("{before}{}", path.rsplit('/').next().unwrap_or(path)),
-            false => word.to_owned(),
-        }
-    };
-    reason.split(' ').map(word).collect::<Vec<_>>().join(" ")
-}
-
-/// What callers are told that a model was loaded from: an id of the hub or a name of the catalogue as it
-/// was given, and of a path its last part.
-fn public_root(source: &str, path: &Path) -> String {
-    let source = source.split_once('=').map_or(source, |(_, source)| source);
-    let looks_like_a_path = source.starts_with(['.', '/', '~', '\\']) || Path::new(source).exists();
-    if !looks_like_a_path {
-        return source.to_owned();
-    }
-    path.file_name().map_or_else(|| "local".into(), |name| name.to_string_lossy().into_owned())
-}
-
-/// An error with the model that it is about, and nothing said twice.
-fn about(name: &str, source: &str, reason: String) -> String {
-    let source = source.strip_prefix(name).and_then(|rest| rest.strip_prefix('=')).unwrap_or(source);
-    let lower = reason.to_lowercase();
-    // A short name is a part of many words.
-    let names = |text: &str| text.len() >= NAME_SAYS_MIN && lower.contains(&text.to_lowercase());
-    match (names(name), names(source)) {
-        (true, _) => reason,
-        (false, true) => format!("model {name}: {reason}"),
-        (false, false) if name == source => format!("model {name}: {reason}"),
-        (false, false) => format!("model {name} ({source}): {reason}"),
-    }
-}
-
 fn cors(origins: &[String]) -> Cors {
     match origins {
         [] => Cors::Off,
@@ -466,127 +378,9 @@ fn cors(origins: &[String]) -> Cors {
     }
 }
 
-/// The command line's options, with the model's own over them: one for each replica, which share
-/// devices and threads.
-fn load_args(args: &LoadArgs, local: &config::LocalModel) -> Result<Vec<LoadArgs>, String> {
-    let mut args = args.clone();
-    if let Some(device) = &local.device {
-        args.device = DeviceChoice::parse(device).map_err(|reason| format!("device {device}: {reason}"))?;
-    }
-    if let Some(max_context) = local.max_context {
-        args.max_context = Some(u32::try_from(max_context).map_err(|_| "max_context is too large")?);
-    }
-    args.max_running = local.max_running.unwrap_or(args.max_running);
-    if local.replicas <= 1 {
-        return Ok(vec![args]);
-    }
-    let ranks = args.tensor_parallel.map_or(1, usize::from);
-    let shares = args.device.shares(local.replicas, ranks)?;
-    let threads = (args.threads_or_all() / local.replicas).max(1);
-    args.threads = Some(u16::try_from(threads).unwrap_or(u16::MAX));
-    Ok(shares.into_iter().map(|device| LoadArgs { device, ..args.clone() }).collect())
-}
-
-fn load(
-    args: &ServeArgs,
-    name: &str,
-    local: &config::LocalModel,
-    resolved: &Resolved,
-    promised_bytes: &mut usize,
-) -> Result<LocalModel, String> {
-    let shares = load_args(&args.load, local)?;
-    let mut engines = Vec::new();
-    let mut first = None;
-    for (index, load_args) in shares.iter().enumerate() {
-        let load_args = LoadArgs { promised_bytes: *promised_bytes, ..load_args.clone() };
-        let loaded = load::load(&load_args, name, resolved, local.rope_scaling.as_ref())?;
-        *promised_bytes += loaded.promised_bytes;
-        let Loaded { checkpoint, shape, executor, max_context, kv_blocks, .. } = loaded;
-        let (engine, _thread) = worker::spawn(
-            EngineConfig {
-                name: if shares.len() == 1 { name.to_string() } else { format!("{name}/{index}") },
-                max_context,
-                kv_blocks,
-                max_running: load_args.max_running as usize,
-                max_queued: args.max_queued as usize,
-                step_token_budget: load_args.step_rows(),
-                vocab: shape.vocab,
-                cache_salt: 0,
-            },
-            executor,
-            Clock::real(),
-        )
-        .map_err(|error| format!("the engine's thread could not be started: {error}"))?;
-        engines.push(engine);
-        first.get_or_insert((checkpoint, shape));
-    }
-    let (checkpoint, shape) = first.ok_or("a model has one replica at least")?;
-    let choice = SamplingChoice {
-        command_line: args.sampling(),
-        configuration: local.sampling,
-        max_tokens: local.default_max_tokens.map(Bound::To).or(args.default_max_tokens),
-    };
-    let recognised = known::recognise(resolved, &checkpoint, &shape);
-    let defaults = sampling::defaults(&choice, &checkpoint, &recognised)?;
-    let places = args.max_queued as usize + shares.first().map_or(0, |args| args.max_running as usize);
-    let containment = Containment::by_this_program();
-    let template = ChatTemplate::contained(&checkpoint, &containment);
-    let tokenizer = match &checkpoint.tokenizer {
-        Some(_) => {
-            let tokenizer = Tokenizer::contained(&checkpoint, template.as_ref().ok(), &containment);
-            let tokenizer = tokenizer.map_err(|error| error.to_string())?;
-            tokenizer.warnings().iter().for_each(|warning| tracing::warn!(model = name, "{warning}"));
-            Some(Arc::new(tokenizer))
-        }
-        None => None,
-    };
-    Ok(LocalModel {
-        name: name.to_string(),
-        engine: Replicas::new(engines, places),
-        tokenizer,
-        template: template.map(Arc::new).map_err(|error| error.to_string()),
-        defaults,
-        vocab: shape.vocab,
-        created_unix_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
-        root: public_root(&local.source, &resolved.path),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn callers_are_not_told_where_a_model_lies() {
-        let file = tempfile::NamedTempFile::with_suffix(".gguf").expect("a file");
-        let name = file.path().file_name().expect("a name").to_string_lossy().into_owned();
-        let given = file.path().display().to_string();
-        for source in [given.clone(), format!("tiny={given}")] {
-            assert_eq!(public_root(&source, file.path()), name);
-        }
-        assert_eq!(public_root("../models/m", Path::new("/srv/models/m")), "m");
-        assert_eq!(public_root("~/m", Path::new("/home/user/m")), "m");
-        let cached = Path::new("/root/.cache/huggingface/hub/models--Qwen--Qwen3-0.6B/snapshots/0123");
-        assert_eq!(public_root("Qwen/Qwen3-0.6B", cached), "Qwen/Qwen3-0.6B");
-        assert_eq!(public_root("small=org/name:Q4_K_M", cached), "org/name:Q4_K_M");
-    }
-
-    #[test]
-    fn errors_say_nothing_twice() {
-        let said = |name, source, reason: &str| about(name, source, reason.to_owned());
-        assert_eq!(said("llama3.2", "llama3.2", "\"llama3.2\" is no file"), "\"llama3.2\" is no file");
-        assert_eq!(said("foo1", "foo1=none.gguf", "none.gguf: no file"), "model foo1: none.gguf: no file");
-        assert_eq!(said("qwen3-8b", "qwen3:8b", "Qwen/Qwen3-8B: no hub"), "Qwen/Qwen3-8B: no hub");
-        assert_eq!(said("org/name", "org/name:Q8_0", "org/name: no hub"), "org/name: no hub");
-        assert_eq!(said("tiny", "./folder", "out of memory"), "model tiny (./folder): out of memory");
-        assert_eq!(said("x", "x", "excess"), "model x: excess");
-    }
-
-    #[test]
-    fn callers_learn_no_folders() {
-        let reason = "/srv/models/small/config.json: No such file or directory (`./here.gguf`, org/name)";
-        assert_eq!(without_folders(reason), "config.json: No such file or directory (`here.gguf`, org/name)");
-    }
 
     #[test]
     fn the_name_that_was_typed_is_served_too() {

@@ -67,7 +67,7 @@ impl App {
     pub async fn read_json(&self, limits: &mut Limits, request: Request) -> Result<ParsedBody, ApiError> {
         let headers = request.headers();
         let bytes_max = self.config.body_bytes_max;
-        let refused = match check_type(headers).and_then(|()| is_gzip(headers)) {
+        let refused = match is_gzip(headers) {
             Ok(_) if announced(headers).is_none_or(|bytes| bytes <= bytes_max as u64) => None,
             Ok(_) => Some(ApiError::body_too_large(bytes_max)),
             Err(error) => Some(error),
@@ -127,17 +127,6 @@ async fn read(
         }
         all.extend_from_slice(&data);
     }
-}
-
-fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
-    let Some(kind) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
-    let kind = String::from_utf8_lossy(kind.as_bytes());
-    let essence = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    // Other types would let a web page of any origin send requests without a preflight.
-    if essence == "application/json" || essence.ends_with("+json") {
-        return Ok(());
-    }
-    Err(ApiError::wrong_content_type(&kind))
 }
 
 /// Whether the body is packed, in the one way that is taken.

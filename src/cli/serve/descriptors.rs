@@ -1,7 +1,7 @@
 //! How many files and sockets the system lets this process have open (`ulimit -n`), and how many connections
 //! that is enough for.
 
-use rlimit::Resource;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// For all that is no connection: models, stores, logs, threads' own.
 const OTHERS: u64 = 256;
@@ -13,20 +13,14 @@ const CONNECTIONS_MIN: usize = 16;
 /// Raises the limit as far as the system lets it be raised, and says how many connections there may be:
 /// `wanted`, or fewer where the limit is too low for them.
 pub fn connections_max(wanted: usize) -> usize {
-    let (before, limit) = match Resource::NOFILE.get() {
-        Ok((soft, hard)) if soft < hard => match Resource::NOFILE.set(hard, hard) {
-            Ok(()) => (soft, hard),
-            Err(error) => {
-                tracing::debug!(%error, "the limit of open files could not be raised");
-                (soft, soft)
-            }
-        },
-        Ok((soft, _)) => (soft, soft),
-        Err(error) => {
-            tracing::warn!(%error, "the limit of open files could not be read");
-            return wanted;
-        }
-    };
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    // None: there is no limit.
+    let before = current.unwrap_or(u64::MAX);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    if let Err(error) = &raised {
+        tracing::debug!(%error, "the limit of open files could not be raised");
+    }
+    let limit = if raised.is_ok() { maximum.unwrap_or(u64::MAX) } else { before };
     let connections = connections_of(limit, wanted);
     match connections < wanted {
         true => tracing::warn!(

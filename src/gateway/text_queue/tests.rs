@@ -74,7 +74,8 @@ async fn text_work_ends_when_its_client_leaves() {
                 while let Ok(()) = crate::text::Stop::check_current() {
                     thread::sleep(Duration::from_millis(1));
                 }
-                Ok(ended.send(()).unwrap())
+                ended.send(()).unwrap();
+                Ok(())
             };
             queue.run(&mut limits, work).await
         })

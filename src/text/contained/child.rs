@@ -81,8 +81,8 @@ fn write_frame(answer: &Result<Vec<u8>, String>) -> io::Result<()> {
 
 /// What it holds.
 enum Held {
-    Template(Jinja),
-    Tokenizer(Tokenizer),
+    Template(Box<Jinja>),
+    Tokenizer(Box<Tokenizer>),
 }
 
 fn answer_all(requests: &mpsc::Receiver<Vec<u8>>) {
@@ -110,7 +110,7 @@ fn take_role(setup: &[u8]) -> Result<(Held, Vec<u8>), String> {
         let jinja = Jinja::compile(source)?;
         let mut variables: Vec<String> = jinja.variables()?.into_iter().collect();
         variables.sort();
-        return Ok((Held::Template(jinja), serde_json::json!(variables).to_string().into_bytes()));
+        return Ok((Held::Template(Box::new(jinja)), serde_json::json!(variables).to_string().into_bytes()));
     }
     let path = setup["tokenizer"].as_str().ok_or("a template or a tokenizer is expected")?;
     let checkpoint = Checkpoint::open_config(Path::new(path)).map_err(|error| error.to_string())?;
@@ -118,7 +118,7 @@ fn take_role(setup: &[u8]) -> Result<(Held, Vec<u8>), String> {
     let tokenizer =
         Tokenizer::from_source(source, &checkpoint.tokenizer_config).map_err(|error| error.unnamed())?;
     try_out(&tokenizer)?;
-    Ok((Held::Tokenizer(tokenizer), Vec::new()))
+    Ok((Held::Tokenizer(Box::new(tokenizer)), Vec::new()))
 }
 
 /// Encodes texts of the kinds that tokenizers are slow with, and reads them again.
