@@ -17,7 +17,8 @@ fn a_clock_that_jumps_and_comes_back_leaves_limits_as_they_were() {
             requests_per_minute: Some(60),
             concurrency: Some(2),
             dollars_per_day: Some(10.0),
-            dollars_per_month: Some(10.0),
+            // Of two limits that a request is over, the one that keeps it waiting longer is told.
+            dollars_per_month: Some(100.0),
             ..Limits::default()
         };
         let ask = |estimate: Estimate, now: Now| limiter.reserve(&[key(&limits)], estimate, now);
