@@ -160,15 +160,20 @@ async fn an_upstreams_usage_is_bounded_by_what_was_asked_flagged_and_corrected()
             }
         }
     }
-    let rows = gateway.usage("flag").await;
-    assert_eq!(
-        (&rows[0]["flag"], &rows[0]["requests"], &rows[0]["flagged"]),
-        (&json!("bounded"), &json!(8), &json!(8))
-    );
+    // On a busy machine records come late, and an attempt may have failed and been tried again.
+    let mut bounded = Value::Null;
+    for _ in 0..20 {
+        let rows = gateway.usage("flag").await;
+        bounded = rows.into_iter().find(|row| row["flag"] == "bounded").unwrap_or_default();
+        if bounded["requests"] == 8 {
+            break;
+        }
+    }
+    assert_eq!((&bounded["requests"], &bounded["flagged"]), (&json!(8), &json!(8)), "{bounded}");
     // 64 tokens and a margin each; a prompt of a few dozen bytes and a margin.
     for count in ["input_tokens", "output_tokens"] {
-        let counted = rows[0][count].as_u64().expect("a number");
-        assert!((8 * 64..8 * 4500).contains(&counted), "{rows:?}");
+        let counted = bounded[count].as_u64().expect("a number");
+        assert!((8 * 64..8 * 4500).contains(&counted), "{bounded}");
     }
     let wasted = spent(&gateway, "paid").await;
     assert!((0.1..2.0).contains(&wasted), "{wasted}");
@@ -189,7 +194,8 @@ async fn an_upstreams_usage_is_bounded_by_what_was_asked_flagged_and_corrected()
     }
     assert!((spent(&gateway, "paid").await - 0.008).abs() < 1e-9);
     let rows = gateway.usage("flag").await;
-    assert_eq!((&rows[0]["flag"], &rows[0]["input_tokens"]), (&json!("corrected"), &json!(88)));
+    let corrected = rows.iter().find(|row| row["flag"] == "corrected").expect("a row");
+    assert_eq!(corrected["input_tokens"], 88);
     for (wrong, param) in [
         (json!({ "key": "paid", "request_id": "none", "cost": 1 }), "request_id"),
         (json!({ "key": "paid", "request_id": "r1", "cost": "1" }), "cost"),
