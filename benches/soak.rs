@@ -171,7 +171,7 @@ impl Server {
         std::fs::write(&path, config).map_err(|error| error.to_string())?;
         let mut child = Command::new(env!("CARGO_BIN_EXE_novastack"))
             .args(["serve", "--port", "0", "--api-key", KEY, "--threads", "2", "--http-threads", "2"])
-            .args(["--max-context", "1024", "--kv-cache-memory", "64M", "--max-running", "16"])
+            .args(["--max-context", "1024", "--kv-cache-memory", "24M", "--max-running", "16"])
             .args(["--request-timeout", &REQUEST_TIMEOUT.as_secs().to_string(), "--config"])
             .arg(&path)
             .env("NOVASTACK_LOG", "error")
@@ -398,6 +398,10 @@ impl Soak {
                 let answer = client.post(url).bearer_auth(KEY).json(&body).send().await;
                 let answer = answer.map_err(|error| closed(error.to_string()))?;
                 let status = answer.status();
+                if status == 503 {
+                    // It rests after failures: the others are to have their turn.
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
                 let mut pieces = answer.bytes_stream();
                 while let Some(piece) = pieces.next().await {
                     if piece.is_err() {
