@@ -2,10 +2,13 @@
 //! which blocks whoever opens it until somebody writes, or to a device that never ends. Only regular files
 //! are opened, and of texts no more is read than they may hold.
 
+use rustix::fs::OFlags;
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
+
+const NONBLOCK: i32 = OFlags::NONBLOCK.bits().cast_signed();
 
 /// Opens a regular file for reading.
 ///
@@ -15,7 +18,7 @@ pub fn open(path: &Path) -> io::Result<File> {
     // Before it is opened: opening alone does something to some devices.
     regular(&std::fs::metadata(path)?)?;
     // A pipe may have taken its place since; opened so, it does not block.
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let file = OpenOptions::new().read(true).custom_flags(NONBLOCK).open(path)?;
     regular(&file.metadata()?)?;
     Ok(file)
 }
@@ -31,7 +34,7 @@ pub fn create(path: &Path) -> io::Result<File> {
         Err(error) => return Err(error),
     }
     let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true).custom_flags(libc::O_NONBLOCK);
+    options.write(true).create(true).truncate(true).custom_flags(NONBLOCK);
     let file = options.open(path)?;
     regular(&file.metadata()?)?;
     Ok(file)

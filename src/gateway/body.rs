@@ -170,7 +170,7 @@ fn unpacked(bytes: &[u8], bytes_max: usize, share: &mut Share) -> Result<Vec<u8>
 
 /// Takes what is sent and drops it, for a while: a connection that is closed before has its answer
 /// lost on the way.
-async fn linger(mut body: Body) {
+pub(super) async fn linger(mut body: Body) {
     let all = async { while body.frame().await.is_some_and(|frame| frame.is_ok()) {} };
     let _ = tokio::time::timeout(LINGER, all).await;
 }

@@ -10,6 +10,7 @@
 use super::admin::{self, AdminState};
 use super::app::{App, RequestContext};
 use super::auth::Viewer;
+use super::body::linger;
 use super::bounds::Phase;
 use super::browser::Browsers;
 use super::chat;
@@ -37,7 +38,6 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use futures_util::FutureExt;
-use http_body_util::BodyExt;
 use std::io;
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
@@ -48,8 +48,6 @@ use tokio::sync::oneshot;
 
 /// How long connections may take to send what is ready when the server ends.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long the body of a refused request is still taken.
-const LINGER: Duration = Duration::from_secs(2);
 /// What a draining server still answers.
 const OPEN_WHILE_DRAINING: [&str; 5] = ["/health", "/livez", "/readyz", "/metrics", "/version"];
 /// What a server still answers whose connections are all at work, besides the admin API.
@@ -251,14 +249,11 @@ async fn enter_admin(State(entrance): State<Entrance>, request: Request, next: N
     }
 }
 
-/// The answer to a request whose body nobody reads. What is sent of it is taken for a while: a connection
-/// that is closed before has its answer lost on the way.
+/// The answer to a request whose body nobody reads.
 fn refused(request: Request, error: ApiError) -> Response {
     // Who asks first whether to send it does not, when told this.
     if !request.headers().contains_key(header::EXPECT) && !request.body().is_end_stream() {
-        let mut body = request.into_body();
-        let all = async move { while body.frame().await.is_some_and(|frame| frame.is_ok()) {} };
-        tokio::spawn(tokio::time::timeout(LINGER, all));
+        tokio::spawn(linger(request.into_body()));
     }
     error.into_response()
 }

@@ -33,7 +33,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -101,10 +101,14 @@ impl Containment {
         Self { program: program.into() }
     }
 
-    /// In children of the program that runs. They are of its version even when its file has been
+    /// In children of the program that runs. On Linux they are of its version even when its file has been
     /// replaced since.
     pub fn by_this_program() -> Self {
-        Self::by("/proc/self/exe")
+        const ITSELF: &str = "/proc/self/exe";
+        match std::env::current_exe() {
+            Ok(file) if !Path::new(ITSELF).exists() => Self::by(file),
+            _ => Self::by(ITSELF),
+        }
     }
 }
 
