@@ -7,6 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::SystemTime;
 
 const NONBLOCK: i32 = OFlags::NONBLOCK.bits().cast_signed();
 
@@ -38,6 +39,14 @@ pub fn create(path: &Path) -> io::Result<File> {
     let file = options.open(path)?;
     regular(&file.metadata()?)?;
     Ok(file)
+}
+
+/// By which a file that was changed is told from one that was not; None: it is not there.
+pub type Stamp = Option<(Option<SystemTime>, u64)>;
+
+/// A file's stamp as it is now.
+pub fn stamp(path: &Path) -> Stamp {
+    std::fs::metadata(path).ok().map(|file| (file.modified().ok(), file.len()))
 }
 
 /// A regular file's bytes.

@@ -4,16 +4,15 @@
 //! Invariants: a pair that cannot be read, or does not belong together, is never served: at the start it is
 //! an error, later the one before stays. HTTP/1.1 is all that is spoken within.
 
+use crate::files::{self, Stamp, stamp};
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use std::fs::{self, File};
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tokio_rustls::TlsAcceptor;
 
 /// How often the files are looked at.
@@ -31,9 +30,6 @@ pub struct Tls {
     loaded: [Stamp; 2],
     config: ArcSwap<ServerConfig>,
 }
-
-/// By which a file is seen to have changed.
-type Stamp = Option<(SystemTime, u64)>;
 
 impl Tls {
     /// Reads the chain of `certificate`, the server's own first, and its `key`.
@@ -78,11 +74,6 @@ impl Tls {
     }
 }
 
-fn stamp(path: &Path) -> Stamp {
-    let file = fs::metadata(path).ok()?;
-    Some((file.modified().ok()?, file.len()))
-}
-
 fn read(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, String> {
     let of = |path: &Path, reason: &str| format!("{}: {reason}", path.display());
     let chain = CertificateDer::pem_slice_iter(&bytes(certificate)?).collect::<Result<Vec<_>, _>>();
@@ -103,17 +94,6 @@ fn read(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, String> {
     Ok(Arc::new(config))
 }
 
-/// The bytes of a file that is one: a pipe would hold the reader up.
 fn bytes(path: &Path) -> Result<Vec<u8>, String> {
-    let failed = |reason: String| format!("{}: {reason}", path.display());
-    let unreadable = |error: std::io::Error| failed(format!("cannot be read: {error}"));
-    let metadata = fs::metadata(path).map_err(unreadable)?;
-    if !metadata.is_file() || metadata.len() > FILE_BYTES_MAX {
-        return Err(failed(format!("a file of {FILE_BYTES_MAX} bytes at the most is expected")));
-    }
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(FILE_BYTES_MAX).read_to_end(&mut bytes))
-        .map_err(unreadable)?;
-    Ok(bytes)
+    files::read(path, FILE_BYTES_MAX).map_err(|error| format!("{}: cannot be read: {error}", path.display()))
 }

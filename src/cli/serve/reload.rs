@@ -7,19 +7,17 @@
 
 use super::{ServeArgs, has_keys, locals, read_config};
 use arc_swap::ArcSwap;
+use novastack::files::stamp;
 use novastack::gateway::{self, Registry, Routing};
 use novastack::store::Store;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// How often the configuration's file is looked at.
 const WATCH: Duration = Duration::from_secs(1);
-
-/// By which a file that was changed is told from one that was not; None: it is not there.
-type Stamp = Option<(Option<SystemTime>, u64)>;
 
 /// What a new configuration is held against.
 pub struct Reload {
@@ -84,8 +82,4 @@ impl Reload {
         gateway::check_bind(self.host, has_keys, args.allow_unauthenticated)?;
         Routing::new(new, &args.api_keys, &self.registry)
     }
-}
-
-fn stamp(path: &Path) -> Stamp {
-    std::fs::metadata(path).ok().map(|file| (file.modified().ok(), file.len()))
 }
