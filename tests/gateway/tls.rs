@@ -145,7 +145,7 @@ async fn a_certificate_that_cannot_be_served_is_told_at_the_start() {
         (at(here, "empty"), at(here, "server.key"), "no certificate in PEM"),
         (at(here, "server.pem"), at(here, "ca.pem"), "no private key in PEM"),
         (at(here, "none.pem"), at(here, "server.key"), "none.pem: cannot be read"),
-        (at(here, ""), at(here, "server.key"), "a file of"),
+        (at(here, ""), at(here, "server.key"), "is a folder, not a regular file"),
     ] {
         let log = Server::try_start(&["--config", &config, "--tls-cert", &pem, "--tls-key", &key]);
         let log = log.err().expect("it ends");
