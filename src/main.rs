@@ -6,7 +6,7 @@ mod load;
 use std::process::ExitCode;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: novastack::text::CountingAllocator = novastack::text::CountingAllocator;
 
 fn main() -> ExitCode {
     novastack::log::take_panics();

@@ -178,7 +178,7 @@ impl Account {
         };
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let provider = target.upstream.as_ref();
-        let record = UsageRecord {
+        let record = Arc::new(UsageRecord {
             unix_ms: since.as_millis() as u64,
             request_id: self.request_id.clone(),
             attempt: number,
@@ -199,7 +199,7 @@ impl Account {
             outcome: Outcome::Cancelled,
             status: STATUS_CANCELLED,
             tags: self.tags.clone(),
-        };
+        });
         let attempt = Attempt {
             reservation,
             bill: self.bill.clone(),
@@ -230,7 +230,7 @@ const STATUS_CANCELLED: u16 = 499;
 /// An attempt under way.
 pub struct Attempt {
     /// Taken when it is recorded.
-    record: Option<UsageRecord>,
+    record: Option<Arc<UsageRecord>>,
     reservation: Option<Reservation>,
     bill: Arc<Bill>,
     /// The upstream's; None: one of our engines, whose counts are exact at any time.
@@ -342,7 +342,10 @@ impl Attempt {
     }
 
     fn record(&mut self, outcome: Outcome, status: u16) -> TokenUsage {
-        let Some(mut record) = self.record.take() else { return TokenUsage::default() };
+        let Some(record) = self.record.take() else { return TokenUsage::default() };
+        let closed = self.open.take().map(OpenRecord::close);
+        // Nobody shares it any more, unless it is being noted.
+        let mut record = Arc::unwrap_or_clone(record);
         let said = self.used;
         if self.dialect.is_some() {
             self.used = said.map(|used| self.possible(used));
@@ -381,8 +384,8 @@ impl Attempt {
             observed.recorded(&record, self.first);
         }
         self.metrics.count(&record);
-        if let Some(open) = self.open.take() {
-            open.close(record);
+        if let Some(closed) = closed {
+            closed.keep(record);
         }
         used
     }

@@ -40,7 +40,7 @@ pub use record::{Flag, Outcome, UsageRecord, new_request_id};
 pub use report::{ArmRow, ScoreTotals, Spread};
 pub use scores::Score;
 pub use spending::{Spender, SpentOfPeriods};
-pub use under_way::{OpenRecord, Progress};
+pub use under_way::{ClosedRecord, OpenRecord, Progress};
 pub use usage::{Dimension, Filter, Totals, UsageQuery, UsageRow};
 pub use writer::Recorder;
 

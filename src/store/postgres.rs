@@ -1,8 +1,8 @@
 //! A PostgreSQL database (version 13 or newer), which several gateways may share.
 //!
-//! Every connection has a thread of its own, which alone touches its client: whoever wants something
-//! hands it a job and waits for the answer, for a bounded time, whatever has become of the server.
-//! (The client has no timeout of its own, and must not be used on threads of an async runtime.)
+//! Every connection has a thread of its own, with a runtime that drives it while there is work: whoever wants
+//! something hands it a job and waits for the answer, for a bounded time, whatever has become of the server.
+//! (The client has no timeout of its own, and callers wait on threads of no runtime.)
 //!
 //! A batch of records is one statement. Its number is kept with what it adds, so that one whose answer
 //! got lost with the connection can be sent again and counts once.
@@ -17,17 +17,20 @@ use super::error::StoreError;
 use super::record::{Flag, UsageRecord};
 use super::spending::charges_by_period;
 use super::under_way::Notes;
-use postgres::config::{Host, SslMode};
-use postgres::error::{Severity, SqlState};
-use postgres::fallible_iterator::FallibleIterator;
-use postgres::types::{ToSql, Type};
-use postgres::{Client, Config, IsolationLevel, NoTls};
+use futures_util::{FutureExt, TryStreamExt};
 use rusqlite::types::{Value, ValueRef};
 use rustls_platform_verifier::BuilderVerifierExt;
 use std::error::Error;
+use std::pin::pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
+use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
+use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::error::{Severity, SqlState};
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Config, IsolationLevel, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// Connections for everything but the writer.
@@ -140,8 +143,11 @@ impl Server {
         drop(pool);
         let mut lent = Lent { server: self, session: idle };
         // The server may have been away in the meantime.
-        let check = |client: &mut Client| client.is_valid(CHECK_TIMEOUT);
-        if lent.session.as_mut().is_none_or(|session| session.run(check).is_err()) {
+        let stands = async |client: &mut Client| {
+            let check = tokio::time::timeout(CHECK_TIMEOUT, client.simple_query(""));
+            check.await.map_or(Ok(false), |answer| answer.map(|_| true))
+        };
+        if !lent.session.as_mut().is_some_and(|session| session.run(stands).is_ok_and(|stands| stands)) {
             lent.session = Some(Session::open(&self.0, READ_TIMEOUT)?);
         }
         Ok(lent)
@@ -176,7 +182,7 @@ impl Drop for Lent<'_> {
 }
 
 /// What a connection's thread is to do.
-type Job = Box<dyn FnOnce(&mut Client) + Send>;
+type Job = Box<dyn FnOnce(&Runtime, &mut Client) + Send>;
 
 /// A connection. Dropped, its thread closes it.
 pub struct Session {
@@ -195,11 +201,18 @@ impl Session {
         let (jobs, inbox) = mpsc::channel::<Job>();
         let (opened, answer) = mpsc::sync_channel(1);
         let thread = thread::Builder::new().name("postgres".into()).spawn(move || {
-            match connect(&config, tls, timeout) {
-                Ok(mut client) => {
+            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime,
+                Err(error) => return drop(opened.send(Err(error.to_string()))),
+            };
+            match runtime.block_on(connect(&config, tls, timeout)) {
+                Ok((mut client, connection)) => {
                     if opened.send(Ok(())).is_ok() {
-                        inbox.into_iter().for_each(|job| job(&mut client));
+                        inbox.into_iter().for_each(|job| job(&runtime, &mut client));
                     }
+                    // It takes its leave of the server.
+                    drop(client);
+                    let _ = runtime.block_on(async { tokio::time::timeout(GRACE, connection).await });
                 }
                 Err(error) => drop(opened.send(Err(words(&error)))),
             }
@@ -216,13 +229,15 @@ impl Session {
     /// Has something done by the connection's thread.
     fn run<T: Send + 'static>(
         &mut self,
-        work: impl FnOnce(&mut Client) -> Result<T, postgres::Error> + Send + 'static,
+        work: impl AsyncFnOnce(&mut Client) -> Result<T, tokio_postgres::Error> + Send + 'static,
     ) -> Result<T, String> {
         if self.is_broken {
             return Err("the connection is lost".into());
         }
         let (done, answer) = mpsc::sync_channel(1);
-        let job = move |client: &mut Client| drop(done.send(work(client)));
+        let job = move |runtime: &Runtime, client: &mut Client| {
+            drop(done.send(runtime.block_on(work(client))));
+        };
         // Without its thread there is no answer either.
         let _ = self.jobs.send(Box::new(job));
         match answer.recv_timeout(self.timeout + GRACE) {
@@ -248,19 +263,19 @@ impl Connection for Session {
 
     fn read(&mut self, sql: &str, parameters: &[Value]) -> Result<Vec<Row>, String> {
         let (sql, parameters) = (sql.to_owned(), parameters.iter().map(parameter).collect::<Vec<_>>());
-        self.run(move |client| {
-            let rows = client.query_typed(&sql, &borrowed(&parameters))?;
+        self.run(async move |client| {
+            let rows = client.query_typed(&sql, &borrowed(&parameters)).await?;
             let cells =
-                |row: &postgres::Row| (0..row.len()).map(|at| cell(row, at)).collect::<Result<_, _>>();
+                |row: &tokio_postgres::Row| (0..row.len()).map(|at| cell(row, at)).collect::<Result<_, _>>();
             rows.iter().map(|row| cells(row).map(Row)).collect()
         })
     }
 
     fn scan(&mut self, sql: &str, parameters: &[Value], mut visit: Visit) -> Result<(), String> {
         let (sql, parameters) = (sql.to_owned(), parameters.iter().map(parameter).collect::<Vec<_>>());
-        self.run(move |client| {
-            let mut rows = client.query_typed_raw(&sql, borrowed(&parameters))?;
-            while let Some(row) = rows.next()? {
+        self.run(async move |client| {
+            let mut rows = pin!(client.query_typed_raw(&sql, borrowed(&parameters)).await?);
+            while let Some(row) = rows.try_next().await? {
                 let mut cells = [ValueRef::Null; SCANNED_COLUMNS_MAX];
                 for (at, cell) in cells.iter_mut().enumerate().take(row.len()) {
                     *cell = scanned(&row, at)?;
@@ -275,7 +290,7 @@ impl Connection for Session {
 
     fn change(&mut self, sql: &str, parameters: &[Value]) -> Result<u64, String> {
         let (sql, parameters) = (sql.to_owned(), parameters.iter().map(parameter).collect::<Vec<_>>());
-        self.run(move |client| client.execute_typed(&sql, &borrowed(&parameters)))
+        self.run(async move |client| client.execute_typed(&sql, &borrowed(&parameters)).await)
     }
 
     fn add_usage(&mut self, batch: u64, records: &[UsageRecord], notes: &Notes) -> Result<(), String> {
@@ -303,7 +318,7 @@ impl Connection for Session {
             (Box::new(notes.numbers.clone()), Type::INT8_ARRAY),
         ];
         parameters.extend(rest);
-        self.run(move |client| client.execute_typed(ADD_USAGE, &borrowed(&parameters))).map(drop)
+        self.run(async move |client| client.execute_typed(ADD_USAGE, &borrowed(&parameters)).await).map(drop)
     }
 
     fn note(&mut self, writer: &str, attempts: &[(u64, UsageRecord)]) -> Result<(), String> {
@@ -312,7 +327,7 @@ impl Connection for Session {
         let mut parameters: Vec<Parameter> =
             vec![(Box::new(writer.to_owned()), Type::TEXT), (Box::new(numbers), Type::INT8_ARRAY)];
         parameters.extend(columns(&records));
-        self.run(move |client| client.execute_typed(NOTE, &borrowed(&parameters))).map(drop)
+        self.run(async move |client| client.execute_typed(NOTE, &borrowed(&parameters)).await).map(drop)
     }
 
     /// Which transactions are done: another as soon as one more is.
@@ -385,7 +400,7 @@ fn borrowed(parameters: &[Parameter]) -> Vec<(&(dyn ToSql + Sync), Type)> {
     parameters.iter().map(|(value, kind)| (value.as_ref() as _, kind.clone())).collect()
 }
 
-fn cell(row: &postgres::Row, at: usize) -> Result<Value, postgres::Error> {
+fn cell(row: &tokio_postgres::Row, at: usize) -> Result<Value, tokio_postgres::Error> {
     Ok(match *row.columns()[at].type_() {
         Type::INT8 => row.try_get::<_, Option<i64>>(at)?.into(),
         Type::FLOAT8 => row.try_get::<_, Option<f64>>(at)?.into(),
@@ -396,7 +411,7 @@ fn cell(row: &postgres::Row, at: usize) -> Result<Value, postgres::Error> {
 }
 
 /// The same without a copy.
-fn scanned(row: &postgres::Row, at: usize) -> Result<ValueRef<'_>, postgres::Error> {
+fn scanned(row: &tokio_postgres::Row, at: usize) -> Result<ValueRef<'_>, tokio_postgres::Error> {
     Ok(match *row.columns()[at].type_() {
         Type::INT8 => row.try_get::<_, Option<i64>>(at)?.map_or(ValueRef::Null, ValueRef::Integer),
         Type::FLOAT8 => row.try_get::<_, Option<f64>>(at)?.map_or(ValueRef::Null, ValueRef::Real),
@@ -483,29 +498,36 @@ fn tls(config: &Config) -> Result<Option<MakeRustlsConnect>, String> {
     Ok(Some(MakeRustlsConnect::new(client.with_no_client_auth())))
 }
 
-fn connect(
+/// A client, and what drives its connection on the runtime that this is called on.
+async fn connect(
     config: &Config,
     tls: Option<MakeRustlsConnect>,
     timeout: Duration,
-) -> Result<Client, postgres::Error> {
-    let mut client = match tls {
-        Some(tls) => config.connect(tls)?,
-        None => config.connect(NoTls)?,
+) -> Result<(Client, JoinHandle<()>), tokio_postgres::Error> {
+    let (client, connection) = match tls {
+        Some(tls) => {
+            let (client, connection) = config.connect(tls).await?;
+            (client, tokio::spawn(connection.map(drop)))
+        }
+        None => {
+            let (client, connection) = config.connect(NoTls).await?;
+            (client, tokio::spawn(connection.map(drop)))
+        }
     };
     let ms = timeout.as_millis();
     let bounds = format!("SET statement_timeout = {ms}; SET idle_in_transaction_session_timeout = {ms}");
-    client.batch_execute(&bounds)?;
-    Ok(client)
+    client.batch_execute(&bounds).await?;
+    Ok((client, connection))
 }
 
 /// Recognises the schema and brings it up to date. The inner error is ours.
-fn prepare(client: &mut Client) -> Result<Result<(), String>, postgres::Error> {
-    let mut transaction =
-        client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start()?;
+async fn prepare(client: &mut Client) -> Result<Result<(), String>, tokio_postgres::Error> {
+    let transaction =
+        client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start().await?;
     // One process at a time; the next one sees what this one did.
-    transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&SCHEMA_LOCK])?;
+    transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&SCHEMA_LOCK]).await?;
     let about = "SELECT current_setting('server_version_num')::integer / 10000, current_schema()::text";
-    let about = transaction.query_one(about, &[])?;
+    let about = transaction.query_one(about, &[]).await?;
     let server: i32 = about.get(0);
     if server < SERVER_VERSION_MIN {
         return Ok(Err(format!("is on PostgreSQL {server}; {SERVER_VERSION_MIN} or newer is needed")));
@@ -514,10 +536,11 @@ fn prepare(client: &mut Client) -> Result<Result<(), String>, postgres::Error> {
         return Ok(Err("its search_path names no schema that exists: create one, or name another".into()));
     };
     let tables = "SELECT tablename::text FROM pg_catalog.pg_tables WHERE schemaname = $1";
-    let tables: Vec<String> = transaction.query(tables, &[&schema])?.iter().map(|row| row.get(0)).collect();
+    let tables: Vec<String> =
+        transaction.query(tables, &[&schema]).await?.iter().map(|row| row.get(0)).collect();
     let known = MIGRATIONS.len() as i64;
     let version: i64 = match tables.iter().any(|table| table == "novastack_schema") {
-        true => transaction.query_one("SELECT max(version) FROM novastack_schema", &[])?.get(0),
+        true => transaction.query_one("SELECT max(version) FROM novastack_schema", &[]).await?.get(0),
         false if tables.is_empty() => 0,
         false => {
             return Ok(Err(format!(
@@ -533,18 +556,18 @@ fn prepare(client: &mut Client) -> Result<Result<(), String>, postgres::Error> {
         )));
     }
     for migration in &MIGRATIONS[version.max(0) as usize..] {
-        transaction.batch_execute(migration)?;
+        transaction.batch_execute(migration).await?;
     }
     if version < known {
         tell_of_migration(&format!("PostgreSQL, schema {schema}"), version, known);
-        transaction.execute("DELETE FROM novastack_schema", &[])?;
-        transaction.execute("INSERT INTO novastack_schema VALUES ($1)", &[&known])?;
+        transaction.execute("DELETE FROM novastack_schema", &[]).await?;
+        transaction.execute("INSERT INTO novastack_schema VALUES ($1)", &[&known]).await?;
     }
-    transaction.commit().map(Ok)
+    transaction.commit().await.map(Ok)
 }
 
 /// An error on one line. Details of the server's are left out: they may repeat data.
-fn words(error: &postgres::Error) -> String {
+fn words(error: &tokio_postgres::Error) -> String {
     if let Some(said) = error.as_db_error() {
         let hint = match *said.code() {
             SqlState::INVALID_AUTHORIZATION_SPECIFICATION => " (see `sslmode`)",

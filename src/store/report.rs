@@ -16,7 +16,7 @@ use super::totals::{bytes, number, percentile, real};
 use super::usage::Filter;
 use rusqlite::types::ValueRef;
 use std::collections::{BTreeMap, HashMap};
-use std::hash::{BuildHasher, Hasher, RandomState};
+use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Arms in one answer.
@@ -129,16 +129,36 @@ impl Store {
 struct Comparing {
     hashes: RandomState,
     /// By request: (name, value).
-    scores: HashMap<u64, Vec<(usize, f64)>>,
+    scores: ByHash<Vec<(usize, f64)>>,
     /// Places in `scores` by name.
     names: HashMap<String, usize>,
     arms: Vec<Arm>,
     /// Their places, by route and name.
-    by_name: HashMap<u64, usize>,
+    by_name: ByHash<usize>,
     /// By key and id: attempts 1 so far, and the last of its requests.
-    by_id: HashMap<u64, (u64, usize)>,
+    by_id: ByHash<(u64, usize)>,
     requests: Vec<Request>,
     too_many: bool,
+}
+
+type ByHash<T> = HashMap<u64, T, BuildHasherDefault<AsItIs>>;
+
+/// Does not hash again what is a hash.
+#[derive(Default)]
+struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.0 = self.0.rotate_left(8) ^ u64::from(*byte));
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 #[derive(Default)]

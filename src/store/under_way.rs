@@ -34,21 +34,29 @@ pub struct Progress {
     pub ttft_ms: Option<u64>,
 }
 
-/// An attempt that is under way. Dropped without [`close`](Self::close) it leaves no record.
+/// An attempt that is under way, until it is [closed](Self::close).
+#[must_use]
 pub struct OpenRecord {
     recorder: Recorder,
     number: u64,
     entry: Arc<Entry>,
 }
 
+/// An attempt that is over, whose record is still to be kept.
+#[must_use]
+pub struct ClosedRecord {
+    recorder: Recorder,
+    note: Option<u64>,
+}
+
 struct Entry {
-    record: UsageRecord,
+    record: Arc<UsageRecord>,
     begun: Instant,
     progress: Mutex<Progress>,
 }
 
 impl OpenRecord {
-    pub(super) fn new(recorder: Recorder, record: UsageRecord) -> Self {
+    pub(super) fn new(recorder: Recorder, record: Arc<UsageRecord>) -> Self {
         let entry = Arc::new(Entry { record, begun: Instant::now(), progress: Mutex::default() });
         let number = recorder.under_way().insert(entry.clone());
         Self { recorder, number, entry }
@@ -59,16 +67,17 @@ impl OpenRecord {
         *self.entry.progress.lock().unwrap_or_else(PoisonError::into_inner) = progress;
     }
 
-    /// It is over: the record is what is kept of it.
-    pub fn close(self, record: UsageRecord) {
+    /// It is over.
+    pub fn close(self) -> ClosedRecord {
         let note = self.recorder.under_way().remove(self.number);
-        self.recorder.take(record, note);
+        ClosedRecord { recorder: self.recorder, note }
     }
 }
 
-impl Drop for OpenRecord {
-    fn drop(&mut self) {
-        self.recorder.under_way().remove(self.number);
+impl ClosedRecord {
+    /// This is what is kept of it.
+    pub fn keep(self, record: UsageRecord) {
+        self.recorder.take(record, self.note);
     }
 }
 
@@ -129,7 +138,7 @@ impl UnderWay {
                 outcome: Outcome::Failed,
                 status: STATUS_INTERRUPTED,
                 flag: Some(Flag::Interrupted),
-                ..entry.record.clone()
+                ..UsageRecord::clone(&entry.record)
             };
             bound(&mut record);
             due.push((*number, record));

@@ -66,7 +66,7 @@ impl Recorder {
 
     /// An attempt has begun, and this is what is known of it: its record is written when it is closed, or
     /// when this process is killed, with what it has used until a second before.
-    pub fn open(&self, record: UsageRecord) -> OpenRecord {
+    pub fn open(&self, record: Arc<UsageRecord>) -> OpenRecord {
         OpenRecord::new(self.clone(), record)
     }
 

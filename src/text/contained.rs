@@ -22,8 +22,10 @@
 //!
 //! Absent on purpose: a sandbox of system calls. What is contained are time, memory and crashes.
 
+mod allocator;
 mod child;
 
+pub use allocator::CountingAllocator;
 pub use child::serve;
 pub(super) use child::{ADD_SPECIAL, PLAIN};
 
@@ -123,15 +125,10 @@ pub(super) struct Processes {
 impl Processes {
     /// Starts the first; also what it said when it was ready.
     pub(super) fn start(containment: &Containment, role: Role) -> Result<(Self, Vec<u8>), TextError> {
-        let processes = Self::later(containment, role);
+        let processes = Self { containment: containment.clone(), role, idle: Mutex::default() };
         let (child, said) = processes.child()?;
         processes.keep(child);
         Ok((processes, said))
-    }
-
-    /// Starts none before it is needed.
-    pub(super) fn later(containment: &Containment, role: Role) -> Self {
-        Self { containment: containment.clone(), role, idle: Mutex::default() }
     }
 
     /// Ends those that wait for a request; the next one starts another.
@@ -291,6 +288,8 @@ impl Child {
             format!("it needs more than {} MiB of memory", role.memory_bytes_max() >> 20)
         } else if words.contains("overflowed its stack") {
             "it is nested too deeply, or contains itself".into()
+        } else if words.contains(allocator::USED_UP) {
+            "the values that it makes on the way come to far more than its messages".into()
         } else {
             let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
             format!("its process ended before it answered ({status})")

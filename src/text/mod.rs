@@ -22,7 +22,7 @@ mod tokenizer;
 mod tokenizer_json;
 
 pub use chat_template::{ChatTemplate, RenderInput};
-pub use contained::{COMMAND, Containment, serve};
+pub use contained::{COMMAND, Containment, CountingAllocator, serve};
 pub use detokenizer::{Detokenizer, TextDelta};
 pub use end_tokens::{EndSource, EndToken};
 pub use infill::{Infill, Snippet};

@@ -104,16 +104,12 @@ impl Tokenizer {
         template: Option<&ChatTemplate>,
         containment: &Containment,
     ) -> Result<Self, TextError> {
-        let role = Role::Tokenizer(checkpoint.source.clone());
+        // Built and tried there, before it is built here.
         let processes = match &checkpoint.tokenizer {
-            // Built and tried there, before it is built here.
-            Some(TokenizerSource::Json(_) | TokenizerSource::Bpe(_)) => {
-                Processes::start(containment, role)?.0
-            }
-            // All of its parts are of our own making.
-            Some(TokenizerSource::Gguf(_)) | None => Processes::later(containment, role),
+            Some(_) => Some(Processes::start(containment, Role::Tokenizer(checkpoint.source.clone()))?.0),
+            None => None,
         };
-        Self::load(checkpoint, template, Some(processes))
+        Self::load(checkpoint, template, processes)
     }
 
     fn load(

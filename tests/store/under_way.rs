@@ -28,7 +28,7 @@ fn progress(output_tokens: u64) -> Progress {
 fn what_was_left_under_way_is_recorded_once(place: &Place) {
     let store = serve(place);
     for number in 0..3 {
-        let open = store.recorder().open(record(number));
+        let open = store.recorder().open(record(number).into());
         open.update(progress(number));
         // The process ends without another word.
         std::mem::forget(open);
@@ -53,13 +53,13 @@ fn what_was_left_under_way_is_recorded_once(place: &Place) {
 
 fn attempts_that_end_leave_one_record_and_no_note(place: &Place) {
     let store = serve(place);
-    let open: Vec<_> = (0..50).map(|number| store.recorder().open(record(number))).collect();
+    let open: Vec<_> = (0..50).map(|number| store.recorder().open(record(number).into())).collect();
     open.iter().for_each(|it| it.update(progress(1)));
     noted();
     // Some end now, some were never noted.
-    let late: Vec<_> = (50..100).map(|number| store.recorder().open(record(number))).collect();
+    let late: Vec<_> = (50..100).map(|number| store.recorder().open(record(number).into())).collect();
     for (number, it) in open.into_iter().chain(late).enumerate() {
-        it.close(record(number as u64));
+        it.close().keep(record(number as u64));
     }
     store.close().expect("written");
     drop(store);
@@ -76,7 +76,7 @@ fn the_notes_of_a_process_that_lives_are_left_alone(place: &Place) {
     let told = Arc::<Mutex<Vec<u64>>>::default();
     let tells = told.clone();
     other.on_interrupted(move |record| tells.lock().expect("unpoisoned").push(record.output_tokens));
-    let open = one.recorder().open(record(1));
+    let open = one.recorder().open(record(1).into());
     open.update(progress(5));
     // Longer than a silent process is waited for: this one has nothing to say, and lives.
     std::thread::sleep(Duration::from_secs(14));

