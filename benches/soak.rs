@@ -24,6 +24,8 @@ use tokio::net::{TcpListener, TcpStream};
 const KEY: &str = "a-key-for-the-soak-only";
 /// After this a request of the soak is given up, and so must be every stream that nobody reads.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
+/// Until nothing is left of callers and upstreams: connections to upstreams are kept for 90 seconds.
+const REST: Duration = Duration::from_secs(100);
 /// Of the first, shorter run.
 const WARM_UP: Duration = Duration::from_secs(45);
 
@@ -202,7 +204,7 @@ impl Server {
 
     /// What it holds once nobody asks for anything, and every time-out of what was asked is over.
     async fn at_rest(&self) -> Result<BTreeMap<&'static str, f64>, String> {
-        tokio::time::sleep(REQUEST_TIMEOUT + Duration::from_secs(10)).await;
+        tokio::time::sleep(REST).await;
         let url = format!("http://{}/metrics", self.address);
         let answer = reqwest::Client::new().get(url).bearer_auth(KEY).send().await;
         let answer =

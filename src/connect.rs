@@ -2,7 +2,7 @@
 //! the environment names (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`, read as curl does).
 //!
 //! A proxy is asked for a tunnel (`CONNECT`), also where the server itself speaks plain HTTP. The clients
-//! on top are `gateway::http_client`, for upstreams, and [`crate::blocking_http`], for everything that is
+//! on top are `gateway::target::http_client`, for upstreams, and [`crate::blocking_http`], for everything that is
 //! asked outside of async code.
 
 use http_body_util::BodyExt;

@@ -10,7 +10,7 @@ use novastack::backend::hip::{HipBackend, Options};
 use novastack::backend::{Backend, BackendError, KV_BLOCK_TOKENS};
 use novastack::checkpoint::Checkpoint;
 use novastack::checkpoint::resolve::Resolved;
-use novastack::engine::executor::{DeviceExecutor, Executor, Patience, Rank};
+use novastack::engine::executor::{DeviceExecutor, Executor, Rank, StepTimeout};
 use novastack::engine::plan::{PlannedSeq, SampleSpec, SeqId, StepPlan};
 use novastack::memory::Memory;
 use novastack::model::{self, LoadError, Loader, ModelConfig, Weights, inventory};
@@ -364,12 +364,12 @@ impl Opened<'_> {
             }
             false => error.text,
         };
-        let patience = Patience {
+        let timeout = StepTimeout {
             device: DeviceChoice::Gpus(vendor, numbers.to_vec()).to_string(),
             limit: args.step_timeout,
         };
         let backends = HipBackend::group(&gpus, options).map_err(|error| explained(error.into()))?;
-        self.start(backends, Some(patience), || Ok(least()? * gpus.len())).map_err(explained)
+        self.start(backends, Some(timeout), || Ok(least()? * gpus.len())).map_err(explained)
     }
 
     /// Loads the weights onto the ranks' backends, then allocates KV caches in what `kv_memory`
@@ -377,7 +377,7 @@ impl Opened<'_> {
     fn start<B: Backend + Sync>(
         self,
         backends: Vec<B>,
-        patience: Option<Patience>,
+        timeout: Option<StepTimeout>,
         kv_memory: impl FnOnce() -> Result<usize, String>,
     ) -> Result<Started, StartError> {
         let Self { args, name, path, checkpoint, shape, weights, threads } = self;
@@ -442,7 +442,7 @@ impl Opened<'_> {
             seconds = started.elapsed().as_secs_f32(),
             "loaded"
         );
-        let executor = Box::new(DeviceExecutor::spawn(group, kv_blocks, patience));
+        let executor = Box::new(DeviceExecutor::spawn(group, kv_blocks, timeout));
         Ok(Started { max_context, kv_blocks, bytes, executor })
     }
 }

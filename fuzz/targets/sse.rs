@@ -5,7 +5,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use novastack::gateway::dialect::{
+use novastack::gateway::chat::{
     AnswerHead, ChatEvent, Dialect, EncodeOptions, FrameReader, Progress, StreamDecoder, StreamEncoder,
     decode_error, decode_whole, encode_whole,
 };

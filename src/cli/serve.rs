@@ -18,7 +18,8 @@ use novastack::checkpoint::catalogue;
 use novastack::checkpoint::resolve::served_name;
 use novastack::config::{self, Config, Model, SharedLimits, Target, TlsFiles};
 use novastack::gateway::{
-    self, ConnectionLimits, Cors, ExampleRequest, ModelState, Observers, Registry, Routing, ServerConfig, Tls,
+    self, ConnectionLimits, Cors, ExampleRequest, ModelState, Observers, Registry, RequestConfig, Routing,
+    ServerConfig, Tls,
 };
 use novastack::secrets;
 use novastack::store::Store;
@@ -142,11 +143,15 @@ async fn listen_and_serve(
     let listener = TcpListener::bind(address).await.map_err(|error| cannot_listen(address, &error))?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;
     let server = ServerConfig {
-        request_timeout: args.request_timeout,
-        body_bytes_max: args.max_body,
-        text_timeout: args.text_timeout,
-        request_memory_bytes: args.request_memory_bytes(),
-        keep_alive: KEEP_ALIVE,
+        requests: RequestConfig {
+            request_timeout: args.request_timeout,
+            body_bytes_max: args.max_body,
+            text_timeout: args.text_timeout,
+            request_memory_bytes: args.request_memory_bytes(),
+            keep_alive: KEEP_ALIVE,
+            admin_key_sha256: admin_key(&config),
+            observers: observers.clone(),
+        },
         head_timeout: HEAD_TIMEOUT,
         write_timeout: args.write_timeout,
         connections: ConnectionLimits {
@@ -158,8 +163,6 @@ async fn listen_and_serve(
         drain_timeout: args.drain_timeout,
         cors: cors(&args.cors_origins),
         allowed_hosts: args.allowed_hosts.clone(),
-        admin_key_sha256: admin_key(&config),
-        observers: observers.clone(),
     };
 
     let locals = locals(&config);

@@ -1,5 +1,5 @@
 //! `compat`: how a provider's format differs from the plain one. A preset brings what its vendor's
-//! documentation says; every key beside it overrides. The translation is in `gateway::dialect`.
+//! documentation says; every key beside it overrides. The translation is in `gateway::chat`.
 
 use super::read::{Reader, in_backticks};
 use super::tree::{Node, Value};

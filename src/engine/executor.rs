@@ -62,7 +62,7 @@ pub struct Rank<B: Backend> {
 
 /// How long a step may take before its device is taken to hang.
 #[derive(Clone, Debug)]
-pub struct Patience {
+pub struct StepTimeout {
     /// For the error: `hip:0`.
     pub device: String,
     /// Of a step.
@@ -78,14 +78,14 @@ pub struct DeviceExecutor {
     failure: Failure,
     threads: Vec<JoinHandle<()>>,
     steps: u64,
-    patience: Option<Patience>,
+    timeout: Option<StepTimeout>,
     /// Its threads may never return.
     hangs: bool,
 }
 
 impl DeviceExecutor {
     /// Takes the ranks of a group, each with a KV cache of `kv_blocks` blocks, to new threads.
-    pub fn spawn<B: Backend>(ranks: Vec<Rank<B>>, kv_blocks: usize, patience: Option<Patience>) -> Self {
+    pub fn spawn<B: Backend>(ranks: Vec<Rank<B>>, kv_blocks: usize, timeout: Option<StepTimeout>) -> Self {
         let (outbox, results) = sync_channel::<StepResult>(1);
         let mut outbox = Some(outbox);
         let failure = Failure::default();
@@ -103,7 +103,7 @@ impl DeviceExecutor {
             plans.push(sender);
             threads.push(thread);
         }
-        Self { plans, results, failure, threads, steps: 0, patience, hangs: false }
+        Self { plans, results, failure, threads, steps: 0, timeout, hangs: false }
     }
 
     /// Why a rank does not answer.
@@ -146,7 +146,7 @@ impl Executor for DeviceExecutor {
     }
 
     fn collect(&mut self, _ticket: Ticket) -> StepResult {
-        let Some(Patience { device, limit }) = &self.patience else {
+        let Some(StepTimeout { device, limit }) = &self.timeout else {
             return self.results.recv().unwrap_or_else(|_| Err(self.ended()));
         };
         match self.results.recv_timeout(*limit) {

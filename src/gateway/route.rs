@@ -6,30 +6,34 @@
 //!
 //! How a task is named where the caller names none: `vision` with images, `agent` with tools,
 //! `reasoning` where reasoning is asked for, `long_document_qa` from 32,000 tokens on, else `chat`.
-//! A prompt's tokens are counted by [`super::count`], which estimates from its bytes where it has no tokenizer.
+//! A prompt's tokens are counted by [`count`], which estimates from its bytes where it has no tokenizer.
 //!
 //! A split's arm is chosen for the request, not for the attempt: whatever its targets come to, fallbacks
 //! included, counts for the arm. Only splits on the way to the first target say which; of one within
 //! another, the outer arm comes first (`outer/inner`).
 //!
-//! Deliberately absent: trying ([`super::fallback`]), limits.
+//! Deliberately absent: trying ([`fallback`]), limits.
 
-use super::adaptive::AdaptiveLimiter;
-use super::auth::{Keys, Tenant};
-use super::count::{Calibration, Counts};
-use super::error::ApiError;
-use super::fallback::Health;
-use super::metrics::{AttemptMetrics, TargetMetrics};
-use super::registry::{ModelState, Registry};
-use super::remote::Upstream;
+pub mod count;
+pub mod fallback;
+
+use super::ledger::auth::{Keys, Tenant};
+use super::ledger::counterparty::{Counterparty, Provider};
+use super::ledger::demand::{EXPECTED_OUTPUT_TOKENS, output_bound};
+use super::target::adaptive::AdaptiveLimiter;
+use super::target::breaker::Breaker;
+use super::target::registry::{ModelState, Registry};
+use super::target::remote::{Upstream, UpstreamModel};
+use super::wire::error::ApiError;
 use crate::config::{Choice, Config, Facts, Model, Price, Target as ConfigTarget};
 use crate::connect;
 use axum::http::{HeaderMap, HeaderName, header};
+use count::Counts;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// What the caller says for routing alone.
@@ -40,32 +44,22 @@ const FORWARDED_TO: HeaderName = HeaderName::from_static("x-forwarded-to");
 pub const AUTO: &str = "auto";
 /// Prompts of so many tokens are about long documents, where nothing else is said.
 const LONG_TOKENS: u64 = 32_000;
-/// Output that is expected where the caller sets no bound.
-pub const EXPECTED_OUTPUT_TOKENS: u64 = 500;
 /// Longest path of names that lead to each other.
 const DEPTH_MAX: usize = 16;
 
 /// A model that requests can be sent to.
 pub struct Target {
     /// Its entry in the configuration.
-    pub model: Model,
+    pub model: Arc<Model>,
+    /// How its attempts are booked.
+    pub books: Counterparty,
     /// None: this process serves it.
-    pub upstream: Option<Hosted>,
-    /// What it counts for one of our estimate's tokens.
-    pub calibration: Arc<Calibration>,
+    pub upstream: Option<UpstreamModel>,
     /// Of our models: by which the time of their tokens is known.
     registry: Arc<Registry>,
-    /// Once it was asked.
-    metrics: OnceLock<Arc<TargetMetrics>>,
 }
 
 impl Target {
-    /// By which its attempts are counted, among `all`.
-    pub fn metrics(&self, all: &AttemptMetrics) -> &Arc<TargetMetrics> {
-        let provider = self.upstream.as_ref().map(|hosted| hosted.upstream.name());
-        self.metrics.get_or_init(|| Arc::new(all.of(&self.model.name, provider)))
-    }
-
     /// What it costs: by the configuration, or by the time that its engine's tokens take of late. None:
     /// nobody said, or nothing was measured yet.
     pub fn price(&self) -> Option<Cow<'_, Price>> {
@@ -84,18 +78,6 @@ impl Target {
         let (input, output) = (price(stats.prefill_token_ns), price(stats.decode_token_ns));
         Some(Cow::Owned(Price { input, output, cached_input: Some(0.0), tiers: Vec::new() }))
     }
-}
-
-/// A provider's model.
-pub struct Hosted {
-    /// The provider.
-    pub upstream: Arc<Upstream>,
-    /// Its name for the model.
-    pub name: String,
-    /// How much it bears: providers limit each model by itself.
-    pub load: AdaptiveLimiter,
-    /// How it has done lately.
-    pub health: Health,
 }
 
 /// Where a request goes.
@@ -156,18 +138,20 @@ impl Routing {
                     let upstream =
                         upstreams.get(provider).ok_or_else(|| format!("there is no provider {provider}"))?;
                     let load = AdaptiveLimiter::new(config.providers[provider].concurrency_max);
-                    let (upstream, name, health) =
-                        (upstream.clone(), upstream_name.clone(), Health::new(Instant::now()));
-                    Some(Hosted { upstream, name, load, health })
+                    let (upstream, name, breaker) =
+                        (upstream.clone(), upstream_name.clone(), Breaker::new(Instant::now()));
+                    Some(UpstreamModel { upstream, name, load, breaker })
                 }
             };
-            let target = Target {
-                model: model.clone(),
-                upstream,
-                calibration: Arc::default(),
-                registry: registry.clone(),
-                metrics: OnceLock::new(),
-            };
+            let provider = upstream.as_ref().map(|hosted| Provider {
+                name: hosted.upstream.name().to_owned(),
+                model: hosted.name.clone(),
+                dialect: hosted.upstream.dialect(),
+                base_url: hosted.upstream.base_url().to_owned(),
+            });
+            let model = Arc::new(model.clone());
+            let books = Counterparty::new(model.clone(), provider);
+            let target = Target { model: model.clone(), books, upstream, registry: registry.clone() };
             Ok((model.name.clone(), Arc::new(target)))
         };
         let targets = config.models.iter().map(target).collect::<Result<_, String>>()?;
@@ -374,19 +358,19 @@ impl Request<'_> {
         let output = output_bound(self.asked.body);
         let (counts, tools) = (self.asked.counts, tools(self.asked.body));
         let can = |target: &&Arc<Target>| {
-            let Model { capabilities, context, .. } = &target.model;
+            let Model { capabilities, context, .. } = &*target.model;
             let wanted = counts.of(target) + output.unwrap_or(0);
             (counts.images == 0 || capabilities.images)
                 && (tools == 0 || capabilities.tools)
                 && context.is_none_or(|context| wanted <= context as u64)
-                && !target.upstream.as_ref().is_some_and(|hosted| hosted.health.is_open(Instant::now()))
+                && !target.upstream.as_ref().is_some_and(|hosted| hosted.breaker.is_open(Instant::now()))
         };
         let targets = candidates.iter().filter_map(|name| routing.target(name)).filter(can);
         let cost = |target: &Arc<Target>| {
             // What has no price comes last.
             target.price().map_or(f64::INFINITY, |price| {
                 let output = output.unwrap_or(EXPECTED_OUTPUT_TOKENS);
-                super::usage::dollars(&price, counts.of(target), 0, output)
+                super::ledger::cost::dollars(&price, counts.of(target), 0, output)
             })
         };
         let able: Vec<_> = targets.map(|target| (cost(target), target.model.name.clone())).collect();
@@ -431,11 +415,6 @@ impl Request<'_> {
         }
         arms.last().map_or("", |(name, _)| name)
     }
-}
-
-/// The bound that the caller sets to the output.
-pub fn output_bound(body: &Value) -> Option<u64> {
-    ["max_completion_tokens", "max_tokens"].iter().find_map(|name| body.get(name)?.as_u64())
 }
 
 /// The tools that are offered.

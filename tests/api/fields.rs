@@ -3,7 +3,7 @@
 
 use super::{chat, completion, fill_model, merged, serve};
 use crate::support::server::Server;
-use novastack::gateway::openai::known_fields::{
+use novastack::gateway::chat::openai::known_fields::{
     CHAT, ENDPOINTS, Endpoint, Fate, INFILL, KNOWN, MESSAGES, Neutral, TEXT, table,
 };
 use serde_json::{Value, json};

@@ -7,7 +7,7 @@ use novastack::config::{Config, Model};
 use novastack::engine::handle::SubmitError;
 use novastack::engine::worker::{EngineConfig, spawn};
 use novastack::gateway::{
-    self, Cors, GenerationDefaults, LocalModel, Registry, Replicas, Routing, ServerConfig,
+    self, Cors, GenerationDefaults, LocalModel, Registry, Replicas, RequestConfig, Routing, ServerConfig,
 };
 use novastack::protocol::{GenerateRequest, SamplingParams, TokenEvent, TokenId};
 use serde_json::{Value, json};
@@ -34,11 +34,15 @@ async fn serve(connections_max: usize, models: Config) -> Gateway {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address").to_string();
     let config = ServerConfig {
-        request_memory_bytes: 1 << 30,
-        request_timeout: Duration::from_secs(60),
-        body_bytes_max: 1 << 20,
-        text_timeout: Duration::from_secs(10),
-        keep_alive: Duration::from_millis(100),
+        requests: RequestConfig {
+            request_timeout: Duration::from_secs(60),
+            body_bytes_max: 1 << 20,
+            text_timeout: Duration::from_secs(10),
+            request_memory_bytes: 1 << 30,
+            keep_alive: Duration::from_millis(100),
+            admin_key_sha256: None,
+            observers: gateway::Observers::default(),
+        },
         head_timeout: Duration::from_millis(300),
         write_timeout: Duration::from_secs(60),
         connections: gateway::ConnectionLimits { in_all: connections_max, per_address: None },
@@ -47,8 +51,6 @@ async fn serve(connections_max: usize, models: Config) -> Gateway {
         drain_timeout: Duration::from_secs(10),
         cors: Cors::Off,
         allowed_hosts: vec!["x".into()],
-        admin_key_sha256: None,
-        observers: gateway::Observers::default(),
     };
     let registry = Arc::new(Registry::new(["m".to_owned()]));
     let (stop, stopped) = oneshot::channel::<()>();

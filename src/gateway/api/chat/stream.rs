@@ -1,0 +1,290 @@
+//! An upstream's stream on its way to a caller. One that breaks off goes on elsewhere where its provider
+//! allows it ([`super::resume`]).
+
+use super::resume::ResumeState;
+use super::{Answer, BegunStream, Chat, untellable};
+use crate::gateway::api::app::InFlight;
+use crate::gateway::chat::{ChatEvent, Dialect, Frame, StreamEncoder, pass};
+use crate::gateway::ledger::observe::quoted;
+use crate::gateway::route::{Plan, Target};
+use crate::gateway::target::remote::{Failure, Piece, Then};
+use crate::gateway::wire::bounds::Limits;
+use crate::gateway::wire::error::ApiError;
+use crate::gateway::wire::sse::{FrameSource, Frames};
+use serde_json::Value;
+use std::borrow::Borrow;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+/// Choices of an answer that can go on.
+const CHOICES_MAX: u64 = 128;
+
+/// The stream.
+pub struct RemoteStream {
+    pub begun: Box<BegunStream>,
+    pub out: Out,
+    pub dialect: Dialect,
+    pub limits: Limits,
+    pub id: String,
+    pub resume: Option<Box<Resume>>,
+    pub _in_flight: InFlight,
+}
+
+/// How frames reach the caller.
+pub enum Out {
+    /// As they are but for the model's name.
+    Same {
+        name: String,
+        /// The caller did not ask for the chunk that has only the usage.
+        hides_usage: bool,
+    },
+    /// In the caller's dialect.
+    Anew(Box<StreamEncoder>),
+}
+
+/// What it takes to go on.
+pub struct Resume {
+    chat: Arc<Chat>,
+    plan: Arc<Plan>,
+    /// Who answers.
+    target: Arc<Target>,
+    told: ResumeState,
+    /// The caller did not ask for token ids.
+    hides_ids: bool,
+    /// Somebody is being asked for the rest.
+    under_way: Option<Pin<Box<dyn Future<Output = Rest> + Send>>>,
+}
+
+type Rest = Result<(Box<BegunStream>, Arc<Target>), ApiError>;
+
+impl Resume {
+    /// None: this target does not go on.
+    pub fn of(chat: &Arc<Chat>, plan: &Arc<Plan>, target: &Arc<Target>) -> Option<Box<Self>> {
+        let manner = target.upstream.as_ref()?.upstream.continues()?;
+        let choices = chat.body.get("n").and_then(Value::as_u64).unwrap_or(1);
+        if !(1..=CHOICES_MAX).contains(&choices) {
+            return None;
+        }
+        let asked = |name: &str| chat.body.get(name).and_then(Value::as_bool).unwrap_or(false);
+        Some(Box::new(Self {
+            told: ResumeState::new(manner, choices as usize, &chat.body),
+            hides_ids: !asked("return_token_ids") && !asked("resumable"),
+            chat: chat.clone(),
+            plan: plan.clone(),
+            target: target.clone(),
+            under_way: None,
+        }))
+    }
+
+    /// A frame's JSON, where it has to be read: spliced, without what the caller did not ask for.
+    fn read(&self, frame: &Frame, dialect: Dialect) -> Option<(Value, bool)> {
+        if !self.told.reads_frames(&frame.data) {
+            return None;
+        }
+        let mut data: Value = serde_json::from_str(&frame.data).ok().filter(Value::is_object)?;
+        let stays = self.told.splice_frame(dialect, &mut data);
+        Some((data, stays))
+    }
+}
+
+impl RemoteStream {
+    /// Whether the rest is being asked for.
+    fn goes_on(&mut self, failure: &Failure) -> bool {
+        let Some(resume) = &mut self.resume else { return false };
+        if failure.then == Then::Report || !resume.told.broke() {
+            return false;
+        }
+        if let Some(attempt) = self.begun.attempt.take() {
+            attempt.failed(failure.error.status.as_u16());
+        }
+        // The rest needs one perhaps.
+        self.begun.answer.free_place();
+        resume.target.upstream.iter().for_each(|hosted| hosted.breaker.failed(Instant::now()));
+        tracing::warn!(
+            model = resume.target.model.name,
+            reason = quoted(&failure.error.message),
+            "a stream broke off"
+        );
+        let rest = resume.chat.clone().rest(
+            resume.plan.clone(),
+            resume.target.clone(),
+            resume.told.clone(),
+            self.limits.clone(),
+            failure.error.clone(),
+        );
+        resume.under_way = Some(Box::pin(rest));
+        true
+    }
+
+    /// The next piece; None after the last.
+    async fn piece(&mut self) -> Result<Option<Piece>, ApiError> {
+        loop {
+            if let Some(resume) = &mut self.resume
+                && let Some(rest) = &mut resume.under_way
+            {
+                // Dropped before it is ready, it is asked again: it stays where it is.
+                let rest = rest.await;
+                resume.under_way = None;
+                (self.begun, resume.target) = rest?;
+            }
+            if let Some(piece) = self.begun.first.pop_front() {
+                return Ok(Some(piece));
+            }
+            match self.begun.answer.next(&mut self.limits).await {
+                Ok(piece) => return Ok(piece),
+                Err(failure) if self.goes_on(&failure) => {}
+                Err(failure) => return Err(failure.error),
+            }
+        }
+    }
+}
+
+impl FrameSource for RemoteStream {
+    async fn next(&mut self, frames: &mut Frames) -> Result<bool, ApiError> {
+        let Some(Piece { frame, events }) = self.piece().await? else {
+            match &mut self.out {
+                Out::Anew(encoder) => encoder.finish(frames.text()),
+                Out::Same { .. } if self.begun.answer.said_end() => {}
+                // The answer is whole, and its caller waits for the word.
+                Out::Same { .. } => frames.text().push_str(pass::end(self.dialect)),
+            }
+            if let Some(attempt) = self.begun.attempt.take() {
+                attempt.completed();
+            }
+            return Ok(false);
+        };
+        if let Some(attempt) = &mut self.begun.attempt {
+            attempt.events(&events);
+        }
+        let upstream = self.begun.answer.dialect();
+        let read = self.resume.as_ref().and_then(|resume| resume.read(&frame, upstream));
+        match (&mut self.out, &self.resume) {
+            (Out::Anew(encoder), None) => tell(encoder, events.iter(), frames)?,
+            (Out::Anew(encoder), Some(resume)) => {
+                let events = events.iter().cloned().filter_map(|event| resume.told.splice(event));
+                tell(encoder, events, frames)?;
+            }
+            (Out::Same { name, hides_usage }, _) if read.is_none() => {
+                pass_on(&frame, name, *hides_usage, frames);
+            }
+            (Out::Same { .. }, _) => {}
+        }
+        if let Some(resume) = &mut self.resume {
+            resume.told.note(read.as_ref().map(|(data, _)| data), &events);
+            if let (Out::Same { name, hides_usage }, Some((data, true))) = (&self.out, read) {
+                pass_read(&frame, data, name, *hides_usage, resume.hides_ids, frames);
+            }
+        }
+        Ok(true)
+    }
+
+    fn failed(&mut self, error: &ApiError, frames: &mut Frames) {
+        if let Some(attempt) = self.begun.attempt.take() {
+            attempt.failed(error.status.as_u16());
+        }
+        fail(self.dialect, error, &self.id, frames);
+    }
+}
+
+impl Chat {
+    /// Asks for the rest of an answer that broke off: the same model, whoever serves it.
+    async fn rest(
+        self: Arc<Self>,
+        plan: Arc<Plan>,
+        broken: Arc<Target>,
+        told: ResumeState,
+        mut limits: Limits,
+        error: ApiError,
+    ) -> Rest {
+        let Some(first) = &broken.upstream else { return Err(error) };
+        let same = |target: &&Arc<Target>| {
+            target.upstream.as_ref().is_some_and(|hosted| {
+                hosted.name == first.name
+                    && hosted.upstream.dialect() == first.upstream.dialect()
+                    && hosted.upstream.continues() == first.upstream.continues()
+            })
+        };
+        let mut targets: Vec<&Arc<Target>> = plan.targets.iter().filter(same).collect();
+        // A node that broke off is probably gone; a provider's other answers go on.
+        targets.sort_by_key(|target| Arc::ptr_eq(target, &broken) == told.by_tokens());
+        for target in targets {
+            let Some(hosted) = &target.upstream else { continue };
+            if !hosted.breaker.admit(Instant::now()) {
+                continue;
+            }
+            let number = self.attempts.fetch_add(1, Ordering::Relaxed) + 1;
+            let Ok(attempt) = self.account.attempt(&target.books, target.price(), number).await else {
+                continue;
+            };
+            let mut attempt = Some(attempt.of_rest());
+            match self.ask_upstream(&target.model.name, hosted, &mut limits, &mut attempt, Some(&told)).await
+            {
+                Ok(Answer::Stream(mut begun)) => {
+                    hosted.breaker.succeeded();
+                    if begun.first.iter().all(|piece| told.is_same(&piece.events)) {
+                        return Ok((begun, target.clone()));
+                    }
+                    tracing::warn!(model = target.model.name, "another model answered: it does not go on");
+                    begun.attempt.take().into_iter().for_each(|attempt| attempt.failed(502));
+                }
+                Ok(_) => {}
+                Err(failure) => {
+                    if let Some(attempt) = attempt {
+                        attempt.failed(failure.error.status.as_u16());
+                    }
+                    if failure.error.status.is_server_error() {
+                        hosted.breaker.failed(Instant::now());
+                    }
+                    if failure.then == Then::Report {
+                        break;
+                    }
+                }
+            }
+        }
+        Err(error)
+    }
+}
+
+/// Adds what events say.
+pub fn tell(
+    encoder: &mut StreamEncoder,
+    mut events: impl Iterator<Item: Borrow<ChatEvent>>,
+    frames: &mut Frames,
+) -> Result<(), ApiError> {
+    events
+        .try_for_each(|event| encoder.event(event.borrow(), frames.text()))
+        .map_err(|error| untellable(&error))
+}
+
+/// An error event of the dialect.
+pub fn fail(dialect: Dialect, error: &ApiError, id: &str, frames: &mut Frames) {
+    if dialect == Dialect::Anthropic {
+        frames.text().push_str("event: error\n");
+    }
+    frames.data(&error.in_dialect(dialect, id));
+}
+
+/// A frame as it came, under our name for the model.
+fn pass_on(frame: &Frame, name: &str, hides_usage: bool, frames: &mut Frames) {
+    if !(hides_usage && pass::is_usage_only(&frame.data)) {
+        pass::write(frame, name, frames.text());
+    }
+}
+
+/// The same for one whose JSON was read.
+fn pass_read(
+    frame: &Frame,
+    mut data: Value,
+    name: &str,
+    hides_usage: bool,
+    hides_ids: bool,
+    frames: &mut Frames,
+) {
+    let choices = data.get_mut("choices").and_then(Value::as_array_mut).into_iter().flatten();
+    for choice in choices.filter_map(Value::as_object_mut).filter(|_| hides_ids) {
+        choice.shift_remove("token_ids");
+    }
+    pass_on(&Frame { event: frame.event.clone(), data: data.to_string() }, name, hides_usage, frames);
+}

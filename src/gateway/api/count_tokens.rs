@@ -1,0 +1,129 @@
+//! How many tokens a prompt has. For one of our models exactly: its tokenizer's count of what its chat template
+//! makes of the conversation; Anthropic's API is asked where a caller wants to know
+//! (`POST /v1/messages/count_tokens`, <https://docs.anthropic.com/en/api/messages-count-tokens>); for others an
+//! estimate ([`route::count`]).
+//!
+//! Tokenizing takes about a millisecond per thousand tokens: it is done for our models where something
+//! is chosen among several (`auto`, named routes), and the answering engine takes the tokens over.
+
+use super::app::{App, RequestContext};
+use super::chat::{beta, read_named};
+use super::openai::chat::chat_prompt;
+use crate::gateway::chat::Dialect;
+use crate::gateway::chat::openai::messages::for_engine;
+use crate::gateway::route::count::Counts;
+use crate::gateway::route::{self, Asked};
+use crate::gateway::target::registry::LocalModel;
+use crate::gateway::wire::bounds::Limits;
+use crate::gateway::wire::error::ApiError;
+use crate::protocol::TokenId;
+use axum::extract::{Extension, Request, State};
+use axum::http::HeaderValue;
+use axum::response::{IntoResponse, Json, Response};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// A prompt's tokens: by the tokenizers of our models too, where the name leaves a choice.
+///
+/// # Errors
+/// The request's time is over.
+pub async fn counts_of(
+    app: &App,
+    context: &RequestContext,
+    limits: &mut Limits,
+    name: &str,
+    dialect: Dialect,
+    body: &Value,
+) -> Result<Counts, ApiError> {
+    let mut counts = Counts::estimated(body);
+    let ours = app.registry.ready();
+    if ours.is_empty() {
+        return Ok(counts);
+    }
+    let reached = app.routing().chosen_among(name);
+    for model in ours {
+        if model.engine.failure().is_some() || !reached.contains(&model.name) {
+            continue;
+        }
+        if let Some(prompt) = tokens(app, context, limits, &model, dialect, body).await? {
+            counts.knows(&model.name, prompt);
+        }
+    }
+    Ok(counts)
+}
+
+/// A conversation's tokens; None where the model cannot take it.
+async fn tokens(
+    app: &App,
+    context: &RequestContext,
+    limits: &mut Limits,
+    model: &Arc<LocalModel>,
+    dialect: Dialect,
+    body: &Value,
+) -> Result<Option<Arc<[TokenId]>>, ApiError> {
+    let translated;
+    let body = match dialect {
+        Dialect::OpenAi => body,
+        Dialect::Anthropic => match for_engine(body) {
+            Ok(body) => {
+                translated = body;
+                &translated
+            }
+            Err(_) => return Ok(None),
+        },
+    };
+    let Ok(work) = chat_prompt(model, body) else { return Ok(None) };
+    let tokens = app.text.run(&context.tenant.name, limits, move || Ok(work().ok())).await?;
+    Ok(tokens.map(Into::into))
+}
+
+/// `POST /v1/messages/count_tokens`.
+pub async fn count_tokens(
+    State(app): State<Arc<App>>,
+    Extension(context): Extension<RequestContext>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let mut limits = app.limits(&context);
+    let (headers, path) = (request.headers().clone(), request.uri().path().to_owned());
+    let (name, mut body) = read_named(&app, &context, &mut limits, &headers, request).await?;
+    let routing = app.routing();
+    routing.check_allowed(&name, &context.tenant)?;
+    // One of the key's requests, of no tokens.
+    let admitted = app.admit(&context).await?;
+    let counts = counts_of(&app, &context, &mut limits, &name, Dialect::Anthropic, &body).await?;
+    let asked =
+        Asked { body: &body, headers: &headers, path: &path, tenant: &context.tenant, counts: &counts };
+    let plan = routing.plan(&name, &asked)?;
+    let target = plan.targets.first().ok_or_else(|| ApiError::internal("a plan has no targets"))?.clone();
+    context.names(&target.model.name);
+    route::strip(&mut body);
+    let (tokens, how) = match &target.upstream {
+        None => {
+            let model = app.engine(&target.model.name)?;
+            let translated = for_engine(&body)?;
+            let work = chat_prompt(&model, &translated)?;
+            let prompt = app
+                .text
+                .run(&context.tenant.name, &mut limits, work)
+                .await
+                .map_err(|e| ApiError::from(e).at("messages"))?;
+            (prompt.len() as u64, "exact")
+        }
+        Some(hosted) => {
+            body["model"] = hosted.name.as_str().into();
+            match hosted.upstream.count(&body, beta(&headers), &mut limits).await? {
+                Some(tokens) => (tokens, "exact"),
+                None => (counts.of(&target), "estimate"),
+            }
+        }
+    };
+    admitted.into_iter().for_each(|admitted| admitted.settle(0, 0.0, Instant::now()));
+    let mut response = Json(json!({ "input_tokens": tokens })).into_response();
+    let headers = response.headers_mut();
+    headers.insert("x-novastack-count", HeaderValue::from_static(how));
+    if let Ok(name) = HeaderValue::try_from(&target.model.name) {
+        headers.insert("x-novastack-model", name);
+    }
+    Ok(response)
+}

@@ -1,0 +1,133 @@
+//! `GET /v1/models` and `GET /v1/models/{id}`: the models that are loaded, those of
+//! upstreams, and the names of routes. A key sees what it may ask for, under the names that it may give;
+//! nobody sees where on the server's disk a model lies.
+
+use crate::gateway::api::app::{App, RequestContext};
+use crate::gateway::route::{Routing, Target};
+use crate::gateway::target::registry::{GenerationDefaults, LocalModel};
+use crate::gateway::wire::error::ApiError;
+use crate::gateway::wire::fields::BadField;
+use crate::protocol::SamplingParams;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Extension, Path, State};
+use axum::response::{IntoResponse, Json, Response};
+use serde::Serialize;
+use std::sync::Arc;
+
+#[derive(Serialize)]
+struct ModelList<'a> {
+    object: &'static str,
+    data: Vec<Model<'a>>,
+}
+
+#[derive(Serialize)]
+struct Model<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    owned_by: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    root: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_model_len: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    defaults: Option<Defaults<'a>>,
+}
+
+/// What a request takes where it leaves a field out.
+#[derive(Serialize)]
+struct Defaults<'a> {
+    temperature: f32,
+    top_p: f32,
+    top_k: u32,
+    min_p: f32,
+    repetition_penalty: f32,
+    /// Whose words the sampling parameters are.
+    sampling_from: &'a str,
+    /// Output tokens of a chat answer at the most; absent: as many as the context holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_tokens: Option<u32>,
+}
+
+impl<'a> Defaults<'a> {
+    fn of(model: &'a LocalModel) -> Self {
+        let GenerationDefaults { sampling, sampling_from, max_tokens } = &model.defaults;
+        let SamplingParams { temperature, top_p, top_k, min_p, repetition_penalty, .. } =
+            sampling.over(&SamplingParams::default());
+        let max_tokens = *max_tokens;
+        Self { temperature, top_p, top_k, min_p, repetition_penalty, sampling_from, max_tokens }
+    }
+}
+
+impl<'a> Model<'a> {
+    /// One of ours, loaded.
+    fn of(model: &'a LocalModel) -> Self {
+        Self {
+            id: &model.name,
+            object: "model",
+            created: model.created_unix_s,
+            owned_by: "novastack",
+            root: Some(&model.root),
+            max_model_len: Some(model.engine.max_context()),
+            defaults: Some(Defaults::of(model)),
+        }
+    }
+
+    /// A provider's.
+    fn upstream(target: &'a Target, provider: &'a str) -> Self {
+        let model = &target.model;
+        Self { max_model_len: model.context, ..Self::route(&model.name, provider) }
+    }
+
+    /// A name that leads to models.
+    fn route(name: &'a str, owned_by: &'a str) -> Self {
+        Self {
+            id: name,
+            object: "model",
+            created: 0,
+            owned_by,
+            root: None,
+            max_model_len: None,
+            defaults: None,
+        }
+    }
+}
+
+/// All that a request with this key may name but aliases, those of its own included; models that are not
+/// loaded yet are left out.
+pub async fn list(State(app): State<Arc<App>>, Extension(context): Extension<RequestContext>) -> Response {
+    let (ready, routing) = (app.registry.ready(), app.routing());
+    let names = routing.names_for(&context.tenant);
+    let data = names.iter().filter_map(|name| entry(name, &ready, &routing)).collect();
+    Json(ModelList { object: "list", data }).into_response()
+}
+
+fn entry<'a>(name: &'a str, ready: &'a [Arc<LocalModel>], routing: &'a Routing) -> Option<Model<'a>> {
+    let found = match routing.target(name) {
+        None => Model::route(name, "novastack"),
+        Some(target) => match &target.upstream {
+            Some(hosted) => Model::upstream(target, hosted.upstream.name()),
+            None => Model::of(ready.iter().find(|model| model.name == target.model.name)?),
+        },
+    };
+    Some(Model { id: name, ..found })
+}
+
+/// One; its name may contain slashes.
+pub async fn get(
+    State(app): State<Arc<App>>,
+    Extension(context): Extension<RequestContext>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Response, ApiError> {
+    let Path(id) = id.map_err(|rejection| BadField::new("model", rejection.body_text()))?;
+    let (ready, routing) = (app.registry.ready(), app.routing());
+    // For who may not use it there is no such model.
+    if routing.check_allowed(&id, &context.tenant).is_err() {
+        return Err(ApiError::unknown_model(&id, &routing.names_for(&context.tenant)));
+    }
+    match entry(&id, &ready, &routing) {
+        Some(model) if routing.is_name(&id) => Ok(Json(model).into_response()),
+        // Which error it is depends on the model's state.
+        _ => Ok(Json(Model::of(&*app.model(&id, &context)?)).into_response()),
+    }
+}

@@ -1,0 +1,274 @@
+//! Writes chunks and whole chat completions
+//! (<https://platform.openai.com/docs/api-reference/chat-streaming>).
+//!
+//! Beyond OpenAI's own format: reasoning is `reasoning_content`; what Anthropic needs back to
+//! continue from its thinking, the signature with its text and redacted thinking, is
+//! `reasoning_details` in OpenRouter's form, with the `format` that tells whose signature it is; a
+//! caller may send it back as it came. A stop string
+//! that matched is `stop_reason`, as vLLM writes it. A caller that knows none of these ignores them.
+
+use super::super::anthropic::thinking::is_claude;
+use super::super::encode::{AnswerHead, Collected, EncodeError, EncodeOptions, Part, collect};
+use super::super::{ChatEvent, StopReason, TokenUsage};
+use super::fit::CLAUDE_FORMAT;
+use crate::gateway::wire::json::push_json;
+use serde_json::{Map, Value, json};
+use std::fmt::Write;
+
+/// Bytes of thinking kept until its signature comes; a longer one's signature goes out alone.
+const THINKING_BYTES_MAX: usize = 2 << 20;
+
+/// A stream's state.
+#[derive(Debug)]
+pub struct OpenAiEncoder {
+    /// A chunk up to its choices.
+    prefix: String,
+    include_usage: bool,
+    choices: Vec<ChoiceState>,
+    usage: Option<TokenUsage>,
+    /// Whose signatures these are.
+    format: Option<&'static str>,
+}
+
+#[derive(Debug)]
+struct ChoiceState {
+    choice: u32,
+    /// The thinking since the last signature.
+    thinking: String,
+    /// Reasoning details so far.
+    details: usize,
+}
+
+impl OpenAiEncoder {
+    pub fn new(head: &AnswerHead, options: EncodeOptions) -> Self {
+        let mut prefix = String::from("data: {\"id\":");
+        push_json(&mut prefix, &head.id);
+        let _ = write!(
+            prefix,
+            ",\"object\":\"chat.completion.chunk\",\"created\":{},\"model\":",
+            head.created_unix_s
+        );
+        push_json(&mut prefix, &head.model);
+        prefix.push_str(",\"choices\":[");
+        Self { prefix, include_usage: options.include_usage, choices: Vec::new(), usage: None, format: None }
+    }
+
+    pub fn event(&mut self, event: &ChatEvent, out: &mut String) -> Result<(), EncodeError> {
+        if let ChatEvent::Usage(usage) = event {
+            self.usage = Some(*usage);
+            return Ok(());
+        }
+        if let ChatEvent::Start { model, .. } = event {
+            self.format = format_of(model.as_deref());
+        }
+        // The start of the answer is the first choice's.
+        let choice = event.choice().unwrap_or(0);
+        let at = self.begin(choice, out);
+        match event {
+            ChatEvent::Start { .. } | ChatEvent::Usage(_) => {}
+            ChatEvent::Text { text, .. } => self.text(choice, "{\"content\":", text, out),
+            ChatEvent::Refusal { text, .. } => self.text(choice, "{\"refusal\":", text, out),
+            ChatEvent::Reasoning { text, .. } => {
+                let thinking = &mut self.choices[at].thinking;
+                if thinking.len() + text.len() <= THINKING_BYTES_MAX {
+                    thinking.push_str(text);
+                }
+                self.text(choice, "{\"reasoning_content\":", text, out);
+            }
+            ChatEvent::Signature { signature, .. } => {
+                let thinking = std::mem::take(&mut self.choices[at].thinking);
+                self.detail(at, signed(&thinking, signature), out);
+            }
+            ChatEvent::RedactedReasoning { data, .. } => self.detail(at, encrypted(data), out),
+            ChatEvent::ToolCall { call, id, name, .. } => {
+                let _ = write!(self.open(choice, out), "{{\"tool_calls\":[{{\"index\":{call},\"id\":");
+                push_json(out, id);
+                out.push_str(",\"type\":\"function\",\"function\":{\"name\":");
+                push_json(out, name);
+                out.push_str(",\"arguments\":\"\"}}]}");
+                self.close("null", out);
+            }
+            ChatEvent::ToolArguments { call, json, .. } => {
+                let open = self.open(choice, out);
+                let _ = write!(open, "{{\"tool_calls\":[{{\"index\":{call},\"function\":{{\"arguments\":");
+                push_json(out, json);
+                out.push_str("}}]}");
+                self.close("null", out);
+            }
+            ChatEvent::Finish { reason, .. } => {
+                self.open(choice, out).push_str("{}");
+                let mut word = serde_json::to_string(finish_reason(reason)).expect("a string");
+                if let StopReason::StopSequence(Some(matched)) = reason {
+                    word.push_str(",\"stop_reason\":");
+                    push_json(&mut word, matched);
+                }
+                self.close(&word, out);
+            }
+        }
+        Ok(())
+    }
+
+    pub fn finish(&mut self, out: &mut String) {
+        if let Some(usage) = self.usage.filter(|_| self.include_usage) {
+            out.push_str(&self.prefix);
+            out.push_str("],\"usage\":");
+            push_json(out, &usage_value(&usage));
+            out.push_str("}\n\n");
+        }
+        out.push_str("data: [DONE]\n\n");
+    }
+
+    /// The place of a choice's state; the role goes out before its first delta.
+    fn begin(&mut self, choice: u32, out: &mut String) -> usize {
+        if let Some(at) = self.choices.iter().position(|state| state.choice == choice) {
+            return at;
+        }
+        self.choices.push(ChoiceState { choice, thinking: String::new(), details: 0 });
+        self.open(choice, out).push_str("{\"role\":\"assistant\",\"content\":\"\"}");
+        self.close("null", out);
+        self.choices.len() - 1
+    }
+
+    /// A chunk up to its delta.
+    fn open<'a>(&self, choice: u32, out: &'a mut String) -> &'a mut String {
+        out.push_str(&self.prefix);
+        let _ = write!(out, "{{\"index\":{choice},\"delta\":");
+        out
+    }
+
+    /// The rest of a chunk.
+    fn close(&self, finish_reason: &str, out: &mut String) {
+        out.push_str(",\"logprobs\":null,\"finish_reason\":");
+        out.push_str(finish_reason);
+        out.push_str(if self.include_usage { "}],\"usage\":null}\n\n" } else { "}]}\n\n" });
+    }
+
+    fn text(&self, choice: u32, field: &str, text: &str, out: &mut String) {
+        self.open(choice, out).push_str(field);
+        push_json(out, text);
+        out.push('}');
+        self.close("null", out);
+    }
+
+    fn detail(&mut self, at: usize, mut detail: Value, out: &mut String) {
+        let state = &mut self.choices[at];
+        detail["index"] = state.details.into();
+        if let Some(format) = self.format {
+            detail["format"] = format.into();
+        }
+        state.details += 1;
+        let choice = state.choice;
+        push_json(self.open(choice, out), &json!({"reasoning_details": [detail]}));
+        self.close("null", out);
+    }
+}
+
+/// OpenRouter's name for a model's signatures.
+fn format_of(model: Option<&str>) -> Option<&'static str> {
+    model.map(|model| if is_claude(model) { CLAUDE_FORMAT } else { "unknown" })
+}
+
+fn signed(thinking: &str, signature: &str) -> Value {
+    json!({"type": "reasoning.text", "text": thinking, "signature": signature})
+}
+
+fn encrypted(data: &str) -> Value {
+    json!({"type": "reasoning.encrypted", "data": data})
+}
+
+/// OpenAI has no word for a paused turn; other words go out as they came.
+fn finish_reason(reason: &StopReason) -> &str {
+    match reason {
+        StopReason::End | StopReason::StopSequence(_) | StopReason::Pause => "stop",
+        StopReason::Length => "length",
+        StopReason::ToolCalls => "tool_calls",
+        StopReason::Refusal => "content_filter",
+        StopReason::Other(word) => word,
+    }
+}
+
+fn usage_value(usage: &TokenUsage) -> Value {
+    let mut prompt = json!({"cached_tokens": usage.cached});
+    if usage.cache_written > 0 {
+        prompt["cache_write_tokens"] = usage.cache_written.into();
+    }
+    json!({
+        "prompt_tokens": usage.input,
+        "completion_tokens": usage.output,
+        "total_tokens": usage.input.saturating_add(usage.output),
+        "prompt_tokens_details": prompt,
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning},
+    })
+}
+
+/// A whole chat completion.
+pub fn whole(head: &AnswerHead, events: &[ChatEvent]) -> Result<Value, EncodeError> {
+    let (choices, usage) = collect(events)?;
+    let format = events.iter().find_map(|event| match event {
+        ChatEvent::Start { model, .. } => format_of(model.as_deref()),
+        _ => None,
+    });
+    let choices: Vec<Value> = choices.into_iter().map(|choice| choice_value(choice, format)).collect();
+    let mut answer = json!({
+        "id": head.id,
+        "object": "chat.completion",
+        "created": head.created_unix_s,
+        "model": head.model,
+        "choices": choices,
+    });
+    if let Some(usage) = usage {
+        answer["usage"] = usage_value(&usage);
+    }
+    Ok(answer)
+}
+
+fn choice_value(choice: Collected, format: Option<&str>) -> Value {
+    let (mut content, mut refusal, mut reasoning) = (None::<String>, None::<String>, None::<String>);
+    let (mut calls, mut details) = (Vec::new(), Vec::new());
+    let add = |all: &mut Option<String>, text: &str| all.get_or_insert_default().push_str(text);
+    for part in choice.parts {
+        match part {
+            Part::Text(text) => add(&mut content, &text),
+            Part::Refusal(text) => add(&mut refusal, &text),
+            Part::Reasoning { text, signature } => {
+                if !text.is_empty() {
+                    add(&mut reasoning, &text);
+                }
+                details.extend(signature.map(|signature| signed(&text, &signature)));
+            }
+            Part::Redacted(data) => details.push(encrypted(&data)),
+            Part::Call { id, name, arguments, .. } => calls.push(json!({
+                "id": id, "type": "function", "function": {"name": name, "arguments": arguments},
+            })),
+        }
+    }
+    let mut message = Map::new();
+    message.insert("role".into(), "assistant".into());
+    // Null only where something else is the answer.
+    let content = content.or_else(|| (calls.is_empty() && refusal.is_none()).then(String::new));
+    message.insert("content".into(), content.into());
+    message.insert("refusal".into(), refusal.into());
+    if let Some(reasoning) = reasoning {
+        message.insert("reasoning_content".into(), reasoning.into());
+    }
+    if let Some(format) = format {
+        details.iter_mut().for_each(|detail| detail["format"] = format.into());
+    }
+    if !details.is_empty() {
+        message.insert("reasoning_details".into(), details.into());
+    }
+    if !calls.is_empty() {
+        message.insert("tool_calls".into(), calls.into());
+    }
+    let reason = choice.reason.unwrap_or(StopReason::End);
+    let mut value = json!({
+        "index": choice.choice,
+        "message": message,
+        "logprobs": null,
+        "finish_reason": finish_reason(&reason),
+    });
+    if let StopReason::StopSequence(Some(matched)) = reason {
+        value["stop_reason"] = matched.into();
+    }
+    value
+}

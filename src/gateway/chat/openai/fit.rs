@@ -1,0 +1,139 @@
+//! A body in OpenAI's format as a provider takes it, after its [`Compat`]: what was translated, and
+//! what an OpenAI caller wrote. Of the latter only names change that the provider does not know;
+//! values that it refuses stay, and its own error says so.
+
+use super::super::anthropic::thinking::is_claude;
+use super::super::reasoning;
+use crate::config::{Compat, MaxTokens, PastReasoning};
+use crate::gateway::wire::fields::BadField;
+use serde_json::{Map, Value, json};
+
+/// How OpenRouter names the format of a Claude model's signatures.
+pub const CLAUDE_FORMAT: &str = "anthropic-claude-v1";
+
+/// Where a message of the assistant's has its reasoning.
+const REASONING_FIELDS: [&str; 3] = ["reasoning_content", "reasoning", "reasoning_details"];
+
+/// Fits what an OpenAI caller wrote.
+pub fn passed(body: &mut Map<String, Value>, compat: &Compat) {
+    if compat.max_tokens == MaxTokens::MaxTokens
+        && let Some(tokens) = body.remove("max_completion_tokens").filter(|tokens| !tokens.is_null())
+    {
+        body.insert("max_tokens".into(), tokens);
+    }
+    reasoning::respell(compat, body);
+    tool_choice(body, compat);
+    messages(body, compat);
+    stream_usage(body, compat);
+}
+
+/// Fits what was translated.
+pub fn translated(body: &mut Map<String, Value>, compat: &Compat) -> Result<(), BadField> {
+    if body.contains_key("top_k") && !compat.top_k {
+        return Err(BadField::unsupported("top_k", "is not known to this model's provider; leave it out"));
+    }
+    if compat.max_tokens == MaxTokens::MaxCompletionTokens
+        && let Some(tokens) = body.remove("max_tokens")
+    {
+        body.insert("max_completion_tokens".into(), tokens);
+    }
+    tool_choice(body, compat);
+    messages(body, compat);
+    stream_usage(body, compat);
+    Ok(())
+}
+
+/// Who does not think with every choice refuses the word for the default, too.
+fn tool_choice(body: &mut Map<String, Value>, compat: &Compat) {
+    if !compat.forced_tool_thinking && body.get("tool_choice").is_some_and(|choice| choice == "auto") {
+        body.remove("tool_choice");
+    }
+}
+
+/// Without the chunk of usage nobody would know what a stream has used.
+fn stream_usage(body: &mut Map<String, Value>, compat: &Compat) {
+    if !compat.stream_usage {
+        if let Some(options) = body.get_mut("stream_options").and_then(Value::as_object_mut) {
+            options.remove("include_usage");
+            if options.is_empty() {
+                body.remove("stream_options");
+            }
+        }
+    } else if body.get("stream") == Some(&Value::Bool(true)) {
+        match body.get_mut("stream_options").and_then(Value::as_object_mut) {
+            Some(options) => options.insert("include_usage".into(), true.into()),
+            None => body.insert("stream_options".into(), json!({"include_usage": true})),
+        };
+    }
+}
+
+fn messages(body: &mut Map<String, Value>, compat: &Compat) {
+    let claude = body.get("model").and_then(Value::as_str).is_some_and(is_claude);
+    let Some(messages) = body.get_mut("messages").and_then(Value::as_array_mut) else { return };
+    let calls =
+        messages.iter().any(|message| message.get("tool_calls").is_some_and(|calls| !calls.is_null()));
+    let missing = compat.missing_reasoning.as_ref().filter(|_| calls);
+    for message in messages.iter_mut().filter_map(Value::as_object_mut) {
+        match message.get("role").and_then(Value::as_str) {
+            Some("developer") if !compat.developer_role => {
+                message.insert("role".into(), "system".into());
+            }
+            Some("assistant") => {
+                past_reasoning(message, compat.past_reasoning, claude);
+                if let Some(missing) = missing
+                    && message.get("reasoning_content").and_then(Value::as_str).is_none_or(str::is_empty)
+                {
+                    message.insert("reasoning_content".into(), missing.as_str().into());
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn past_reasoning(message: &mut Map<String, Value>, way: PastReasoning, claude: bool) {
+    match way {
+        PastReasoning::Any => {}
+        PastReasoning::Drop => REASONING_FIELDS.iter().for_each(|name| {
+            message.remove(*name);
+        }),
+        PastReasoning::Content | PastReasoning::Reasoning => {
+            let text = text_of(message);
+            for name in REASONING_FIELDS {
+                message.remove(name);
+            }
+            let Some(text) = text else { return };
+            if way == PastReasoning::Reasoning {
+                message.insert("reasoning".into(), text.as_str().into());
+            }
+            message.insert("reasoning_content".into(), text.into());
+        }
+        PastReasoning::Details => {
+            if !message.get("reasoning_details").is_some_and(Value::is_array)
+                && let Some(text) = text_of(message)
+            {
+                let detail = json!({"type": "reasoning.text", "text": text, "index": 0});
+                message.insert("reasoning_details".into(), json!([detail]));
+            }
+            message.remove("reasoning_content");
+            message.remove("reasoning");
+            let details = message.get_mut("reasoning_details").and_then(Value::as_array_mut);
+            for detail in details.into_iter().flatten().filter_map(Value::as_object_mut).filter(|_| claude) {
+                detail.entry("format").or_insert_with(|| CLAUDE_FORMAT.into());
+            }
+        }
+    }
+}
+
+/// A message's reasoning as one text.
+fn text_of(message: &Map<String, Value>) -> Option<String> {
+    let plain = ["reasoning_content", "reasoning"]
+        .iter()
+        .find_map(|name| message.get(*name)?.as_str().filter(|text| !text.is_empty()));
+    if let Some(text) = plain {
+        return Some(text.to_owned());
+    }
+    let details = message.get("reasoning_details")?.as_array()?;
+    let text: String = details.iter().filter_map(|detail| detail.get("text")?.as_str()).collect();
+    (!text.is_empty()).then_some(text)
+}

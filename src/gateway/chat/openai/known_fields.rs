@@ -1,0 +1,440 @@
+//! Every field that requests of the formats spoken here are known to have, and what becomes of it: done,
+//! refused by name, or harmless. The one source: requests are refused by it, docs/api.md shows it, and a
+//! test sends each field to a model. What is not here is nobody's field and is ignored, as servers of
+//! these formats do.
+//!
+//! The formats: OpenAI's (<https://platform.openai.com/docs/api-reference>), Anthropic's
+//! (<https://docs.anthropic.com/en/api/messages>), vLLM's (`entrypoints/openai/protocol.py`),
+//! llama-server's (`tools/server/README.md`), SGLang's (`entrypoints/openai/protocol.py`).
+//!
+//! A refused field passes with a value that asks for nothing: null, an empty list or string, and those
+//! that its row names.
+
+use crate::gateway::wire::fields::{BadField, Fields};
+use serde_json::Value;
+use std::collections::HashMap;
+use std::fmt::Write;
+use std::sync::LazyLock;
+
+/// Where a request goes; several together by `|`.
+pub type Endpoint = u8;
+/// `/v1/chat/completions`.
+pub const CHAT: Endpoint = 1;
+/// `/v1/completions`.
+pub const TEXT: Endpoint = 2;
+/// `/v1/messages`.
+pub const MESSAGES: Endpoint = 4;
+/// `/infill`.
+pub const INFILL: Endpoint = 8;
+const BOTH: Endpoint = CHAT | TEXT | INFILL;
+const ALL: Endpoint = BOTH | MESSAGES;
+
+/// The endpoints by their paths.
+pub const ENDPOINTS: [(Endpoint, &str); 4] = [
+    (CHAT, "/v1/chat/completions"),
+    (TEXT, "/v1/completions"),
+    (INFILL, "/infill"),
+    (MESSAGES, "/v1/messages"),
+];
+
+/// A field.
+#[derive(Debug)]
+pub struct Known {
+    /// As it stands in the body.
+    pub name: &'static str,
+    /// Where this row holds.
+    pub at: Endpoint,
+    /// What becomes of it.
+    pub fate: Fate,
+}
+
+/// What becomes of a field.
+#[derive(Debug)]
+pub enum Fate {
+    /// It is done; where there is more to say, within which bounds.
+    Done(&'static str),
+    /// It would change the answer and cannot be done: 400, but for values that ask for nothing.
+    Refused(&'static [Neutral], &'static str),
+    /// The answer is the same with it and without it; why.
+    Harmless(&'static str),
+}
+
+/// A value that asks for nothing.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub enum Neutral {
+    Number(f64),
+    Is(bool),
+    Word(&'static str),
+    EmptyObject,
+}
+use Neutral::{EmptyObject, Is, Number, Word};
+
+impl Neutral {
+    fn is(self, value: &Value) -> bool {
+        match self {
+            Number(number) => value.as_f64() == Some(number),
+            Is(on) => value.as_bool() == Some(on),
+            Word(word) => value.as_str() == Some(word),
+            EmptyObject => value.as_object().is_some_and(serde_json::Map::is_empty),
+        }
+    }
+}
+
+const fn done(name: &'static str, at: Endpoint) -> Known {
+    Known { name, at, fate: Fate::Done("") }
+}
+
+const fn done_if(name: &'static str, at: Endpoint, bounds: &'static str) -> Known {
+    Known { name, at, fate: Fate::Done(bounds) }
+}
+
+const fn refused(name: &'static str, at: Endpoint, neutral: &'static [Neutral], why: &'static str) -> Known {
+    Known { name, at, fate: Fate::Refused(neutral, why) }
+}
+
+const fn harmless(name: &'static str, at: Endpoint, why: &'static str) -> Known {
+    Known { name, at, fate: Fate::Harmless(why) }
+}
+
+const CONSTRAINED: &str = "is not supported: output cannot be constrained yet";
+const TEXT_ONLY: &str = "is not supported: only text is read and written";
+const SAMPLER: &str = "is not supported: this way of sampling is not known here";
+const NO_LORA: &str = "is not supported: adapters are not served";
+const NO_INSIDES: &str = "is not supported: what the model computes inside is not shown";
+const THINK: &str = "for models whose chat template can switch thinking; off for one that thinks and cannot be \
+                     switched is refused";
+const OF_PENALTY: &str = "only sets how a penalty works that is refused";
+const LABEL: &str = "a label for the provider's own records";
+const ORDER: &str =
+    "says when a request runs, not what is answered; requests run in the order of their arrival";
+const CACHE: &str = "says what is kept for later requests; prefixes are always kept while there is room";
+const FORM: &str = "only adds reports to the answer";
+const MEDIA: &str = "only says how media are read, which are refused";
+const SPECULATION: &str = "only sets how fast the same tokens come";
+const DISAGGREGATED: &str = "is not supported: prefill and decode run in one place";
+const PROVIDER: &str = "chooses among a provider's own servers";
+
+/// The rows, sorted by name.
+pub const KNOWN: &[Known] = &[
+    harmless("adaptive_decay", BOTH, "only sets how `adaptive_target` works, which is refused"),
+    refused("adaptive_target", BOTH, &[Number(-1.0)], SAMPLER),
+    done("add_generation_prompt", CHAT),
+    done("add_special_tokens", CHAT | TEXT),
+    refused("allowed_token_ids", BOTH, &[], "is not supported; use logit_bias"),
+    harmless("anthropic_beta", MESSAGES, "names of features, which are told by their own fields"),
+    harmless("anthropic_version", MESSAGES, "the format's version, of which there is one"),
+    refused("audio", BOTH, &[], TEXT_ONLY),
+    harmless("backend_sampling", BOTH, SPECULATION),
+    refused("bad_words", BOTH, &[], "is not supported; use logit_bias"),
+    done_if("best_of", TEXT, "must equal `n`"),
+    harmless("betas", MESSAGES, "names of features, which are told by their own fields"),
+    refused("bootstrap_host", BOTH, &[], DISAGGREGATED),
+    refused("bootstrap_port", BOTH, &[], DISAGGREGATED),
+    refused("bootstrap_room", BOTH, &[], DISAGGREGATED),
+    harmless("cache_control", MESSAGES, CACHE),
+    harmless("cache_prompt", BOTH, CACHE),
+    harmless("cache_salt", BOTH, "keeps callers' prompt caches apart; a cache hit never changes an answer"),
+    refused("chat_format", BOTH, &[], "is not supported: the checkpoint's own format is used"),
+    refused("chat_template", BOTH, &[], "is not supported: the checkpoint's own template is used"),
+    done_if("chat_template_kwargs", CHAT, "variables of the template; for thinking see the row `thinking`"),
+    refused("container", MESSAGES, &[], "is for Anthropic's own servers"),
+    refused("context_management", MESSAGES, &[], "is for Anthropic's own servers"),
+    done("continue_final_message", CHAT),
+    refused("custom_logit_processor", BOTH, &[], SAMPLER),
+    harmless("custom_params", BOTH, "only sets how `custom_logit_processor` works, which is refused"),
+    harmless("data_parallel_rank", BOTH, ORDER),
+    done_if("documents", CHAT, "for models whose chat template reads them"),
+    harmless("dry_allowed_length", BOTH, OF_PENALTY),
+    harmless("dry_base", BOTH, OF_PENALTY),
+    refused("dry_multiplier", BOTH, &[Number(0.0)], SAMPLER),
+    harmless("dry_penalty_last_n", BOTH, OF_PENALTY),
+    harmless("dry_sequence_breakers", BOTH, OF_PENALTY),
+    harmless("dynatemp_exponent", BOTH, "only sets how `dynatemp_range` works, which is refused"),
+    refused("dynatemp_range", BOTH, &[Number(0.0)], SAMPLER),
+    refused("early_stopping", BOTH, &[Is(false)], "is not supported: there is no beam search"),
+    refused("ebnf", BOTH, &[], CONSTRAINED),
+    done("echo", TEXT),
+    refused("echo", CHAT, &[Is(false)], "is not supported in chat; use /v1/completions"),
+    done_if("enable_thinking", CHAT, THINK),
+    harmless("extra_key", BOTH, "splits a cache whose hits change no answer"),
+    refused("format", BOTH, &[], "is Ollama's name: output cannot be constrained yet"),
+    done("frequency_penalty", BOTH),
+    refused("function_call", CHAT, &[Word("none"), Word("auto")], "is not supported: only text is generated"),
+    refused("functions", BOTH, &[], "is not supported: only text is generated"),
+    refused("grammar", BOTH, &[], CONSTRAINED),
+    harmless("grammar_lazy", BOTH, "only sets how `grammar` works, which is refused"),
+    harmless("grammar_triggers", BOTH, "only sets how `grammar` works, which is refused"),
+    refused("guided_choice", BOTH, &[], CONSTRAINED),
+    harmless(
+        "guided_decoding_backend",
+        BOTH,
+        "only sets how `guided_json` and its like work, which are refused",
+    ),
+    refused("guided_grammar", BOTH, &[], CONSTRAINED),
+    refused("guided_json", BOTH, &[], CONSTRAINED),
+    refused("guided_regex", BOTH, &[], CONSTRAINED),
+    harmless("guided_whitespace_pattern", BOTH, "only sets how `guided_json` works, which is refused"),
+    harmless("id_slot", BOTH, ORDER),
+    done("ignore_eos", BOTH),
+    refused("image_data", BOTH, &[], TEXT_ONLY),
+    refused("images", BOTH, &[], TEXT_ONLY),
+    refused("include_reasoning", BOTH, &[Is(true)], "is not supported: reasoning is a part of the text"),
+    done("include_stop_str_in_output", BOTH),
+    harmless("inference_geo", MESSAGES, PROVIDER),
+    done("input_extra", INFILL),
+    done("input_prefix", INFILL),
+    done("input_suffix", INFILL),
+    refused("json_schema", BOTH, &[], CONSTRAINED),
+    harmless("keep_alive", BOTH, "a model stays loaded as long as its server runs"),
+    refused("kv_transfer_params", BOTH, &[EmptyObject], DISAGGREGATED),
+    refused("length_penalty", BOTH, &[Number(1.0)], "is not supported: there is no beam search"),
+    done("logit_bias", BOTH),
+    refused("logit_processors", BOTH, &[], SAMPLER),
+    refused("logits_processors", BOTH, &[], SAMPLER),
+    done("logprobs", CHAT | TEXT),
+    refused("lora", BOTH, &[], NO_LORA),
+    refused("lora_path", BOTH, &[], NO_LORA),
+    done("max_completion_tokens", BOTH),
+    harmless("max_dynamic_patch", BOTH, MEDIA),
+    done("max_tokens", ALL),
+    refused("mcp_servers", MESSAGES, &[], "is for Anthropic's own servers"),
+    harmless("media_io_kwargs", BOTH, MEDIA),
+    done("messages", CHAT | MESSAGES),
+    done_if("metadata", ALL, "tags of usage records; `task` and `budget` for routes"),
+    harmless("min_dynamic_patch", BOTH, MEDIA),
+    refused("min_keep", BOTH, &[Number(0.0), Number(1.0)], SAMPLER),
+    done("min_p", BOTH),
+    done("min_tokens", BOTH),
+    refused("mirostat", BOTH, &[Number(0.0)], SAMPLER),
+    harmless("mirostat_eta", BOTH, "only sets how `mirostat` works, which is refused"),
+    harmless("mirostat_tau", BOTH, "only sets how `mirostat` works, which is refused"),
+    harmless("mm_processor_kwargs", BOTH, MEDIA),
+    done_if("modalities", CHAT, "must be [\"text\"]"),
+    done("model", ALL),
+    harmless("models", BOTH, PROVIDER),
+    refused("multimodal_data", BOTH, &[], TEXT_ONLY),
+    done("n", CHAT | TEXT),
+    done_if("n", INFILL, "must be 1"),
+    refused("n_cmpl", BOTH, &[Number(1.0)], "is not supported; use n"),
+    refused("n_discard", BOTH, &[Number(0.0)], "is not supported: no part of a prompt is dropped"),
+    refused("n_indent", CHAT | TEXT, &[Number(0.0)], SAMPLER),
+    harmless(
+        "n_indent",
+        INFILL,
+        "a hint of editors' plugins that is not followed: a filling is indented as the model does it",
+    ),
+    harmless("n_keep", BOTH, "only says what of a prompt stays when a part is dropped, and none is"),
+    refused("n_predict", CHAT | TEXT, &[Number(-1.0)], "is not supported; use max_tokens"),
+    done("n_predict", INFILL),
+    refused("n_probs", BOTH, &[Number(0.0)], "is not supported; use logprobs"),
+    refused("no_stop_trim", BOTH, &[Is(false)], "is not supported; use include_stop_str_in_output"),
+    refused("options", BOTH, &[EmptyObject], "is Ollama's: send its fields on their own"),
+    done_if("output_config", MESSAGES, "`effort` as thinking below; a `format` is refused"),
+    refused("output_format", MESSAGES, &[], CONSTRAINED),
+    harmless("parallel_tool_calls", CHAT, "only sets how `tools` are called, which are refused"),
+    harmless("parse_tool_calls", CHAT, "only sets how calls of `tools` are told, which are refused"),
+    refused("penalty_prompt", BOTH, &[], SAMPLER),
+    refused("plugins", BOTH, &[], "is for OpenRouter's own servers"),
+    refused("post_sampling_probs", BOTH, &[Is(false)], "is not supported: logprobs are the model's own"),
+    refused("prediction", BOTH, &[], "is not supported"),
+    done("presence_penalty", BOTH),
+    harmless("priority", BOTH, ORDER),
+    done("prompt", TEXT | INFILL),
+    harmless("prompt_cache_key", BOTH, CACHE),
+    harmless("prompt_cache_retention", BOTH, CACHE),
+    refused("prompt_embeds", BOTH, &[], "is not supported: a prompt is text or token ids"),
+    refused("prompt_logprobs", BOTH, &[], "is not supported; use /v1/completions with echo and logprobs"),
+    harmless("provider", BOTH, PROVIDER),
+    done_if("reasoning", CHAT, THINK),
+    refused("reasoning_budget", BOTH, &[Number(-1.0)], "is not supported: thinking cannot be bounded"),
+    refused("reasoning_budget_tokens", BOTH, &[Number(-1.0)], "is not supported: thinking cannot be bounded"),
+    done_if("reasoning_effort", CHAT, THINK),
+    refused(
+        "reasoning_format",
+        BOTH,
+        &[Word("none"), Word("auto")],
+        "is not supported: reasoning is a part of the text",
+    ),
+    refused("regex", BOTH, &[], CONSTRAINED),
+    harmless("repeat_last_n", BOTH, OF_PENALTY),
+    refused(
+        "repeat_penalty",
+        BOTH,
+        &[Number(1.0)],
+        "is not supported; use repetition_penalty, which looks at all of the text",
+    ),
+    refused("repetition_detection", BOTH, &[], "is not supported"),
+    done("repetition_penalty", BOTH),
+    harmless("request_id", BOTH, "the header x-request-id names a request"),
+    refused("response_fields", CHAT | TEXT, &[], "is not supported: answers have OpenAI's form"),
+    harmless("response_fields", INFILL, FORM),
+    done_if("response_format", BOTH, "must be {\"type\": \"text\"}"),
+    done("resumable", CHAT),
+    done("resume_token_ids", CHAT),
+    harmless("return_cached_tokens_details", BOTH, FORM),
+    refused("return_hidden_states", BOTH, &[Is(false)], NO_INSIDES),
+    harmless("return_meta_info", BOTH, FORM),
+    harmless("return_progress", BOTH, FORM),
+    refused("return_routed_experts", BOTH, &[Is(false)], NO_INSIDES),
+    done("return_token_ids", CHAT | TEXT),
+    refused("return_tokens", BOTH, &[Is(false)], "is not supported; use return_token_ids"),
+    done("return_tokens_as_token_ids", CHAT | TEXT),
+    harmless("rid", BOTH, "the header x-request-id names a request"),
+    harmless("route", BOTH, PROVIDER),
+    harmless("routed_dp_rank", BOTH, ORDER),
+    harmless("safety_identifier", BOTH, LABEL),
+    refused("samplers", CHAT | TEXT, &[], "is not supported: the order of samplers is fixed"),
+    harmless(
+        "samplers",
+        INFILL,
+        "a hint of editors' plugins that is not followed: a filling is drawn by temperature, top_k, top_p and min_p",
+    ),
+    refused("sampling_seed", BOTH, &[], "is not supported; use seed"),
+    done("seed", BOTH),
+    refused("separate_reasoning", BOTH, &[Is(false)], "is not supported: reasoning is a part of the text"),
+    harmless("service_tier", ALL, PROVIDER),
+    refused("session_params", BOTH, &[EmptyObject], "is not supported: a request has all of its prompt"),
+    done("skip_special_tokens", BOTH),
+    harmless("spaces_between_special_tokens", BOTH, "special tokens are written as the tokenizer has them"),
+    harmless("speculative.n_max", BOTH, SPECULATION),
+    harmless("speculative.n_min", BOTH, SPECULATION),
+    harmless("speculative.p_min", BOTH, SPECULATION),
+    refused("speed", MESSAGES, &[Word("standard")], "is for Anthropic's own servers"),
+    done("stop", BOTH),
+    refused("stop_regex", BOTH, &[], "is not supported; use stop"),
+    done("stop_sequences", MESSAGES),
+    done("stop_token_ids", BOTH),
+    harmless("store", BOTH, "nothing of an answer is kept here"),
+    done("stream", ALL),
+    done("stream_options", BOTH),
+    harmless("stream_reasoning", BOTH, "reasoning is a part of the text, which streams"),
+    refused("structural_tag", BOTH, &[], CONSTRAINED),
+    refused("structured_outputs", BOTH, &[EmptyObject], CONSTRAINED),
+    done_if("suffix", TEXT, "for models that know fill-in-the-middle"),
+    done("system", MESSAGES),
+    refused("system", BOTH, &[], "is a field of /v1/messages; send a message with role system"),
+    refused(
+        "t_max_predict_ms",
+        CHAT | TEXT,
+        &[Number(0.0), Number(-1.0)],
+        "is not supported; use max_tokens",
+    ),
+    harmless(
+        "t_max_predict_ms",
+        INFILL,
+        "a hint of editors' plugins that is not followed: a filling is bounded by its tokens",
+    ),
+    refused("t_max_prompt_ms", CHAT | TEXT, &[Number(0.0), Number(-1.0)], "is not supported"),
+    harmless(
+        "t_max_prompt_ms",
+        INFILL,
+        "a hint of editors' plugins that is not followed: a prompt is computed whole",
+    ),
+    done("temperature", ALL),
+    refused("template", BOTH, &[], "is Ollama's name: the checkpoint's own template is used"),
+    refused("tfs_z", BOTH, &[Number(1.0)], SAMPLER),
+    refused("think", BOTH, &[], "is Ollama's name; use enable_thinking"),
+    done_if("thinking", CHAT | MESSAGES, THINK),
+    done_if("thinking_budget", CHAT, "for models whose chat template reads it"),
+    refused("thinking_budget_tokens", BOTH, &[Number(-1.0)], "is not supported: thinking cannot be bounded"),
+    harmless("thinking_forced_open", CHAT, "only sets how reasoning is told, which is a part of the text"),
+    refused("thinking_token_budget", BOTH, &[Number(-1.0)], "is not supported: thinking cannot be bounded"),
+    harmless("timings_per_token", BOTH, FORM),
+    done_if("tool_choice", CHAT | MESSAGES, "must be none or auto while there are no `tools`"),
+    done_if("tools", CHAT | MESSAGES, "must be empty, or `tool_choice` none"),
+    refused("top_a", BOTH, &[Number(0.0)], SAMPLER),
+    done("top_k", ALL),
+    done("top_logprobs", CHAT),
+    refused("top_n_sigma", BOTH, &[Number(-1.0), Number(0.0)], SAMPLER),
+    done("top_p", ALL),
+    refused("transforms", BOTH, &[], "is for OpenRouter's own servers"),
+    refused("truncate_prompt_tokens", BOTH, &[], "is not supported: a prompt that is too long is an error"),
+    refused("typical_p", BOTH, &[Number(1.0)], SAMPLER),
+    harmless("usage", BOTH, FORM),
+    harmless("use_audio_in_video", BOTH, MEDIA),
+    refused("use_beam_search", BOTH, &[Is(false)], "is not supported: there is no beam search"),
+    harmless("user", BOTH, LABEL),
+    harmless("user_profile_id", MESSAGES, LABEL),
+    harmless("verbose", BOTH, FORM),
+    refused(
+        "verbosity",
+        BOTH,
+        &[Word("medium")],
+        "is not supported: say in the prompt how long the answer should be",
+    ),
+    refused("vllm_xargs", BOTH, &[EmptyObject], "is not supported"),
+    refused("web_search_options", BOTH, &[], "is not supported: nothing is searched"),
+    refused("xtc_probability", BOTH, &[Number(0.0)], SAMPLER),
+    harmless("xtc_threshold", BOTH, "only sets how `xtc_probability` works, which is refused"),
+];
+
+static BY_NAME: LazyLock<HashMap<&str, Vec<&Known>>> = LazyLock::new(|| {
+    let mut rows = HashMap::<_, Vec<_>>::new();
+    KNOWN.iter().for_each(|row| rows.entry(row.name).or_default().push(row));
+    rows
+});
+
+/// Refuses a body that has a field which its endpoint cannot do, or which is another endpoint's.
+pub fn check(fields: &Fields<'_>, at: Endpoint) -> Result<(), BadField> {
+    for (name, value) in fields.map() {
+        let Some(rows) = BY_NAME.get(name.as_str()) else { continue };
+        let here = rows.iter().find(|row| row.at & at != 0);
+        match here.map(|row| &row.fate) {
+            Some(Fate::Done(_) | Fate::Harmless(_)) => {}
+            _ if asks_nothing(value) => {}
+            Some(Fate::Refused(neutral, _)) if neutral.iter().any(|it| it.is(value)) => {}
+            Some(Fate::Refused(_, why)) => return Err(BadField::unsupported(fields.path(name), *why)),
+            None if rows.iter().all(|row| matches!(row.fate, Fate::Harmless(_))) => {}
+            None => {
+                let there = rows.iter().fold(0, |at, row| at | row.at);
+                let paths = ENDPOINTS.iter().filter(|(at, _)| at & there != 0).map(|(_, path)| *path);
+                let why = format!("is a field of {}, not of this", paths.collect::<Vec<_>>().join(" and "));
+                return Err(BadField::unsupported(fields.path(name), why));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// null, an empty list, an empty string.
+fn asks_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(items) => items.is_empty(),
+        Value::String(text) => text.is_empty(),
+        Value::Bool(_) | Value::Number(_) | Value::Object(_) => false,
+    }
+}
+
+/// The rows as a table in Markdown.
+pub fn table() -> String {
+    let mut out = String::from("| field | where | |\n| --- | --- | --- |\n");
+    for row in KNOWN {
+        let at = ["chat", "completions", "infill", "messages"];
+        let at = ENDPOINTS.iter().zip(at).filter(|((at, _), _)| at & row.at != 0).map(|(_, name)| name);
+        let at = at.collect::<Vec<_>>().join(", ");
+        let fate = match &row.fate {
+            Fate::Done("") => "done".to_owned(),
+            Fate::Done(bounds) => format!("done: {bounds}"),
+            Fate::Harmless(why) => format!("harmless: {why}"),
+            Fate::Refused(neutral, why) => {
+                let mut neutral: Vec<String> = neutral
+                    .iter()
+                    .map(|value| match value {
+                        Number(number) => format!("`{number}`"),
+                        Is(on) => format!("`{on}`"),
+                        Word(word) => format!("`{word}`"),
+                        EmptyObject => "`{}`".to_owned(),
+                    })
+                    .collect();
+                neutral.sort();
+                let but =
+                    if neutral.is_empty() { String::new() } else { format!(", but {}", neutral.join(", ")) };
+                format!("refused{but}: {}", why.strip_prefix("is ").unwrap_or(why))
+            }
+        };
+        let _ = writeln!(out, "| `{}` | {at} | {fate} |", row.name);
+    }
+    out
+}

@@ -1,0 +1,9 @@
+//! The server: [`listen`] takes connections, over [`tls`] or not, [`server`] leads their requests past the
+//! [`browser`] check, [`cors`] and keys to the endpoints; [`admin`] is the operator's API.
+
+pub mod admin;
+pub mod browser;
+pub mod cors;
+pub mod listen;
+pub mod server;
+pub mod tls;

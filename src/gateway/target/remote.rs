@@ -1,0 +1,361 @@
+//! A target that is an upstream: one provider over HTTP. What goes wrong before the first piece of an
+//! answer is a [`Failure`], which says whether another attempt makes sense; after it, an error.
+//!
+//! A body that is refused for the signatures of other models' thinking is sent once more without that
+//! thinking. What comes back is read by [`RemoteAnswer`].
+//!
+//! Invariants: the upstream's key is sent to its base URL alone (no redirects are followed) and never
+//! logged, and cut out of all that comes back; requests at a time ([`super::adaptive`] finds out how many), time
+//! without news, what may come before an answer says something, and the length of whole answers are bounded, and
+//! what is kept is held of the requests' memory; dropping an answer closes its connection and frees its place.
+
+mod answer;
+
+pub use answer::{Piece, RemoteAnswer};
+
+use super::adaptive::{AdaptiveLimiter, Outcome};
+use super::breaker::Breaker;
+use super::http_client::HttpClient;
+use crate::config::{Continues, Format, KeySource, Provider};
+use crate::connect::chain;
+use crate::files;
+use crate::gateway::chat::anthropic::fit;
+use crate::gateway::chat::{Dialect, Peer, UpstreamError, decode_error};
+use crate::gateway::ledger::observe::quoted;
+use crate::gateway::wire::bounds::Limits;
+use crate::gateway::wire::error::ApiError;
+use crate::secrets;
+use answer::Place;
+use axum::body::Bytes;
+use axum::http::uri::InvalidUri;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
+use http_body_util::{BodyExt, Limited};
+use rustls::ClientConfig;
+use serde_json::Value;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
+
+/// Largest file with a key.
+const KEY_FILE_BYTES_MAX: u64 = 64 << 10;
+/// Longest body of an error that is read.
+const ERROR_BYTES_MAX: usize = 64 << 10;
+/// The version of Anthropic's API that is spoken.
+const ANTHROPIC_VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
+/// What upstreams are told of who asks, unless their configuration names another.
+const USER_AGENT: &str = concat!("novastack/", env!("CARGO_PKG_VERSION"));
+
+/// What a failed attempt means for the request.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// For the caller, when nothing else is tried.
+    pub error: ApiError,
+    /// What may help.
+    pub then: Then,
+}
+
+/// What may help after a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// Nothing: the request itself is at fault.
+    Report,
+    /// The same target again, after as long as the error's `retry_after_s` says.
+    Retry,
+    /// Another target only.
+    Next,
+}
+
+impl Failure {
+    /// Of a request that no target would take.
+    pub fn report(error: impl Into<ApiError>) -> Self {
+        Self { error: error.into(), then: Then::Report }
+    }
+
+    /// An error that a provider told of.
+    fn of_upstream(provider: &str, told: UpstreamError) -> Self {
+        let error = |status, message: &str| ApiError::upstream(provider, status, message);
+        match told.status {
+            // Another model may hold more.
+            400..=499 if told.is_context_length() => {
+                let code = Some("context_length_exceeded");
+                Self::next(ApiError {
+                    code,
+                    ..error(StatusCode::BAD_REQUEST, &told.message).invalid_request()
+                })
+            }
+            status @ (400 | 413 | 422) => {
+                let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
+                let error = error(status, &told.message).invalid_request();
+                Self { error: ApiError { param: told.param, ..error }, then: Then::Report }
+            }
+            408 | 409 | 425 | 429 | 500..=599 => {
+                let status = match told.status {
+                    429 => StatusCode::TOO_MANY_REQUESTS,
+                    503 | 529 => StatusCode::SERVICE_UNAVAILABLE,
+                    408 | 504 => StatusCode::GATEWAY_TIMEOUT,
+                    _ => StatusCode::BAD_GATEWAY,
+                };
+                let retry_after_s = told.retry_after.map(|after| after.as_secs().clamp(1, 3600) as u32);
+                let error = ApiError { retry_after_s, ..error(status, &told.message) };
+                Self { error, then: Then::Retry }
+            }
+            // Its key, its credit or its name for the model: nothing that the caller can mend.
+            other => {
+                let message = format!("it answered {other}: {}", told.message);
+                Self::next(error(StatusCode::BAD_GATEWAY, &message))
+            }
+        }
+    }
+
+    fn retry(error: ApiError) -> Self {
+        Self { error, then: Then::Retry }
+    }
+
+    /// Of a request that another target may take.
+    pub fn next(error: impl Into<ApiError>) -> Self {
+        Self { error: error.into(), then: Then::Next }
+    }
+}
+
+/// A provider's model.
+pub struct UpstreamModel {
+    /// The provider.
+    pub upstream: Arc<Upstream>,
+    /// Its name for the model.
+    pub name: String,
+    /// How much it bears: providers limit each model by itself.
+    pub load: AdaptiveLimiter,
+    /// How it has done lately.
+    pub breaker: Breaker,
+}
+
+/// A provider, ready for requests.
+pub struct Upstream {
+    name: String,
+    provider: Provider,
+    url: Uri,
+    headers: Result<HeaderMap, String>,
+    client: HttpClient,
+    /// `max_concurrency`, over all models.
+    places: Arc<Semaphore>,
+}
+
+impl Upstream {
+    /// Reads the key. A provider whose key is missing, or one of whose headers is none, is there all the
+    /// same: its requests fail.
+    ///
+    /// # Errors
+    /// Its URL is none, or the environment's proxy for it cannot be used.
+    pub fn new(name: &str, provider: &Provider, tls: &Arc<ClientConfig>) -> Result<Self, String> {
+        let path = match provider.format {
+            Format::OpenAi => "/chat/completions",
+            Format::Anthropic => "/v1/messages",
+        };
+        let failed = |reason: String| format!("provider {name}: {reason}");
+        let url = format!("{}{path}", provider.base_url);
+        let url: Uri = url.parse().map_err(|error: InvalidUri| failed(error.to_string()))?;
+        Ok(Self {
+            name: name.to_owned(),
+            client: HttpClient::new(&url, provider.connect_timeout, tls.clone()).map_err(failed)?,
+            url,
+            headers: headers(provider),
+            places: Arc::new(Semaphore::new(provider.concurrency_max)),
+            provider: provider.clone(),
+        })
+    }
+
+    /// Its name in the configuration.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where its paths begin.
+    pub fn base_url(&self) -> &str {
+        &self.provider.base_url
+    }
+
+    /// The format that it speaks.
+    pub fn dialect(&self) -> Dialect {
+        match self.provider.format {
+            Format::OpenAi => Dialect::OpenAi,
+            Format::Anthropic => Dialect::Anthropic,
+        }
+    }
+
+    /// How it goes on with an answer that broke off.
+    pub fn continues(&self) -> Option<Continues> {
+        self.provider.continues
+    }
+
+    /// Whom a request for this model of its is written for.
+    pub fn peer<'a>(&'a self, model: &'a str) -> Peer<'a> {
+        Peer { dialect: self.dialect(), model, compat: &self.provider.compat }
+    }
+
+    /// Sends a request in its dialect under the model's `load`; the answer's head is there when this
+    /// returns. `extra` headers are the caller's own that this upstream is to see.
+    pub async fn send(
+        &self,
+        load: &AdaptiveLimiter,
+        body: Vec<u8>,
+        extra: HeaderMap,
+        limits: &mut Limits,
+    ) -> Result<RemoteAnswer, Failure> {
+        let body = Bytes::from(body);
+        let kept = (self.dialect() == Dialect::Anthropic).then(|| body.clone());
+        let refused = match self.send_once(load, body, extra.clone(), limits).await? {
+            Ok(answer) => return Ok(answer),
+            Err(refused) => refused,
+        };
+        // Signatures of another model's thinking, or of a key's before: only the upstream can tell.
+        let again = kept.filter(|_| refused.status == 400 && fit::is_about_thinking(&refused.message));
+        let Some(body) = again.and_then(|body| fit::without_thinking(&body)) else {
+            return Err(Failure::of_upstream(&self.name, refused));
+        };
+        tracing::info!(provider = self.name, "asked again without the thinking of earlier answers");
+        let answer = self.send_once(load, body.into(), extra, limits).await?;
+        answer.map_err(|refused| Failure::of_upstream(&self.name, refused))
+    }
+
+    /// Sends it; or what the upstream said with another status than 2xx.
+    async fn send_once(
+        &self,
+        load: &AdaptiveLimiter,
+        body: Bytes,
+        extra: HeaderMap,
+        limits: &mut Limits,
+    ) -> Result<Result<RemoteAnswer, UpstreamError>, Failure> {
+        let headers = self.headers.as_ref().map_err(|reason| {
+            tracing::error!(provider = self.name, reason, "an upstream cannot be asked");
+            Failure::next(self.error(StatusCode::BAD_GATEWAY, "its key is not configured"))
+        })?;
+        // What is full is no reason to wait: another target may have room.
+        let full = || {
+            Failure::retry(self.error(StatusCode::TOO_MANY_REQUESTS, "it has no room for another request"))
+        };
+        let begun = Instant::now();
+        let place = self.places.clone().try_acquire_owned().map_err(|_| full())?;
+        let mut permit = load.try_acquire(begun).ok_or_else(full)?;
+        let sent = self.client.post(self.url.clone(), headers, extra, body);
+        let sent = limits.bound(tokio::time::timeout(self.provider.timeout, sent)).await;
+        let response = match sent.map_err(Failure::report)? {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => {
+                permit.tell(Outcome::Failed, Instant::now());
+                return Err(self.broken(&error));
+            }
+            Err(_) => {
+                permit.tell(Outcome::TimedOut, Instant::now());
+                return Err(self.silent());
+            }
+        };
+        let status = response.status();
+        let retry_after = retry_after(response.headers());
+        let outcome = match status.as_u16() {
+            429 | 503 | 529 => Outcome::Overloaded { retry_after },
+            _ if status.is_success() => Outcome::Ok { latency: begun.elapsed() },
+            _ => Outcome::Failed,
+        };
+        permit.tell(outcome, Instant::now());
+        let place =
+            Place { name: self.name.clone(), timeout: self.provider.timeout, held: Some((permit, place)) };
+        let mut answer = RemoteAnswer::new(response, self.dialect(), place, limits.share());
+        if status.is_success() {
+            return Ok(Ok(answer));
+        }
+        let body = answer.bytes(ERROR_BYTES_MAX, limits).await.unwrap_or_default();
+        let error = decode_error(status.as_u16(), &body);
+        let message = quoted(&error.message);
+        tracing::warn!(provider = self.name, status = error.status, message, "refused");
+        Ok(Err(UpstreamError { retry_after, ..error }))
+    }
+
+    fn silent(&self) -> Failure {
+        let seconds = self.provider.timeout.as_secs();
+        let message = format!("nothing came for {seconds} seconds");
+        // As long again is more than a caller waits.
+        Failure::next(self.error(StatusCode::GATEWAY_TIMEOUT, &message))
+    }
+
+    fn broken(&self, error: &hyper_util::client::legacy::Error) -> Failure {
+        let what = if error.is_connect() { "it cannot be reached" } else { "the connection broke" };
+        tracing::warn!(provider = self.name, error = %chain(error), what);
+        Failure::retry(self.error(StatusCode::BAD_GATEWAY, what))
+    }
+
+    /// What Anthropic's API counts for a prompt; None where this upstream counts nothing.
+    pub async fn count(
+        &self,
+        body: &Value,
+        extra: HeaderMap,
+        limits: &mut Limits,
+    ) -> Result<Option<u64>, ApiError> {
+        let (Format::Anthropic, Ok(headers)) = (self.provider.format, &self.headers) else { return Ok(None) };
+        let Ok(_place) = self.places.try_acquire() else { return Ok(None) };
+        let body = serde_json::to_vec(body).map_err(|error| ApiError::internal(&error.to_string()))?;
+        let counted = async {
+            let url = format!("{}/count_tokens", self.url).parse().ok()?;
+            let response = self.client.post(url, headers, extra, body.into()).await.ok()?;
+            if !response.status().is_success() {
+                return None;
+            }
+            let answer = Limited::new(response.into_body(), ERROR_BYTES_MAX).collect().await.ok()?;
+            serde_json::from_slice::<Value>(&answer.to_bytes()).ok()?.get("input_tokens")?.as_u64()
+        };
+        Ok(limits.bound(tokio::time::timeout(self.provider.timeout, counted)).await?.ok().flatten())
+    }
+
+    fn error(&self, status: StatusCode, message: &str) -> ApiError {
+        ApiError::upstream(&self.name, status, message)
+    }
+}
+
+/// What every request carries, the key among it.
+fn headers(provider: &Provider) -> Result<HeaderMap, String> {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
+    headers.insert(header::ACCEPT, HeaderValue::from_static("*/*"));
+    for (name, value) in &provider.headers {
+        let name: HeaderName = name.parse().map_err(|_| format!("`{name}` is not a header's name"))?;
+        let value =
+            HeaderValue::from_str(value).map_err(|_| format!("the value of header {name} is not text"))?;
+        headers.insert(name, value);
+    }
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let key = match &provider.api_key {
+        KeySource::None => None,
+        KeySource::Env(name) => {
+            Some(std::env::var(name).map_err(|_| format!("the environment variable {name} is not set"))?)
+        }
+        KeySource::File(path) => {
+            let text = files::read_text(path, KEY_FILE_BYTES_MAX)
+                .map_err(|error| format!("{}: {error}", path.display()))?;
+            Some(text.lines().next().unwrap_or_default().trim().to_owned())
+        }
+    };
+    key.iter().for_each(|key| secrets::know(key));
+    let secret = |text: String| {
+        let mut value = HeaderValue::try_from(text).map_err(|_| "the key is not visible ASCII".to_owned())?;
+        value.set_sensitive(true);
+        Ok::<_, String>(value)
+    };
+    match (provider.format, key) {
+        (Format::OpenAi, Some(key)) => {
+            headers.insert(header::AUTHORIZATION, secret(format!("Bearer {key}"))?);
+        }
+        (Format::Anthropic, key) => {
+            headers.insert("anthropic-version", ANTHROPIC_VERSION);
+            if let Some(key) = key {
+                headers.insert("x-api-key", secret(key)?);
+            }
+        }
+        (Format::OpenAi, None) => {}
+    }
+    Ok(headers)
+}
+
+/// `Retry-After` in seconds; dates are not taken.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?;
+    text.trim().parse().ok().map(Duration::from_secs)
+}
