@@ -37,7 +37,14 @@ fn explain(config: &Config) -> String {
     section(
         &mut out,
         "aliases",
-        table(config.aliases.iter().map(|(name, end)| [name.clone(), format!("-> {end}")])),
+        table(
+            config
+                .aliases
+                .iter()
+                .map(|(name, end)| (name.as_str(), end))
+                .chain(config.default_model.iter().map(|name| ("any other name", name)))
+                .map(|(name, end)| [name.to_owned(), format!("-> {end}")]),
+        ),
     );
     let mut rules: Vec<String> =
         config.routes.iter().enumerate().map(|(at, it)| format!("{}. {}", at + 1, rule(it))).collect();

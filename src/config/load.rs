@@ -1,6 +1,6 @@
 //! From a file to a [`Config`], or to everything that is wrong with it.
 
-use super::names::Names;
+use super::names::{Names, Wanted};
 use super::read::{Fields, Finding, Reader, Surroundings, in_backticks};
 use super::routes::Routes;
 use super::{Choice, Config, KeySource, Model, Server, Target, models, providers, sections, tree};
@@ -10,7 +10,7 @@ use std::fmt;
 use std::path::Path;
 use url::Url;
 
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 12] = [
     "server",
     "providers",
     "models",
@@ -22,6 +22,7 @@ const KEYS: [&str; 11] = [
     "limits",
     "keys",
     "named_routes",
+    "default_model",
 ];
 
 /// Errors that are told of one file, and warnings.
@@ -135,11 +136,16 @@ fn read(root: &tree::Node, reader: &mut Reader) -> Option<Config> {
     let fallbacks = routes.fallbacks(&root);
     let limits = root.get("limits").and_then(|node| sections::limits(reader, node, "`limits`"));
     let keys = sections::keys(reader, &names, &root);
+    let default_model = root.get("default_model").and_then(|node| {
+        let name = reader.text(node, "`default_model`")?;
+        names.check(reader, node.line, name, "`default_model`", Wanted::Any)
+    });
     let config = Config {
         server,
         providers,
         models,
         aliases: names.aliases(),
+        default_model,
         routes: rules,
         named_routes,
         fallbacks,

@@ -45,8 +45,11 @@ pub struct Config {
     pub providers: BTreeMap<String, Provider>,
     /// What callers may name, in the file's order.
     pub models: Vec<Model>,
-    /// Other names for models, named routes or `auto`. Chains are resolved: values are no aliases.
+    /// Other names for models, named routes or `auto`. Chains are resolved: values are no aliases. One with a `*`
+    /// stands for all names that fit it and are none themselves ([`Config::pattern_for`]).
     pub aliases: BTreeMap<String, String>,
+    /// What names stand for that are none; a model, a named route or `auto`.
+    pub default_model: Option<String>,
     /// For model `auto`: the first rule that matches chooses. A rule without a condition is last.
     pub routes: Vec<Rule>,
     /// Choices that callers may name as the model. They may choose each other, never in a circle.
@@ -68,6 +71,20 @@ impl Config {
         self.models.iter().any(|model| model.name == name)
             || self.aliases.contains_key(name)
             || self.named_routes.contains_key(name)
+    }
+
+    /// What a name stands for that is none itself: by the alias with a `*` that says most of it, else the default
+    /// model.
+    pub fn pattern_for(&self, name: &str) -> Option<&str> {
+        let fits = |pattern: &str| {
+            let (begin, end) = pattern.split_once('*')?;
+            let rest = name.strip_prefix(begin)?;
+            (rest.len() >= end.len() && rest.ends_with(end)).then_some(begin.len() + end.len())
+        };
+        let fitting =
+            self.aliases.iter().filter_map(|(pattern, stands_for)| Some((fits(pattern)?, stands_for)));
+        let said = fitting.max_by_key(|(said, _)| *said).map(|(_, stands_for)| stands_for);
+        said.or(self.default_model.as_ref()).map(String::as_str)
     }
 
     /// The headers that some rule asks for, in lower case, each once.

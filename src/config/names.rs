@@ -53,6 +53,13 @@ impl<'n> Names<'n> {
                     reader.error(key.line, format!("{name} is {other} already, on line {line}"));
                     continue;
                 }
+                if name.matches('*').count() > usize::from(section == "aliases") {
+                    let name = in_backticks(name);
+                    reader.error(
+                        key.line,
+                        format!("{name}: only an alias may have a `*`, and one at the most"),
+                    );
+                }
                 first.insert(name, (what, key.line));
                 match section {
                     "models" => drop(kinds.insert(name, Kind::Model)),

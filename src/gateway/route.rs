@@ -170,7 +170,7 @@ impl Routing {
 
     /// Refuses names that a key may not ask for.
     pub fn check_allowed(&self, name: &str, tenant: &Tenant) -> Result<(), ApiError> {
-        let own = self.config.aliases.get(name).map_or(name, String::as_str);
+        let own = self.resolved(name);
         let Some(allowed) = &tenant.models else { return Ok(()) };
         match allowed.iter().any(|allowed| allowed == name || allowed == own) {
             true => Ok(()),
@@ -199,21 +199,30 @@ impl Routing {
         counts.estimate
     }
 
-    /// A model by its own name or an alias.
-    pub fn target(&self, name: &str) -> Option<&Arc<Target>> {
-        let name = self.config.aliases.get(name).map_or(name, String::as_str);
-        self.targets.get(name)
+    /// What a name stands for: with aliases followed, patterns and the default model included.
+    fn resolved<'a>(&'a self, name: &'a str) -> &'a str {
+        match self.config.aliases.get(name) {
+            Some(stands_for) => stands_for,
+            None if self.is_name(name) => name,
+            None => self.config.pattern_for(name).unwrap_or(name),
+        }
     }
 
-    /// All names that a caller may give, aliases excluded.
+    /// A model by its own name or an alias.
+    pub fn target(&self, name: &str) -> Option<&Arc<Target>> {
+        self.targets.get(self.resolved(name))
+    }
+
+    /// All names that a caller may give but those that only fit a pattern.
     pub fn names(&self) -> Vec<&str> {
         let models = self.config.models.iter().map(|model| model.name.as_str());
         let routes = self.config.named_routes.keys().map(String::as_str);
         let auto = (!self.config.routes.is_empty()).then_some(AUTO);
-        models.chain(routes).chain(auto).collect()
+        let aliases = self.config.aliases.keys().map(String::as_str).filter(|name| !name.contains('*'));
+        models.chain(routes).chain(auto).chain(aliases).collect()
     }
 
-    /// What this tenant may give: all names but aliases, or those that its key is for.
+    /// What this tenant may give: all names, or those that its key is for.
     pub fn names_for<'a>(&'a self, tenant: &'a Tenant) -> Vec<&'a str> {
         match &tenant.models {
             None => self.names(),
@@ -235,7 +244,7 @@ impl Routing {
     /// The caller's: a name that is none; nothing that can do what is asked.
     pub fn plan(&self, name: &str, asked: &Asked<'_>) -> Result<Plan, ApiError> {
         self.check_allowed(name, asked.tenant)?;
-        let name = self.config.aliases.get(name).map_or(name, String::as_str);
+        let name = self.resolved(name);
         let mut request = Request { routing: self, asked, arm: None, splits: 0 };
         let mut names = Vec::new();
         let mut route = name.to_owned();
@@ -263,7 +272,7 @@ impl Routing {
 
     /// The models among which a name leaves a choice; none where it names one.
     pub fn chosen_among(&self, name: &str) -> BTreeSet<String> {
-        let name = self.config.aliases.get(name).map_or(name, String::as_str);
+        let name = self.resolved(name);
         let (mut models, mut seen) = (BTreeSet::new(), BTreeSet::new());
         let mut open: Vec<&Choice> = match self.config.named_routes.get(name) {
             Some(choice) => vec![choice],

@@ -1,6 +1,7 @@
 //! Text in, text out: [`ChatTemplate`] renders messages, [`Tokenizer`] turns text into ids
 //! (built from tokenizer.json, from vocab.json and merges.txt, or from a GGUF vocabulary),
-//! [`Detokenizer`] turns ids into text as they come, [`Infill`] makes prompts with a gap. The engine
+//! [`Detokenizer`] turns ids into text as they come, [`Infill`] makes prompts with a gap; [`Marked`] keeps special
+//! tokens that users write out from acting as such. The engine
 //! never imports this; it never runs on an engine thread.
 //!
 //! A checkpoint is a stranger's file: its template runs, and its tokenizer is tried, in a process of its
@@ -15,6 +16,7 @@ mod gguf_tokenizer;
 mod infill;
 mod jinja;
 mod known_parts;
+mod literal;
 mod pretokenizer;
 mod python;
 mod stop;
@@ -26,6 +28,7 @@ pub use contained::{COMMAND, Containment, CountingAllocator, serve};
 pub use detokenizer::{Detokenizer, TextDelta};
 pub use end_tokens::{EndSource, EndToken};
 pub use infill::{Infill, Snippet};
+pub use literal::Marked;
 pub use stop::Stop;
 pub use tokenizer::Tokenizer;
 

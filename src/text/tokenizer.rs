@@ -22,6 +22,7 @@ use super::tokenizer_json::{configured, read_json};
 use super::{TextError, bpe_files, gguf_tokenizer};
 use crate::checkpoint::{Checkpoint, TokenizerSource};
 use crate::protocol::TokenId;
+use aho_corasick::{AhoCorasick, MatchKind};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -48,6 +49,8 @@ pub struct Tokenizer {
     plain: OnceLock<tokenizers::Tokenizer>,
     spelling: Spelling,
     special: HashSet<TokenId>,
+    /// Finds special tokens where they are written out; None where there are none.
+    special_spellings: Option<AhoCorasick>,
     /// Added tokens that are special or look so.
     markers: HashSet<TokenId>,
     ends: Vec<EndToken>,
@@ -195,6 +198,9 @@ impl Tokenizer {
         let mut tokenizer = Tokenizer {
             spelling: spelling(inner.get_decoder()),
             special: ids(|token| token.special),
+            special_spellings: finder(
+                added.values().filter(|token| token.special || end_tokens::looks_special(&token.content)),
+            ),
             markers: ids(|token| token.special || end_tokens::looks_special(&token.content)),
             ends: Vec::new(),
             eos: Vec::new(),
@@ -232,6 +238,22 @@ impl Tokenizer {
         }
         tokenizer.sort_ends();
         Ok(tokenizer)
+    }
+
+    /// Finds special tokens where they are written out, of several at a place the longest; None where there are
+    /// none.
+    pub(super) fn special_spellings(&self) -> Option<&AhoCorasick> {
+        self.special_spellings.as_ref()
+    }
+
+    /// A text between two special tokens: without the white space that they take in.
+    pub(super) fn around_text<'t>(&self, text: &'t str) -> (&'t str, &'t str, &'t str) {
+        if !self.strips_space {
+            return ("", text, "");
+        }
+        let (before, rest) = text.split_at(text.len() - text.trim_start().len());
+        let (text, behind) = rest.split_at(rest.trim_end().len());
+        (before, text, behind)
     }
 
     /// Text to ids, where special tokens that are written out are text, and none are added.
@@ -403,6 +425,14 @@ fn encode_there(processes: &Processes, text: &str, wanted: u8) -> Result<Vec<Tok
 fn vocab_of(config: &Value) -> Option<usize> {
     let vocab = config.get("vocab_size").or_else(|| config.get("text_config")?.get("vocab_size"))?;
     usize::try_from(vocab.as_u64()?).ok()
+}
+
+/// Of one character are no special tokens that text could be taken for.
+fn finder<'a>(tokens: impl Iterator<Item = &'a AddedToken>) -> Option<AhoCorasick> {
+    let spellings: Vec<&str> =
+        tokens.map(|token| token.content.as_str()).filter(|text| text.chars().count() > 1).collect();
+    let builder = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(&spellings);
+    builder.ok().filter(|_| !spellings.is_empty())
 }
 
 fn encode(inner: &tokenizers::Tokenizer, text: &str, add_special: bool) -> Result<Vec<TokenId>, TextError> {

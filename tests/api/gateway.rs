@@ -87,6 +87,7 @@ fn model(fakes: Vec<Fake>) -> LocalModel {
         tokenizer: None,
         template: Err("none".into()),
         defaults: GenerationDefaults::default(),
+        special_tokens_in_messages: false,
         vocab: VOCAB as usize,
         created_unix_s: 0,
         root: "nowhere".into(),

@@ -61,7 +61,7 @@ async fn whatever_multiplies_work_is_reserved() {
     let as_text = json!({ "n": "128", "max_tokens": "480" });
     for body in [&many, &long, &thinking, &as_text] {
         let told = ask(&gateway, &cent, "/v1/chat/completions", &with("deepseek-v4-pro", body.clone())).await;
-        assert_eq!(told, (429, json!("insufficient_quota")), "{body}");
+        assert_eq!(told, (402, json!("insufficient_quota")), "{body}");
         let told = ask(&gateway, &few, "/v1/chat/completions", &with("deepseek-v4-pro", body.clone())).await;
         assert_eq!(told, (429, json!("rate_limit_exceeded")), "{body}");
     }
@@ -73,7 +73,7 @@ async fn whatever_multiplies_work_is_reserved() {
     anthropic_long["max_tokens"] = 1000.into();
     for body in [images, anthropic_long] {
         let told = gateway.post("/v1/messages", &[("authorization", &cent)], &body).await;
-        assert_eq!((told.status, &told.json()["error"]["type"]), (429, &json!("rate_limit_error")), "{body}");
+        assert_eq!((told.status, &told.json()["error"]["type"]), (402, &json!("billing_error")), "{body}");
     }
     assert!(openai.asked().is_empty() && anthropic.asked().is_empty(), "nobody was asked");
     // Our own engines.

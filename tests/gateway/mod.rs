@@ -4,6 +4,7 @@
 mod access_log;
 mod broken_models;
 mod budgets;
+mod clients;
 mod connections;
 mod counts;
 mod endings;

@@ -170,10 +170,11 @@ async fn keys_are_made_limited_and_revoked() {
     let told = ask(&paid, "deepseek-v4-pro").await;
     assert_eq!(
         (told.status, &told.json()["error"]["code"]),
-        (429, &json!("insufficient_quota")),
+        (402, &json!("insufficient_quota")),
         "{}",
         told.text
     );
+    assert_eq!(told.headers["x-should-retry"], "false");
     gateway.admin(reqwest::Method::POST, "/admin/keys/paid", Some(json!({ "credit": 1 }))).await;
     assert_eq!(ask(&paid, "deepseek-v4-pro").await.status, 200);
     assert_eq!(ask(&paid, "claude-opus-4.7").await.status, 403);
@@ -233,7 +234,7 @@ async fn two_gateways_share_a_database() {
     let told = ask(&other).await;
     assert_eq!(
         (told.status, &told.json()["error"]["code"]),
-        (429, &json!("insufficient_quota")),
+        (402, &json!("insufficient_quota")),
         "{}",
         told.text
     );

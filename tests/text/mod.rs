@@ -10,6 +10,7 @@ mod end_tokens;
 mod hostile_program;
 mod hostile_templates;
 mod hostile_tokenizers;
+mod literal;
 mod tokenizer;
 mod vocabularies;
 

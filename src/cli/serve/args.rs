@@ -45,6 +45,10 @@ pub struct ServeArgs {
     /// context [default: 4096, for models that think first 32768].
     #[arg(long, value_parser = sampling::parse_bound, value_name = "TOKENS")]
     pub default_max_tokens: Option<Bound>,
+    /// Let special tokens that are written out in messages (`<|im_end|>`) act as such: whoever writes a message
+    /// can then end his turn and begin another's.
+    #[arg(long)]
+    pub special_tokens_in_messages: bool,
     #[command(flatten, next_help_heading = "Devices and memory")]
     pub load: LoadArgs,
     /// Address or host name to listen on [default: 127.0.0.1]. Any but a loopback address needs --api-key.
@@ -169,7 +173,7 @@ pub struct ServeArgs {
     /// Largest request body: bytes, or with a suffix K, M, G.
     #[arg(
         long,
-        default_value = "16M",
+        default_value = "32M",
         value_parser = parse_bytes,
         value_name = "SIZE",
         help_heading = "Limits"

@@ -176,6 +176,7 @@ fn load(
         tokenizer,
         template: template.map(Arc::new).map_err(|error| error.to_string()),
         defaults,
+        special_tokens_in_messages: args.special_tokens_in_messages,
         vocab: shape.vocab,
         created_unix_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         root: public_root(&local.source, &resolved.path),

@@ -7,6 +7,7 @@
 use super::app::{App, RequestContext};
 use crate::gateway::wire::bounds::Limits;
 use crate::gateway::wire::error::ApiError;
+use crate::gateway::wire::json::mend_surrogates;
 use crate::gateway::wire::request_memory::{Share, parsed_bytes};
 use axum::body::Body;
 use axum::extract::Request;
@@ -91,7 +92,14 @@ impl App {
         let parse = move || {
             let bytes = if gzip { unpacked(&bytes, bytes_max, &mut share)? } else { bytes };
             share.hold(parsed_bytes(&bytes))?;
-            let value = serde_json::from_slice(&bytes).map_err(|error| ApiError::malformed_json(&error))?;
+            let value = serde_json::from_slice(&bytes).or_else(|error| {
+                let mut bytes = match error.to_string().contains("hex escape") {
+                    true => bytes.to_vec(),
+                    false => return Err(ApiError::malformed_json(&error)),
+                };
+                mend_surrogates(&mut bytes);
+                serde_json::from_slice(&bytes).map_err(|error| ApiError::malformed_json(&error))
+            })?;
             Ok(ParsedBody { value, share: Some(share) })
         };
         match is_short {

@@ -7,12 +7,15 @@ use crate::gateway::route::{Routing, Target};
 use crate::gateway::target::registry::{GenerationDefaults, LocalModel};
 use crate::gateway::wire::error::ApiError;
 use crate::gateway::wire::fields::BadField;
+use crate::gateway::wire::rate_limit::rfc3339;
 use crate::protocol::SamplingParams;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path, State};
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Json, Response};
 use serde::Serialize;
 use std::sync::Arc;
+use std::time::Duration;
 
 #[derive(Serialize)]
 struct ModelList<'a> {
@@ -93,13 +96,51 @@ impl<'a> Model<'a> {
     }
 }
 
-/// All that a request with this key may name but aliases, those of its own included; models that are not
-/// loaded yet are left out.
-pub async fn list(State(app): State<Arc<App>>, Extension(context): Extension<RequestContext>) -> Response {
+/// All that a request with this key may name; models that are not loaded yet are left out. Who speaks
+/// Anthropic's dialect, as the header `anthropic-version` tells, has it in that shape
+/// (<https://docs.anthropic.com/en/api/models-list>).
+pub async fn list(
+    State(app): State<Arc<App>>,
+    Extension(context): Extension<RequestContext>,
+    headers: HeaderMap,
+) -> Response {
     let (ready, routing) = (app.registry.ready(), app.routing());
     let names = routing.names_for(&context.tenant);
-    let data = names.iter().filter_map(|name| entry(name, &ready, &routing)).collect();
+    let data: Vec<Model> = names.iter().filter_map(|name| entry(name, &ready, &routing)).collect();
+    if headers.contains_key(ANTHROPIC_VERSION) {
+        let id = |model: Option<&Model>| model.map(|model| model.id.to_owned());
+        let (first_id, last_id) = (id(data.first()), id(data.last()));
+        let data: Vec<AnthropicModel> = data.iter().map(AnthropicModel::of).collect();
+        return Json(AnthropicModelList { data, has_more: false, first_id, last_id }).into_response();
+    }
     Json(ModelList { object: "list", data }).into_response()
+}
+
+/// What clients of Anthropic's API send with every request.
+const ANTHROPIC_VERSION: &str = "anthropic-version";
+
+#[derive(Serialize)]
+struct AnthropicModelList<'a> {
+    data: Vec<AnthropicModel<'a>>,
+    has_more: bool,
+    first_id: Option<String>,
+    last_id: Option<String>,
+}
+
+#[derive(Serialize)]
+struct AnthropicModel<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    id: &'a str,
+    display_name: &'a str,
+    created_at: String,
+}
+
+impl<'a> AnthropicModel<'a> {
+    fn of(model: &Model<'a>) -> Self {
+        let created_at = rfc3339(model.created, Duration::ZERO);
+        Self { kind: "model", id: model.id, display_name: model.id, created_at }
+    }
 }
 
 fn entry<'a>(name: &'a str, ready: &'a [Arc<LocalModel>], routing: &'a Routing) -> Option<Model<'a>> {
@@ -117,6 +158,7 @@ fn entry<'a>(name: &'a str, ready: &'a [Arc<LocalModel>], routing: &'a Routing) 
 pub async fn get(
     State(app): State<Arc<App>>,
     Extension(context): Extension<RequestContext>,
+    headers: HeaderMap,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
     let Path(id) = id.map_err(|rejection| BadField::new("model", rejection.body_text()))?;
@@ -126,6 +168,9 @@ pub async fn get(
         return Err(ApiError::unknown_model(&id, &routing.names_for(&context.tenant)));
     }
     match entry(&id, &ready, &routing) {
+        Some(model) if routing.is_name(&id) && headers.contains_key(ANTHROPIC_VERSION) => {
+            Ok(Json(AnthropicModel::of(&model)).into_response())
+        }
         Some(model) if routing.is_name(&id) => Ok(Json(model).into_response()),
         // Which error it is depends on the model's state.
         _ => Ok(Json(Model::of(&*app.model(&id, &context)?)).into_response()),

@@ -5,8 +5,15 @@ use super::openai::fit as openai;
 use super::{Dialect, to_anthropic, to_openai};
 use crate::config::Compat;
 use crate::gateway::wire::fields::BadField;
-use serde_json::Value;
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+use std::fmt::Write;
 
+/// Of a caller's own name for a user or a prefix, in OpenAI's API
+/// (<https://platform.openai.com/docs/api-reference/chat/create>).
+const OPENAI_NAME_CHARS_MAX: usize = 64;
+/// The same of `metadata.user_id` in Anthropic's (<https://docs.anthropic.com/en/api/messages>).
+const ANTHROPIC_NAME_CHARS_MAX: usize = 256;
 /// Tokens of an answer from Anthropic's API where an OpenAI caller sets no bound: theirs is required.
 const ANTHROPIC_MAX_TOKENS: u64 = 8192;
 
@@ -26,7 +33,7 @@ pub struct Peer<'a> {
 /// of the caller's body that cannot be.
 pub fn for_upstream(from: Dialect, body: &Value, to: &Peer) -> Result<Value, BadField> {
     let mut out = match (from, to.dialect) {
-        (Dialect::OpenAi, Dialect::Anthropic) => return to_anthropic(body, to.model, ANTHROPIC_MAX_TOKENS),
+        (Dialect::OpenAi, Dialect::Anthropic) => to_anthropic(body, to.model, ANTHROPIC_MAX_TOKENS)?,
         (Dialect::Anthropic, Dialect::OpenAi) => to_openai(body, to.compat)?,
         (Dialect::OpenAi, Dialect::OpenAi) | (Dialect::Anthropic, Dialect::Anthropic) => body.clone(),
     };
@@ -37,6 +44,33 @@ pub fn for_upstream(from: Dialect, body: &Value, to: &Peer) -> Result<Value, Bad
             (Dialect::Anthropic, Dialect::Anthropic) => anthropic::passed(out, to.model),
             _ => {}
         }
+        hash_long_names(out, to.dialect);
     }
     Ok(out)
+}
+
+/// Names of users that are longer than the API takes go as their SHA-256: the same one each time, and nobody
+/// else's. Claude Code's are some 150 characters.
+fn hash_long_names(body: &mut Map<String, Value>, dialect: Dialect) {
+    let hash = |name: &mut Value, chars_max: usize| {
+        if let Some(text) = name.as_str().filter(|text| text.chars().count() > chars_max) {
+            let hex = Sha256::digest(text.as_bytes()).iter().fold(String::new(), |mut hex, byte| {
+                let _ = write!(hex, "{byte:02x}");
+                hex
+            });
+            *name = hex.into();
+        }
+    };
+    match dialect {
+        Dialect::OpenAi => {
+            for name in ["user", "safety_identifier", "prompt_cache_key"] {
+                body.get_mut(name).into_iter().for_each(|name| hash(name, OPENAI_NAME_CHARS_MAX));
+            }
+        }
+        Dialect::Anthropic => {
+            let metadata = body.get_mut("metadata").and_then(Value::as_object_mut);
+            let name = metadata.and_then(|metadata| metadata.get_mut("user_id"));
+            name.into_iter().for_each(|name| hash(name, ANTHROPIC_NAME_CHARS_MAX));
+        }
+    }
 }

@@ -152,15 +152,17 @@ impl From<&Refusal> for ApiError {
             "insufficient_quota" => "insufficient_quota",
             _ => "rate_limit_error",
         };
+        let status = match (refusal.kind, refusal.retry_after) {
+            // No waiting helps.
+            (LimitKind::DollarsPerDay | LimitKind::DollarsPerMonth | LimitKind::Credit, None) => {
+                StatusCode::PAYMENT_REQUIRED
+            }
+            _ => StatusCode::TOO_MANY_REQUESTS,
+        };
         Self {
             retry_after_s: refusal.retry_after_s(),
             limits: Some(Box::new(refusal.states)),
-            ..Self::new(
-                StatusCode::TOO_MANY_REQUESTS,
-                kind,
-                Some(refusal.kind.code()),
-                refusal.message.clone(),
-            )
+            ..Self::new(status, kind, Some(refusal.kind.code()), refusal.message.clone())
         }
     }
 }

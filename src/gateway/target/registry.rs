@@ -24,6 +24,8 @@ pub struct LocalModel {
     pub template: Result<Arc<ChatTemplate>, String>,
     /// What requests take where they leave a field out.
     pub defaults: GenerationDefaults,
+    /// Special tokens that are written out in messages act as such.
+    pub special_tokens_in_messages: bool,
     /// Number of token ids that the model accepts.
     pub vocab: usize,
     /// When it was loaded, in seconds since 1970.

@@ -293,7 +293,10 @@ impl ApiError {
         match dialect {
             Dialect::OpenAi => self.to_json(),
             Dialect::Anthropic => {
-                let message = secrets::hide(&self.message);
+                let mut message = secrets::hide(&self.message);
+                if self.code == Some("context_length_exceeded") {
+                    message = prompt_too_long(&message).into();
+                }
                 anthropic_error(self.status.as_u16(), &message, Some(request_id)).to_string()
             }
         }
@@ -309,6 +312,23 @@ impl ApiError {
             code: self.code,
         };
         serde_json::to_string(&WireError { error: body }).expect("strings always serialise")
+    }
+}
+
+/// What Anthropic's API says of a prompt that does not fit, on which its clients act: with the numbers of
+/// whoever said so in other words, the context's first.
+fn prompt_too_long(message: &str) -> String {
+    const WORDS: &str = "prompt is too long";
+    if message.contains(WORDS) {
+        return message.to_owned();
+    }
+    let of_a_number = |c: char| c.is_alphanumeric() || ['-', '_', '.', ','].contains(&c);
+    let words = message.split(|c| !of_a_number(c));
+    let numbers =
+        words.filter_map(|word| word.trim_end_matches(['.', ',']).replace(',', "").parse::<u64>().ok());
+    match numbers.take(2).collect::<Vec<_>>().as_slice() {
+        [a, b] => format!("{WORDS}: {} tokens > {} maximum", a.max(b), a.min(b)),
+        _ => format!("{WORDS}: {message}"),
     }
 }
 
@@ -328,6 +348,11 @@ impl IntoResponse for ApiError {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(seconds) = self.retry_after_s {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        // Clients try a 429 again and again, unless they are told not to.
+        let is_over_for_good = self.code == Some("rate_limit_exceeded") && self.retry_after_s.is_none();
+        if self.code == Some("insufficient_quota") || is_over_for_good {
+            headers.insert("x-should-retry", HeaderValue::from_static("false"));
         }
         if self.code == Some("unsupported_content_encoding") {
             // RFC 9110, section 12.5.3: which would be taken.
@@ -370,5 +395,49 @@ impl From<Shortage> for ApiError {
                 Self::invalid(StatusCode::PAYLOAD_TOO_LARGE, Some("body_too_large"), message)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn anthropics_clients_are_told_of_long_prompts_in_their_words() {
+        for (said, told) in [
+            (
+                "provider a: This model's maximum context length is 128000 tokens. However, you requested 130,500 tokens",
+                "prompt is too long: 130500 tokens > 128000 maximum",
+            ),
+            (
+                "provider deepseek-v4: The decoder prompt (length 5000) is longer than the maximum model length of 4096.",
+                "prompt is too long: 5000 tokens > 4096 maximum",
+            ),
+            (
+                "provider c: prompt is too long: 9 tokens > 8 maximum",
+                "provider c: prompt is too long: 9 tokens > 8 maximum",
+            ),
+            ("it exceeds the context window", "prompt is too long: it exceeds the context window"),
+        ] {
+            let error =
+                ApiError::invalid(StatusCode::BAD_REQUEST, Some("context_length_exceeded"), said.into());
+            let body: serde_json::Value =
+                serde_json::from_str(&error.in_dialect(Dialect::Anthropic, "req")).expect("JSON");
+            assert_eq!(body["error"]["message"], told);
+            assert_eq!(body["error"]["type"], "invalid_request_error");
+        }
+    }
+
+    #[test]
+    fn what_no_waiting_cures_is_not_to_be_tried_again() {
+        let retry = |error: ApiError| error.into_response().headers().get("x-should-retry").cloned();
+        let over = |code, retry_after_s| ApiError {
+            retry_after_s,
+            ..ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Some(code), String::new())
+        };
+        assert_eq!(retry(over("insufficient_quota", Some(3600))).expect("a header"), "false");
+        assert_eq!(retry(over("rate_limit_exceeded", None)).expect("a header"), "false");
+        assert_eq!(retry(over("rate_limit_exceeded", Some(3))), None);
+        assert_eq!(retry(over("upstream_busy", None)), None);
     }
 }

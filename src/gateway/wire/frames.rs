@@ -5,6 +5,7 @@
 //! out the last blank line; half an event then fails as JSON). `id` and `retry` are not read: the
 //! gateway never reconnects to a stream.
 
+use super::json::mend_surrogates;
 use std::collections::VecDeque;
 
 /// One event of a stream.
@@ -161,9 +162,21 @@ impl FrameReader {
         let event = std::mem::take(&mut self.event);
         if self.data.pop().is_some() {
             let event = (!event.is_empty()).then_some(event);
-            self.ready.push_back(Frame { event, data: std::mem::take(&mut self.data) });
+            let data = mended(std::mem::take(&mut self.data));
+            self.ready.push_back(Frame { event, data });
         }
     }
+}
+
+/// Without halves of surrogate pairs, which some upstreams cut over two events.
+fn mended(data: String) -> String {
+    if !data.contains("\\u") {
+        return data;
+    }
+    let mut bytes = data.into_bytes();
+    mend_surrogates(&mut bytes);
+    // Escapes have been replaced by escapes.
+    String::from_utf8(bytes).unwrap_or_default()
 }
 
 #[cfg(test)]

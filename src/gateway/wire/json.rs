@@ -91,3 +91,51 @@ pub fn shorten(text: &str, chars_max: usize) -> String {
     }
     short
 }
+
+/// Replaces, in JSON text, each escaped half of a surrogate pair whose other half is not beside it by U+FFFD.
+/// JavaScript cuts strings in the middle of a character and escapes what is left (`"\\ud83d"`), which is no text
+/// that could be read.
+pub fn mend_surrogates(json: &mut [u8]) {
+    // The code unit of an escape that begins here.
+    let unit = |json: &[u8], at: usize| -> Option<u16> {
+        let digits = json.get(at..at + 6)?.strip_prefix(b"\\u")?;
+        u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+    };
+    let mut at = 0;
+    while let Some(found) = json.get(at..).and_then(|rest| memchr::memchr(b'\\', rest)) {
+        at += found;
+        at += match unit(json, at) {
+            Some(0xd800..=0xdbff) if matches!(unit(json, at + 6), Some(0xdc00..=0xdfff)) => 12,
+            Some(0xd800..=0xdfff) => {
+                json[at + 2..at + 6].copy_from_slice(b"fffd");
+                6
+            }
+            _ => 2,
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn halves_of_characters_are_replaced() {
+        for (json, text) in [
+            (r#""\ud83d""#, "\u{fffd}"),
+            (r#""a\ud83d\ude00b""#, "a\u{1f600}b"),
+            (r#""\ude00\uD83D\ude00\uD83D""#, "\u{fffd}\u{1f600}\u{fffd}"),
+            (r#""\ud83d\n\ud83dx""#, "\u{fffd}\n\u{fffd}x"),
+            // No escape at all: a backslash, and letters.
+            (r#""\\ud83d""#, "\\ud83d"),
+            (r#""\\\ud83d""#, "\\\u{fffd}"),
+        ] {
+            let mut mended = json.as_bytes().to_vec();
+            mend_surrogates(&mut mended);
+            assert_eq!(serde_json::from_slice::<String>(&mended).ok().as_deref(), Some(text), "{json}");
+        }
+        for odd in ["\\", "\\u", "\\ud8", "\\ud83d\\", "\\ud83d\\u", "\\uzzzz", ""] {
+            mend_surrogates(&mut odd.as_bytes().to_vec());
+        }
+    }
+}

@@ -111,7 +111,7 @@ pub fn go_duration(duration: Duration) -> String {
 
 /// A time so long after another, in whole seconds, rounded up; the last one that can be written where
 /// it is later.
-fn rfc3339(unix_s: u64, after: Duration) -> String {
+pub fn rfc3339(unix_s: u64, after: Duration) -> String {
     let seconds = unix_s.saturating_add(after.as_secs()).saturating_add(u64::from(after.subsec_nanos() > 0));
     let time = i64::try_from(seconds).ok().and_then(|s| OffsetDateTime::from_unix_timestamp(s).ok());
     match time {

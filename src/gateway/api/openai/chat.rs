@@ -16,7 +16,7 @@ use crate::gateway::wire::error::ApiError;
 use crate::gateway::wire::fields::{BadField, Fields};
 use crate::gateway::wire::sse::{self, Frames};
 use crate::protocol::{FinishReason, TokenId};
-use crate::text::RenderInput;
+use crate::text::{Marked, RenderInput};
 use axum::response::{IntoResponse, Json, Response};
 use serde::Serialize;
 use serde_json::Value;
@@ -58,9 +58,16 @@ pub fn prompt_ids(
 ) -> Result<Vec<TokenId>, LocalError> {
     let tokenizer = model.tokenizer.as_ref().ok_or(LocalError::NoTokenizer)?;
     let template = model.template.as_ref().map_err(|reason| LocalError::NoTemplate(reason.clone()))?;
-    let text = history::render(template, render)?;
+    let marked = match model.special_tokens_in_messages {
+        true => None,
+        false => Marked::of(tokenizer, render),
+    };
+    let text = history::render(template, marked.as_ref().map_or(render, |marked| &marked.input))?;
     model.check_bytes(&text)?;
-    Ok(tokenizer.encode(&text, add_special)?)
+    Ok(match marked {
+        None => tokenizer.encode(&text, add_special)?,
+        Some(marked) => marked.encode(tokenizer, &text, add_special)?,
+    })
 }
 
 /// Reads a body as far as its prompt needs; the work that makes tokens of it is for a blocking thread.

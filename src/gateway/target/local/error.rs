@@ -17,7 +17,7 @@ pub enum LocalError {
     #[error("the context holds {max_context} tokens, but {}", wanted(*prompt_tokens, *max_tokens))]
     ContextLength { prompt_tokens: usize, max_tokens: Option<u32>, max_context: usize },
     #[error(
-        "the context holds {max_context} tokens, but the prompt's {bytes} bytes are at least {tokens_min}"
+        "the context holds {max_context} tokens, but the prompt has {tokens_min} at least, of {bytes} bytes"
     )]
     PromptTooLong { bytes: usize, tokens_min: usize, max_context: usize },
     #[error("the prompt has no tokens")]

@@ -17,6 +17,7 @@ use crate::gateway::chat::{
 use crate::gateway::target::adaptive::Permit;
 use crate::gateway::wire::bounds::Limits;
 use crate::gateway::wire::error::ApiError;
+use crate::gateway::wire::json::mend_surrogates;
 use crate::gateway::wire::request_memory::{Share, Shortage, parsed_bytes};
 use crate::secrets;
 use axum::body::Bytes;
@@ -348,6 +349,7 @@ impl RemoteAnswer {
             all.extend_from_slice(&bytes);
         }
         secrets::hide_in_bytes(&mut all);
+        mend_surrogates(&mut all);
         Ok(all)
     }
 

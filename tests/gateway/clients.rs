@@ -1,0 +1,185 @@
+//! What clients send that is not in any specification, and what they act on in answers.
+
+use super::tenants::sha256;
+use super::{Gateway, chat, fill, message, start};
+use crate::support::upstream::{Act, TEXT};
+use crate::support::upstream::{Upstream, answer, openai_whole, raw};
+use serde_json::{Value, json};
+
+const CONFIG: &str = r#"
+providers:
+  open: { format: openai, base_url: @OPENAI/v1 }
+  anth: { format: anthropic, base_url: @ANTHROPIC }
+models: { coder: { provider: open }, opus: { provider: anth }, claude-known: { provider: anth } }
+aliases: { "claude-*": coder, "claude-opus-*": opus, fast: coder }
+default_model: coder
+"#;
+
+async fn gateway() -> (Gateway, Upstream, Upstream) {
+    let (openai, anthropic) = (Upstream::start().await, Upstream::start().await);
+    (start(&fill(CONFIG, &openai, &anthropic), &[]), openai, anthropic)
+}
+
+/// Who answers a request for that name.
+async fn answers(gateway: &Gateway, name: &str) -> String {
+    let told = gateway.chat(name, false).await;
+    assert_eq!((told.status, told.says().as_str()), (200, TEXT), "{name}: {}", told.text);
+    told.headers["x-novastack-model"].clone()
+}
+
+#[tokio::test]
+async fn names_that_a_client_makes_up_lead_somewhere() {
+    let (gateway, ..) = gateway().await;
+    for (name, model) in [
+        ("coder", "coder"),
+        ("fast", "coder"),
+        ("claude-sonnet-4-5-20250929", "coder"),
+        // The pattern that says more.
+        ("claude-opus-4-7", "opus"),
+        // A name of its own.
+        ("claude-known", "claude-known"),
+        ("gpt-5-codex", "coder"),
+    ] {
+        assert_eq!(answers(&gateway, name).await, model, "{name}");
+    }
+    let told = gateway.message("claude-haiku-4-5", true).await;
+    assert_eq!((told.status, told.says().as_str()), (200, TEXT), "{}", told.text);
+}
+
+#[tokio::test]
+async fn a_key_for_some_models_gets_no_others_by_a_pattern() {
+    const KEY: &str = "the-key-of-the-few";
+    let hash = sha256(KEY);
+    let (openai, anthropic) = (Upstream::start().await, Upstream::start().await);
+    let keys = format!("keys: {{ few: {{ sha256: {hash}, models: [coder] }} }}\n");
+    let gateway = start(&(fill(CONFIG, &openai, &anthropic) + &keys), &[]);
+    let ask = async |name: &str| {
+        gateway.post("/v1/chat/completions", &[("x-api-key", KEY)], &chat(name, false)).await.status
+    };
+    assert_eq!((ask("coder").await, ask("claude-x").await, ask("whatever").await), (200, 200, 200));
+    assert_eq!((ask("opus").await, ask("claude-opus-4").await), (403, 403));
+}
+
+#[tokio::test]
+async fn models_are_listed_in_the_shape_of_who_asks() {
+    let (gateway, ..) = gateway().await;
+    let get = async |path: &str, anthropic: bool| -> Value {
+        let mut request = gateway.client.get(format!("{}{path}", gateway.server.url));
+        if anthropic {
+            request = request.header("anthropic-version", "2023-06-01");
+        }
+        request.send().await.expect("an answer").json().await.expect("JSON")
+    };
+    let list = get("/v1/models", false).await;
+    let ids = |list: &Value| -> Vec<String> {
+        let data = list["data"].as_array().expect("a list").iter();
+        data.map(|model| model["id"].as_str().expect("text").to_owned()).collect()
+    };
+    assert_eq!(list["object"], "list");
+    assert_eq!(ids(&list), ["coder", "opus", "claude-known", "fast"]);
+    let list = get("/v1/models", true).await;
+    assert_eq!(ids(&list), ["coder", "opus", "claude-known", "fast"]);
+    assert_eq!(
+        (&list["has_more"], &list["first_id"], &list["last_id"]),
+        (&json!(false), &json!("coder"), &json!("fast"))
+    );
+    let model = &list["data"][0];
+    assert_eq!((&model["type"], &model["display_name"]), (&json!("model"), &json!("coder")));
+    assert_eq!(model["created_at"], "1970-01-01T00:00:00Z");
+    assert_eq!(get("/v1/models/opus", true).await["type"], "model");
+    assert_eq!(get("/v1/models/opus", false).await["object"], "model");
+}
+
+#[tokio::test]
+async fn halves_of_characters_never_fail_a_request() {
+    let (gateway, openai, _) = gateway().await;
+    let post = async |body: String| {
+        let url = format!("{}/v1/chat/completions", gateway.server.url);
+        let request = gateway.client.post(url).header("content-type", "application/json").body(body);
+        let response = request.send().await.expect("an answer");
+        (response.status().as_u16(), response.text().await.expect("a text"))
+    };
+    let body = r#"{"model":"coder","messages":[{"role":"user","content":"cut \ud83d, whole \ud83d\ude00"}]}"#;
+    let (status, text) = post(body.into()).await;
+    assert_eq!(status, 200, "{text}");
+    let asked = openai.asked().pop().expect("a request");
+    assert_eq!(asked.body["messages"][0]["content"], "cut \u{fffd}, whole \u{1f600}");
+    // What is wrong otherwise still is.
+    let (status, text) = post(body.replace(r#"\ude00"#, r#"\uzz00"#)).await;
+    assert!(status == 400 && text.contains("invalid_json"), "{status} {text}");
+    // A character cut over two events of an upstream's, and within a whole answer.
+    let events: String = [r#"\ud83d"#, r#"\ude00 end"#]
+        .iter()
+        .map(|text| format!("data: {{\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"coder\",\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{text}\"}},\"finish_reason\":null}}]}}\n\n"))
+        .chain(["data: {\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"coder\",\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n".to_owned()])
+        .collect();
+    for anthropic in [false, true] {
+        openai.once("coder", vec![Act::Send(raw("200 OK", "content-type: text/event-stream\r\n", &events))]);
+        let told = match anthropic {
+            false => gateway.chat("coder", true).await,
+            true => gateway.message("coder", true).await,
+        };
+        assert_eq!((told.status, told.says().as_str()), (200, "\u{fffd}\u{fffd} end"), "{}", told.text);
+    }
+    let whole = openai_whole(&json!({ "model": "coder" })).to_string().replace(TEXT, r#"half \ud83d"#);
+    for _ in 0..2 {
+        openai.once("coder", vec![Act::Send(raw("200 OK", "content-type: application/json\r\n", &whole))]);
+    }
+    assert_eq!(gateway.chat("coder", false).await.says(), "half \u{fffd}");
+    assert_eq!(gateway.message("coder", false).await.says(), "half \u{fffd}");
+}
+
+#[tokio::test]
+async fn long_names_of_users_are_hashed() {
+    let (gateway, openai, anthropic) = gateway().await;
+    let long = "user_".to_owned() + &"0123456789abcdef".repeat(9);
+    let hash = sha256(&long);
+    let with = |mut body: Value, name: &str, value: Value| {
+        body[name] = value;
+        body
+    };
+    // Claude Code's, to a provider of OpenAI's format; and OpenAI callers' own.
+    let body = with(message("coder", false), "metadata", json!({ "user_id": long }));
+    assert_eq!(gateway.post("/v1/messages", &[], &body).await.status, 200);
+    assert_eq!(openai.asked().pop().expect("a request").body["user"], hash.as_str());
+    for name in ["user", "safety_identifier", "prompt_cache_key"] {
+        let body = with(chat("coder", false), name, json!(long));
+        assert_eq!(gateway.post("/v1/chat/completions", &[], &body).await.status, 200);
+        assert_eq!(openai.asked().pop().expect("a request").body[name], hash.as_str(), "{name}");
+    }
+    let short = with(chat("coder", false), "user", json!("ann"));
+    assert_eq!(gateway.post("/v1/chat/completions", &[], &short).await.status, 200);
+    assert_eq!(openai.asked().pop().expect("a request").body["user"], "ann");
+    // Anthropic's API takes more.
+    let body = with(message("opus", false), "metadata", json!({ "user_id": long }));
+    assert_eq!(gateway.post("/v1/messages", &[], &body).await.status, 200);
+    assert_eq!(anthropic.asked().pop().expect("a request").body["metadata"]["user_id"], long.as_str());
+    let longer = long.repeat(2);
+    let body = with(chat("opus", false), "user", json!(longer));
+    assert_eq!(gateway.post("/v1/chat/completions", &[], &body).await.status, 200);
+    let asked = anthropic.asked().pop().expect("a request").body;
+    assert_eq!(asked["metadata"]["user_id"], sha256(&longer).as_str());
+}
+
+#[tokio::test]
+async fn a_prompt_that_is_too_long_is_told_of_in_the_callers_words() {
+    let (gateway, openai, anthropic) = gateway().await;
+    let said = json!({ "error": {
+        "message": "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens.",
+        "type": "invalid_request_error", "param": "messages", "code": "context_length_exceeded",
+    } });
+    openai.always("coder", vec![Act::Send(answer("400 Bad Request", &said))]);
+    let told = gateway.message("coder", false).await;
+    assert_eq!(told.status, 400, "{}", told.text);
+    assert_eq!(told.json()["error"]["message"], "prompt is too long: 5000 tokens > 4096 maximum");
+    let told = gateway.chat("coder", false).await;
+    assert_eq!((told.status, &told.json()["error"]["code"]), (400, &json!("context_length_exceeded")));
+    let said = json!({ "type": "error", "error": {
+        "type": "invalid_request_error", "message": "prompt is too long: 210000 tokens > 200000 maximum",
+    } });
+    anthropic.always("opus", vec![Act::Send(answer("400 Bad Request", &said))]);
+    let told = gateway.chat("opus", true).await;
+    assert_eq!((told.status, &told.json()["error"]["code"]), (400, &json!("context_length_exceeded")));
+    let told = gateway.message("opus", true).await;
+    assert!(told.text.contains("prompt is too long: 210000 tokens > 200000 maximum"), "{}", told.text);
+}
