@@ -183,3 +183,30 @@ async fn a_prompt_that_is_too_long_is_told_of_in_the_callers_words() {
     let told = gateway.message("opus", true).await;
     assert!(told.text.contains("prompt is too long: 210000 tokens > 200000 maximum"), "{}", told.text);
 }
+
+#[tokio::test]
+async fn what_a_provider_says_of_our_key_is_for_the_log() {
+    let (gateway, openai, anthropic) = gateway().await;
+    let said = json!({ "error": { "message": "Incorrect API key provided: up-a*****9xyz.", "code": "invalid_api_key" } });
+    for (upstream, model) in [(openai, "coder"), (anthropic, "opus")] {
+        upstream.always(model, vec![Act::Send(answer("401 Unauthorized", &said))]);
+        for told in [gateway.chat(model, false).await, gateway.message(model, true).await] {
+            assert_eq!(told.status, 502, "{}", told.text);
+            assert!(
+                !told.text.contains("9xyz") && told.text.contains("refused this server's key"),
+                "{}",
+                told.text
+            );
+        }
+    }
+    gateway.server.log_line(&["a provider refused this server's key", "9xyz"]).await;
+}
+
+#[tokio::test]
+async fn a_stream_begins_with_the_prompts_tokens() {
+    let (gateway, ..) = gateway().await;
+    let told = gateway.message("coder", true).await;
+    let start = told.data().into_iter().find(|data| data["type"] == "message_start").expect("a start");
+    // Of some twenty bytes; the upstream's own count comes at the end.
+    assert!(start["message"]["usage"]["input_tokens"].as_u64().is_some_and(|tokens| tokens > 2), "{start}");
+}

@@ -99,7 +99,7 @@ fn faults(format: Format, stream: bool) -> Vec<(&'static str, Vec<Act>, u16, &'s
         ("500", status("500 Oops", "it broke"), 502, "it broke"),
         ("503", status("503 Busy", "too busy"), 503, "too busy"),
         ("429 for ever", status("429 Slow", "slow down"), 429, "slow down"),
-        ("401", status("401 No", "bad key"), 502, "bad key"),
+        ("401", status("401 No", "bad key"), 502, "refused this server's key"),
         ("404", status("404 No", "no such model"), 502, "no such model"),
         ("an error under a good status", status("200 OK", "it broke"), 502, "it broke"),
         (

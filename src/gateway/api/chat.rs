@@ -346,9 +346,10 @@ impl Chat {
         Ok(whole.to_string())
     }
 
-    fn encoder(&self, name: &str) -> StreamEncoder {
-        let options = EncodeOptions { include_usage: self.wants_usage(), ..EncodeOptions::default() };
-        StreamEncoder::new(self.dialect, self.head(name), options)
+    fn encoder(&self, target: &Target) -> StreamEncoder {
+        let options =
+            EncodeOptions { include_usage: self.wants_usage(), input_tokens: self.counts.of(target) };
+        StreamEncoder::new(self.dialect, self.head(&target.model.name), options)
     }
 
     /// What an answer that is told anew says of itself.
@@ -376,7 +377,7 @@ impl Answer {
                 with_cost((kind, whole).into_response(), target, used.as_ref())
             }
             Answer::Events(events) => {
-                let encoder = chat.encoder(&target.model.name);
+                let encoder = chat.encoder(target);
                 sse::response(LocalStream { events, encoder, id, _in_flight: in_flight }, keep_alive)
             }
             Answer::Stream(begun) => {
@@ -387,7 +388,7 @@ impl Answer {
                         name: name.clone(),
                         hides_usage: chat.dialect == Dialect::OpenAi && !chat.wants_usage(),
                     },
-                    false => Out::Anew(Box::new(chat.encoder(name))),
+                    false => Out::Anew(Box::new(chat.encoder(target))),
                 };
                 let dialect = chat.dialect;
                 let source = RemoteStream { begun, out, dialect, limits, id, resume, _in_flight: in_flight };

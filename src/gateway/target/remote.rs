@@ -99,7 +99,20 @@ impl Failure {
                 let error = ApiError { retry_after_s, ..error(status, &told.message) };
                 Self { error, then: Then::Retry }
             }
-            // Its key, its credit or its name for the model: nothing that the caller can mend.
+            // What it says of our key is for the log: providers repeat its ends.
+            401 | 403 => {
+                let reason = quoted(&told.message);
+                tracing::warn!(
+                    provider,
+                    status = told.status,
+                    reason,
+                    "a provider refused this server's key"
+                );
+                let message =
+                    format!("it refused this server's key (status {}); the log says more", told.status);
+                Self::next(error(StatusCode::BAD_GATEWAY, &message))
+            }
+            // Its credit or its name for the model: nothing that the caller can mend.
             other => {
                 let message = format!("it answered {other}: {}", told.message);
                 Self::next(error(StatusCode::BAD_GATEWAY, &message))
