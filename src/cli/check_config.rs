@@ -2,7 +2,7 @@
 //! needs neither keys nor weights nor network.
 
 use clap::Args;
-use novastack::config::{AccessLog, Choice, Config, Limits, Model, Price, Rule, Store, Target};
+use novastack::config::{AccessLog, Choice, Config, Limits, Model, Price, Rates, Rule, Store, Target};
 use std::fmt::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -163,15 +163,20 @@ fn model(model: &Model) -> [String; 4] {
 }
 
 fn price(price: &Price) -> String {
-    let mut text = format!("${} in, ${} out", price.input, price.output);
-    if let Some(cached) = price.cached_input {
-        let _ = write!(text, ", ${cached} cached");
+    let Rates { input, output, cached_input, cache_write, cache_write_1h } = price.rates;
+    let mut text = format!("${input} in, ${output} out");
+    for (dollars, what) in
+        [(cached_input, "cached"), (cache_write, "to cache"), (cache_write_1h, "to cache for an hour")]
+    {
+        if let Some(dollars) = dollars {
+            let _ = write!(text, ", ${dollars} {what}");
+        }
     }
     for tier in &price.tiers {
         let _ = write!(
             text,
             "; above {} tokens ${} in, ${} out",
-            tier.above_input_tokens, tier.input, tier.output
+            tier.above_input_tokens, tier.rates.input, tier.rates.output
         );
     }
     text + " per million"

@@ -3,7 +3,9 @@
 use super::names::{Names, Wanted};
 use super::read::{Fields, Finding, Reader, Surroundings, in_backticks};
 use super::routes::Routes;
-use super::{Choice, Config, KeySource, Model, Server, Target, models, providers, sections, tree};
+use super::{
+    Choice, Config, Format, KeySource, Model, Provider, Server, Target, models, providers, sections, tree,
+};
 use crate::files;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -126,7 +128,8 @@ fn read(root: &tree::Node, reader: &mut Reader) -> Option<Config> {
         .map(|(key, _)| (key.text.as_str(), key.line))
         .collect();
     let providers = providers::providers(reader, &root);
-    let models = models::models(reader, &names, &root, &provider_lines);
+    let mut models = models::models(reader, &names, &root, &provider_lines);
+    price_of_caching(&mut models, &providers);
     if reader.named(root.get("models"), "`models`").is_empty() {
         reader.error(0, "has no `models`: there is nothing that a caller could ask for");
     }
@@ -157,6 +160,21 @@ fn read(root: &tree::Node, reader: &mut Reader) -> Option<Config> {
     warn_of_auto(reader, &config, &root);
     warn_of_hedges(reader, &config, &root);
     Some(config)
+}
+
+/// What writing to its cache costs with Anthropic, where the file does not say: 1.25 times the price of a prompt's
+/// tokens, for an hour twice (<https://docs.anthropic.com/en/docs/build-with-claude/prompt-caching>).
+fn price_of_caching(models: &mut [Model], providers: &BTreeMap<String, Provider>) {
+    for model in models {
+        let Target::Upstream { provider, .. } = &model.target else { continue };
+        let is_anthropics = providers.get(provider).is_some_and(|it| it.format == Format::Anthropic);
+        for price in model.price.iter_mut().filter(|_| is_anthropics) {
+            for rates in price.tiers.iter_mut().map(|tier| &mut tier.rates).chain([&mut price.rates]) {
+                rates.cache_write.get_or_insert(rates.input * 1.25);
+                rates.cache_write_1h.get_or_insert(rates.input * 2.0);
+            }
+        }
+    }
 }
 
 /// Providers that nobody uses, or that cannot be used as things are.

@@ -329,17 +329,28 @@ pub struct LocalModel {
     pub default_max_tokens: Option<u32>,
 }
 
-/// Dollars per million tokens.
+/// What tokens cost.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Price {
+    /// Of a prompt that no tier is for.
+    pub rates: Rates,
+    /// Prices from so many prompt tokens on, ascending; they hold for the whole request.
+    pub tiers: Vec<PriceTier>,
+}
+
+/// Dollars per million tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Rates {
     /// Prompt tokens.
     pub input: f64,
     /// Generated tokens.
     pub output: f64,
     /// Prompt tokens that the upstream had cached; default: as `input`.
     pub cached_input: Option<f64>,
-    /// Prices from so many prompt tokens on, ascending; they hold for the whole request.
-    pub tiers: Vec<PriceTier>,
+    /// Prompt tokens that the upstream wrote to its cache, for five minutes; default: as `input`.
+    pub cache_write: Option<f64>,
+    /// The same for an hour; default: as `cache_write`.
+    pub cache_write_1h: Option<f64>,
 }
 
 /// Prices of long requests.
@@ -348,9 +359,7 @@ pub struct Price {
 pub struct PriceTier {
     /// Prompts of more tokens than this.
     pub above_input_tokens: usize,
-    pub input: f64,
-    pub output: f64,
-    pub cached_input: Option<f64>,
+    pub rates: Rates,
 }
 
 /// What a model takes. A file that does not say leaves everything possible but images for a local

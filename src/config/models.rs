@@ -4,7 +4,7 @@ use super::names::{Names, Wanted};
 use super::read::{Fields, Reader, in_backticks};
 use super::sections::limits;
 use super::tree::{Key, Node, Value};
-use super::{Capabilities, LocalModel, Model, Price, PriceTier, Target};
+use super::{Capabilities, LocalModel, Model, Price, PriceTier, Rates, Target};
 use crate::protocol::SamplingDefaults;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -23,8 +23,8 @@ const LOCAL_KEYS: [&str; 9] = [
     "dollars_per_hour",
 ];
 const UPSTREAM_KEYS: [&str; 2] = ["provider", "upstream_name"];
-const PRICE_KEYS: [&str; 4] = ["input", "output", "cached_input", "tiers"];
-const TIER_KEYS: [&str; 4] = ["above", "input", "output", "cached_input"];
+const PRICE_KEYS: [&str; 6] = ["input", "output", "cached_input", "cache_write", "cache_write_1h", "tiers"];
+const TIER_KEYS: [&str; 6] = ["above", "input", "output", "cached_input", "cache_write", "cache_write_1h"];
 const CAPABILITIES: [&str; 3] = ["tools", "images", "reasoning"];
 
 /// Dollars per million tokens.
@@ -248,7 +248,7 @@ fn capabilities(reader: &mut Reader, fields: &Fields, is_local: bool, what: &str
 
 fn price(reader: &mut Reader, node: &Node, what: &str) -> Option<Price> {
     let fields = reader.fields(node, what, &PRICE_KEYS)?;
-    let tokens = token_prices(reader, &fields, what);
+    let rates = rates(reader, &fields, what);
     let mut tiers: Vec<PriceTier> = Vec::new();
     match fields.get("tiers") {
         Some(Node { value: Value::List(items), .. }) => {
@@ -267,8 +267,7 @@ fn price(reader: &mut Reader, node: &Node, what: &str) -> Option<Price> {
         }
         None => {}
     }
-    let (input, output, cached_input) = tokens?;
-    Some(Price { input, output, cached_input, tiers })
+    Some(Price { rates: rates?, tiers })
 }
 
 fn tier(reader: &mut Reader, node: &Node, what: &str) -> Option<PriceTier> {
@@ -280,11 +279,11 @@ fn tier(reader: &mut Reader, node: &Node, what: &str) -> Option<PriceTier> {
             format!("{what} needs `above`: the number of prompt tokens from which it holds"),
         );
     }
-    let (input, output, cached_input) = token_prices(reader, &fields, what)?;
-    Some(PriceTier { above_input_tokens: above?, input, output, cached_input })
+    let rates = rates(reader, &fields, what)?;
+    Some(PriceTier { above_input_tokens: above?, rates })
 }
 
-fn token_prices(reader: &mut Reader, fields: &Fields, what: &str) -> Option<(f64, f64, Option<f64>)> {
+fn rates(reader: &mut Reader, fields: &Fields, what: &str) -> Option<Rates> {
     let mut price = |name: &str, is_needed: bool| match fields.get(name) {
         Some(node) => {
             reader.number(node, &format!("`{name}` of {what} (dollars per million tokens)"), 0.0..=PRICE_MAX)
@@ -296,7 +295,8 @@ fn token_prices(reader: &mut Reader, fields: &Fields, what: &str) -> Option<(f64
             None
         }
     };
-    let (input, output, cached_input) =
-        (price("input", true), price("output", true), price("cached_input", false));
-    Some((input?, output?, cached_input))
+    let (input, output) = (price("input", true), price("output", true));
+    let [cached_input, cache_write, cache_write_1h] =
+        ["cached_input", "cache_write", "cache_write_1h"].map(|name| price(name, false));
+    Some(Rates { input: input?, output: output?, cached_input, cache_write, cache_write_1h })
 }

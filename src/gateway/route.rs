@@ -18,6 +18,7 @@ pub mod count;
 pub mod fallback;
 
 use super::ledger::auth::{Keys, Tenant};
+use super::ledger::cost;
 use super::ledger::counterparty::{Counterparty, Provider};
 use super::ledger::demand::{EXPECTED_OUTPUT_TOKENS, output_bound};
 use super::target::adaptive::AdaptiveLimiter;
@@ -25,7 +26,7 @@ use super::target::breaker::Breaker;
 use super::target::registry::{ModelState, Registry};
 use super::target::remote::{Upstream, UpstreamModel};
 use super::wire::error::ApiError;
-use crate::config::{Choice, Config, Facts, Model, Price, Target as ConfigTarget};
+use crate::config::{Choice, Config, Facts, Model, Price, Rates, Target as ConfigTarget};
 use crate::connect;
 use axum::http::{HeaderMap, HeaderName, header};
 use count::Counts;
@@ -76,7 +77,10 @@ impl Target {
         // The hour pays for all replicas; a token takes the time of one. Per million tokens.
         let price = |ns: u64| dollars_per_hour / local.replicas as f64 / 3600e9 * ns as f64 * 1e6;
         let (input, output) = (price(stats.prefill_token_ns), price(stats.decode_token_ns));
-        Some(Cow::Owned(Price { input, output, cached_input: Some(0.0), tiers: Vec::new() }))
+        Some(Cow::Owned(Price {
+            rates: Rates { input, output, cached_input: Some(0.0), ..Rates::default() },
+            tiers: Vec::new(),
+        }))
     }
 }
 
@@ -379,7 +383,7 @@ impl Request<'_> {
             // What has no price comes last.
             target.price().map_or(f64::INFINITY, |price| {
                 let output = output.unwrap_or(EXPECTED_OUTPUT_TOKENS);
-                super::ledger::cost::dollars(&price, counts.of(target), 0, output)
+                cost::most(&price, counts.of(target), output)
             })
         };
         let able: Vec<_> = targets.map(|target| (cost(target), target.model.name.clone())).collect();

@@ -7,7 +7,7 @@ mod random;
 
 use novastack::config::{
     AccessLog, Capabilities, Choice, Compat, Config, ConfigErrors, Continues, Facts, Format, KeySource,
-    MaxTokens, PastReasoning, ReasoningSwitch, SharedLimits, Store, Surroundings, Target, Telemetry,
+    MaxTokens, PastReasoning, Rates, ReasoningSwitch, SharedLimits, Store, Surroundings, Target, Telemetry,
 };
 use std::path::Path;
 use std::time::Duration;
@@ -68,7 +68,10 @@ fn the_example_is_read() {
     assert_eq!(local.rope_scaling, Some(serde_json::json!({ "type": "yarn", "factor": 4 })));
     assert_eq!(config.models[0].capabilities, Capabilities { tools: true, images: false, reasoning: true });
     let deepseek = config.models[1].price.as_ref().expect("a price");
-    assert_eq!((deepseek.input, deepseek.output, deepseek.cached_input), (0.48, 0.48, Some(0.05)));
+    assert_eq!(
+        (deepseek.rates.input, deepseek.rates.output, deepseek.rates.cached_input),
+        (0.48, 0.48, Some(0.05))
+    );
     let upstream = Target::Upstream { provider: "anthropic".into(), upstream_name: "claude-opus-4-7".into() };
     assert_eq!(config.models[4].target, upstream);
 
@@ -179,6 +182,30 @@ fn every_preset_is_whole_and_can_be_overridden() {
     assert_eq!(ok(text).providers["p"].api_key, KeySource::None);
 }
 
+/// Anthropic's multiples of the price of a prompt's tokens hold where nothing else is said.
+#[test]
+fn writing_to_a_cache_has_a_price() {
+    let config = parse(
+        "
+providers:
+  anth: { format: anthropic, base_url: \"http://127.0.0.1:9\" }
+  open: { format: openai, base_url: \"http://127.0.0.1:9/v1\" }
+models:
+  told: { provider: anth, price: { input: 4, output: 20, cache_write: 6, cache_write_1h: 9 } }
+  untold: { provider: anth, price: { input: 4, output: 20, tiers: [{ above: 9, input: 8, output: 30 }] } }
+  other: { provider: open, price: { input: 4, output: 20 } }
+",
+    );
+    let config = config.expect("valid");
+    let rates = |at: usize| config.models[at].price.as_ref().expect("a price").rates;
+    let writes = |rates: Rates| (rates.cache_write, rates.cache_write_1h);
+    assert_eq!(writes(rates(0)), (Some(6.0), Some(9.0)));
+    assert_eq!(writes(rates(1)), (Some(5.0), Some(8.0)));
+    let tiers = &config.models[1].price.as_ref().expect("a price").tiers;
+    assert_eq!(writes(tiers[0].rates), (Some(10.0), Some(16.0)));
+    assert_eq!(writes(rates(2)), (None, None));
+}
+
 #[test]
 fn prices_keys_and_replicas() {
     let config = ok(r#"
@@ -196,8 +223,8 @@ routes:
   - default: [a, y]
 "#);
     let price = config.models[0].price.as_ref().expect("a price");
-    assert_eq!((price.tiers[0].above_input_tokens, price.tiers[0].cached_input), (200_000, Some(0.2)));
-    assert_eq!(config.models[1].price.as_ref().expect("a price").output, 0.001);
+    assert_eq!((price.tiers[0].above_input_tokens, price.tiers[0].rates.cached_input), (200_000, Some(0.2)));
+    assert_eq!(config.models[1].price.as_ref().expect("a price").rates.output, 0.001);
     assert_eq!(config.models[1].capabilities, Capabilities::default());
     assert_eq!(config.models[1].limits.concurrency, Some(3));
     assert_eq!(config.models[1].hedge_after, Some(Duration::from_millis(1500)));

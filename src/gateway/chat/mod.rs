@@ -102,6 +102,8 @@ pub struct TokenUsage {
     pub cached: u64,
     /// Of `input`: written to the upstream's cache.
     pub cache_written: u64,
+    /// Of those: to be kept for an hour instead of five minutes.
+    pub cache_written_1h: u64,
     /// Generated, reasoning included.
     pub output: u64,
     /// Of `output`: reasoning, where known.

@@ -136,7 +136,7 @@ fn seeded(limiter: Limiter, store: &Store, config: &Config) -> Result<Limiter, S
 
 /// What a request is expected to use of a target.
 pub fn estimate(input: u64, demand: &Demand, price: Option<&Price>) -> Estimate {
-    let dollars = price.map_or(0.0, |price| cost::dollars(price, input, 0, demand.output_held()));
+    let dollars = price.map_or(0.0, |price| cost::most(price, input, demand.output_held()));
     Estimate { tokens: input.saturating_add(demand.minute_output_held()), dollars }
 }
 
@@ -402,6 +402,7 @@ impl Attempt {
             input,
             cached: used.cached.min(input),
             cache_written: used.cache_written.min(input),
+            cache_written_1h: used.cache_written_1h.min(input),
             output,
             reasoning: used.reasoning.min(output),
         }

@@ -100,8 +100,14 @@ struct Usage {
     input_tokens: Count,
     cache_creation_input_tokens: Count,
     cache_read_input_tokens: Count,
+    cache_creation: Option<CacheCreation>,
     output_tokens: Count,
     output_tokens_details: Option<OutputDetails>,
+}
+
+#[derive(Deserialize)]
+struct CacheCreation {
+    ephemeral_1h_input_tokens: Count,
 }
 
 #[derive(Deserialize)]
@@ -146,6 +152,7 @@ struct UsageState {
     uncached: u64,
     read: u64,
     written: u64,
+    written_1h: u64,
     output: u64,
     reasoning: u64,
     reported: Option<TokenUsage>,
@@ -159,6 +166,8 @@ impl UsageState {
             self.uncached = usage.input_tokens.unwrap_or(self.uncached);
             self.read = usage.cache_read_input_tokens.unwrap_or(self.read);
             self.written = usage.cache_creation_input_tokens.unwrap_or(self.written);
+            let for_an_hour = usage.cache_creation.as_ref().and_then(|it| it.ephemeral_1h_input_tokens);
+            self.written_1h = for_an_hour.unwrap_or(self.written_1h);
         }
         self.output = usage.output_tokens.unwrap_or(self.output);
         let thinking = usage.output_tokens_details.as_ref().and_then(|details| details.thinking_tokens);
@@ -167,6 +176,7 @@ impl UsageState {
             input: [self.uncached, self.read, self.written].into_iter().fold(0, u64::saturating_add),
             cached: self.read,
             cache_written: self.written,
+            cache_written_1h: self.written_1h,
             output: self.output,
             reasoning: self.reasoning,
         };

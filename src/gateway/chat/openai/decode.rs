@@ -163,6 +163,7 @@ impl Usage {
                 .and_then(|d| d.cache_write_tokens)
                 .or(self.cache_creation_input_tokens)
                 .unwrap_or(0),
+            cache_written_1h: 0,
             output: if apart { output.saturating_add(reasoning) } else { output },
             reasoning,
         }

@@ -272,7 +272,14 @@ fn whole_answers() {
         ChatEvent::ToolCall { choice: 0, call: 0, id: "t".into(), name: "f".into() },
         ChatEvent::ToolArguments { choice: 0, call: 0, json: r#"{"a":1}"#.into() },
         ChatEvent::Finish { choice: 0, reason: StopReason::ToolCalls },
-        ChatEvent::Usage(TokenUsage { input: 3, cached: 2, cache_written: 0, output: 4, reasoning: 0 }),
+        ChatEvent::Usage(TokenUsage {
+            input: 3,
+            cached: 2,
+            cache_written: 0,
+            cache_written_1h: 0,
+            output: 4,
+            reasoning: 0,
+        }),
     ];
     assert_eq!(decode_whole(Dialect::OpenAi, openai.as_bytes()).unwrap(), expected);
     assert_eq!(decode_whole(Dialect::Anthropic, anthropic.as_bytes()).unwrap(), expected);

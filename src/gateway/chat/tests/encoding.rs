@@ -18,14 +18,28 @@ fn arguments(call: u32, json: &str) -> ChatEvent {
 fn answer() -> Vec<ChatEvent> {
     vec![
         ChatEvent::Start { id: Some("theirs".into()), model: Some("theirs".into()) },
-        ChatEvent::Usage(TokenUsage { input: 9, cached: 4, cache_written: 2, output: 1, reasoning: 0 }),
+        ChatEvent::Usage(TokenUsage {
+            input: 9,
+            cached: 4,
+            cache_written: 2,
+            cache_written_1h: 0,
+            output: 1,
+            reasoning: 0,
+        }),
         ChatEvent::Reasoning { choice: 0, text: "h\"m".into() },
         ChatEvent::Text { choice: 0, text: "hi".into() },
         call(0),
         arguments(0, "{\"a\":"),
         arguments(0, "1}"),
         ChatEvent::Finish { choice: 0, reason: StopReason::ToolCalls },
-        ChatEvent::Usage(TokenUsage { input: 9, cached: 4, cache_written: 2, output: 7, reasoning: 3 }),
+        ChatEvent::Usage(TokenUsage {
+            input: 9,
+            cached: 4,
+            cache_written: 2,
+            cache_written_1h: 0,
+            output: 7,
+            reasoning: 3,
+        }),
     ]
 }
 

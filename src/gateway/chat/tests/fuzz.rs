@@ -93,6 +93,7 @@ fn usage() -> impl Strategy<Value = TokenUsage> {
     (0..1000u64, 0..1000u64, 0..1000u64, 0..1000u64, 0..1000u64).prop_map(
         |(uncached, cached, cache_written, answered, reasoning)| TokenUsage {
             input: uncached + cached + cache_written,
+            cache_written_1h: 0,
             cached,
             cache_written,
             output: answered + reasoning,
