@@ -74,7 +74,11 @@ async fn who_begins_first_answers() {
         anthropic.once("second", vec![Act::Send(answer("404 Not Found", &refusal))]);
         let (told, _, _, took) = ask("slow", stream).await;
         assert_eq!(told.status, 502, "{}", told.text);
-        assert!(told.text.contains("denied") && took < LONG / 2, "{took:?}: {}", told.text);
+        assert!(
+            told.text.contains("refused this server's key") && took < LONG / 2,
+            "{took:?}: {}",
+            told.text
+        );
 
         // What the second one finds wrong, the slow one may take; what the slow one does is wrong.
         let wrong =

@@ -86,9 +86,9 @@ async fn killed(store: &str, found_within: Duration) {
         body["max_tokens"] = tokens.into();
         gateway.post("/v1/chat/completions", &[("authorization", &key)], &body).await.status
     };
-    assert_eq!(asks(5990).await, 429);
+    assert_eq!(asks(5990).await, 402);
     openai.always("deepseek-upstream", vec![]);
-    assert_ne!(asks(5800).await, 429);
+    assert_ne!(asks(5800).await, 402);
     // Once, and no more after another start.
     let gateway = start_in(gateway.stop(), &[]);
     let rows = gateway.admin(Method::GET, "/admin/usage?flag=interrupted", None).await;
