@@ -145,7 +145,9 @@ fn model(model: &Model) -> [String; 4] {
                 if local.replicas > 1 { format!(", {} replicas", local.replicas) } else { String::new() };
             format!("here: {}{device}{replicas}", local.source)
         }
-        Target::Upstream { provider, upstream_name } => format!("{provider}: {upstream_name}"),
+        Target::Upstream { provider, upstream_name, body } => {
+            format!("{provider}: {upstream_name}{}", body.in_words())
+        }
     };
     let hedged = |after: Duration| format!(", hedged after {} s", after.as_secs_f64());
     let target = target + &model.hedge_after.map_or(String::new(), hedged);

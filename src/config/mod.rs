@@ -8,6 +8,7 @@
 //!
 //! Deliberately absent: everything that acts. The gateway routes, limits and connects.
 
+mod body;
 pub mod compat;
 mod expression;
 mod load;
@@ -21,6 +22,7 @@ mod sections;
 mod telemetry;
 mod tree;
 
+pub use body::BodyRules;
 pub use compat::{Compat, MaxTokens, PastReasoning, ReasoningSwitch};
 pub use load::ConfigErrors;
 pub use read::Surroundings;
@@ -307,6 +309,8 @@ pub enum Target {
         provider: String,
         /// What the provider calls the model.
         upstream_name: String,
+        /// What becomes of fields of the body that it is sent.
+        body: BodyRules,
     },
 }
 

@@ -1,5 +1,6 @@
 //! `models` and `prices`.
 
+use super::body::body_rules;
 use super::names::{Names, Wanted};
 use super::read::{Fields, Reader, in_backticks};
 use super::sections::limits;
@@ -22,7 +23,7 @@ const LOCAL_KEYS: [&str; 9] = [
     "default_max_tokens",
     "dollars_per_hour",
 ];
-const UPSTREAM_KEYS: [&str; 2] = ["provider", "upstream_name"];
+const UPSTREAM_KEYS: [&str; 5] = ["provider", "upstream_name", "drop", "rename", "set"];
 const PRICE_KEYS: [&str; 6] = ["input", "output", "cached_input", "cache_write", "cache_write_1h", "tiers"];
 const TIER_KEYS: [&str; 6] = ["above", "input", "output", "cached_input", "cache_write", "cache_write_1h"];
 const CAPABILITIES: [&str; 3] = ["tools", "images", "reasoning"];
@@ -213,7 +214,8 @@ fn upstream(
         reader.error(node.line, format!("{what}: {} is no provider{there_are}", in_backticks(provider)));
         return None;
     }
-    Some(Target::Upstream { provider: provider.to_owned(), upstream_name: upstream_name.to_owned() })
+    let body = body_rules(reader, fields, what);
+    Some(Target::Upstream { provider: provider.to_owned(), upstream_name: upstream_name.to_owned(), body })
 }
 
 /// A number of tokens.

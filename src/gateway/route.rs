@@ -138,13 +138,13 @@ impl Routing {
         let target = |model: &Model| {
             let upstream = match &model.target {
                 ConfigTarget::Local(_) => None,
-                ConfigTarget::Upstream { provider, upstream_name } => {
+                ConfigTarget::Upstream { provider, upstream_name, body } => {
                     let upstream =
                         upstreams.get(provider).ok_or_else(|| format!("there is no provider {provider}"))?;
                     let load = AdaptiveLimiter::new(config.providers[provider].concurrency_max);
                     let (upstream, name, breaker) =
                         (upstream.clone(), upstream_name.clone(), Breaker::new(Instant::now()));
-                    Some(UpstreamModel { upstream, name, load, breaker })
+                    Some(UpstreamModel { upstream, name, body: body.clone(), load, breaker })
                 }
             };
             let provider = upstream.as_ref().map(|hosted| Provider {

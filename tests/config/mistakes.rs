@@ -35,6 +35,12 @@ const SHAPE: &[Mistake] = &[
         &["only an alias may have a `*`", "one at the most"],
     ),
     ("a pattern for a model", "named_routes: { \"a*\": alpha }", 1, &["`a*`", "only an alias"]),
+    (
+        "a field that is the gateway's",
+        "providers: { up: { format: openai, base_url: http://127.0.0.1:9/v1 } }\nmodels: { m: { provider: up, set: { stream: true } } }",
+        2,
+        &["`set` of model `m`: `stream` is the gateway's own"],
+    ),
     ("a default that is none", "default_model: gamma", 1, &["`default_model`", "`gamma` is no model"]),
     ("a list for names", "aliases:\n- a", 2, &["`aliases` must be a mapping from names, not a list"]),
     ("a key that is a list", "[a]: 1", 1, &["a key must be plain text"]),

@@ -6,8 +6,9 @@ mod program;
 mod random;
 
 use novastack::config::{
-    AccessLog, Capabilities, Choice, Compat, Config, ConfigErrors, Continues, Facts, Format, KeySource,
-    MaxTokens, PastReasoning, Rates, ReasoningSwitch, SharedLimits, Store, Surroundings, Target, Telemetry,
+    AccessLog, BodyRules, Capabilities, Choice, Compat, Config, ConfigErrors, Continues, Facts, Format,
+    KeySource, MaxTokens, PastReasoning, Rates, ReasoningSwitch, SharedLimits, Store, Surroundings, Target,
+    Telemetry,
 };
 use std::path::Path;
 use std::time::Duration;
@@ -72,7 +73,11 @@ fn the_example_is_read() {
         (deepseek.rates.input, deepseek.rates.output, deepseek.rates.cached_input),
         (0.48, 0.48, Some(0.05))
     );
-    let upstream = Target::Upstream { provider: "anthropic".into(), upstream_name: "claude-opus-4-7".into() };
+    let upstream = Target::Upstream {
+        provider: "anthropic".into(),
+        upstream_name: "claude-opus-4-7".into(),
+        body: BodyRules::default(),
+    };
     assert_eq!(config.models[4].target, upstream);
 
     assert_eq!(config.aliases["gpt-4o"], "auto");

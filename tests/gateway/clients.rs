@@ -210,3 +210,40 @@ async fn a_stream_begins_with_the_prompts_tokens() {
     // Of some twenty bytes; the upstream's own count comes at the end.
     assert!(start["message"]["usage"]["input_tokens"].as_u64().is_some_and(|tokens| tokens > 2), "{start}");
 }
+
+/// The last word on a body is its model's.
+#[tokio::test]
+async fn a_models_rules_change_the_body_that_it_is_sent() {
+    const MODELS: &str = r#"
+providers: { open: { format: openai, base_url: @OPENAI/v1 }, anth: { format: anthropic, base_url: @ANTHROPIC } }
+models:
+  odd:
+    provider: open
+    drop: [temperature, top_p]
+    rename: { seed: random_seed }
+    set: { service_tier: flex, n_probs: 2, "as_text": "2", extra: { deep: [true, null, 1.5] } }
+  opus: { provider: anth, set: { service_tier: standard_only } }
+"#;
+    let (openai, anthropic) = (Upstream::start().await, Upstream::start().await);
+    let gateway = start(&fill(MODELS, &openai, &anthropic), &[]);
+    let mut body = chat("odd", false);
+    let more = json!({ "temperature": 0.5, "top_p": 0.9, "seed": 7, "service_tier": "auto", "stop": ["x"] });
+    body.as_object_mut().expect("an object").extend(more.as_object().cloned().expect("an object"));
+    assert_eq!(gateway.post("/v1/chat/completions", &[], &body).await.status, 200);
+    let asked = openai.asked().pop().expect("a request").body;
+    for (name, value) in [
+        ("temperature", Value::Null),
+        ("top_p", Value::Null),
+        ("seed", Value::Null),
+        ("random_seed", json!(7)),
+        ("service_tier", json!("flex")),
+        ("n_probs", json!(2)),
+        ("as_text", json!("2")),
+        ("extra", json!({ "deep": [true, null, 1.5] })),
+        ("stop", json!(["x"])),
+    ] {
+        assert_eq!(asked.get(name).unwrap_or(&Value::Null), &value, "{name}");
+    }
+    assert_eq!(gateway.chat("opus", false).await.status, 200);
+    assert_eq!(anthropic.asked().pop().expect("a request").body["service_tier"], "standard_only");
+}

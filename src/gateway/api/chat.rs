@@ -25,8 +25,7 @@ use crate::gateway::route::count::Counts;
 use crate::gateway::route::fallback::{self, Answered, Ask};
 use crate::gateway::route::{self, Asked, Plan, Target};
 use crate::gateway::target::local::{Generation, TextEvent};
-use crate::gateway::target::remote::UpstreamModel;
-use crate::gateway::target::remote::{Failure, Piece, RemoteAnswer, Then, Upstream};
+use crate::gateway::target::remote::{Failure, Piece, RemoteAnswer, Then, UpstreamModel};
 use crate::gateway::wire::bounds::Limits;
 use crate::gateway::wire::error::ApiError;
 use crate::gateway::wire::fields::{BadField, Fields};
@@ -278,8 +277,8 @@ impl Chat {
         attempt: &mut Option<Attempt>,
         told: Option<&ResumeState>,
     ) -> Result<Answer, Failure> {
-        let UpstreamModel { upstream, name: upstream_name, load, .. } = hosted;
-        let body = self.upstream_body(upstream, upstream_name, told)?;
+        let UpstreamModel { upstream, load, .. } = hosted;
+        let body = self.upstream_body(hosted, told)?;
         let mut extra = HeaderMap::new();
         if self.dialect == Dialect::Anthropic && upstream.dialect() == Dialect::Anthropic {
             extra = beta(&self.headers);
@@ -309,12 +308,8 @@ impl Chat {
     }
 
     /// What an upstream is sent; for the rest of an answer, with what was told of it.
-    fn upstream_body(
-        &self,
-        upstream: &Upstream,
-        upstream_name: &str,
-        told: Option<&ResumeState>,
-    ) -> Result<Vec<u8>, Failure> {
+    fn upstream_body(&self, model: &UpstreamModel, told: Option<&ResumeState>) -> Result<Vec<u8>, Failure> {
+        let UpstreamModel { upstream, name: upstream_name, .. } = model;
         // What cannot be translated may pass through to another target.
         let body = for_upstream(self.dialect, &self.body, &upstream.peer(upstream_name));
         let mut body = body.map_err(Failure::next)?;
@@ -334,6 +329,7 @@ impl Chat {
         if let Some(told) = told {
             told.ask(&mut body, upstream.dialect());
         }
+        body.as_object_mut().into_iter().for_each(|body| model.body.apply(body));
         serde_json::to_vec(&body).map_err(|error| Failure::report(ApiError::internal(&error.to_string())))
     }
 

@@ -16,7 +16,7 @@ pub use answer::{Piece, RemoteAnswer};
 use super::adaptive::{AdaptiveLimiter, Outcome};
 use super::breaker::Breaker;
 use super::http_client::HttpClient;
-use crate::config::{Continues, Format, KeySource, Provider};
+use crate::config::{BodyRules, Continues, Format, KeySource, Provider};
 use crate::connect::chain;
 use crate::files;
 use crate::gateway::chat::anthropic::fit;
@@ -136,6 +136,8 @@ pub struct UpstreamModel {
     pub upstream: Arc<Upstream>,
     /// Its name for the model.
     pub name: String,
+    /// What becomes of fields of the body that it is sent.
+    pub body: BodyRules,
     /// How much it bears: providers limit each model by itself.
     pub load: AdaptiveLimiter,
     /// How it has done lately.
