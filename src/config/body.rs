@@ -1,13 +1,16 @@
 //! `drop`, `rename` and `set` of an upstream's model: what becomes of fields of the body that it is sent, last of
 //! all. Providers differ by model, not only by format: one refuses `temperature`, another wants `service_tier`.
 //!
-//! Deliberately absent: fields within fields, and those that the gateway itself needs ([`OWN`]).
+//! Deliberately absent: fields within fields, those that the gateway itself needs ([`OWN`]), and those by which it
+//! holds budgets ([`BOUNDS`]).
 
 use super::read::{Fields, Reader, in_backticks};
 use serde_json::{Map, Value};
 
 /// What the gateway itself writes and reads.
 const OWN: [&str; 4] = ["model", "messages", "stream", "stream_options"];
+/// What says how much a request may use: budgets are held by what callers ask for.
+const BOUNDS: [&str; 5] = ["max_tokens", "max_completion_tokens", "n", "best_of", "prompt"];
 
 /// What becomes of a body's fields.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -68,9 +71,11 @@ pub fn body_rules(reader: &mut Reader, fields: &Fields, what: &str) -> BodyRules
 }
 
 fn may_change(reader: &mut Reader, line: usize, name: &str, what: &str) -> bool {
-    let may = !OWN.contains(&name);
-    if !may {
-        reader.error(line, format!("{what}: {} is the gateway's own", in_backticks(name)));
-    }
-    may
+    let reason = match () {
+        () if OWN.contains(&name) => "is the gateway's own",
+        () if BOUNDS.contains(&name) => "says how much a request may use, by which budgets are held",
+        () => return true,
+    };
+    reader.error(line, format!("{what}: {} {reason}", in_backticks(name)));
+    false
 }

@@ -17,6 +17,7 @@
 pub mod count;
 pub mod fallback;
 
+use super::chat::TokenUsage;
 use super::ledger::auth::{Keys, Tenant};
 use super::ledger::cost;
 use super::ledger::counterparty::{Counterparty, Provider};
@@ -383,7 +384,8 @@ impl Request<'_> {
             // What has no price comes last.
             target.price().map_or(f64::INFINITY, |price| {
                 let output = output.unwrap_or(EXPECTED_OUTPUT_TOKENS);
-                cost::most(&price, counts.of(target), output)
+                let expected = TokenUsage { input: counts.of(target), output, ..TokenUsage::default() };
+                cost::cost(&price, &expected)
             })
         };
         let able: Vec<_> = targets.map(|target| (cost(target), target.model.name.clone())).collect();

@@ -41,6 +41,12 @@ const SHAPE: &[Mistake] = &[
         2,
         &["`set` of model `m`: `stream` is the gateway's own"],
     ),
+    (
+        "a bound that a rule takes away",
+        "providers: { up: { format: openai, base_url: http://127.0.0.1:9/v1 } }\nmodels: { m: { provider: up, drop: [max_tokens] } }",
+        2,
+        &["`drop` of model `m`: `max_tokens` says how much"],
+    ),
     ("a default that is none", "default_model: gamma", 1, &["`default_model`", "`gamma` is no model"]),
     ("a list for names", "aliases:\n- a", 2, &["`aliases` must be a mapping from names, not a list"]),
     ("a key that is a list", "[a]: 1", 1, &["a key must be plain text"]),

@@ -247,3 +247,18 @@ models:
     assert_eq!(gateway.chat("opus", false).await.status, 200);
     assert_eq!(anthropic.asked().pop().expect("a request").body["service_tier"], "standard_only");
 }
+
+/// Most prompts are written to no cache: what that would cost makes no model dearer than another.
+#[tokio::test]
+async fn the_cheapest_is_chosen_by_what_is_expected() {
+    const MODELS: &str = r#"
+providers: { open: { format: openai, base_url: @OPENAI/v1 }, anth: { format: anthropic, base_url: @ANTHROPIC } }
+models:
+  dearer: { provider: open, price: { input: 1.5, output: 1 } }
+  opus: { provider: anth, price: { input: 1, output: 1 } }
+named_routes: { cheap: { cheapest: [dearer, opus] } }
+"#;
+    let (openai, anthropic) = (Upstream::start().await, Upstream::start().await);
+    let gateway = start(&fill(MODELS, &openai, &anthropic), &[]);
+    assert_eq!(answers(&gateway, "cheap").await, "opus");
+}

@@ -91,15 +91,18 @@ impl App {
         let is_short = !gzip && bytes.len() <= PARSE_INLINE_BYTES_MAX;
         let parse = move || {
             let bytes = if gzip { unpacked(&bytes, bytes_max, &mut share)? } else { bytes };
-            share.hold(parsed_bytes(&bytes))?;
-            let value = serde_json::from_slice(&bytes).or_else(|error| {
-                let mut bytes = match error.to_string().contains("hex escape") {
-                    true => bytes.to_vec(),
-                    false => return Err(ApiError::malformed_json(&error)),
-                };
-                mend_surrogates(&mut bytes);
-                serde_json::from_slice(&bytes).map_err(|error| ApiError::malformed_json(&error))
-            })?;
+            let parsed = parsed_bytes(&bytes);
+            share.hold(parsed)?;
+            let mut value = serde_json::from_slice(&bytes);
+            if value.as_ref().is_err_and(|error| error.to_string().contains("hex escape")) {
+                // Text is there twice meanwhile.
+                share.hold(parsed + bytes.len())?;
+                let mut mended = bytes.to_vec();
+                mend_surrogates(&mut mended);
+                value = serde_json::from_slice(&mended);
+                share.hold(parsed)?;
+            }
+            let value = value.map_err(|error| ApiError::malformed_json(&error))?;
             Ok(ParsedBody { value, share: Some(share) })
         };
         match is_short {

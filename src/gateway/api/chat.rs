@@ -24,7 +24,7 @@ use crate::gateway::ledger::cost;
 use crate::gateway::route::count::Counts;
 use crate::gateway::route::fallback::{self, Answered, Ask};
 use crate::gateway::route::{self, Asked, Plan, Target};
-use crate::gateway::target::local::{Generation, TextEvent};
+use crate::gateway::target::local::{Delta, Generation, TextEvent};
 use crate::gateway::target::remote::{Failure, Piece, RemoteAnswer, Then, UpstreamModel};
 use crate::gateway::wire::bounds::Limits;
 use crate::gateway::wire::error::ApiError;
@@ -427,10 +427,7 @@ impl LocalEvents {
     async fn next(&mut self, events: &mut Vec<ChatEvent>) -> Result<bool, ApiError> {
         let event = self.generation.next().await?;
         let more = event.is_some();
-        let text = |delta: &crate::gateway::target::local::Delta| ChatEvent::Text {
-            choice: delta.choice as u32,
-            text: delta.text.clone(),
-        };
+        let text = |delta: &Delta| ChatEvent::Text { choice: delta.choice as u32, text: delta.text.clone() };
         match event {
             Some(TextEvent::Prompt { .. }) => {
                 events.push(ChatEvent::Start { id: None, model: None });
