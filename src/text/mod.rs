@@ -1,6 +1,7 @@
 //! Text in, text out: [`ChatTemplate`] renders messages, [`Tokenizer`] turns text into ids
 //! (built from tokenizer.json, from vocab.json and merges.txt, or from a GGUF vocabulary),
-//! [`Detokenizer`] turns ids into text as they come, [`Infill`] makes prompts with a gap; [`Marked`] keeps special
+//! [`Detokenizer`] turns ids into text as they come, [`AnswerParser`] finds reasoning and calls of tools in it,
+//! [`Infill`] makes prompts with a gap; [`Marked`] keeps special
 //! tokens that users write out from acting as such. The engine
 //! never imports this; it never runs on an engine thread.
 //!
@@ -17,6 +18,7 @@ mod infill;
 mod jinja;
 mod known_parts;
 mod literal;
+pub mod parser;
 mod pretokenizer;
 mod python;
 mod stop;
@@ -29,6 +31,7 @@ pub use detokenizer::{Detokenizer, TextDelta};
 pub use end_tokens::{EndSource, EndToken};
 pub use infill::{Infill, Snippet};
 pub use literal::Marked;
+pub use parser::{AnswerFormat, AnswerParser, ParsedEvent, ParserOptions, ReasoningFormat, ToolFormat};
 pub use stop::Stop;
 pub use tokenizer::Tokenizer;
 

@@ -1,0 +1,145 @@
+//! Which family's way an answer is written in.
+
+/// How a model family writes reasoning and calls: found from its chat template.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AnswerFormat {
+    /// How reasoning is told from the answer; `None`: the model writes none.
+    pub reasoning: Option<ReasoningFormat>,
+    /// How calls of tools are written; `None`: the model makes none.
+    pub tools: Option<ToolFormat>,
+}
+
+/// How calls of tools are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ToolFormat {
+    /// `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`: Hermes, Qwen2.5, Qwen3, Granite 4.
+    Hermes,
+    /// `{"name": ..., "parameters": {...}}`: Llama 3.x.
+    LlamaJson,
+}
+
+/// How reasoning is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ReasoningFormat {
+    /// `<think>...</think>`: DeepSeek R1 and V3.1, Qwen3, GLM-4.x, MiniMax-M2, Kimi K2 Thinking.
+    Think,
+    /// `<seed:think>...</seed:think>`: Seed-OSS.
+    SeedThink,
+    /// `[THINK]...[/THINK]`: Magistral, Ministral 3.
+    BracketThink,
+}
+
+impl AnswerFormat {
+    /// By the words of a chat template's source: a family's template writes earlier turns with the same
+    /// markers that its model answers with.
+    pub fn of_template(source: &str) -> Self {
+        Self {
+            reasoning: ReasoningFormat::ALL.into_iter().find(|format| format.is_in(source)),
+            tools: ToolFormat::ALL.into_iter().find(|format| format.is_in(source)),
+        }
+    }
+
+    /// The spellings that the parser needs to see. A tokenizer may count them among its special tokens, so
+    /// that text without special tokens would lack them.
+    pub fn markers(&self) -> Vec<&'static str> {
+        let mut markers: Vec<_> = self.reasoning.map_or_else(Vec::new, |format| format.markers().to_vec());
+        for marker in self.tools.map_or(&[][..], ToolFormat::markers) {
+            if !markers.contains(marker) {
+                markers.push(marker);
+            }
+        }
+        markers
+    }
+}
+
+impl ToolFormat {
+    /// All of them, the ones with the rarest words first: [`AnswerFormat::of_template`] takes the first.
+    pub const ALL: [Self; 2] = [Self::Hermes, Self::LlamaJson];
+
+    /// What vLLM calls it (`--tool-call-parser`), where it does.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Hermes => "hermes",
+            Self::LlamaJson => "llama3_json",
+        }
+    }
+
+    /// The format of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|format| format.name() == name)
+    }
+
+    fn is_in(self, source: &str) -> bool {
+        let has = |word: &str| source.contains(word);
+        match self {
+            Self::Hermes => has("<tool_call>"),
+            Self::LlamaJson => has("\"parameters\": dictionary"),
+        }
+    }
+
+    fn markers(self) -> &'static [&'static str] {
+        match self {
+            Self::Hermes => &["<tool_call>", "</tool_call>"],
+            Self::LlamaJson => &["<|python_tag|>"],
+        }
+    }
+}
+
+impl ReasoningFormat {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Think, Self::SeedThink, Self::BracketThink];
+
+    /// What it is called in configurations.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Think => "think",
+            Self::SeedThink => "seed_think",
+            Self::BracketThink => "bracket_think",
+        }
+    }
+
+    /// The format of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|format| format.name() == name)
+    }
+
+    /// The tag that opens a block, where there is one.
+    pub fn open(self) -> Option<&'static str> {
+        self.tags().map(|(open, _)| open)
+    }
+
+    /// The tag that closes a block, where there is one.
+    pub fn close(self) -> Option<&'static str> {
+        self.tags().map(|(_, close)| close)
+    }
+
+    pub(super) fn tags(self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::Think => Some(("<think>", "</think>")),
+            Self::SeedThink => Some(("<seed:think>", "</seed:think>")),
+            Self::BracketThink => Some(("[THINK]", "[/THINK]")),
+        }
+    }
+
+    fn is_in(self, source: &str) -> bool {
+        self.markers().iter().any(|marker| source.contains(marker))
+    }
+
+    fn markers(self) -> &'static [&'static str] {
+        match self {
+            Self::Think => &["<think>", "</think>"],
+            Self::SeedThink => &["<seed:think>", "</seed:think>"],
+            Self::BracketThink => &["[THINK]", "[/THINK]"],
+        }
+    }
+}
+
+/// Whether a rendered prompt ends inside an open reasoning block.
+///
+/// Only an opening tag that is the prompt's last word counts: a tag further up may be a user's text.
+pub fn reasoning_is_open(format: &AnswerFormat, prompt: &str) -> bool {
+    match format.reasoning.and_then(ReasoningFormat::open) {
+        Some(open) => prompt.trim_end().ends_with(open),
+        None => false,
+    }
+}

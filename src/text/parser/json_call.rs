@@ -1,0 +1,302 @@
+//! Calls that are whole JSON objects, `{"name": ..., "arguments": {...}}`: Hermes' between tags, Llama's at
+//! the beginning of a line.
+//!
+//! The keys come in either order, and `parameters` is another word for `arguments`. Other keys are left out.
+//! As soon as the name is whole the call is told; arguments that came before it are told then.
+
+use super::json::{JsonString, JsonValue, Reading};
+use super::output::Output;
+use super::scan::{Held, Scan};
+use super::{HELD_BYTES_MAX, NAME_BYTES_MAX, Tool};
+use std::sync::Arc;
+
+/// Reads text with calls in it.
+#[derive(Debug)]
+pub(super) struct JsonCalls {
+    tools: Arc<[Tool]>,
+    dialect: &'static Dialect,
+    scan: Scan,
+    call: Option<JsonCall>,
+}
+
+/// What differs from family to family.
+#[derive(Debug)]
+struct Dialect {
+    openers: &'static [&'static str],
+    closers: &'static [&'static str],
+    /// All of these, which break arguments off.
+    markers: &'static [&'static str],
+    /// The keys that an object may begin with to be taken for a call at all; empty: any.
+    first_keys: &'static [&'static str],
+    /// A call of a tool that is not offered is text up to here.
+    end: Option<&'static str>,
+}
+
+const HERMES: Dialect = Dialect {
+    openers: &["<tool_call>"],
+    closers: &["</tool_call>"],
+    markers: &["<tool_call>", "</tool_call>"],
+    first_keys: &[],
+    end: Some("</tool_call>"),
+};
+
+const LLAMA: Dialect = Dialect {
+    openers: &["<|python_tag|>"],
+    closers: &[],
+    markers: &["<|python_tag|>"],
+    first_keys: &["name", "parameters", "arguments", "type", "id"],
+    end: None,
+};
+
+impl JsonCalls {
+    /// `{"name": ..., "parameters": {...}}` at the beginning of a line or behind `<|python_tag|>`, parted by
+    /// `;` where there are several: Llama 3.x.
+    pub(super) fn llama(tools: Arc<[Tool]>) -> Self {
+        let scan = Scan::new(LLAMA.openers, LLAMA.closers).line_opener('{').separators(&[';', ',']);
+        Self { tools, dialect: &LLAMA, scan, call: None }
+    }
+
+    /// `<tool_call>{...}</tool_call>`: Hermes, Qwen2.5, Qwen3.
+    pub(super) fn hermes(tools: Arc<[Tool]>) -> Self {
+        Self { tools, dialect: &HERMES, scan: Scan::new(HERMES.openers, HERMES.closers), call: None }
+    }
+
+    pub(super) fn push(&mut self, c: char, output: &mut Output) {
+        let Some(call) = &mut self.call else {
+            if self.scan.push(c, output).is_some() {
+                let held = self.scan.take_held();
+                self.call = Some(JsonCall::new(held, self.dialect));
+            }
+            return;
+        };
+        match call.push(c, &self.tools, output) {
+            Step::Inside => {}
+            Step::Complete => {
+                output.complete_call();
+                self.end_call();
+            }
+            Step::NoCall => {
+                self.give_back(output);
+                self.push(c, output);
+            }
+            Step::NotOffered => match (self.dialect.end, self.call.take()) {
+                (Some(end), Some(call)) => self.scan.give_back_until(call.held, end, output),
+                (_, call) => {
+                    self.call = call;
+                    self.give_back(output);
+                }
+            },
+            Step::Broken => {
+                output.end_call();
+                self.end_call();
+                self.push(c, output);
+            }
+            Step::Cut(marker) => {
+                if call.is_told {
+                    output.end_call();
+                    self.end_call();
+                } else {
+                    // The marker's beginning is held, and looked at anew.
+                    call.held.cut_end(marker.len() - c.len_utf8());
+                    self.give_back(output);
+                }
+                marker.chars().for_each(|c| self.push(c, output));
+            }
+        }
+    }
+
+    pub(super) fn finish(&mut self, output: &mut Output) {
+        match &mut self.call {
+            None => self.scan.finish(output),
+            Some(call) if call.is_told => call.finish(output),
+            Some(_) => self.give_back(output),
+        }
+    }
+
+    fn end_call(&mut self) {
+        self.call = None;
+        self.scan.after_call();
+    }
+
+    /// The attempt was no call.
+    fn give_back(&mut self, output: &mut Output) {
+        if let Some(call) = self.call.take() {
+            self.scan.give_back(call.held, output);
+        }
+    }
+}
+
+/// What a character did to a call.
+enum Step {
+    Inside,
+    /// It was the last of the whole object.
+    Complete,
+    /// It shows that this is no call; it is not part of what is held.
+    NoCall,
+    /// The name is that of no tool; the character is held with the rest.
+    NotOffered,
+    /// The call was told and is broken before this character.
+    Broken,
+    /// This marker stands where the call should go on.
+    Cut(&'static str),
+}
+
+/// One object, from its opener on.
+#[derive(Debug)]
+struct JsonCall {
+    dialect: &'static Dialect,
+    place: Place,
+    /// All of it, until the call is told.
+    held: Held,
+    is_told: bool,
+    /// Arguments that came before the name.
+    early: String,
+    has_arguments: bool,
+    key: String,
+    /// What one character tells.
+    told: String,
+}
+
+#[derive(Debug)]
+enum Place {
+    Object,
+    /// Before a key; `first` also before the end of an empty object.
+    KeyOrEnd {
+        first: bool,
+    },
+    Key {
+        first: bool,
+        string: JsonString,
+    },
+    Colon,
+    NameQuote,
+    Name {
+        name: String,
+        string: JsonString,
+    },
+    Arguments(JsonValue),
+    Other(JsonValue),
+    AfterValue,
+}
+
+impl JsonCall {
+    fn new(held: Held, dialect: &'static Dialect) -> Self {
+        let place = if held.text == "{" { Place::KeyOrEnd { first: true } } else { Place::Object };
+        Self {
+            dialect,
+            place,
+            held,
+            is_told: false,
+            early: String::new(),
+            has_arguments: false,
+            key: String::new(),
+            told: String::new(),
+        }
+    }
+
+    fn push(&mut self, c: char, tools: &[Tool], output: &mut Output) -> Step {
+        if !self.is_told && self.held.len() >= HELD_BYTES_MAX {
+            return Step::NoCall;
+        }
+        let step = self.advance(c, tools, output);
+        if !self.is_told && matches!(step, Step::Inside | Step::NotOffered) {
+            self.held.push(c);
+        }
+        if self.is_told {
+            // Nothing of it can be given back any more.
+            self.held = Held::default();
+        }
+        match step {
+            Step::Broken if !self.is_told => Step::NoCall,
+            // An object without a name.
+            Step::Complete if !self.is_told => Step::NoCall,
+            step => step,
+        }
+    }
+
+    fn advance(&mut self, c: char, tools: &[Tool], output: &mut Output) -> Step {
+        match &mut self.place {
+            Place::Key { first, string } => {
+                if string.push(c, &mut self.key) {
+                    let first_keys = self.dialect.first_keys;
+                    if *first && !first_keys.is_empty() && !first_keys.contains(&self.key.as_str()) {
+                        return Step::Broken;
+                    }
+                    self.place = Place::Colon;
+                } else if self.key.len() > NAME_BYTES_MAX {
+                    return Step::Broken;
+                }
+            }
+            Place::Name { name, string } => {
+                if string.push(c, name) {
+                    if !tools.iter().any(|tool| tool.name == *name) {
+                        return Step::NotOffered;
+                    }
+                    output.call(name, None);
+                    self.is_told = true;
+                    output.arguments(&std::mem::take(&mut self.early));
+                    self.place = Place::AfterValue;
+                } else if name.len() > NAME_BYTES_MAX {
+                    return Step::Broken;
+                }
+            }
+            Place::Arguments(value) => {
+                self.told.clear();
+                let reading = value.push(c, &mut self.told);
+                if self.is_told {
+                    output.arguments(&self.told);
+                } else {
+                    self.early.push_str(&self.told);
+                }
+                return self.after_reading(reading, c, tools, output);
+            }
+            Place::Other(value) => {
+                self.told.clear();
+                let reading = value.push(c, &mut self.told);
+                return self.after_reading(reading, c, tools, output);
+            }
+            _ if c.is_whitespace() => {}
+            Place::Object if c == '{' => self.place = Place::KeyOrEnd { first: true },
+            Place::KeyOrEnd { first } if c == '"' => {
+                self.key.clear();
+                self.place = Place::Key { first: *first, string: JsonString::default() };
+            }
+            Place::Colon if c == ':' => {
+                let value = JsonValue::new(&[',', '}'], self.dialect.markers);
+                self.place = match self.key.as_str() {
+                    "name" if !self.is_told => Place::NameQuote,
+                    "arguments" | "parameters" if !self.has_arguments => {
+                        self.has_arguments = true;
+                        Place::Arguments(value)
+                    }
+                    _ => Place::Other(value),
+                };
+            }
+            Place::NameQuote if c == '"' => {
+                self.place = Place::Name { name: String::new(), string: JsonString::default() };
+            }
+            Place::AfterValue if c == ',' => self.place = Place::KeyOrEnd { first: false },
+            Place::KeyOrEnd { first: true } | Place::AfterValue if c == '}' => return Step::Complete,
+            _ => return Step::Broken,
+        }
+        Step::Inside
+    }
+
+    fn after_reading(&mut self, reading: Reading, c: char, tools: &[Tool], output: &mut Output) -> Step {
+        match reading {
+            Reading::Inside => return Step::Inside,
+            Reading::Cut(marker) => return Step::Cut(marker),
+            Reading::Complete | Reading::CompleteBefore => self.place = Place::AfterValue,
+        }
+        if reading == Reading::CompleteBefore { self.advance(c, tools, output) } else { Step::Inside }
+    }
+
+    /// The answer ended within it, after it was told.
+    fn finish(&mut self, output: &mut Output) {
+        if let Place::Arguments(value) = &mut self.place {
+            self.told.clear();
+            value.finish(&mut self.told);
+            output.arguments(&self.told);
+        }
+    }
+}

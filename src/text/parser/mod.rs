@@ -1,0 +1,163 @@
+//! The raw text that a model writes, as events: text, reasoning, and calls of tools. It arrives
+//! detokenised, in pieces of any size, and goes on at once.
+//!
+//! [`AnswerFormat`] says how a family writes both, and is found from the words of its chat template.
+//! [`AnswerParser`] is a machine over single characters: what it tells is a function of the text alone,
+//! so it cannot matter where pieces end. Every character costs a bounded amount of work; what is held back
+//! is never gone through again from its beginning.
+//!
+//! What is told, and when:
+//! - Text and reasoning go out as they come. Held back is only what may still be the beginning of a marker;
+//!   white space before a marker belongs to it. So white space around calls is left out, except where it
+//!   parts two pieces of text, and so are line breaks on the inner sides of reasoning tags and after them,
+//!   as chat templates write them.
+//! - A reasoning block opens the answer: the template has opened it, or the model's first word does. It
+//!   ends at its closing tag, or with the answer. A `<think>` later in the answer is text. Calls inside the
+//!   block are reasoning: a model that goes from a
+//!   block that it never closes straight to a call has told no call.
+//! - A call is told by its name first, then by its arguments as pieces of JSON, then by its end. Arguments
+//!   that the model writes as JSON are told as it wrote them. Arguments in tags or as Python literals are
+//!   converted by the tool's JSON schema. A finished call without arguments has the arguments `{}`.
+//! - What was no call after all is told as the text that it was, byte for byte: what breaks off before its
+//!   name is whole, and a call of a tool that the request does not offer (its whole text, to its closing
+//!   marker). After the name was told nothing can be taken back: arguments stay as they were told up to
+//!   where they broke, the call ends there, and what follows is text, without the call's closing markers.
+//! - An answer may end anywhere. Every call that began also ends; arguments that were cut off stay so.
+//!
+//! Memory: beside what goes out at once, at most [`HELD_BYTES_MAX`] of an attempt at a call whose name has
+//! not come yet (more than that is no call) or of a value that can be typed only as a whole (more than that
+//! is told untyped), and [`WHITE_BYTES_MAX`] of white space.
+//!
+//! Absent on purpose: ids of calls (but those that a format carries itself), validation of arguments by
+//! their schema, and dialects of APIs: those are the callers' business.
+
+mod format;
+mod json;
+mod json_call;
+mod output;
+mod scan;
+mod think;
+
+#[cfg(test)]
+mod tests;
+
+pub use format::{AnswerFormat, ReasoningFormat, ToolFormat, reasoning_is_open};
+pub use output::ParsedEvent;
+
+use json_call::JsonCalls;
+use output::Output;
+use serde_json::Value;
+use std::sync::Arc;
+use think::Think;
+
+/// The longest attempt at a call, or value of unknown type, that is held back.
+const HELD_BYTES_MAX: usize = 1 << 20;
+/// The longest run of white space that is held back as the possible beginning of a marker.
+const WHITE_BYTES_MAX: usize = 256;
+/// The longest name of a tool or of a parameter.
+const NAME_BYTES_MAX: usize = 256;
+
+/// A tool that a request offers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tool {
+    /// What it is called by.
+    pub name: String,
+    /// The JSON schema of its arguments.
+    pub parameters: Value,
+}
+
+/// What the parser has to know of a request.
+#[derive(Clone, Debug, Default)]
+pub struct ParserOptions {
+    /// The rendered prompt ends inside the reasoning block (see [`reasoning_is_open`]).
+    pub reasoning_is_open: bool,
+    /// The tools that the request offers. Where there are none, what looks like a call is text.
+    pub tools: Arc<[Tool]>,
+}
+
+/// Turns one choice's text into events as it comes.
+#[derive(Debug)]
+pub struct AnswerParser {
+    /// While the answer may still be reasoning.
+    think: Option<Think>,
+    content: Content,
+    output: Output,
+}
+
+/// What reads the text outside of reasoning.
+#[derive(Debug)]
+enum Content {
+    Text,
+    Json(Box<JsonCalls>),
+}
+
+impl AnswerParser {
+    /// For one choice of one request.
+    pub fn new(format: &AnswerFormat, options: ParserOptions) -> Self {
+        let tools = format.tools.filter(|_| !options.tools.is_empty());
+        let think = format
+            .reasoning
+            .and_then(ReasoningFormat::tags)
+            .map(|(open, close)| Think::new(open, close, options.reasoning_is_open));
+        let content = match tools {
+            None => Content::Text,
+            Some(ToolFormat::Hermes) => Content::Json(Box::new(JsonCalls::hermes(options.tools))),
+            Some(ToolFormat::LlamaJson) => Content::Json(Box::new(JsonCalls::llama(options.tools))),
+        };
+        Self { think, content, output: Output::default() }
+    }
+
+    /// More of the answer. What is certain by now is added to `events`.
+    pub fn push(&mut self, text: &str, events: &mut Vec<ParsedEvent>) {
+        for c in text.chars() {
+            match &mut self.think {
+                None => self.content.push(c, &mut self.output),
+                Some(think) => {
+                    if let Some(content) = think.push(c, &mut self.output) {
+                        self.think = None;
+                        self.push_content(&content);
+                    }
+                }
+            }
+        }
+        self.output.move_to(events);
+    }
+
+    /// The answer has ended: what was held back is told, and a call that is open ends.
+    pub fn finish(&mut self, events: &mut Vec<ParsedEvent>) {
+        if let Some(mut think) = self.think.take() {
+            let content = think.finish(&mut self.output);
+            self.push_content(&content);
+        }
+        self.content.finish(&mut self.output);
+        self.output.end_call();
+        self.output.move_to(events);
+    }
+
+    /// Whether a call was told.
+    pub fn called(&self) -> bool {
+        self.output.calls() > 0
+    }
+
+    fn push_content(&mut self, text: &str) {
+        for c in text.chars() {
+            self.content.push(c, &mut self.output);
+        }
+    }
+}
+
+impl Content {
+    fn push(&mut self, c: char, output: &mut Output) {
+        match self {
+            Self::Text => output.text_char(c),
+            Self::Json(calls) => calls.push(c, output),
+        }
+    }
+
+    fn finish(&mut self, output: &mut Output) {
+        match self {
+            Self::Text => {}
+            Self::Json(calls) => calls.finish(output),
+        }
+    }
+}

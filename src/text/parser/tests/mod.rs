@@ -1,0 +1,182 @@
+//! Raw outputs of models as their families write them, with the events that they mean, and what holds for
+//! every one of them however it is cut into pieces.
+
+mod hermes;
+mod llama;
+mod think;
+
+use super::*;
+use serde_json::json;
+
+/// A raw output. Events are written as `text:...`, `think:...`, `call:NAME` or `call:NAME#ID`, `args:...`
+/// and `end`.
+struct Case {
+    name: &'static str,
+    /// The prompt ended inside the reasoning block.
+    is_open: bool,
+    raw: &'static str,
+    events: &'static [&'static str],
+}
+
+const fn case(name: &'static str, raw: &'static str, events: &'static [&'static str]) -> Case {
+    Case { name, is_open: false, raw, events }
+}
+
+const fn open_case(name: &'static str, raw: &'static str, events: &'static [&'static str]) -> Case {
+    Case { name, is_open: true, raw, events }
+}
+
+/// The tools that every case offers.
+fn tools() -> Arc<[Tool]> {
+    let tool = |name: &str, properties: Value| Tool {
+        name: name.into(),
+        parameters: json!({"type": "object", "properties": properties}),
+    };
+    Arc::new([
+        tool("get_weather", json!({"city": {"type": "string"}, "days": {"type": "integer"}})),
+        tool("now", json!({})),
+        tool(
+            "write_file",
+            json!({
+                "path": {"type": "string"},
+                "content": {"type": "string"},
+                "mode": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+                "lines": {"type": "array", "items": {"type": "integer"}},
+                "options": {"$ref": "#/$defs/Options"},
+                "force": {"type": "boolean"},
+                "ratio": {"type": "number"},
+                "limit": {"type": ["integer", "null"]},
+                "any": {},
+            }),
+        ),
+    ])
+}
+
+fn parser(format: AnswerFormat, is_open: bool, tools: Arc<[Tool]>) -> AnswerParser {
+    AnswerParser::new(&format, ParserOptions { reasoning_is_open: is_open, tools })
+}
+
+/// The events of an answer in these pieces, neighbours of one kind joined.
+fn parse<'a>(format: AnswerFormat, is_open: bool, pieces: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    let mut parser = parser(format, is_open, tools());
+    let mut events = Vec::new();
+    for piece in pieces {
+        parser.push(piece, &mut events);
+    }
+    parser.finish(&mut events);
+    let calls = events.iter().filter(|event| matches!(event, ParsedEvent::Call { .. })).count();
+    assert_eq!(parser.called(), calls > 0);
+    joined(&events)
+}
+
+fn joined(events: &[ParsedEvent]) -> Vec<String> {
+    let mut joined: Vec<String> = Vec::new();
+    let mut open = None;
+    let mut calls = 0;
+    for event in events {
+        let told = match event {
+            ParsedEvent::Text(text) => format!("text:{text}"),
+            ParsedEvent::Reasoning(text) => format!("think:{text}"),
+            ParsedEvent::Arguments { call, json } => {
+                assert_eq!(Some(*call), open, "arguments belong to the open call");
+                format!("args:{json}")
+            }
+            ParsedEvent::Call { call, id, name } => {
+                assert_eq!((open, *call), (None, calls), "calls are numbered and never nested");
+                open = Some(*call);
+                calls += 1;
+                format!("call:{name}{}", id.as_ref().map_or(String::new(), |id| format!("#{id}")))
+            }
+            ParsedEvent::EndCall { call } => {
+                assert_eq!(open.take(), Some(*call), "the open call ends");
+                "end".into()
+            }
+        };
+        let (kind, piece) = told.split_once(':').unwrap_or((&told, ""));
+        match joined.last_mut() {
+            Some(last) if kind != "call" && kind != "end" && last.starts_with(&format!("{kind}:")) => {
+                last.push_str(piece);
+            }
+            _ => joined.push(told),
+        }
+    }
+    assert_eq!(open, None, "every call ends");
+    joined
+}
+
+/// Every case, whole, in every two pieces, in every three where it is short, and by single characters.
+fn check(format: AnswerFormat, cases: &[Case]) {
+    for case in cases {
+        let Case { name, is_open, raw, events } = *case;
+        let parse = |pieces: &[&str]| parse(format, is_open, pieces.iter().copied());
+        assert_eq!(parse(&[raw]), events, "{name}");
+        let singles: Vec<&str> = raw.split_inclusive(|_| true).collect();
+        assert_eq!(parse(&singles), events, "{name}, by single characters");
+        let borders: Vec<usize> = raw.char_indices().map(|(index, _)| index).collect();
+        for &first in &borders {
+            let (head, rest) = raw.split_at(first);
+            assert_eq!(parse(&[head, rest]), events, "{name}: {head:?} + {rest:?}");
+            if raw.len() > 150 {
+                continue;
+            }
+            for &second in borders.iter().filter(|second| **second > first) {
+                let (middle, tail) = rest.split_at(second - first);
+                assert_eq!(parse(&[head, middle, tail]), events, "{name}: {head:?} + {middle:?} + {tail:?}");
+            }
+        }
+        check_cuts(format, case);
+    }
+}
+
+/// Wherever an answer is cut off, what was told before is the beginning of what the whole answer tells.
+fn check_cuts(format: AnswerFormat, case: &Case) {
+    let markers = format.markers();
+    let whole = parse(format, case.is_open, [case.raw]);
+    let leaks =
+        |events: &[String]| events.iter().any(|event| markers.iter().any(|marker| event.contains(marker)));
+    for (index, _) in case.raw.char_indices() {
+        let mut parser = parser(format, case.is_open, tools());
+        let mut events = Vec::new();
+        parser.push(&case.raw[..index], &mut events);
+        let mut told = events.clone();
+        parser.finish(&mut events);
+        joined(&events);
+        // Before the end is known, all that was told stays.
+        if let Some(ParsedEvent::Call { .. } | ParsedEvent::Arguments { .. }) = told.last() {
+            told.push(ParsedEvent::EndCall {
+                call: told.iter().filter(|e| matches!(e, ParsedEvent::Call { .. })).count() as u32 - 1,
+            });
+        }
+        let mut told = joined(&told);
+        if told.len() > 1 && told.last().is_some_and(|last| last == "end") && !whole.starts_with(&told) {
+            told.pop();
+        }
+        if let Some(last) = told.pop() {
+            assert!(whole.starts_with(&told), "{}: cut at {index}: {told:?}", case.name);
+            assert!(whole[told.len()].starts_with(&last), "{}: cut at {index}: {last:?}", case.name);
+            told.push(last);
+        }
+        assert!(leaks(&whole) || !leaks(&told), "{}: cut at {index}: {told:?}", case.name);
+    }
+}
+
+#[test]
+fn names_of_formats_are_read_back() {
+    for format in ToolFormat::ALL {
+        assert_eq!(ToolFormat::from_name(format.name()), Some(format));
+    }
+    for format in ReasoningFormat::ALL {
+        assert_eq!(ReasoningFormat::from_name(format.name()), Some(format));
+    }
+    assert_eq!((ToolFormat::from_name("x"), ReasoningFormat::from_name("x")), (None, None));
+}
+
+#[test]
+fn no_marker_begins_or_lies_within_another() {
+    for format in ToolFormat::ALL {
+        let markers = AnswerFormat { reasoning: None, tools: Some(format) }.markers();
+        for a in &markers {
+            assert!(markers.iter().all(|b| a == b || !a.contains(b)), "{a} of {}", format.name());
+        }
+    }
+}
