@@ -19,7 +19,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     // The floors of the gateway: each may import those before it.
     ("gateway", &[]),
     ("gateway::wire", &["secrets"]),
-    ("gateway::chat", &["gateway::wire", "config", "text"]),
+    ("gateway::chat", &["gateway::wire", "config", "protocol", "text"]),
     ("gateway::ledger", &["gateway::wire", "gateway::chat", "blocking_http", "config", "secrets", "store"]),
     (
         "gateway::target",

@@ -68,7 +68,7 @@ fuzz_target!(|bytes: &[u8]| {
             encoder.finish(&mut out);
         }
         if let Ok(events) = decode_whole(dialect, bytes) {
-            let _ = encode_whole(to, &head, &events);
+            let _ = encode_whole(to, &head, &EncodeOptions::default(), &events);
         }
     }
 });

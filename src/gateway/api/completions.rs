@@ -1,18 +1,17 @@
 //! `POST /v1/completions`: prompts as text or as token ids, one or several.
 
 use super::infill::{Gap, gap_ids};
-use super::openai::chat::ChoiceIds;
-use super::openai::params::{CHOICES_MAX, ModelView, Params, StreamOptions, TOP_LOGPROBS_MAX};
-use super::openai::wire::{ChunkUsage, Head, finish_reason, logprob, split_end};
-use super::openai::{Collected, Encoder, EventStream};
+use super::text_answer::{ChunkUsage, Collected, Encoder, EventStream, Head, finish_reason, split_end};
 use crate::gateway::api::app::{App, RequestContext};
-use crate::gateway::chat::Dialect;
 use crate::gateway::chat::openai::known_fields;
+use crate::gateway::chat::openai::logprobs::finite;
+use crate::gateway::chat::{Dialect, TokenScore};
 use crate::gateway::ledger::account::Attempt;
 use crate::gateway::route::Asked;
 use crate::gateway::route::count::Counts;
 use crate::gateway::target::local::{
-    self, Delta, Generation, GenerationRequest, LocalError, MaxTokens, TextEvent, TokenScore,
+    self, CHOICES_MAX, Delta, Generation, GenerationRequest, LocalError, MaxTokens, ModelView, Params,
+    StreamOptions, TOP_LOGPROBS_MAX, TextEvent,
 };
 use crate::gateway::target::registry::LocalModel;
 use crate::gateway::wire::bounds::Limits;
@@ -293,6 +292,15 @@ struct CompletionChoice<'a> {
     ids: ChoiceIds<'a>,
 }
 
+/// The extension `return_token_ids`.
+#[derive(Default, Serialize)]
+struct ChoiceIds<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_token_ids: Option<&'a [TokenId]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_ids: Option<&'a [TokenId]>,
+}
+
 /// Four lists of one length.
 #[derive(Default, Serialize)]
 struct Logprobs<'a> {
@@ -323,13 +331,13 @@ fn logprobs_of<'a>(scores: impl IntoIterator<Item = &'a TokenScore>, offset: &mu
             // The chosen token is always there, asked for or not.
             for (text, value) in listed.chain([(score.text.as_str(), own)]) {
                 if top.iter().all(|(t, _)| *t != text) {
-                    top.push((text, logprob(value)));
+                    top.push((text, finite(value)));
                 }
             }
             TopLogprobs(top)
         });
         lists.tokens.push(&score.text);
-        lists.token_logprobs.push(score.logprob.map(logprob));
+        lists.token_logprobs.push(score.logprob.map(finite));
         lists.top_logprobs.push(top);
         lists.text_offset.push(*offset);
         *offset += score.chars;

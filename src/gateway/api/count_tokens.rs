@@ -8,11 +8,10 @@
 
 use super::app::{App, RequestContext};
 use super::chat::{beta, read_named};
-use super::openai::chat::chat_prompt;
 use crate::gateway::chat::Dialect;
-use crate::gateway::chat::openai::messages::for_engine;
 use crate::gateway::route::count::Counts;
 use crate::gateway::route::{self, Asked};
+use crate::gateway::target::local::chat_prompt;
 use crate::gateway::target::registry::LocalModel;
 use crate::gateway::wire::bounds::Limits;
 use crate::gateway::wire::error::ApiError;
@@ -62,18 +61,7 @@ async fn tokens(
     dialect: Dialect,
     body: &Value,
 ) -> Result<Option<Arc<[TokenId]>>, ApiError> {
-    let translated;
-    let body = match dialect {
-        Dialect::OpenAi => body,
-        Dialect::Anthropic => match for_engine(body) {
-            Ok(body) => {
-                translated = body;
-                &translated
-            }
-            Err(_) => return Ok(None),
-        },
-    };
-    let Ok(work) = chat_prompt(model, body) else { return Ok(None) };
+    let Ok(work) = chat_prompt(model, dialect, body) else { return Ok(None) };
     let tokens = app.text.run(&context.tenant.name, limits, move || Ok(work().ok())).await?;
     Ok(tokens.map(Into::into))
 }
@@ -101,8 +89,7 @@ pub async fn count_tokens(
     let (tokens, how) = match &target.upstream {
         None => {
             let model = app.engine(&target.model.name)?;
-            let translated = for_engine(&body)?;
-            let work = chat_prompt(&model, &translated)?;
+            let work = chat_prompt(&model, Dialect::Anthropic, &body)?;
             let prompt = app
                 .text
                 .run(&context.tenant.name, &mut limits, work)

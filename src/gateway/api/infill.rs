@@ -2,16 +2,16 @@
 //! (<https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md#post-infill-for-code-infilling>),
 //! which editors' plugins call.
 
-use super::openai::params::{ModelView, Params};
-use super::openai::wire::finish_reason;
-use super::openai::{Collected, Encoder, EventStream};
+use super::text_answer::{Collected, Encoder, EventStream, finish_reason};
 use crate::gateway::api::app::{App, RequestContext};
 use crate::gateway::chat::Dialect;
 use crate::gateway::chat::openai::known_fields;
 use crate::gateway::ledger::account::Attempt;
 use crate::gateway::route::Asked;
 use crate::gateway::route::count::Counts;
-use crate::gateway::target::local::{Generation, GenerationRequest, LocalError, MaxTokens, TextEvent, Usage};
+use crate::gateway::target::local::{
+    Generation, GenerationRequest, LocalError, MaxTokens, ModelView, Params, TextEvent, Usage,
+};
 use crate::gateway::target::registry::LocalModel;
 use crate::gateway::wire::bounds::Limits;
 use crate::gateway::wire::error::ApiError;

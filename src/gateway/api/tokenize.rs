@@ -1,10 +1,9 @@
 //! `POST /tokenize`, `POST /detokenize` and `GET /tokenizer_info`, in vLLM's shapes. `model` may be left out
 //! when one model is served.
 
-use super::openai::chat::prompt_ids;
 use crate::gateway::api::app::{App, RequestContext};
 use crate::gateway::chat::openai::history;
-use crate::gateway::target::local::LocalError;
+use crate::gateway::target::local::{LocalError, prompt_ids};
 use crate::gateway::target::registry::LocalModel;
 use crate::gateway::wire::error::ApiError;
 use crate::gateway::wire::fields::{BadField, Fields, token_ids};

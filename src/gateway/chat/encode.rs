@@ -2,9 +2,11 @@
 
 use super::anthropic::encode::AnthropicEncoder;
 use super::openai::encode::OpenAiEncoder;
-use super::{ChatEvent, Dialect, StopReason, TokenUsage, UpstreamError};
+use super::{ChatEvent, Dialect, StopReason, TokenScore, TokenUsage, UpstreamError};
 use crate::gateway::wire::json::push_json;
+use crate::protocol::TokenId;
 use serde_json::Value;
+use std::sync::Arc;
 
 /// What every chunk or message of one answer says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,10 +20,20 @@ pub struct AnswerHead {
 }
 
 /// What a caller asked for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EncodeOptions {
     /// OpenAI's `stream_options.include_usage`. Anthropic's streams always have usage.
     pub include_usage: bool,
+    /// vLLM's `stream_options.continuous_usage_stats`: the usage so far in every chunk.
+    pub continuous_usage: bool,
+    /// Choices that all begin with the answer; others begin with their first piece.
+    pub choices: u32,
+    /// OpenAI's `logprobs`.
+    pub logprobs: bool,
+    /// Tell the output's token ids in a stream, which a whole answer does with `prompt_ids`.
+    pub token_ids: bool,
+    /// The prompt's token ids, where they are to be told.
+    pub prompt_ids: Option<Arc<[TokenId]>>,
     /// Tokens of the prompt, for Anthropic's `message_start` where the upstream says them only at the
     /// end; 0 for unknown. The last event has the upstream's own count.
     pub input_tokens: u64,
@@ -102,9 +114,14 @@ impl StreamEncoder {
 }
 
 /// A whole answer that is not streamed.
-pub fn encode_whole(dialect: Dialect, head: &AnswerHead, events: &[ChatEvent]) -> Result<Value, EncodeError> {
+pub fn encode_whole(
+    dialect: Dialect,
+    head: &AnswerHead,
+    options: &EncodeOptions,
+    events: &[ChatEvent],
+) -> Result<Value, EncodeError> {
     match dialect {
-        Dialect::OpenAi => super::openai::encode::whole(head, events),
+        Dialect::OpenAi => super::openai::encode::whole(head, options, events),
         Dialect::Anthropic => super::anthropic::encode::whole(head, events),
     }
 }
@@ -114,6 +131,8 @@ pub fn encode_whole(dialect: Dialect, head: &AnswerHead, events: &[ChatEvent]) -
 pub(super) struct Collected {
     pub choice: u32,
     pub parts: Vec<Part>,
+    pub ids: Vec<TokenId>,
+    pub scores: Vec<TokenScore>,
     pub reason: Option<StopReason>,
 }
 
@@ -151,6 +170,10 @@ pub(super) fn collect(events: &[ChatEvent]) -> Result<(Vec<Collected>, Option<To
 impl Collected {
     fn add(&mut self, event: &ChatEvent) -> Result<(), EncodeError> {
         match (event, self.parts.last_mut()) {
+            (ChatEvent::Tokens { ids, scores, .. }, _) => {
+                self.ids.extend(ids);
+                self.scores.extend_from_slice(scores);
+            }
             (ChatEvent::Text { text, .. }, Some(Part::Text(all)))
             | (ChatEvent::Refusal { text, .. }, Some(Part::Refusal(all)))
             | (ChatEvent::Reasoning { text, .. }, Some(Part::Reasoning { text: all, signature: None })) => {

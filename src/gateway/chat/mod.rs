@@ -1,8 +1,10 @@
-//! Chat as providers speak it. One typed stream of events inside ([`ChatEvent`]); OpenAI's and
-//! Anthropic's formats are codecs over it: [`decode`] for what an upstream sends, [`encode`] for what
-//! a caller expects, [`pass`] for what goes on as it came. Requests
-//! are translated from JSON to JSON, for the provider as its settings say: [`request::for_upstream`].
-//! Everything here is pure: no network, no clock.
+//! Chat as providers and our own models speak it. One typed stream of events inside ([`ChatEvent`]); OpenAI's
+//! and Anthropic's formats are codecs over it: [`decode`] for what an upstream sends, [`encode`] for what
+//! a caller expects, [`pass`] for what goes on as it came. Everything here is pure: no network, no clock.
+//!
+//! Requests are translated from JSON to JSON, for the provider as its settings say: [`request::for_upstream`].
+//! A conversation is a body of OpenAI's format, which is also what our own models are asked in: each of the
+//! formats has fields that only some servers know, and a type with a place for each of them would be JSON again.
 //!
 //! Invariants: how a stream was cut into network chunks changes no event; nothing that arrived is
 //! dropped unless its comment says so; every buffer has a bound.
@@ -27,6 +29,8 @@ pub use encode::{AnswerHead, EncodeError, EncodeOptions, StreamEncoder, encode_w
 pub use openai::request::to_openai;
 pub use request::{Peer, for_upstream};
 
+use crate::protocol::TokenId;
+
 /// A piece of an answer.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ChatEvent {
@@ -37,6 +41,9 @@ pub enum ChatEvent {
         /// The upstream's name of the model.
         model: Option<String>,
     },
+    /// Tokens of one of our own models: those that the next piece of the choice is made of. Told only to
+    /// callers who asked for ids or log-probabilities; `scores` is one for each id, or empty.
+    Tokens { choice: u32, ids: Vec<TokenId>, scores: Vec<TokenScore> },
     /// Text of a choice.
     Text { choice: u32, text: String },
     /// The model's reasoning (OpenAI-compatible: `reasoning_content` or `reasoning`; Anthropic: thinking).
@@ -61,7 +68,8 @@ impl ChatEvent {
     /// The choice that it belongs to; None for what is the whole answer's.
     pub fn choice(&self) -> Option<u32> {
         match self {
-            Self::Text { choice, .. }
+            Self::Tokens { choice, .. }
+            | Self::Text { choice, .. }
             | Self::Reasoning { choice, .. }
             | Self::Signature { choice, .. }
             | Self::RedactedReasoning { choice, .. }
@@ -72,6 +80,22 @@ impl ChatEvent {
             Self::Start { .. } | Self::Usage(_) => None,
         }
     }
+}
+
+/// A token as logprobs report it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TokenScore {
+    /// Its text.
+    pub text: String,
+    /// Its exact bytes, which may be a part of a character.
+    pub bytes: Vec<u8>,
+    /// Characters of the text that begin in it: none in the rest of a split character, nor in a
+    /// special token that the text leaves out.
+    pub chars: usize,
+    /// None for a prompt's first token, which nothing predicts.
+    pub logprob: Option<f32>,
+    /// The most probable tokens, best first: text, bytes, log-probability.
+    pub top: Vec<(String, Vec<u8>, f32)>,
 }
 
 /// Why a choice ended.

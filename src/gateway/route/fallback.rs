@@ -9,7 +9,7 @@
 
 use super::{Plan, Target};
 use crate::gateway::target::breaker;
-use crate::gateway::target::remote::{Failure, Then};
+use crate::gateway::target::failure::{Failure, Then};
 use crate::gateway::wire::bounds::Limits;
 use crate::gateway::wire::error::ApiError;
 use futures_util::StreamExt;

@@ -11,19 +11,24 @@
 
 mod answer;
 
-pub use answer::{Piece, RemoteAnswer};
+pub use answer::RemoteAnswer;
 
 use super::adaptive::{AdaptiveLimiter, Outcome};
+use super::answer::Answer;
 use super::breaker::Breaker;
+use super::failure::Failure;
 use super::http_client::HttpClient;
+use super::{ChatRequest, ChatTarget};
 use crate::config::{BodyRules, Continues, Format, KeySource, Provider};
 use crate::connect::chain;
 use crate::files;
 use crate::gateway::chat::anthropic::fit;
-use crate::gateway::chat::{Dialect, Peer, UpstreamError, decode_error};
+use crate::gateway::chat::{Dialect, Peer, UpstreamError, decode_error, for_upstream};
+use crate::gateway::ledger::account::Attempt;
 use crate::gateway::ledger::observe::quoted;
 use crate::gateway::wire::bounds::Limits;
 use crate::gateway::wire::error::ApiError;
+use crate::gateway::wire::fields::BadField;
 use crate::secrets;
 use answer::Place;
 use axum::body::Bytes;
@@ -45,91 +50,6 @@ const ANTHROPIC_VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
 /// What upstreams are told of who asks, unless their configuration names another.
 const USER_AGENT: &str = concat!("novastack/", env!("CARGO_PKG_VERSION"));
 
-/// What a failed attempt means for the request.
-#[derive(Clone, Debug)]
-pub struct Failure {
-    /// For the caller, when nothing else is tried.
-    pub error: ApiError,
-    /// What may help.
-    pub then: Then,
-}
-
-/// What may help after a failure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Then {
-    /// Nothing: the request itself is at fault.
-    Report,
-    /// The same target again, after as long as the error's `retry_after_s` says.
-    Retry,
-    /// Another target only.
-    Next,
-}
-
-impl Failure {
-    /// Of a request that no target would take.
-    pub fn report(error: impl Into<ApiError>) -> Self {
-        Self { error: error.into(), then: Then::Report }
-    }
-
-    /// An error that a provider told of.
-    fn of_upstream(provider: &str, told: UpstreamError) -> Self {
-        let error = |status, message: &str| ApiError::upstream(provider, status, message);
-        match told.status {
-            // Another model may hold more.
-            400..=499 if told.is_context_length() => {
-                let code = Some("context_length_exceeded");
-                Self::next(ApiError {
-                    code,
-                    ..error(StatusCode::BAD_REQUEST, &told.message).invalid_request()
-                })
-            }
-            status @ (400 | 413 | 422) => {
-                let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
-                let error = error(status, &told.message).invalid_request();
-                Self { error: ApiError { param: told.param, ..error }, then: Then::Report }
-            }
-            408 | 409 | 425 | 429 | 500..=599 => {
-                let status = match told.status {
-                    429 => StatusCode::TOO_MANY_REQUESTS,
-                    503 | 529 => StatusCode::SERVICE_UNAVAILABLE,
-                    408 | 504 => StatusCode::GATEWAY_TIMEOUT,
-                    _ => StatusCode::BAD_GATEWAY,
-                };
-                let retry_after_s = told.retry_after.map(|after| after.as_secs().clamp(1, 3600) as u32);
-                let error = ApiError { retry_after_s, ..error(status, &told.message) };
-                Self { error, then: Then::Retry }
-            }
-            // What it says of our key is for the log: providers repeat its ends.
-            401 | 403 => {
-                let reason = quoted(&told.message);
-                tracing::warn!(
-                    provider,
-                    status = told.status,
-                    reason,
-                    "a provider refused this server's key"
-                );
-                let message =
-                    format!("it refused this server's key (status {}); the log says more", told.status);
-                Self::next(error(StatusCode::BAD_GATEWAY, &message))
-            }
-            // Its credit or its name for the model: nothing that the caller can mend.
-            other => {
-                let message = format!("it answered {other}: {}", told.message);
-                Self::next(error(StatusCode::BAD_GATEWAY, &message))
-            }
-        }
-    }
-
-    fn retry(error: ApiError) -> Self {
-        Self { error, then: Then::Retry }
-    }
-
-    /// Of a request that another target may take.
-    pub fn next(error: impl Into<ApiError>) -> Self {
-        Self { error: error.into(), then: Then::Next }
-    }
-}
-
 /// A provider's model.
 pub struct UpstreamModel {
     /// The provider.
@@ -142,6 +62,54 @@ pub struct UpstreamModel {
     pub load: AdaptiveLimiter,
     /// How it has done lately.
     pub breaker: Breaker,
+}
+
+impl ChatTarget for UpstreamModel {
+    async fn ask(
+        &self,
+        request: &ChatRequest<'_>,
+        limits: &mut Limits,
+        attempt: &mut Option<Attempt>,
+    ) -> Result<Answer, Failure> {
+        let body = self.body_of(request)?;
+        let mut headers = HeaderMap::new();
+        if request.dialect == self.upstream.dialect() {
+            headers.extend(request.headers.clone());
+        }
+        attempt.iter().for_each(|attempt| attempt.introduce(&mut headers));
+        let mut answer = self.upstream.send(&self.load, body, headers, limits).await?;
+        answer.expects(request.choices);
+        Ok(Answer::Remote(Box::new(answer)))
+    }
+}
+
+impl UpstreamModel {
+    /// What it is sent; for the rest of an answer, with what its caller has.
+    fn body_of(&self, request: &ChatRequest<'_>) -> Result<Vec<u8>, Failure> {
+        let upstream = &self.upstream;
+        // What cannot be translated may pass through to another target.
+        let body = for_upstream(request.dialect, request.body, &upstream.peer(&self.name));
+        let mut body = body.map_err(Failure::next)?;
+        if upstream.continues() != Some(Continues::Tokens) {
+            if body.get("resume_token_ids").is_some() {
+                let why = "this model's provider does not go on by token ids";
+                return Err(Failure::next(BadField::unsupported("resume_token_ids", why)));
+            }
+            body.as_object_mut().and_then(|body| body.shift_remove("resumable"));
+        } else if request.stream {
+            body["resumable"] = true.into();
+            if body.get("seed").is_none_or(Value::is_null) {
+                // Within 31 bits: there may be others behind it.
+                let seed = request.seed.get_or_init(|| uuid::Uuid::new_v4().as_u64_pair().0 >> 33);
+                body["seed"] = (*seed).into();
+            }
+        }
+        if let Some(resume) = request.resume {
+            resume.ask(&mut body, upstream.dialect());
+        }
+        body.as_object_mut().into_iter().for_each(|body| self.body.apply(body));
+        serde_json::to_vec(&body).map_err(|error| Failure::report(ApiError::internal(&error.to_string())))
+    }
 }
 
 /// A provider, ready for requests.

@@ -1,13 +1,14 @@
-//! An upstream's stream on its way to a caller. One that breaks off goes on elsewhere where its provider
-//! allows it ([`super::resume`]).
+//! A stream on its way to a caller. An upstream's that breaks off goes on elsewhere where its provider allows it
+//! ([`ResumeState`]).
 
-use super::resume::ResumeState;
-use super::{Answer, BegunStream, Chat, untellable};
+use super::{Begun, BegunStream, Chat, untellable};
 use crate::gateway::api::app::InFlight;
 use crate::gateway::chat::{ChatEvent, Dialect, Frame, StreamEncoder, pass};
 use crate::gateway::ledger::observe::quoted;
 use crate::gateway::route::{Plan, Target};
-use crate::gateway::target::remote::{Failure, Piece, Then};
+use crate::gateway::target::answer::Piece;
+use crate::gateway::target::failure::{Failure, Then};
+use crate::gateway::target::resume::ResumeState;
 use crate::gateway::wire::bounds::Limits;
 use crate::gateway::wire::error::ApiError;
 use crate::gateway::wire::sse::{FrameSource, Frames};
@@ -22,7 +23,7 @@ use std::time::Instant;
 const CHOICES_MAX: u64 = 128;
 
 /// The stream.
-pub struct RemoteStream {
+pub struct AnswerStream {
     pub begun: Box<BegunStream>,
     pub out: Out,
     pub dialect: Dialect,
@@ -32,7 +33,7 @@ pub struct RemoteStream {
     pub _in_flight: InFlight,
 }
 
-/// How frames reach the caller.
+/// How pieces reach the caller.
 pub enum Out {
     /// As they are but for the model's name.
     Same {
@@ -89,7 +90,7 @@ impl Resume {
     }
 }
 
-impl RemoteStream {
+impl AnswerStream {
     /// Whether the rest is being asked for.
     fn goes_on(&mut self, failure: &Failure) -> bool {
         let Some(resume) = &mut self.resume else { return false };
@@ -141,7 +142,7 @@ impl RemoteStream {
     }
 }
 
-impl FrameSource for RemoteStream {
+impl FrameSource for AnswerStream {
     async fn next(&mut self, frames: &mut Frames) -> Result<bool, ApiError> {
         let Some(Piece { frame, events }) = self.piece().await? else {
             match &mut self.out {
@@ -158,8 +159,8 @@ impl FrameSource for RemoteStream {
         if let Some(attempt) = &mut self.begun.attempt {
             attempt.events(&events);
         }
-        let upstream = self.begun.answer.dialect();
-        let read = self.resume.as_ref().and_then(|resume| resume.read(&frame, upstream));
+        let resuming = self.resume.as_ref().zip(frame.as_ref()).zip(self.begun.answer.dialect());
+        let read = resuming.and_then(|((resume, frame), dialect)| resume.read(frame, dialect));
         match (&mut self.out, &self.resume) {
             (Out::Anew(encoder), None) => tell(encoder, events.iter(), frames)?,
             (Out::Anew(encoder), Some(resume)) => {
@@ -167,14 +168,16 @@ impl FrameSource for RemoteStream {
                 tell(encoder, events, frames)?;
             }
             (Out::Same { name, hides_usage }, _) if read.is_none() => {
-                pass_on(&frame, name, *hides_usage, frames);
+                frame.iter().for_each(|frame| pass_on(frame, name, *hides_usage, frames));
             }
             (Out::Same { .. }, _) => {}
         }
         if let Some(resume) = &mut self.resume {
             resume.told.note(read.as_ref().map(|(data, _)| data), &events);
-            if let (Out::Same { name, hides_usage }, Some((data, true))) = (&self.out, read) {
-                pass_read(&frame, data, name, *hides_usage, resume.hides_ids, frames);
+            if let (Out::Same { name, hides_usage }, Some((data, true)), Some(frame)) =
+                (&self.out, read, frame)
+            {
+                pass_read(frame.event, data, name, *hides_usage, resume.hides_ids, frames);
             }
         }
         Ok(true)
@@ -219,9 +222,8 @@ impl Chat {
                 continue;
             };
             let mut attempt = Some(attempt.of_rest());
-            match self.ask_upstream(&target.model.name, hosted, &mut limits, &mut attempt, Some(&told)).await
-            {
-                Ok(Answer::Stream(mut begun)) => {
+            match self.begin(target, &mut limits, &mut attempt, Some(&told)).await {
+                Ok(Begun::Stream(mut begun)) => {
                     hosted.breaker.succeeded();
                     if begun.first.iter().all(|piece| told.is_same(&piece.events)) {
                         return Ok((begun, target.clone()));
@@ -275,7 +277,7 @@ fn pass_on(frame: &Frame, name: &str, hides_usage: bool, frames: &mut Frames) {
 
 /// The same for one whose JSON was read.
 fn pass_read(
-    frame: &Frame,
+    event: Option<String>,
     mut data: Value,
     name: &str,
     hides_usage: bool,
@@ -286,5 +288,5 @@ fn pass_read(
     for choice in choices.filter_map(Value::as_object_mut).filter(|_| hides_ids) {
         choice.shift_remove("token_ids");
     }
-    pass_on(&Frame { event: frame.event.clone(), data: data.to_string() }, name, hides_usage, frames);
+    pass_on(&Frame { event, data: data.to_string() }, name, hides_usage, frames);
 }

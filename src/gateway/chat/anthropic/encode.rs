@@ -112,7 +112,8 @@ impl AnthropicEncoder {
                 self.reason = Some(reason.clone());
                 Ok(())
             }
-            ChatEvent::Start { .. } | ChatEvent::Usage(_) => Ok(()),
+            // Anthropic's format has no place for tokens.
+            ChatEvent::Start { .. } | ChatEvent::Tokens { .. } | ChatEvent::Usage(_) => Ok(()),
         }
     }
 

@@ -4,14 +4,20 @@
 //! Beyond OpenAI's own format: reasoning is `reasoning_content`; what Anthropic needs back to
 //! continue from its thinking, the signature with its text and redacted thinking, is
 //! `reasoning_details` in OpenRouter's form, with the `format` that tells whose signature it is; a
-//! caller may send it back as it came. A stop string
-//! that matched is `stop_reason`, as vLLM writes it. A caller that knows none of these ignores them.
+//! caller may send it back as it came. A stop string that matched is `stop_reason`, and token ids are
+//! `prompt_token_ids` and `token_ids`, as vLLM writes them. A caller that knows none of these ignores them.
+//!
+//! Log-probabilities and ids of tokens that have made no piece yet go out with the choice's next chunk, at the
+//! latest with its end.
 
 use super::super::anthropic::thinking::is_claude;
 use super::super::encode::{AnswerHead, Collected, EncodeError, EncodeOptions, Part, collect};
 use super::super::{ChatEvent, StopReason, TokenUsage};
 use super::fit::CLAUDE_FORMAT;
+use super::logprobs::ChatLogprobs;
+use crate::gateway::chat::TokenScore;
 use crate::gateway::wire::json::push_json;
+use crate::protocol::TokenId;
 use serde_json::{Map, Value, json};
 use std::fmt::Write;
 
@@ -23,20 +29,23 @@ const THINKING_BYTES_MAX: usize = 2 << 20;
 pub struct OpenAiEncoder {
     /// A chunk up to its choices.
     prefix: String,
-    include_usage: bool,
+    options: EncodeOptions,
     choices: Vec<ChoiceState>,
     usage: Option<TokenUsage>,
     /// Whose signatures these are.
     format: Option<&'static str>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct ChoiceState {
     choice: u32,
     /// The thinking since the last signature.
     thinking: String,
     /// Reasoning details so far.
     details: usize,
+    /// Tokens whose piece has not gone out.
+    ids: Vec<TokenId>,
+    scores: Vec<TokenScore>,
 }
 
 impl OpenAiEncoder {
@@ -49,8 +58,8 @@ impl OpenAiEncoder {
             head.created_unix_s
         );
         push_json(&mut prefix, &head.model);
-        prefix.push_str(",\"choices\":[");
-        Self { prefix, include_usage: options.include_usage, choices: Vec::new(), usage: None, format: None }
+        prefix.push_str(",\"system_fingerprint\":null,\"choices\":[");
+        Self { prefix, options, choices: Vec::new(), usage: None, format: None }
     }
 
     pub fn event(&mut self, event: &ChatEvent, out: &mut String) -> Result<(), EncodeError> {
@@ -61,19 +70,31 @@ impl OpenAiEncoder {
         if let ChatEvent::Start { model, .. } = event {
             self.format = format_of(model.as_deref());
         }
-        // The start of the answer is the first choice's.
-        let choice = event.choice().unwrap_or(0);
+        // The start of the answer is that of all choices that were asked for, or the first's.
+        let Some(choice) = event.choice() else {
+            for choice in 0..self.options.choices.max(1) {
+                self.begin(choice, out);
+            }
+            return Ok(());
+        };
         let at = self.begin(choice, out);
         match event {
             ChatEvent::Start { .. } | ChatEvent::Usage(_) => {}
-            ChatEvent::Text { text, .. } => self.text(choice, "{\"content\":", text, out),
-            ChatEvent::Refusal { text, .. } => self.text(choice, "{\"refusal\":", text, out),
+            ChatEvent::Tokens { ids, scores, .. } => {
+                let state = &mut self.choices[at];
+                state.ids.extend(ids);
+                state.scores.extend_from_slice(scores);
+            }
+            // Without text a piece is of use for its tokens only.
+            ChatEvent::Text { text, .. } if text.is_empty() && !self.has_tokens(at) => {}
+            ChatEvent::Text { text, .. } => self.text(at, "{\"content\":", text, out),
+            ChatEvent::Refusal { text, .. } => self.text(at, "{\"refusal\":", text, out),
             ChatEvent::Reasoning { text, .. } => {
                 let thinking = &mut self.choices[at].thinking;
                 if thinking.len() + text.len() <= THINKING_BYTES_MAX {
                     thinking.push_str(text);
                 }
-                self.text(choice, "{\"reasoning_content\":", text, out);
+                self.text(at, "{\"reasoning_content\":", text, out);
             }
             ChatEvent::Signature { signature, .. } => {
                 let thinking = std::mem::take(&mut self.choices[at].thinking);
@@ -81,35 +102,35 @@ impl OpenAiEncoder {
             }
             ChatEvent::RedactedReasoning { data, .. } => self.detail(at, encrypted(data), out),
             ChatEvent::ToolCall { call, id, name, .. } => {
-                let _ = write!(self.open(choice, out), "{{\"tool_calls\":[{{\"index\":{call},\"id\":");
+                let _ = write!(self.open(at, out), "{{\"tool_calls\":[{{\"index\":{call},\"id\":");
                 push_json(out, id);
                 out.push_str(",\"type\":\"function\",\"function\":{\"name\":");
                 push_json(out, name);
                 out.push_str(",\"arguments\":\"\"}}]}");
-                self.close("null", out);
+                self.close(at, "null", out);
             }
             ChatEvent::ToolArguments { call, json, .. } => {
-                let open = self.open(choice, out);
+                let open = self.open(at, out);
                 let _ = write!(open, "{{\"tool_calls\":[{{\"index\":{call},\"function\":{{\"arguments\":");
                 push_json(out, json);
                 out.push_str("}}]}");
-                self.close("null", out);
+                self.close(at, "null", out);
             }
             ChatEvent::Finish { reason, .. } => {
-                self.open(choice, out).push_str("{}");
+                self.open(at, out).push_str("{}");
                 let mut word = serde_json::to_string(finish_reason(reason)).expect("a string");
                 if let StopReason::StopSequence(Some(matched)) = reason {
                     word.push_str(",\"stop_reason\":");
                     push_json(&mut word, matched);
                 }
-                self.close(&word, out);
+                self.close(at, &word, out);
             }
         }
         Ok(())
     }
 
     pub fn finish(&mut self, out: &mut String) {
-        if let Some(usage) = self.usage.filter(|_| self.include_usage) {
+        if let Some(usage) = self.usage.filter(|_| self.options.include_usage) {
             out.push_str(&self.prefix);
             out.push_str("],\"usage\":");
             push_json(out, &usage_value(&usage));
@@ -123,31 +144,64 @@ impl OpenAiEncoder {
         if let Some(at) = self.choices.iter().position(|state| state.choice == choice) {
             return at;
         }
-        self.choices.push(ChoiceState { choice, thinking: String::new(), details: 0 });
-        self.open(choice, out).push_str("{\"role\":\"assistant\",\"content\":\"\"}");
-        self.close("null", out);
-        self.choices.len() - 1
+        self.choices.push(ChoiceState { choice, ..ChoiceState::default() });
+        let at = self.choices.len() - 1;
+        self.open(at, out).push_str("{\"role\":\"assistant\",\"content\":\"\"}");
+        out.push_str(",\"logprobs\":null,\"finish_reason\":null");
+        if let Some(ids) = &self.options.prompt_ids {
+            out.push_str(",\"prompt_token_ids\":");
+            push_json(out, &**ids);
+        }
+        self.end_chunk(out);
+        at
+    }
+
+    fn has_tokens(&self, at: usize) -> bool {
+        !self.choices[at].ids.is_empty()
     }
 
     /// A chunk up to its delta.
-    fn open<'a>(&self, choice: u32, out: &'a mut String) -> &'a mut String {
+    fn open<'a>(&self, at: usize, out: &'a mut String) -> &'a mut String {
         out.push_str(&self.prefix);
-        let _ = write!(out, "{{\"index\":{choice},\"delta\":");
+        let _ = write!(out, "{{\"index\":{},\"delta\":", self.choices[at].choice);
         out
     }
 
-    /// The rest of a chunk.
-    fn close(&self, finish_reason: &str, out: &mut String) {
-        out.push_str(",\"logprobs\":null,\"finish_reason\":");
+    /// The rest of a chunk, with the tokens that wait.
+    fn close(&mut self, at: usize, finish_reason: &str, out: &mut String) {
+        let state = &mut self.choices[at];
+        out.push_str(",\"logprobs\":");
+        match std::mem::take(&mut state.scores) {
+            scores if scores.is_empty() || !self.options.logprobs => out.push_str("null"),
+            scores => push_json(out, &ChatLogprobs::of(&scores)),
+        }
+        out.push_str(",\"finish_reason\":");
         out.push_str(finish_reason);
-        out.push_str(if self.include_usage { "}],\"usage\":null}\n\n" } else { "}]}\n\n" });
+        let ids = std::mem::take(&mut state.ids);
+        if self.options.token_ids {
+            out.push_str(",\"token_ids\":");
+            push_json(out, &ids);
+        }
+        self.end_chunk(out);
     }
 
-    fn text(&self, choice: u32, field: &str, text: &str, out: &mut String) {
-        self.open(choice, out).push_str(field);
+    /// A chunk's last fields: the usage is there, null or absent.
+    fn end_chunk(&self, out: &mut String) {
+        out.push_str("}]");
+        if self.options.continuous_usage {
+            out.push_str(",\"usage\":");
+            push_json(out, &usage_value(&self.usage.unwrap_or_default()));
+        } else if self.options.include_usage {
+            out.push_str(",\"usage\":null");
+        }
+        out.push_str("}\n\n");
+    }
+
+    fn text(&mut self, at: usize, field: &str, text: &str, out: &mut String) {
+        self.open(at, out).push_str(field);
         push_json(out, text);
         out.push('}');
-        self.close("null", out);
+        self.close(at, "null", out);
     }
 
     fn detail(&mut self, at: usize, mut detail: Value, out: &mut String) {
@@ -157,9 +211,8 @@ impl OpenAiEncoder {
             detail["format"] = format.into();
         }
         state.details += 1;
-        let choice = state.choice;
-        push_json(self.open(choice, out), &json!({"reasoning_details": [detail]}));
-        self.close("null", out);
+        push_json(self.open(at, out), &json!({"reasoning_details": [detail]}));
+        self.close(at, "null", out);
     }
 }
 
@@ -202,18 +255,20 @@ fn usage_value(usage: &TokenUsage) -> Value {
 }
 
 /// A whole chat completion.
-pub fn whole(head: &AnswerHead, events: &[ChatEvent]) -> Result<Value, EncodeError> {
+pub fn whole(head: &AnswerHead, options: &EncodeOptions, events: &[ChatEvent]) -> Result<Value, EncodeError> {
     let (choices, usage) = collect(events)?;
     let format = events.iter().find_map(|event| match event {
         ChatEvent::Start { model, .. } => format_of(model.as_deref()),
         _ => None,
     });
-    let choices: Vec<Value> = choices.into_iter().map(|choice| choice_value(choice, format)).collect();
+    let choices: Vec<Value> =
+        choices.into_iter().map(|choice| choice_value(choice, format, options)).collect();
     let mut answer = json!({
         "id": head.id,
         "object": "chat.completion",
         "created": head.created_unix_s,
         "model": head.model,
+        "system_fingerprint": null,
         "choices": choices,
     });
     if let Some(usage) = usage {
@@ -222,7 +277,7 @@ pub fn whole(head: &AnswerHead, events: &[ChatEvent]) -> Result<Value, EncodeErr
     Ok(answer)
 }
 
-fn choice_value(choice: Collected, format: Option<&str>) -> Value {
+fn choice_value(choice: Collected, format: Option<&str>, options: &EncodeOptions) -> Value {
     let (mut content, mut refusal, mut reasoning) = (None::<String>, None::<String>, None::<String>);
     let (mut calls, mut details) = (Vec::new(), Vec::new());
     let add = |all: &mut Option<String>, text: &str| all.get_or_insert_default().push_str(text);
@@ -264,11 +319,15 @@ fn choice_value(choice: Collected, format: Option<&str>) -> Value {
     let mut value = json!({
         "index": choice.choice,
         "message": message,
-        "logprobs": null,
+        "logprobs": options.logprobs.then(|| ChatLogprobs::of(&choice.scores)),
         "finish_reason": finish_reason(&reason),
     });
     if let StopReason::StopSequence(Some(matched)) = reason {
         value["stop_reason"] = matched.into();
+    }
+    if let Some(prompt_ids) = &options.prompt_ids {
+        value["prompt_token_ids"] = json!(**prompt_ids);
+        value["token_ids"] = json!(choice.ids);
     }
     value
 }

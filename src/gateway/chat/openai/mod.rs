@@ -7,6 +7,7 @@ pub(super) mod encode;
 pub(super) mod fit;
 pub mod history;
 pub mod known_fields;
+pub mod logprobs;
 pub mod messages;
 pub mod request;
 pub mod thinking;

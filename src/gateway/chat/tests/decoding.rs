@@ -15,6 +15,7 @@ fn of(name: &str) -> Read {
 fn lines(events: &[ChatEvent]) -> Vec<String> {
     let line = |event: &ChatEvent| match event {
         ChatEvent::Start { .. } => "start".to_owned(),
+        ChatEvent::Tokens { choice, ids, .. } => format!("{choice} tokens {ids:?}"),
         ChatEvent::Text { choice, text } => format!("{choice} text {text}"),
         ChatEvent::Reasoning { choice, text } => format!("{choice} reasoning {text}"),
         ChatEvent::Signature { choice, signature } => format!("{choice} signature {signature}"),

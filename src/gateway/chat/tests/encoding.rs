@@ -109,8 +109,7 @@ data: PREFIX,"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":7,"tota
 data: [DONE]
 
 "#;
-    let prefix =
-        r#"{"id":"answer-1","object":"chat.completion.chunk","created":1700000000,"model":"asked/for""#;
+    let prefix = r#"{"id":"answer-1","object":"chat.completion.chunk","created":1700000000,"model":"asked/for","system_fingerprint":null"#;
     assert_eq!(written(Dialect::OpenAi, &answer()), expected.replace("PREFIX", prefix));
     // Without usage asked for there is none.
     let mut encoder = StreamEncoder::new(Dialect::OpenAi, head(), EncodeOptions::default());
@@ -123,9 +122,10 @@ data: [DONE]
 #[test]
 fn whole_answers_in_both_shapes() {
     assert_eq!(
-        encode_whole(Dialect::OpenAi, &head(), &answer()).unwrap(),
+        encode_whole(Dialect::OpenAi, &head(), &EncodeOptions::default(), &answer()).unwrap(),
         json!({
             "id": "answer-1", "object": "chat.completion", "created": 1_700_000_000, "model": "asked/for",
+            "system_fingerprint": null,
             "choices": [{
                 "index": 0,
                 "message": {
@@ -143,7 +143,7 @@ fn whole_answers_in_both_shapes() {
         })
     );
     assert_eq!(
-        encode_whole(Dialect::Anthropic, &head(), &answer()).unwrap(),
+        encode_whole(Dialect::Anthropic, &head(), &EncodeOptions::default(), &answer()).unwrap(),
         json!({
             "id": "answer-1", "type": "message", "role": "assistant", "model": "asked/for",
             "content": [
@@ -170,7 +170,7 @@ fn an_answer_without_events_is_still_whole() {
 
 #[test]
 fn the_prompts_tokens_that_the_gateway_counted_stand_at_the_start() {
-    let options = EncodeOptions { include_usage: false, input_tokens: 77 };
+    let options = EncodeOptions { input_tokens: 77, ..EncodeOptions::default() };
     let mut encoder = StreamEncoder::new(Dialect::Anthropic, head(), options);
     let mut out = String::new();
     encoder.event(&ChatEvent::Start { id: None, model: None }, &mut out).unwrap();
@@ -219,7 +219,7 @@ fn what_waits_is_bounded() {
 fn arguments_that_are_no_object_have_no_place_in_a_whole_message() {
     let with = |json: &str, reason: StopReason| {
         let events = [call(0), arguments(0, json), ChatEvent::Finish { choice: 0, reason }];
-        encode_whole(Dialect::Anthropic, &head(), &events)
+        encode_whole(Dialect::Anthropic, &head(), &EncodeOptions::default(), &events)
     };
     let error = with("{\"a\":", StopReason::ToolCalls).unwrap_err();
     assert!(error.to_string().contains("`f0`") && error.to_string().contains("{\"a\":"), "{error}");
@@ -242,9 +242,9 @@ fn stop_reasons_in_both_dialects() {
         (Other("insufficient_system_resource".into()), "insufficient_system_resource", "end_turn"),
     ] {
         let events = [ChatEvent::Finish { choice: 0, reason }];
-        let value = encode_whole(Dialect::OpenAi, &head(), &events).unwrap();
+        let value = encode_whole(Dialect::OpenAi, &head(), &EncodeOptions::default(), &events).unwrap();
         assert_eq!(value["choices"][0]["finish_reason"], openai);
-        let value = encode_whole(Dialect::Anthropic, &head(), &events).unwrap();
+        let value = encode_whole(Dialect::Anthropic, &head(), &EncodeOptions::default(), &events).unwrap();
         assert_eq!(value["stop_reason"], anthropic);
         assert!(written(Dialect::OpenAi, &events).contains(&format!(r#""finish_reason":"{openai}""#)));
         assert!(written(Dialect::Anthropic, &events).contains(&format!(r#""stop_reason":"{anthropic}""#)));
@@ -283,7 +283,7 @@ fn write_for_the_sdks() {
             continue;
         }
         for (to, ending) in [(Dialect::OpenAi, "openai"), (Dialect::Anthropic, "anthropic")] {
-            let value = encode_whole(to, &head(), &events).unwrap();
+            let value = encode_whole(to, &head(), &EncodeOptions::default(), &events).unwrap();
             std::fs::write(folder.join(format!("{name}.{ending}.json")), value.to_string()).unwrap();
             std::fs::write(folder.join(format!("{name}.{ending}.sse")), written(to, &events)).unwrap();
         }

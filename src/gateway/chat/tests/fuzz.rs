@@ -1,8 +1,8 @@
 //! Arbitrary events through both dialects, and arbitrary bytes and JSON into every reader.
 
 use super::super::{
-    ChatEvent, Dialect, Frame, FrameReader, Progress, StopReason, StreamDecoder, TokenUsage, decode_error,
-    decode_whole, encode_whole,
+    ChatEvent, Dialect, EncodeOptions, Frame, FrameReader, Progress, StopReason, StreamDecoder, TokenUsage,
+    decode_error, decode_whole, encode_whole,
 };
 use super::translation::as_said_in;
 use super::{TRANSCRIPTS, essence, read, written};
@@ -170,7 +170,7 @@ fn kinds(events: &[ChatEvent]) -> Vec<Kinds> {
                 calls.last_mut().unwrap().2 = serde_json::from_str(json).unwrap();
             }
             ChatEvent::Finish { reason, .. } => *finish = reason.clone(),
-            ChatEvent::Start { .. } | ChatEvent::Usage(_) => {}
+            ChatEvent::Start { .. } | ChatEvent::Tokens { .. } | ChatEvent::Usage(_) => {}
         }
     }
     all
@@ -186,7 +186,7 @@ fn there_and_back(dialect: Dialect, events: &[ChatEvent]) -> Result<(), TestCase
     let (again, result) = read(dialect, [stream.as_bytes()]);
     prop_assert_eq!(&result, &Ok(()), "{}", stream);
     prop_assert_eq!(essence(&again), expected.clone(), "{}", stream);
-    let whole = encode_whole(dialect, &super::head(), events).unwrap().to_string();
+    let whole = encode_whole(dialect, &super::head(), &EncodeOptions::default(), events).unwrap().to_string();
     let again = decode_whole(dialect, whole.as_bytes()).unwrap();
     prop_assert_eq!(kinds(&again), kinds(&expected), "{}", whole);
     prop_assert_eq!(last_usage(&again), last_usage(&expected), "{}", whole);
@@ -365,7 +365,7 @@ proptest! {
                 prop_assert!(finished);
                 // What could be read can be told, or is said to be untellable.
                 for to in [Dialect::OpenAi, Dialect::Anthropic] {
-                    let _ = encode_whole(to, &super::head(), &events);
+                    let _ = encode_whole(to, &super::head(), &EncodeOptions::default(), &events);
                 }
             }
             let _ = decode_whole(dialect, &bytes);

@@ -139,7 +139,7 @@ pub fn head() -> AnswerHead {
 
 /// Writes events as a stream.
 pub fn written(dialect: Dialect, events: &[ChatEvent]) -> String {
-    let options = EncodeOptions { include_usage: true, input_tokens: 0 };
+    let options = EncodeOptions { include_usage: true, ..EncodeOptions::default() };
     let mut encoder = StreamEncoder::new(dialect, head(), options);
     let mut out = String::new();
     for event in events {

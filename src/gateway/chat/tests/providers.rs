@@ -1,7 +1,7 @@
 //! What each preset's upstream is sent.
 
 use super::super::anthropic::fit;
-use super::super::{ChatEvent, Dialect, Peer, StopReason, encode_whole, for_upstream};
+use super::super::{ChatEvent, Dialect, EncodeOptions, Peer, StopReason, encode_whole, for_upstream};
 use crate::config::Compat;
 use crate::config::compat::{
     dashscope, deepseek, minimax, moonshot, open_server, openai, openrouter, plain, vllm,
@@ -408,7 +408,8 @@ fn signatures_say_whose_they_are() {
             ChatEvent::Signature { choice: 0, signature: "s".into() },
             ChatEvent::Finish { choice: 0, reason: StopReason::End },
         ];
-        let whole = encode_whole(Dialect::OpenAi, &super::head(), &events).unwrap();
+        let whole =
+            encode_whole(Dialect::OpenAi, &super::head(), &EncodeOptions::default(), &events).unwrap();
         let message = whole["choices"][0]["message"].clone();
         assert_eq!(message["reasoning_details"][0]["format"], format);
         assert!(super::written(Dialect::OpenAi, &events).contains(&format!(r#""format":"{format}""#)));

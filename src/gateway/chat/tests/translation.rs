@@ -1,6 +1,6 @@
 //! Through the other dialect and back.
 
-use super::super::{ChatEvent, Dialect, StopReason, decode_whole, encode_whole};
+use super::super::{ChatEvent, Dialect, EncodeOptions, StopReason, decode_whole, encode_whole};
 use super::{TRANSCRIPTS, essence, named, read, with_fixed_ids, written};
 
 fn other(dialect: Dialect) -> Dialect {
@@ -60,7 +60,7 @@ fn whole_answers_keep_their_events_through_either_dialect() {
             continue;
         }
         for through in [*dialect, other(*dialect)] {
-            let value = encode_whole(through, &super::head(), &events).unwrap();
+            let value = encode_whole(through, &super::head(), &EncodeOptions::default(), &events).unwrap();
             let again = decode_whole(through, value.to_string().as_bytes()).unwrap();
             let expected = as_said_in(through, &events);
             // A number or space may be written differently within a tool's input.
@@ -105,7 +105,7 @@ fn signed_thinking_in_several_blocks_survives_openais_format() {
     for dialect in [Dialect::OpenAi, Dialect::Anthropic] {
         let (again, _) = read(dialect, [written(dialect, &events).as_bytes()]);
         assert_eq!(essence(&again), as_said_in(dialect, &events), "{dialect:?} streamed");
-        let value = encode_whole(dialect, &super::head(), &events).unwrap();
+        let value = encode_whole(dialect, &super::head(), &EncodeOptions::default(), &events).unwrap();
         let again = decode_whole(dialect, value.to_string().as_bytes()).unwrap();
         let again: Vec<_> =
             essence(&again).into_iter().filter(|e| !matches!(e, ChatEvent::Usage(_))).collect();

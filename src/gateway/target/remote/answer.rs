@@ -8,13 +8,14 @@
 //!
 //! Invariant: no secret that we know is in what is told of it, unless it came in pieces of several frames.
 
-use super::{Failure, Then};
 use crate::connect::{chain, data};
 use crate::gateway::chat::{
-    AnswerHead, ChatEvent, DecodeError, Dialect, EncodeOptions, Frame, FrameError, FrameReader, Progress,
+    AnswerHead, ChatEvent, DecodeError, Dialect, EncodeOptions, FrameError, FrameReader, Progress,
     StreamDecoder, StreamEncoder, decode_whole,
 };
 use crate::gateway::target::adaptive::Permit;
+use crate::gateway::target::answer::Piece;
+use crate::gateway::target::failure::{Failure, Then};
 use crate::gateway::wire::bounds::Limits;
 use crate::gateway::wire::error::ApiError;
 use crate::gateway::wire::json::mend_surrogates;
@@ -113,15 +114,6 @@ pub(super) struct Place {
     pub held: Option<(Permit, OwnedSemaphorePermit)>,
 }
 
-/// A frame of a stream, and what it says.
-#[derive(Debug)]
-pub struct Piece {
-    /// As it came.
-    pub frame: Frame,
-    /// Its meaning; none for a comment-like frame.
-    pub events: Vec<ChatEvent>,
-}
-
 /// A whole answer as the stream that it should have been; fields that events do not carry are lost.
 fn retold(dialect: Dialect, body: &[u8]) -> Result<String, DecodeError> {
     let events = decode_whole(dialect, body)?;
@@ -134,7 +126,7 @@ fn retold(dialect: Dialect, body: &[u8]) -> Result<String, DecodeError> {
     if let Ok(body) = serde_json::from_slice::<serde_json::Value>(body) {
         head.created_unix_s = body["created"].as_u64().unwrap_or(0);
     }
-    let options = EncodeOptions { include_usage: true, input_tokens: 0 };
+    let options = EncodeOptions { include_usage: true, ..EncodeOptions::default() };
     let (mut encoder, mut told) = (StreamEncoder::new(dialect, head, options), String::new());
     for event in &events {
         encoder.event(event, &mut told).map_err(|error| DecodeError::shape(error.to_string(), ""))?;
@@ -235,9 +227,8 @@ impl RemoteAnswer {
     async fn until_it_says(&mut self, limits: &mut Limits) -> Result<VecDeque<Piece>, Failure> {
         let (mut pieces, mut bytes) = (VecDeque::new(), 0);
         while let Some(piece) = self.next(limits).await? {
-            let says = |event: &ChatEvent| !matches!(event, ChatEvent::Start { .. } | ChatEvent::Usage(_));
-            let begins = piece.events.iter().any(says);
-            bytes += piece.frame.data.len();
+            let begins = piece.says_something();
+            bytes += piece.frame.as_ref().map_or(0, |frame| frame.data.len());
             pieces.push_back(piece);
             if begins {
                 break;
@@ -304,7 +295,7 @@ impl RemoteAnswer {
             }
             let mut events = Vec::new();
             let progress = self.decoder.frame(&frame, &mut events)?;
-            self.waiting.push_back(Piece { frame, events });
+            self.waiting.push_back(Piece { frame: Some(frame), events });
             if progress == Progress::Done {
                 self.said_end = true;
                 return Ok(progress);

@@ -4,8 +4,6 @@
 //! Fields that are refused whatever their value are [`crate::gateway::chat::openai::known_fields`]'s; here are
 //! those of which some values can be done.
 
-use super::wire::ChunkUsage;
-use crate::gateway::target::local;
 use crate::gateway::target::registry::{GenerationDefaults, LocalModel};
 use crate::gateway::wire::fields::{BadField, Fields, token_ids};
 use crate::protocol::{SamplingParams, TokenId};
@@ -77,17 +75,6 @@ pub struct StreamOptions {
     pub include_usage: bool,
     /// The usage so far in every chunk.
     pub continuous_usage_stats: bool,
-}
-
-impl StreamOptions {
-    /// `usage` of a chunk that is not the last.
-    pub fn chunk_usage(&self, usage: &local::Usage) -> ChunkUsage {
-        if self.continuous_usage_stats {
-            Some(Some(usage.into()))
-        } else {
-            self.include_usage.then_some(None)
-        }
-    }
 }
 
 impl Params {

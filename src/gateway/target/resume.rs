@@ -140,7 +140,7 @@ impl ResumeState {
                     let model = model.as_ref().filter(|model| model.len() <= NAME_BYTES_MAX);
                     self.model = self.model.take().or(model.cloned());
                 }
-                ChatEvent::Usage(_) => {}
+                ChatEvent::Usage(_) | ChatEvent::Tokens { .. } => {}
                 ChatEvent::Text { choice: 0, text } if !self.by_tokens() => {
                     self.tokens += 1;
                     let new = self.owe(text);

@@ -1,17 +1,21 @@
-//! What bad input gets, and the wire form of answers against committed transcripts
+//! What bad input gets, and the wire form of our own models' answers against committed transcripts
 //! (`tests/api/golden`; `UPDATE_GOLDENS=1` rewrites them).
 
 mod history;
 
-use super::chat::{self, ChatEncoder, ChatRequest};
-use super::params::{ModelView, StreamOptions};
-use super::wire::Head;
-use super::*;
-use crate::gateway::api::completions::{self, CompletionEncoder, CompletionRequest, Encoded, Format, Prompt};
-use crate::gateway::api::tokenize::TokenizeRequest;
+use super::completions::{self, CompletionEncoder, CompletionRequest, Encoded, Format, Prompt};
+use super::text_answer::{Collected, Encoder, Head};
+use super::tokenize::TokenizeRequest;
+use crate::gateway::chat::{
+    AnswerHead, ChatEvent, Dialect, EncodeOptions, StreamEncoder, TokenScore, TokenUsage, encode_whole,
+};
+use crate::gateway::target::local::{
+    Delta, LocalRequest, ModelView, StreamOptions, Telling, TextEvent, Usage,
+};
 use crate::gateway::target::registry::GenerationDefaults;
 use crate::gateway::wire::fields::{BadField, Fields};
-use crate::protocol::SamplingDefaults;
+use crate::gateway::wire::sse::Frames;
+use crate::protocol::{FinishReason, SamplingDefaults};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -21,8 +25,8 @@ fn with_view<T>(defaults: &GenerationDefaults, read: impl FnOnce(ModelView<'_>) 
     read(ModelView { vocab: VOCAB, eos: &[2, 7], defaults, template: None })
 }
 
-fn chat(body: Value) -> Result<ChatRequest, BadField> {
-    with_view(&GenerationDefaults::default(), |view| ChatRequest::read(&Fields::root(&body)?, view))
+fn chat(body: Value) -> Result<LocalRequest, BadField> {
+    with_view(&GenerationDefaults::default(), |view| LocalRequest::read(&Fields::root(&body)?, view))
 }
 
 fn completion(body: Value) -> Result<CompletionRequest, BadField> {
@@ -270,7 +274,7 @@ fn null_is_absent_and_absent_is_the_checkpoints_default() {
     let defaults = GenerationDefaults { sampling, ..GenerationDefaults::default() };
     let read = |defaults: &GenerationDefaults, more| {
         let body = hello(more);
-        with_view(defaults, |view| ChatRequest::read(&Fields::root(&body).unwrap(), view))
+        with_view(defaults, |view| LocalRequest::read(&Fields::root(&body).unwrap(), view))
             .unwrap()
             .params
             .sampling
@@ -391,21 +395,34 @@ fn format(full: bool) -> Format {
     Format { head, logprobs: full, choices_per_prompt: 2, prompts, echo: full, token_ids: full }
 }
 
-fn chat_encoder(full: bool) -> ChatEncoder {
-    ChatEncoder {
-        head: head("chatcmpl"),
+/// The chat of the same events: how it is told, and what.
+fn chat_answer(full: bool) -> (AnswerHead, EncodeOptions, Vec<ChatEvent>) {
+    let Head { id, created, model } = head("chatcmpl");
+    let head = AnswerHead { id, model, created_unix_s: created };
+    let telling = Telling {
         choices: 2,
         logprobs: full,
         ids: full,
         prompt_ids: full.then(|| vec![8, 9].into()),
-        options: StreamOptions { include_usage: full, continuous_usage_stats: false },
-    }
+        continuous_usage: false,
+    };
+    let options = telling.options(EncodeOptions { include_usage: full, ..EncodeOptions::default() });
+    let mut all = Vec::new();
+    events(full).into_iter().for_each(|event| telling.events(event, &USAGE, &mut all));
+    all.push(ChatEvent::Usage(TokenUsage::from(&USAGE)));
+    (head, options, all)
 }
 
 #[test]
 fn streams_match_their_transcripts() {
-    golden("chat_stream.sse", &transcript(chat_encoder(false), false));
-    golden("chat_stream_full.sse", &transcript(chat_encoder(true), true));
+    for (full, name) in [(false, "chat_stream.sse"), (true, "chat_stream_full.sse")] {
+        let (head, options, events) = chat_answer(full);
+        let mut encoder = StreamEncoder::new(Dialect::OpenAi, head, options);
+        let mut out = String::new();
+        events.iter().for_each(|event| encoder.event(event, &mut out).unwrap());
+        encoder.finish(&mut out);
+        golden(name, &out);
+    }
     let plain = StreamOptions::default();
     golden("completion_stream.sse", &transcript(CompletionEncoder::new(format(false), plain), false));
     let usage = StreamOptions { include_usage: true, continuous_usage_stats: true };
@@ -419,10 +436,8 @@ fn whole_answers_match_their_transcripts() {
     }
     for full in [false, true] {
         let suffix = if full { "_full" } else { "" };
-        let all = collected(full);
-        let ids: &[u32] = &[8, 9];
-        let (head, ids) = (head("chatcmpl"), full.then_some(ids));
-        let chat = chat::completion(&head, &all, &USAGE, full, ids);
+        let (head, options, events) = chat_answer(full);
+        let chat = encode_whole(Dialect::OpenAi, &head, &options, &events).unwrap();
         golden(&format!("chat{suffix}.json"), &json(&chat));
         let (mut all, format) = (collected(full), format(full));
         format.add_echo(&mut all);

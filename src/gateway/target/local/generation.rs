@@ -1,0 +1,455 @@
+//! One running request of one of our engines. Prompts of token ids go in, text events come out:
+//! submit -> token events -> detokenize -> text events.
+//!
+//! Invariants:
+//! - Dropping a [`Generation`] drops its token streams, which cancels the request.
+//! - No token is lost: one that makes no text yet (split UTF-8, perhaps the start of a stop
+//!   string) waits with its log-probability and is reported with the text that releases it.
+//! - Counting ends where the output ends: tokens that the engine made after a stop string do not
+//!   count. The stop token and the tokens of a stop string do, as in vLLM.
+//!
+//! Deliberately absent: JSON.
+
+use super::LocalError;
+use crate::gateway::chat::{StopReason, TokenScore, TokenUsage};
+use crate::gateway::ledger::account::Attempt;
+use crate::gateway::ledger::metrics::{Outcome, RequestMetrics};
+use crate::gateway::target::registry::LocalModel;
+use crate::gateway::target::replicas::ReplicaStream;
+use crate::gateway::wire::bounds::{Limits, Overdue};
+use crate::protocol::{FinishReason, GenerateRequest, SamplingParams, TokenEvent, TokenId, TokenLogprob};
+use crate::text::{Detokenizer, Tokenizer};
+use futures_util::future::select_all;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// What to generate.
+#[derive(Clone, Debug)]
+pub struct GenerationRequest {
+    /// For logs.
+    pub id: String,
+    /// Whose cached prompts it shares.
+    pub cache_salt: u64,
+    /// One or several prompts; each gets `choices` choices.
+    pub prompts: Vec<Arc<[TokenId]>>,
+    /// Choices per prompt.
+    pub choices: u32,
+    /// All but `max_tokens`.
+    pub sampling: SamplingParams,
+    /// Output tokens at the most.
+    pub max_tokens: MaxTokens,
+    /// Stop strings.
+    pub stops: Vec<String>,
+    /// Leave the stop string (or stop token) in the text.
+    pub include_stop: bool,
+    /// Leave special tokens out of the text.
+    pub skip_special: bool,
+    /// Name tokens `token_id:ID` in scores.
+    pub tokens_as_ids: bool,
+    /// Of a request with one prompt that another engine has begun: see [`GenerateRequest::generated`].
+    pub generated: Vec<Option<Vec<TokenId>>>,
+}
+
+/// A bound on the output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MaxTokens {
+    /// The caller's; it is an error when the context cannot hold it.
+    Exactly(u32),
+    /// The endpoint's default, or less when the context is full before.
+    AtMost(u32),
+}
+
+impl MaxTokens {
+    /// The bound for a prompt of this length.
+    pub fn resolve(self, prompt_tokens: usize, max_context: usize) -> Result<u32, LocalError> {
+        let room = max_context.saturating_sub(prompt_tokens).min(u32::MAX as usize) as u32;
+        match self {
+            MaxTokens::Exactly(max) if max > room => {
+                Err(LocalError::ContextLength { prompt_tokens, max_tokens: Some(max), max_context })
+            }
+            _ if room == 0 => Err(LocalError::ContextLength { prompt_tokens, max_tokens: None, max_context }),
+            MaxTokens::Exactly(max) => Ok(max),
+            MaxTokens::AtMost(max) => Ok(max.min(room)),
+        }
+    }
+}
+
+/// Tokens so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Over all prompts, each once.
+    pub prompt_tokens: usize,
+    /// Over all choices; stop tokens and stop strings count, what came after them does not.
+    pub completion_tokens: usize,
+    /// Prompt tokens whose KV was cached.
+    pub cached_tokens: usize,
+}
+
+impl From<FinishReason> for StopReason {
+    fn from(reason: FinishReason) -> Self {
+        match reason {
+            FinishReason::Stop => Self::End,
+            FinishReason::Length => Self::Length,
+        }
+    }
+}
+
+impl From<&Usage> for TokenUsage {
+    fn from(usage: &Usage) -> Self {
+        Self {
+            input: usage.prompt_tokens as u64,
+            cached: usage.cached_tokens as u64,
+            output: usage.completion_tokens as u64,
+            ..Self::default()
+        }
+    }
+}
+
+/// A piece of a choice.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Delta {
+    /// Which choice: prompt index times choices per prompt, plus the prompt's choice.
+    pub choice: usize,
+    /// The text; empty only in a last piece, or without a tokenizer.
+    pub text: String,
+    /// The tokens that made it, with those held back before.
+    pub ids: Vec<TokenId>,
+    /// One per token where logprobs were asked for, else empty.
+    pub scores: Vec<TokenScore>,
+}
+
+/// What a generation tells.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TextEvent {
+    /// A prompt is computed.
+    Prompt {
+        /// Which.
+        prompt: usize,
+        /// One per prompt token where asked for, else empty.
+        scores: Vec<TokenScore>,
+    },
+    /// More text.
+    Delta(Delta),
+    /// A choice's end, with the last of its text and tokens.
+    Finished(Delta, FinishReason),
+}
+
+/// One running request.
+pub struct Generation {
+    /// None once all choices of the prompt have finished.
+    streams: Vec<Option<ReplicaStream>>,
+    choices: Vec<ChoiceText>,
+    choices_per_prompt: usize,
+    prompts: Vec<Arc<[TokenId]>>,
+    text: TextOptions,
+    usage: Usage,
+    limits: Limits,
+    metrics: RequestMetrics,
+    /// Until it is over.
+    attempt: Option<Attempt>,
+    /// Events that have come and were not told.
+    waiting: VecDeque<TextEvent>,
+    /// Nothing is generated: the prompts alone are computed.
+    prompts_only: bool,
+}
+
+/// What turning tokens into text needs to know.
+struct TextOptions {
+    tokenizer: Option<Arc<Tokenizer>>,
+    stop_tokens: Vec<TokenId>,
+    include_stop: bool,
+    logprobs: bool,
+    skip_special: bool,
+    tokens_as_ids: bool,
+}
+
+/// A choice on its way to text.
+struct ChoiceText {
+    detokenizer: Option<Detokenizer>,
+    held: Delta,
+    finished: bool,
+}
+
+impl Generation {
+    /// Submits all prompts; when one is refused, none runs.
+    pub fn start(
+        model: &LocalModel,
+        request: GenerationRequest,
+        limits: Limits,
+        mut metrics: RequestMetrics,
+    ) -> Result<Self, LocalError> {
+        if !request.stops.is_empty() && model.tokenizer.is_none() {
+            return Err(LocalError::NoTokenizer);
+        }
+        let text = TextOptions {
+            tokenizer: model.tokenizer.clone(),
+            stop_tokens: request.sampling.stop_tokens.clone(),
+            include_stop: request.include_stop,
+            logprobs: request.sampling.logprobs.is_some(),
+            skip_special: request.skip_special,
+            tokens_as_ids: request.tokens_as_ids,
+        };
+        let prompts_only = request.max_tokens == MaxTokens::Exactly(0);
+        let mut streams = Vec::with_capacity(request.prompts.len());
+        let mut usage = Usage::default();
+        for (i, prompt) in request.prompts.iter().enumerate() {
+            if prompt.is_empty() {
+                return Err(LocalError::EmptyPrompt);
+            }
+            usage.prompt_tokens += prompt.len();
+            let max_tokens = request.max_tokens.resolve(prompt.len(), model.engine.max_context())?;
+            // An engine computes a prompt to predict at least one token.
+            let max_tokens = max_tokens.max(1);
+            // With a default bound, the caller's min_tokens may exceed what is left.
+            let min_tokens = request.sampling.min_tokens.min(max_tokens);
+            let sampling = SamplingParams { max_tokens, min_tokens, ..request.sampling.clone() };
+            streams.push(Some(model.engine.submit(GenerateRequest {
+                id: if i == 0 { request.id.clone() } else { format!("{}-{i}", request.id) },
+                prompt: prompt.clone(),
+                choices: request.choices,
+                sampling: Arc::new(sampling),
+                cache_salt: request.cache_salt,
+                priority: 0,
+                generated: request.generated.clone(),
+            })?));
+        }
+        let choices_per_prompt = request.choices as usize;
+        let choice = |choice: usize| {
+            let mut detokenizer = model.tokenizer.as_ref().map(|tokenizer| {
+                let stops = request.stops.clone();
+                Detokenizer::new(tokenizer.clone(), request.skip_special, stops, request.include_stop)
+            });
+            let before: Option<&Option<Vec<TokenId>>> = request.generated.get(choice);
+            if let (Some(detokenizer), Some(Some(ids))) = (&mut detokenizer, before)
+                // The caller has this text.
+                && ids.iter().any(|id| detokenizer.push(*id).stopped.is_some())
+            {
+                return Err(LocalError::Ended);
+            }
+            let held = Delta { choice, ..Delta::default() };
+            Ok(ChoiceText { detokenizer, held, finished: before.is_some_and(Option::is_none) })
+        };
+        let choices =
+            (0..request.prompts.len() * choices_per_prompt).map(choice).collect::<Result<_, _>>()?;
+        metrics.submitted(usage.prompt_tokens);
+        let prompts = request.prompts;
+        Ok(Self {
+            streams,
+            choices,
+            choices_per_prompt,
+            prompts,
+            text,
+            usage,
+            limits,
+            metrics,
+            attempt: None,
+            waiting: VecDeque::new(),
+            prompts_only,
+        })
+    }
+
+    /// Waits until there is output.
+    pub async fn begin(&mut self) -> Result<(), LocalError> {
+        let mut events = VecDeque::new();
+        while let Some(event) = self.next().await? {
+            let is_output = !matches!(event, TextEvent::Prompt { .. });
+            events.push_back(event);
+            if is_output {
+                break;
+            }
+        }
+        events.append(&mut self.waiting);
+        self.waiting = events;
+        Ok(())
+    }
+
+    /// What it uses is recorded there.
+    pub fn account(&mut self, attempt: Attempt) {
+        self.attempt = Some(attempt);
+    }
+
+    /// Tokens so far.
+    pub fn usage(&self) -> Usage {
+        self.usage
+    }
+
+    /// The next event; None when all choices have finished. Loses nothing when dropped early.
+    pub async fn next(&mut self) -> Result<Option<TextEvent>, LocalError> {
+        if let Some(event) = self.waiting.pop_front() {
+            return Ok(Some(event));
+        }
+        while self.streams.iter().any(Option::is_some) {
+            let event = match self.limits.bound(next_of(&mut self.streams)).await {
+                Ok((prompt, Some(event))) => self.event(prompt, event),
+                // A stream is dropped with its last choice, so its end is never seen.
+                Ok((_, None)) => Err(LocalError::Failed("the engine ended the request early".into())),
+                Err(overdue) => Err(overdue.into()),
+            };
+            match event {
+                Ok(None) => {}
+                Ok(Some(event)) => {
+                    if let Some(attempt) = &mut self.attempt {
+                        attempt.counted((&self.usage).into());
+                        for event in std::iter::once(&event).chain(&self.waiting) {
+                            if let TextEvent::Finished(_, reason) = event {
+                                attempt.finished((*reason).into());
+                            }
+                        }
+                    }
+                    if self.streams.iter().all(Option::is_none) {
+                        self.metrics.end(Outcome::Finished);
+                        if let Some(attempt) = self.attempt.take() {
+                            attempt.completed();
+                        }
+                    }
+                    return Ok(Some(event));
+                }
+                Err(error) => {
+                    if matches!(error, LocalError::Overdue(Overdue::Timeout { .. })) {
+                        self.streams.iter_mut().flatten().for_each(ReplicaStream::timed_out);
+                    }
+                    self.streams.clear();
+                    self.metrics.end(error.outcome());
+                    if let Some(attempt) = self.attempt.take() {
+                        attempt.failed(error.status());
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn event(&mut self, prompt: usize, event: TokenEvent) -> Result<Option<TextEvent>, LocalError> {
+        let event = match event {
+            TokenEvent::Prompt { cached_tokens, logprobs } => {
+                self.usage.cached_tokens += cached_tokens as usize;
+                let scores = self.text.prompt_scores(&self.prompts[prompt], logprobs);
+                if self.prompts_only {
+                    let first = prompt * self.choices_per_prompt;
+                    let choices = &mut self.choices[first..first + self.choices_per_prompt];
+                    self.waiting.extend(choices.iter_mut().map(|choice| choice.finish(FinishReason::Length)));
+                    self.streams[prompt] = None;
+                }
+                return Ok(Some(TextEvent::Prompt { prompt, scores }));
+            }
+            TokenEvent::Token { choice, token } => {
+                let index = prompt * self.choices_per_prompt + choice as usize;
+                if self.choices[index].finished {
+                    return Ok(None);
+                }
+                self.usage.completion_tokens += 1;
+                self.metrics.token(index);
+                let event = self.choices[index].token(&self.text, token);
+                if matches!(event, Some(TextEvent::Finished(..)))
+                    && let Some(stream) = &mut self.streams[prompt]
+                {
+                    stream.cancel_choice(choice);
+                }
+                event
+            }
+            TokenEvent::Finished { choice, reason } => {
+                let choice = &mut self.choices[prompt * self.choices_per_prompt + choice as usize];
+                if choice.finished { None } else { Some(choice.finish(reason)) }
+            }
+            TokenEvent::Failed { message } => return Err(LocalError::Failed(message)),
+        };
+        let first = prompt * self.choices_per_prompt;
+        if self.choices[first..first + self.choices_per_prompt].iter().all(|choice| choice.finished) {
+            self.streams[prompt] = None;
+        }
+        Ok(event)
+    }
+}
+
+/// The next event of any of the streams, and whose it is. At least one must be there.
+async fn next_of(streams: &mut [Option<ReplicaStream>]) -> (usize, Option<TokenEvent>) {
+    let live = streams.iter_mut().enumerate().filter_map(|(i, stream)| Some((i, stream.as_mut()?)));
+    let waits = live.map(|(i, stream)| Box::pin(async move { (i, stream.next().await) }));
+    select_all(waits).await.0
+}
+
+impl ChoiceText {
+    /// One more token: text that is now certain, or the end where it completes a stop string.
+    fn token(&mut self, options: &TextOptions, token: TokenLogprob) -> Option<TextEvent> {
+        let id = token.token;
+        self.held.ids.push(id);
+        if options.logprobs {
+            self.held.scores.push(options.score(id, Some(token), options.skip_special));
+        }
+        let Some(detokenizer) = &mut self.detokenizer else {
+            return Some(TextEvent::Delta(self.take()));
+        };
+        if !options.include_stop && options.stop_tokens.contains(&id) {
+            // Its `Finished` follows; a stop token is not text.
+            return None;
+        }
+        let delta = detokenizer.push(id);
+        self.held.text.push_str(&delta.text);
+        if delta.stopped.is_some() {
+            self.finished = true;
+            return Some(TextEvent::Finished(self.take(), FinishReason::Stop));
+        }
+        if self.held.text.is_empty() { None } else { Some(TextEvent::Delta(self.take())) }
+    }
+
+    /// The end: whatever was held back.
+    fn finish(&mut self, reason: FinishReason) -> TextEvent {
+        self.finished = true;
+        if let Some(detokenizer) = &mut self.detokenizer {
+            self.held.text.push_str(&detokenizer.finish());
+        }
+        TextEvent::Finished(self.take(), reason)
+    }
+
+    fn take(&mut self) -> Delta {
+        let empty = Delta { choice: self.held.choice, ..Delta::default() };
+        std::mem::replace(&mut self.held, empty)
+    }
+}
+
+impl TextOptions {
+    fn token_text(&self, id: TokenId) -> (String, Vec<u8>) {
+        let (text, bytes) = match &self.tokenizer {
+            Some(tokenizer) => tokenizer.token_text(id),
+            None => Default::default(),
+        };
+        if self.tokens_as_ids || self.tokenizer.is_none() {
+            (format!("token_id:{id}"), bytes)
+        } else {
+            (text, bytes)
+        }
+    }
+
+    /// A token and what was said about it.
+    fn score(&self, id: TokenId, scored: Option<TokenLogprob>, skip_special: bool) -> TokenScore {
+        let (text, bytes) = self.token_text(id);
+        let skipped = |tokenizer: &Arc<Tokenizer>| {
+            skip_special && tokenizer.decode(&[id], true).is_ok_and(|text| text.is_empty())
+        };
+        let chars = match &self.tokenizer {
+            Some(tokenizer) if skipped(tokenizer) => 0,
+            // In UTF-8, 10xxxxxx goes on with a character.
+            _ => bytes.iter().filter(|byte| **byte >> 6 != 0b10).count(),
+        };
+        let Some(scored) = scored else { return TokenScore { text, bytes, chars, ..TokenScore::default() } };
+        let top = scored.top.iter().map(|&(id, logprob)| {
+            let (text, bytes) = self.token_text(id);
+            (text, bytes, logprob)
+        });
+        TokenScore { text, bytes, chars, logprob: Some(scored.logprob), top: top.collect() }
+    }
+
+    fn prompt_scores(
+        &self,
+        prompt: &[TokenId],
+        logprobs: Option<Vec<Option<TokenLogprob>>>,
+    ) -> Vec<TokenScore> {
+        let scored = logprobs.unwrap_or_default();
+        // A prompt's text has its special tokens.
+        prompt.iter().zip(scored).map(|(&id, scored)| self.score(id, scored, false)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;
