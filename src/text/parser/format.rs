@@ -16,6 +16,21 @@ pub enum ToolFormat {
     Hermes,
     /// `{"name": ..., "parameters": {...}}`: Llama 3.x.
     LlamaJson,
+    /// `<｜tool▁call▁begin｜>function<｜tool▁sep｜>NAME` and fenced JSON: DeepSeek V3.
+    DeepSeekV3,
+    /// `<｜tool▁call▁begin｜>NAME<｜tool▁sep｜>{...}<｜tool▁call▁end｜>`: DeepSeek V3.1.
+    DeepSeekV31,
+    /// As V3's, with what its distillations misspell: DeepSeek R1.
+    DeepSeekR1,
+    /// `<|tool_call_begin|>functions.NAME:N<|tool_call_argument_begin|>{...}<|tool_call_end|>`: Kimi K2.
+    KimiK2,
+    /// `<tool_call><function=NAME><parameter=KEY>VALUE</parameter></function></tool_call>`: Qwen3-Coder,
+    /// Qwen3.5, Nemotron 3, Seed-OSS.
+    QwenXml,
+    /// `<minimax:tool_call><invoke name="NAME"><parameter name="KEY">VALUE</parameter></invoke>...`.
+    MiniMaxM2,
+    /// `<tool_call>NAME<arg_key>KEY</arg_key><arg_value>VALUE</arg_value></tool_call>`: GLM-4.5 and later.
+    Glm4,
 }
 
 /// How reasoning is written.
@@ -52,15 +67,26 @@ impl AnswerFormat {
     }
 }
 
+const DEEPSEEK_CALLS: &str = "<｜tool▁calls▁begin｜>";
+const KIMI_SECTION: &str = "<|tool_calls_section_begin|>";
+
 impl ToolFormat {
     /// All of them, the ones with the rarest words first: [`AnswerFormat::of_template`] takes the first.
-    pub const ALL: [Self; 2] = [Self::Hermes, Self::LlamaJson];
+    pub const ALL: [Self; 6] =
+        [Self::KimiK2, Self::DeepSeekR1, Self::DeepSeekV3, Self::DeepSeekV31, Self::Hermes, Self::LlamaJson];
 
     /// What vLLM calls it (`--tool-call-parser`), where it does.
     pub fn name(self) -> &'static str {
         match self {
             Self::Hermes => "hermes",
             Self::LlamaJson => "llama3_json",
+            Self::DeepSeekV3 => "deepseek_v3",
+            Self::DeepSeekV31 => "deepseek_v31",
+            Self::DeepSeekR1 => "deepseek_r1",
+            Self::KimiK2 => "kimi_k2",
+            Self::QwenXml => "qwen3_coder",
+            Self::MiniMaxM2 => "minimax_m2",
+            Self::Glm4 => "glm45",
         }
     }
 
@@ -74,13 +100,61 @@ impl ToolFormat {
         match self {
             Self::Hermes => has("<tool_call>"),
             Self::LlamaJson => has("\"parameters\": dictionary"),
+            Self::DeepSeekR1 => has(DEEPSEEK_CALLS) && has("```json") && has("</think>"),
+            Self::DeepSeekV3 => has(DEEPSEEK_CALLS) && has("```json"),
+            Self::DeepSeekV31 => has(DEEPSEEK_CALLS),
+            Self::KimiK2 => has("<|tool_call_argument_begin|>"),
+            Self::QwenXml => has("<function=") && has("<parameter="),
+            Self::MiniMaxM2 => has("<minimax:tool_call>") && has("<invoke name="),
+            Self::Glm4 => has("<tool_call>") && has("<arg_key>"),
         }
+    }
+
+    /// A marker that ends reasoning which was not closed. Kimi K2 Thinking goes on to its calls so, and the
+    /// marker is a token that no text can be mistaken for.
+    pub(super) fn ends_reasoning(self) -> Option<&'static str> {
+        (self == Self::KimiK2).then_some(KIMI_SECTION)
     }
 
     fn markers(self) -> &'static [&'static str] {
         match self {
             Self::Hermes => &["<tool_call>", "</tool_call>"],
             Self::LlamaJson => &["<|python_tag|>"],
+            Self::DeepSeekV3 | Self::DeepSeekV31 | Self::DeepSeekR1 => &[
+                DEEPSEEK_CALLS,
+                "<｜tool▁call▁begin｜>",
+                "<｜tool▁sep｜>",
+                "<｜tool▁call▁end｜>",
+                "<｜tool▁calls▁end｜>",
+            ],
+            Self::KimiK2 => &[
+                KIMI_SECTION,
+                "<|tool_call_begin|>",
+                "<|tool_call_argument_begin|>",
+                "<|tool_call_end|>",
+                "<|tool_calls_section_end|>",
+            ],
+            Self::QwenXml => &[
+                "<tool_call>",
+                "<function=",
+                "<parameter=",
+                "</parameter>",
+                "</function>",
+                "</tool_call>",
+                "<seed:tool_call>",
+                "</seed:tool_call>",
+            ],
+            Self::MiniMaxM2 => &[
+                "<minimax:tool_call>",
+                "<invoke name=",
+                "<parameter name=",
+                "</parameter>",
+                "</invoke>",
+                "</minimax:tool_call>",
+            ],
+            Self::Glm4 => {
+                &["<tool_call>", "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>", "</tool_call>"]
+            }
         }
     }
 }

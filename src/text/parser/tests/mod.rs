@@ -3,6 +3,8 @@
 
 mod hermes;
 mod llama;
+mod marked;
+mod tagged;
 mod think;
 
 use super::*;
@@ -30,7 +32,11 @@ const fn open_case(name: &'static str, raw: &'static str, events: &'static [&'st
 fn tools() -> Arc<[Tool]> {
     let tool = |name: &str, properties: Value| Tool {
         name: name.into(),
-        parameters: json!({"type": "object", "properties": properties}),
+        parameters: json!({
+            "type": "object",
+            "properties": properties,
+            "$defs": {"Options": {"type": "object"}},
+        }),
     };
     Arc::new([
         tool("get_weather", json!({"city": {"type": "string"}, "days": {"type": "integer"}})),
