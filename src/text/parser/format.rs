@@ -1,5 +1,7 @@
 //! Which family's way an answer is written in.
 
+use super::harmony::OPEN_REASONING;
+
 /// How a model family writes reasoning and calls: found from its chat template.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AnswerFormat {
@@ -31,6 +33,10 @@ pub enum ToolFormat {
     MiniMaxM2,
     /// `<tool_call>NAME<arg_key>KEY</arg_key><arg_value>VALUE</arg_value></tool_call>`: GLM-4.5 and later.
     Glm4,
+    /// `[NAME(KEY=VALUE)]`, Python literals: Llama 3.2 and 4, LFM2.
+    Pythonic,
+    /// Messages to functions: gpt-oss.
+    Harmony,
 }
 
 /// How reasoning is written.
@@ -42,6 +48,8 @@ pub enum ReasoningFormat {
     SeedThink,
     /// `[THINK]...[/THINK]`: Magistral, Ministral 3.
     BracketThink,
+    /// The channel `analysis`: gpt-oss.
+    Harmony,
 }
 
 impl AnswerFormat {
@@ -67,6 +75,12 @@ impl AnswerFormat {
     }
 }
 
+fn has_harmony(source: &str) -> bool {
+    source.contains("<|channel|>") && source.contains("<|message|>")
+}
+
+const HARMONY: &[&str] =
+    &["<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>", "<|call|>", "<|return|>"];
 const DEEPSEEK_CALLS: &str = "<｜tool▁calls▁begin｜>";
 const KIMI_SECTION: &str = "<|tool_calls_section_begin|>";
 
@@ -87,12 +101,21 @@ impl ToolFormat {
             Self::QwenXml => "qwen3_coder",
             Self::MiniMaxM2 => "minimax_m2",
             Self::Glm4 => "glm45",
+            Self::Pythonic => "pythonic",
+            Self::Harmony => "openai",
         }
     }
 
-    /// The format of that name.
+    /// The format of that name; what vLLM parses in another way, but is written the same, has its names too.
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|format| format.name() == name)
+        Some(match name {
+            "llama4_json" => Self::LlamaJson,
+            "llama4_pythonic" | "lfm2" => Self::Pythonic,
+            "qwen3_xml" | "seed_oss" => Self::QwenXml,
+            "glm47" => Self::Glm4,
+            "harmony" | "gpt_oss" => Self::Harmony,
+            name => return Self::ALL.into_iter().find(|format| format.name() == name),
+        })
     }
 
     fn is_in(self, source: &str) -> bool {
@@ -107,6 +130,8 @@ impl ToolFormat {
             Self::QwenXml => has("<function=") && has("<parameter="),
             Self::MiniMaxM2 => has("<minimax:tool_call>") && has("<invoke name="),
             Self::Glm4 => has("<tool_call>") && has("<arg_key>"),
+            Self::Pythonic => has("func_name1(params_name1=") || has("<|tool_call_start|>["),
+            Self::Harmony => has_harmony(source),
         }
     }
 
@@ -152,6 +177,14 @@ impl ToolFormat {
                 "</invoke>",
                 "</minimax:tool_call>",
             ],
+            Self::Pythonic => &[
+                "<|python_start|>",
+                "<|python_end|>",
+                "<|python_tag|>",
+                "<|tool_call_start|>",
+                "<|tool_call_end|>",
+            ],
+            Self::Harmony => HARMONY,
             Self::Glm4 => {
                 &["<tool_call>", "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>", "</tool_call>"]
             }
@@ -161,7 +194,7 @@ impl ToolFormat {
 
 impl ReasoningFormat {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Think, Self::SeedThink, Self::BracketThink];
+    pub const ALL: [Self; 4] = [Self::Harmony, Self::SeedThink, Self::BracketThink, Self::Think];
 
     /// What it is called in configurations.
     pub fn name(self) -> &'static str {
@@ -169,6 +202,7 @@ impl ReasoningFormat {
             Self::Think => "think",
             Self::SeedThink => "seed_think",
             Self::BracketThink => "bracket_think",
+            Self::Harmony => "harmony",
         }
     }
 
@@ -192,11 +226,15 @@ impl ReasoningFormat {
             Self::Think => Some(("<think>", "</think>")),
             Self::SeedThink => Some(("<seed:think>", "</seed:think>")),
             Self::BracketThink => Some(("[THINK]", "[/THINK]")),
+            Self::Harmony => None,
         }
     }
 
     fn is_in(self, source: &str) -> bool {
-        self.markers().iter().any(|marker| source.contains(marker))
+        match self {
+            Self::Harmony => has_harmony(source),
+            _ => self.markers().iter().any(|marker| source.contains(marker)),
+        }
     }
 
     fn markers(self) -> &'static [&'static str] {
@@ -204,6 +242,7 @@ impl ReasoningFormat {
             Self::Think => &["<think>", "</think>"],
             Self::SeedThink => &["<seed:think>", "</seed:think>"],
             Self::BracketThink => &["[THINK]", "[/THINK]"],
+            Self::Harmony => HARMONY,
         }
     }
 }
@@ -212,8 +251,10 @@ impl ReasoningFormat {
 ///
 /// Only an opening tag that is the prompt's last word counts: a tag further up may be a user's text.
 pub fn reasoning_is_open(format: &AnswerFormat, prompt: &str) -> bool {
-    match format.reasoning.and_then(ReasoningFormat::open) {
-        Some(open) => prompt.trim_end().ends_with(open),
+    let prompt = prompt.trim_end();
+    match format.reasoning {
         None => false,
+        Some(ReasoningFormat::Harmony) => prompt.ends_with(OPEN_REASONING),
+        Some(reasoning) => reasoning.open().is_some_and(|open| prompt.ends_with(open)),
     }
 }

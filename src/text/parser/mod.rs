@@ -32,11 +32,13 @@
 //! their schema, and dialects of APIs: those are the callers' business.
 
 mod format;
+mod harmony;
 mod json;
 mod json_call;
 mod marked_call;
 mod output;
 mod python_literal;
+mod pythonic_call;
 mod scan;
 mod schema;
 mod tagged_call;
@@ -49,9 +51,11 @@ mod tests;
 pub use format::{AnswerFormat, ReasoningFormat, ToolFormat, reasoning_is_open};
 pub use output::ParsedEvent;
 
+use harmony::Harmony;
 use json_call::JsonCalls;
 use marked_call::MarkedCalls;
 use output::Output;
+use pythonic_call::PythonicCalls;
 use serde_json::Value;
 use std::sync::Arc;
 use tagged_call::TaggedCalls;
@@ -98,12 +102,20 @@ enum Content {
     Json(Box<JsonCalls>),
     Marked(Box<MarkedCalls>),
     Tagged(Box<TaggedCalls>),
+    Pythonic(Box<PythonicCalls>),
+    /// Reasoning too.
+    Harmony(Harmony),
 }
 
 impl AnswerParser {
     /// For one choice of one request.
     pub fn new(format: &AnswerFormat, options: ParserOptions) -> Self {
         let tools = format.tools.filter(|_| !options.tools.is_empty());
+        if format.reasoning == Some(ReasoningFormat::Harmony) || format.tools == Some(ToolFormat::Harmony) {
+            let tools = if tools == Some(ToolFormat::Harmony) { options.tools } else { Arc::default() };
+            let content = Content::Harmony(Harmony::new(tools, options.reasoning_is_open));
+            return Self { think: None, content, output: Output::default() };
+        }
         let think = format
             .reasoning
             .and_then(ReasoningFormat::tags)
@@ -115,7 +127,8 @@ impl AnswerParser {
         let marked = |calls: MarkedCalls| Content::Marked(Box::new(calls));
         let tagged = |calls: TaggedCalls| Content::Tagged(Box::new(calls));
         let content = match tools {
-            None => Content::Text,
+            // Harmony has been dealt with.
+            None | Some(ToolFormat::Harmony) => Content::Text,
             Some(ToolFormat::Hermes) => Content::Json(Box::new(JsonCalls::hermes(options.tools))),
             Some(ToolFormat::LlamaJson) => Content::Json(Box::new(JsonCalls::llama(options.tools))),
             Some(ToolFormat::DeepSeekV3) => marked(MarkedCalls::deepseek_v3(options.tools)),
@@ -124,6 +137,7 @@ impl AnswerParser {
             Some(ToolFormat::KimiK2) => marked(MarkedCalls::kimi_k2(options.tools)),
             Some(ToolFormat::QwenXml) => tagged(TaggedCalls::qwen(options.tools)),
             Some(ToolFormat::MiniMaxM2) => tagged(TaggedCalls::minimax(options.tools)),
+            Some(ToolFormat::Pythonic) => Content::Pythonic(Box::new(PythonicCalls::new(options.tools))),
             Some(ToolFormat::Glm4) => tagged(TaggedCalls::glm(options.tools)),
         };
         Self { think, content, output: Output::default() }
@@ -175,6 +189,8 @@ impl Content {
             Self::Json(calls) => calls.push(c, output),
             Self::Marked(calls) => calls.push(c, output),
             Self::Tagged(calls) => calls.push(c, output),
+            Self::Pythonic(calls) => calls.push(c, output),
+            Self::Harmony(messages) => messages.push(c, output),
         }
     }
 
@@ -184,6 +200,8 @@ impl Content {
             Self::Json(calls) => calls.finish(output),
             Self::Marked(calls) => calls.finish(output),
             Self::Tagged(calls) => calls.finish(output),
+            Self::Pythonic(calls) => calls.finish(output),
+            Self::Harmony(messages) => messages.finish(output),
         }
     }
 }

@@ -1,9 +1,11 @@
 //! Raw outputs of models as their families write them, with the events that they mean, and what holds for
 //! every one of them however it is cut into pieces.
 
+mod harmony;
 mod hermes;
 mod llama;
 mod marked;
+mod pythonic;
 mod tagged;
 mod think;
 
