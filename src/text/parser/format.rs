@@ -1,5 +1,7 @@
 //! Which family's way an answer is written in.
 
+use super::harmony::OPEN_REASONING;
+
 /// How a model family writes reasoning and calls: found from its chat template.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AnswerFormat {
@@ -16,6 +18,25 @@ pub enum ToolFormat {
     Hermes,
     /// `{"name": ..., "parameters": {...}}`: Llama 3.x.
     LlamaJson,
+    /// `<｜tool▁call▁begin｜>function<｜tool▁sep｜>NAME` and fenced JSON: DeepSeek V3.
+    DeepSeekV3,
+    /// `<｜tool▁call▁begin｜>NAME<｜tool▁sep｜>{...}<｜tool▁call▁end｜>`: DeepSeek V3.1.
+    DeepSeekV31,
+    /// As V3's, with what its distillations misspell: DeepSeek R1.
+    DeepSeekR1,
+    /// `<|tool_call_begin|>functions.NAME:N<|tool_call_argument_begin|>{...}<|tool_call_end|>`: Kimi K2.
+    KimiK2,
+    /// `<tool_call><function=NAME><parameter=KEY>VALUE</parameter></function></tool_call>`: Qwen3-Coder,
+    /// Qwen3.5, Nemotron 3, Seed-OSS.
+    QwenXml,
+    /// `<minimax:tool_call><invoke name="NAME"><parameter name="KEY">VALUE</parameter></invoke>...`.
+    MiniMaxM2,
+    /// `<tool_call>NAME<arg_key>KEY</arg_key><arg_value>VALUE</arg_value></tool_call>`: GLM-4.5 and later.
+    Glm4,
+    /// `[NAME(KEY=VALUE)]`, Python literals: Llama 3.2 and 4, LFM2.
+    Pythonic,
+    /// Messages to functions: gpt-oss.
+    Harmony,
 }
 
 /// How reasoning is written.
@@ -27,6 +48,8 @@ pub enum ReasoningFormat {
     SeedThink,
     /// `[THINK]...[/THINK]`: Magistral, Ministral 3.
     BracketThink,
+    /// The channel `analysis`: gpt-oss.
+    Harmony,
 }
 
 impl AnswerFormat {
@@ -52,21 +75,47 @@ impl AnswerFormat {
     }
 }
 
+fn has_harmony(source: &str) -> bool {
+    source.contains("<|channel|>") && source.contains("<|message|>")
+}
+
+const HARMONY: &[&str] =
+    &["<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>", "<|call|>", "<|return|>"];
+const DEEPSEEK_CALLS: &str = "<｜tool▁calls▁begin｜>";
+const KIMI_SECTION: &str = "<|tool_calls_section_begin|>";
+
 impl ToolFormat {
     /// All of them, the ones with the rarest words first: [`AnswerFormat::of_template`] takes the first.
-    pub const ALL: [Self; 2] = [Self::Hermes, Self::LlamaJson];
+    pub const ALL: [Self; 6] =
+        [Self::KimiK2, Self::DeepSeekR1, Self::DeepSeekV3, Self::DeepSeekV31, Self::Hermes, Self::LlamaJson];
 
     /// What vLLM calls it (`--tool-call-parser`), where it does.
     pub fn name(self) -> &'static str {
         match self {
             Self::Hermes => "hermes",
             Self::LlamaJson => "llama3_json",
+            Self::DeepSeekV3 => "deepseek_v3",
+            Self::DeepSeekV31 => "deepseek_v31",
+            Self::DeepSeekR1 => "deepseek_r1",
+            Self::KimiK2 => "kimi_k2",
+            Self::QwenXml => "qwen3_coder",
+            Self::MiniMaxM2 => "minimax_m2",
+            Self::Glm4 => "glm45",
+            Self::Pythonic => "pythonic",
+            Self::Harmony => "openai",
         }
     }
 
-    /// The format of that name.
+    /// The format of that name; what vLLM parses in another way, but is written the same, has its names too.
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|format| format.name() == name)
+        Some(match name {
+            "llama4_json" => Self::LlamaJson,
+            "llama4_pythonic" | "lfm2" => Self::Pythonic,
+            "qwen3_xml" | "seed_oss" => Self::QwenXml,
+            "glm47" => Self::Glm4,
+            "harmony" | "gpt_oss" => Self::Harmony,
+            name => return Self::ALL.into_iter().find(|format| format.name() == name),
+        })
     }
 
     fn is_in(self, source: &str) -> bool {
@@ -74,20 +123,78 @@ impl ToolFormat {
         match self {
             Self::Hermes => has("<tool_call>"),
             Self::LlamaJson => has("\"parameters\": dictionary"),
+            Self::DeepSeekR1 => has(DEEPSEEK_CALLS) && has("```json") && has("</think>"),
+            Self::DeepSeekV3 => has(DEEPSEEK_CALLS) && has("```json"),
+            Self::DeepSeekV31 => has(DEEPSEEK_CALLS),
+            Self::KimiK2 => has("<|tool_call_argument_begin|>"),
+            Self::QwenXml => has("<function=") && has("<parameter="),
+            Self::MiniMaxM2 => has("<minimax:tool_call>") && has("<invoke name="),
+            Self::Glm4 => has("<tool_call>") && has("<arg_key>"),
+            Self::Pythonic => has("func_name1(params_name1=") || has("<|tool_call_start|>["),
+            Self::Harmony => has_harmony(source),
         }
+    }
+
+    /// A marker that ends reasoning which was not closed. Kimi K2 Thinking goes on to its calls so, and the
+    /// marker is a token that no text can be mistaken for.
+    pub(super) fn ends_reasoning(self) -> Option<&'static str> {
+        (self == Self::KimiK2).then_some(KIMI_SECTION)
     }
 
     fn markers(self) -> &'static [&'static str] {
         match self {
             Self::Hermes => &["<tool_call>", "</tool_call>"],
             Self::LlamaJson => &["<|python_tag|>"],
+            Self::DeepSeekV3 | Self::DeepSeekV31 | Self::DeepSeekR1 => &[
+                DEEPSEEK_CALLS,
+                "<｜tool▁call▁begin｜>",
+                "<｜tool▁sep｜>",
+                "<｜tool▁call▁end｜>",
+                "<｜tool▁calls▁end｜>",
+            ],
+            Self::KimiK2 => &[
+                KIMI_SECTION,
+                "<|tool_call_begin|>",
+                "<|tool_call_argument_begin|>",
+                "<|tool_call_end|>",
+                "<|tool_calls_section_end|>",
+            ],
+            Self::QwenXml => &[
+                "<tool_call>",
+                "<function=",
+                "<parameter=",
+                "</parameter>",
+                "</function>",
+                "</tool_call>",
+                "<seed:tool_call>",
+                "</seed:tool_call>",
+            ],
+            Self::MiniMaxM2 => &[
+                "<minimax:tool_call>",
+                "<invoke name=",
+                "<parameter name=",
+                "</parameter>",
+                "</invoke>",
+                "</minimax:tool_call>",
+            ],
+            Self::Pythonic => &[
+                "<|python_start|>",
+                "<|python_end|>",
+                "<|python_tag|>",
+                "<|tool_call_start|>",
+                "<|tool_call_end|>",
+            ],
+            Self::Harmony => HARMONY,
+            Self::Glm4 => {
+                &["<tool_call>", "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>", "</tool_call>"]
+            }
         }
     }
 }
 
 impl ReasoningFormat {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Think, Self::SeedThink, Self::BracketThink];
+    pub const ALL: [Self; 4] = [Self::Harmony, Self::SeedThink, Self::BracketThink, Self::Think];
 
     /// What it is called in configurations.
     pub fn name(self) -> &'static str {
@@ -95,6 +202,7 @@ impl ReasoningFormat {
             Self::Think => "think",
             Self::SeedThink => "seed_think",
             Self::BracketThink => "bracket_think",
+            Self::Harmony => "harmony",
         }
     }
 
@@ -118,11 +226,15 @@ impl ReasoningFormat {
             Self::Think => Some(("<think>", "</think>")),
             Self::SeedThink => Some(("<seed:think>", "</seed:think>")),
             Self::BracketThink => Some(("[THINK]", "[/THINK]")),
+            Self::Harmony => None,
         }
     }
 
     fn is_in(self, source: &str) -> bool {
-        self.markers().iter().any(|marker| source.contains(marker))
+        match self {
+            Self::Harmony => has_harmony(source),
+            _ => self.markers().iter().any(|marker| source.contains(marker)),
+        }
     }
 
     fn markers(self) -> &'static [&'static str] {
@@ -130,6 +242,7 @@ impl ReasoningFormat {
             Self::Think => &["<think>", "</think>"],
             Self::SeedThink => &["<seed:think>", "</seed:think>"],
             Self::BracketThink => &["[THINK]", "[/THINK]"],
+            Self::Harmony => HARMONY,
         }
     }
 }
@@ -138,8 +251,10 @@ impl ReasoningFormat {
 ///
 /// Only an opening tag that is the prompt's last word counts: a tag further up may be a user's text.
 pub fn reasoning_is_open(format: &AnswerFormat, prompt: &str) -> bool {
-    match format.reasoning.and_then(ReasoningFormat::open) {
-        Some(open) => prompt.trim_end().ends_with(open),
+    let prompt = prompt.trim_end();
+    match format.reasoning {
         None => false,
+        Some(ReasoningFormat::Harmony) => prompt.ends_with(OPEN_REASONING),
+        Some(reasoning) => reasoning.open().is_some_and(|open| prompt.ends_with(open)),
     }
 }

@@ -1,4 +1,4 @@
-//! JSON that comes character by character: strings decoded and encoded, and arguments told as they come.
+//! JSON that comes character by character: strings decoded and encoded, arguments told as they come.
 
 use super::scan::{Match, match_marker};
 
@@ -6,8 +6,40 @@ use super::scan::{Match, match_marker};
 #[derive(Debug, Default)]
 pub(super) struct JsonString {
     escape: Escape,
-    /// The first half of a surrogate pair.
+    surrogates: Surrogates,
+}
+
+/// Joins the halves of characters that are escaped as two. A half alone becomes U+FFFD.
+#[derive(Debug, Default)]
+pub(super) struct Surrogates {
     high: Option<u16>,
+}
+
+impl Surrogates {
+    /// The next escaped character, or half of one.
+    pub(super) fn push(&mut self, value: u32, text: &mut String) {
+        match u16::try_from(value) {
+            Ok(unit @ 0xd800..=0xdbff) => {
+                self.end(text);
+                self.high = Some(unit);
+            }
+            Ok(unit @ 0xdc00..=0xdfff) if self.high.is_some() => {
+                let pair = self.high.take().map_or([unit; 2], |high| [high, unit]);
+                text.extend(char::decode_utf16(pair).map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER)));
+            }
+            _ => {
+                self.end(text);
+                text.push(char::from_u32(value).unwrap_or(char::REPLACEMENT_CHARACTER));
+            }
+        }
+    }
+
+    /// No other half follows.
+    pub(super) fn end(&mut self, text: &mut String) {
+        if self.high.take().is_some() {
+            text.push(char::REPLACEMENT_CHARACTER);
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -28,7 +60,7 @@ impl JsonString {
         match &mut self.escape {
             Escape::None if c == '\\' => self.escape = Escape::Begun,
             Escape::None => {
-                self.end_pair(text);
+                self.surrogates.end(text);
                 if c == '"' {
                     return true;
                 }
@@ -40,7 +72,7 @@ impl JsonString {
                     return false;
                 }
                 self.escape = Escape::None;
-                self.end_pair(text);
+                self.surrogates.end(text);
                 match c {
                     'b' => text.push('\u{8}'),
                     'f' => text.push('\u{c}'),
@@ -55,41 +87,34 @@ impl JsonString {
             Escape::Unicode { value, digits } => {
                 let Some(digit) = c.to_digit(16) else {
                     self.escape = Escape::None;
-                    self.high = None;
+                    self.surrogates.end(text);
                     text.push(char::REPLACEMENT_CHARACTER);
                     return self.push(c, text);
                 };
                 *value = *value * 16 + digit;
                 *digits += 1;
                 if *digits == 4 {
-                    let unit = u16::try_from(*value).unwrap_or(0);
+                    self.surrogates.push(*value, text);
                     self.escape = Escape::None;
-                    self.push_unit(unit, text);
                 }
             }
         }
         false
     }
+}
 
-    fn push_unit(&mut self, unit: u16, text: &mut String) {
-        if let Some(high) = self.high.take() {
-            if let Some(Ok(c)) = char::decode_utf16([high, unit]).next() {
-                text.push(c);
-                return;
-            }
-            text.push(char::REPLACEMENT_CHARACTER);
-        }
-        match char::decode_utf16([unit]).next() {
-            Some(Ok(c)) => text.push(c),
-            _ if unit < 0xdc00 => self.high = Some(unit),
-            _ => text.push(char::REPLACEMENT_CHARACTER),
-        }
-    }
-
-    fn end_pair(&mut self, text: &mut String) {
-        if self.high.take().is_some() {
-            text.push(char::REPLACEMENT_CHARACTER);
-        }
+/// Adds a character as it stands in a JSON string.
+pub(super) fn push_json_char(c: char, json: &mut String) {
+    match c {
+        '"' => json.push_str("\\\""),
+        '\\' => json.push_str("\\\\"),
+        '\n' => json.push_str("\\n"),
+        '\r' => json.push_str("\\r"),
+        '\t' => json.push_str("\\t"),
+        '\u{8}' => json.push_str("\\b"),
+        '\u{c}' => json.push_str("\\f"),
+        c if c < ' ' => json.push_str(&format!("\\u{:04x}", u32::from(c))),
+        c => json.push(c),
     }
 }
 
@@ -104,6 +129,8 @@ pub(super) enum Reading {
     CompleteBefore,
     /// It made a marker whole that can't stand where it stands: the value was broken off.
     Cut(&'static str),
+    /// It can't stand where it stands, and is not part of the value.
+    Broken,
 }
 
 /// One JSON value that is told as it is written. A string is decoded: arguments may be JSON in a string.
@@ -209,6 +236,11 @@ impl JsonValue {
             }
         }
         Reading::Inside
+    }
+
+    /// Its end is not its own to tell: it has no brackets or quotes, or has not begun.
+    pub(super) fn is_bare(&self) -> bool {
+        matches!(self.shape, Shape::Unknown | Shape::Bare(_))
     }
 
     /// There is no more of it. A `null` is no arguments at all.

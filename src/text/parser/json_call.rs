@@ -286,6 +286,7 @@ impl JsonCall {
         match reading {
             Reading::Inside => return Step::Inside,
             Reading::Cut(marker) => return Step::Cut(marker),
+            Reading::Broken => return Step::Broken,
             Reading::Complete | Reading::CompleteBefore => self.place = Place::AfterValue,
         }
         if reading == Reading::CompleteBefore { self.advance(c, tools, output) } else { Step::Inside }

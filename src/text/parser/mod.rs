@@ -13,7 +13,7 @@
 //!   as chat templates write them.
 //! - A reasoning block opens the answer: the template has opened it, or the model's first word does. It
 //!   ends at its closing tag, or with the answer. A `<think>` later in the answer is text. Calls inside the
-//!   block are reasoning: a model that goes from a
+//!   block are reasoning (but Kimi K2's section of calls ends it, being a token of its own): a model that goes from a
 //!   block that it never closes straight to a call has told no call.
 //! - A call is told by its name first, then by its arguments as pieces of JSON, then by its end. Arguments
 //!   that the model writes as JSON are told as it wrote them. Arguments in tags or as Python literals are
@@ -32,11 +32,18 @@
 //! their schema, and dialects of APIs: those are the callers' business.
 
 mod format;
+mod harmony;
 mod json;
 mod json_call;
+mod marked_call;
 mod output;
+mod python_literal;
+mod pythonic_call;
 mod scan;
+mod schema;
+mod tagged_call;
 mod think;
+mod typed_value;
 
 #[cfg(test)]
 mod tests;
@@ -44,10 +51,14 @@ mod tests;
 pub use format::{AnswerFormat, ReasoningFormat, ToolFormat, reasoning_is_open};
 pub use output::ParsedEvent;
 
+use harmony::Harmony;
 use json_call::JsonCalls;
+use marked_call::MarkedCalls;
 use output::Output;
+use pythonic_call::PythonicCalls;
 use serde_json::Value;
 use std::sync::Arc;
+use tagged_call::TaggedCalls;
 use think::Think;
 
 /// The longest attempt at a call, or value of unknown type, that is held back.
@@ -89,20 +100,45 @@ pub struct AnswerParser {
 enum Content {
     Text,
     Json(Box<JsonCalls>),
+    Marked(Box<MarkedCalls>),
+    Tagged(Box<TaggedCalls>),
+    Pythonic(Box<PythonicCalls>),
+    /// Reasoning too.
+    Harmony(Harmony),
 }
 
 impl AnswerParser {
     /// For one choice of one request.
     pub fn new(format: &AnswerFormat, options: ParserOptions) -> Self {
         let tools = format.tools.filter(|_| !options.tools.is_empty());
+        if format.reasoning == Some(ReasoningFormat::Harmony) || format.tools == Some(ToolFormat::Harmony) {
+            let tools = if tools == Some(ToolFormat::Harmony) { options.tools } else { Arc::default() };
+            let content = Content::Harmony(Harmony::new(tools, options.reasoning_is_open));
+            return Self { think: None, content, output: Output::default() };
+        }
         let think = format
             .reasoning
             .and_then(ReasoningFormat::tags)
-            .map(|(open, close)| Think::new(open, close, options.reasoning_is_open));
+            .map(|(open, close)| Think::new(open, close, options.reasoning_is_open))
+            .map(|think| match tools.and_then(ToolFormat::ends_reasoning) {
+                Some(marker) => think.ended_by(marker),
+                None => think,
+            });
+        let marked = |calls: MarkedCalls| Content::Marked(Box::new(calls));
+        let tagged = |calls: TaggedCalls| Content::Tagged(Box::new(calls));
         let content = match tools {
-            None => Content::Text,
+            // Harmony has been dealt with.
+            None | Some(ToolFormat::Harmony) => Content::Text,
             Some(ToolFormat::Hermes) => Content::Json(Box::new(JsonCalls::hermes(options.tools))),
             Some(ToolFormat::LlamaJson) => Content::Json(Box::new(JsonCalls::llama(options.tools))),
+            Some(ToolFormat::DeepSeekV3) => marked(MarkedCalls::deepseek_v3(options.tools)),
+            Some(ToolFormat::DeepSeekV31) => marked(MarkedCalls::deepseek_v31(options.tools)),
+            Some(ToolFormat::DeepSeekR1) => marked(MarkedCalls::deepseek_r1(options.tools)),
+            Some(ToolFormat::KimiK2) => marked(MarkedCalls::kimi_k2(options.tools)),
+            Some(ToolFormat::QwenXml) => tagged(TaggedCalls::qwen(options.tools)),
+            Some(ToolFormat::MiniMaxM2) => tagged(TaggedCalls::minimax(options.tools)),
+            Some(ToolFormat::Pythonic) => Content::Pythonic(Box::new(PythonicCalls::new(options.tools))),
+            Some(ToolFormat::Glm4) => tagged(TaggedCalls::glm(options.tools)),
         };
         Self { think, content, output: Output::default() }
     }
@@ -151,6 +187,10 @@ impl Content {
         match self {
             Self::Text => output.text_char(c),
             Self::Json(calls) => calls.push(c, output),
+            Self::Marked(calls) => calls.push(c, output),
+            Self::Tagged(calls) => calls.push(c, output),
+            Self::Pythonic(calls) => calls.push(c, output),
+            Self::Harmony(messages) => messages.push(c, output),
         }
     }
 
@@ -158,6 +198,10 @@ impl Content {
         match self {
             Self::Text => {}
             Self::Json(calls) => calls.finish(output),
+            Self::Marked(calls) => calls.finish(output),
+            Self::Tagged(calls) => calls.finish(output),
+            Self::Pythonic(calls) => calls.finish(output),
+            Self::Harmony(messages) => messages.finish(output),
         }
     }
 }

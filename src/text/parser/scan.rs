@@ -60,8 +60,8 @@ pub(super) struct Scan {
     line_opener: Option<char>,
     /// What may stand between two calls beside white space.
     separators: &'static [char],
-    /// A call has ended whose closing markers may follow.
-    closer_owed: bool,
+    /// A call has ended; its closing markers from this one on may follow.
+    owed_from: usize,
     /// Everything is text up to and with this marker.
     text_until: Option<&'static str>,
     held: Held,
@@ -78,7 +78,7 @@ impl Scan {
             closers,
             line_opener: None,
             separators: &[],
-            closer_owed: false,
+            owed_from: closers.len(),
             text_until: None,
             held: Held::default(),
             is_line_start: true,
@@ -124,16 +124,19 @@ impl Scan {
         match matched {
             Match::Beginning => None,
             Match::Whole(closer) => {
-                if self.closer_owed {
-                    self.held = Held::default();
-                    self.closer_owed = Some(&closer) != self.closers.last();
-                    self.is_after_call = true;
-                    self.is_line_start = true;
-                } else {
-                    if self.text_until == Some(closer) {
-                        self.text_until = None;
+                match self.owed_closers().iter().position(|owed| *owed == closer) {
+                    Some(index) => {
+                        self.held = Held::default();
+                        self.owed_from += index + 1;
+                        self.is_after_call = true;
+                        self.is_line_start = true;
                     }
-                    self.release(output);
+                    None => {
+                        if self.text_until == Some(closer) {
+                            self.text_until = None;
+                        }
+                        self.release(output);
+                    }
                 }
                 None
             }
@@ -153,7 +156,7 @@ impl Scan {
     pub(super) fn finish(&mut self, output: &mut Output) {
         let text = std::mem::take(&mut self.held.text);
         let is_cut_closer =
-            self.closer_owed && text.len() > 1 && self.closers.iter().any(|closer| closer.starts_with(&text));
+            text.len() > 1 && self.owed_closers().iter().any(|closer| closer.starts_with(&text));
         if !text.is_empty() && !is_cut_closer {
             self.held.text = text;
             self.release(output);
@@ -177,15 +180,19 @@ impl Scan {
     /// An attempt was a call that is not to be told: it is text, and so is the rest up to the marker.
     pub(super) fn give_back_until(&mut self, held: Held, marker: &'static str, output: &mut Output) {
         self.give_back(held, output);
-        self.closer_owed = false;
+        self.owed_from = self.closers.len();
         self.text_until = Some(marker);
     }
 
     /// A call has ended; its closing markers are left out if they follow.
     pub(super) fn after_call(&mut self) {
-        self.closer_owed = true;
+        self.owed_from = 0;
         self.is_after_call = true;
         self.is_line_start = true;
+    }
+
+    fn owed_closers(&self) -> &'static [&'static str] {
+        &self.closers[self.owed_from..]
     }
 
     fn push_white(&mut self, c: char, output: &mut Output) {

@@ -40,6 +40,12 @@ impl Think {
         Self { open, ends: vec![close], place, white: String::new(), tag: String::new(), told: false }
     }
 
+    /// This marker ends the block too, and is content.
+    pub(super) fn ended_by(mut self, marker: &'static str) -> Self {
+        self.ends.push(marker);
+        self
+    }
+
     /// The next character. Returns the content that has begun, once there can be no more reasoning.
     pub(super) fn push(&mut self, c: char, output: &mut Output) -> Option<String> {
         if self.tag.is_empty() && c.is_whitespace() {

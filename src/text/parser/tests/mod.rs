@@ -1,8 +1,12 @@
 //! Raw outputs of models as their families write them, with the events that they mean, and what holds for
 //! every one of them however it is cut into pieces.
 
+mod harmony;
 mod hermes;
 mod llama;
+mod marked;
+mod pythonic;
+mod tagged;
 mod think;
 
 use super::*;
@@ -30,7 +34,11 @@ const fn open_case(name: &'static str, raw: &'static str, events: &'static [&'st
 fn tools() -> Arc<[Tool]> {
     let tool = |name: &str, properties: Value| Tool {
         name: name.into(),
-        parameters: json!({"type": "object", "properties": properties}),
+        parameters: json!({
+            "type": "object",
+            "properties": properties,
+            "$defs": {"Options": {"type": "object"}},
+        }),
     };
     Arc::new([
         tool("get_weather", json!({"city": {"type": "string"}, "days": {"type": "integer"}})),

@@ -1,0 +1,380 @@
+//! Calls whose parameters stand between tags, as plain text: Qwen3-Coder, MiniMax-M2, GLM-4.x.
+//!
+//! The text of a parameter is anything, tags too: its closing tag is one only where what may follow it
+//! follows. Its type is the schema's (see [`TypedValue`]).
+
+use super::json::push_json_char;
+use super::output::Output;
+use super::scan::{Held, Match, Scan, match_marker};
+use super::schema::Kinds;
+use super::typed_value::TypedValue;
+use super::{NAME_BYTES_MAX, Tool};
+use std::sync::Arc;
+
+/// Reads text with calls in it.
+#[derive(Debug)]
+pub(super) struct TaggedCalls {
+    tools: Arc<[Tool]>,
+    dialect: &'static Dialect,
+    scan: Scan,
+    place: Place,
+    /// The attempt so far, until the call is told.
+    held: Held,
+    /// What may become the tag that is looked for.
+    tag: String,
+    /// The name of the call or of the parameter, as it comes.
+    name: String,
+    /// The tool that is called, by its place in `tools`.
+    tool: usize,
+    parameters: usize,
+    /// What one character tells.
+    told: String,
+}
+
+/// What differs from family to family.
+#[derive(Debug)]
+struct Dialect {
+    /// Of sections, then of calls.
+    openers: &'static [&'static str],
+    /// `None`: the name follows the section's opener.
+    call_opener: Option<&'static str>,
+    parameter_opener: &'static str,
+    /// Ends a parameter's name, and what comes before its value, if anything does.
+    name_closer: &'static str,
+    value_opener: Option<&'static str>,
+    value_closer: &'static str,
+    /// Of calls, then of sections.
+    closers: &'static [&'static str],
+    /// The parameter's opener and all closers: what may come where a parameter may.
+    next: &'static [&'static str],
+    /// Values stand on lines of their own.
+    has_line_breaks: bool,
+}
+
+const QWEN: Dialect = Dialect {
+    openers: &["<tool_call>", "<seed:tool_call>", "<function="],
+    call_opener: Some("<function="),
+    parameter_opener: "<parameter=",
+    name_closer: ">",
+    value_opener: None,
+    value_closer: "</parameter>",
+    closers: &["</function>", "</tool_call>", "</seed:tool_call>"],
+    next: &["<parameter=", "</function>", "</tool_call>", "</seed:tool_call>"],
+    has_line_breaks: true,
+};
+
+const MINIMAX: Dialect = Dialect {
+    openers: &["<minimax:tool_call>", "<invoke name="],
+    call_opener: Some("<invoke name="),
+    parameter_opener: "<parameter name=",
+    name_closer: ">",
+    value_opener: None,
+    value_closer: "</parameter>",
+    closers: &["</invoke>", "</minimax:tool_call>"],
+    next: &["<parameter name=", "</invoke>", "</minimax:tool_call>"],
+    has_line_breaks: false,
+};
+
+const GLM: Dialect = Dialect {
+    openers: &["<tool_call>"],
+    call_opener: None,
+    parameter_opener: "<arg_key>",
+    name_closer: "</arg_key>",
+    value_opener: Some("<arg_value>"),
+    value_closer: "</arg_value>",
+    closers: &["</tool_call>"],
+    next: &["<arg_key>", "</tool_call>"],
+    has_line_breaks: false,
+};
+
+#[derive(Debug)]
+enum Place {
+    Text,
+    /// Behind a section's opener.
+    Section,
+    /// In the call's name.
+    Name,
+    /// Where a parameter or the call's end may come.
+    Call,
+    /// In a parameter's name.
+    ParameterName,
+    BeforeValue,
+    /// `is_first`: nothing of it has come.
+    Value {
+        value: TypedValue,
+        is_first: bool,
+    },
+}
+
+/// How much white space may stand between a value's closing tag and what follows it.
+const GAP_BYTES_MAX: usize = 64;
+
+impl TaggedCalls {
+    /// `<tool_call><function=NAME><parameter=KEY>VALUE</parameter></function></tool_call>`.
+    pub(super) fn qwen(tools: Arc<[Tool]>) -> Self {
+        Self::new(tools, &QWEN)
+    }
+
+    /// `<minimax:tool_call><invoke name="NAME"><parameter name="KEY">VALUE</parameter></invoke>...`.
+    pub(super) fn minimax(tools: Arc<[Tool]>) -> Self {
+        Self::new(tools, &MINIMAX)
+    }
+
+    /// `<tool_call>NAME<arg_key>KEY</arg_key><arg_value>VALUE</arg_value></tool_call>`.
+    pub(super) fn glm(tools: Arc<[Tool]>) -> Self {
+        Self::new(tools, &GLM)
+    }
+
+    fn new(tools: Arc<[Tool]>, dialect: &'static Dialect) -> Self {
+        Self {
+            tools,
+            dialect,
+            scan: Scan::new(dialect.openers, dialect.closers),
+            place: Place::Text,
+            held: Held::default(),
+            tag: String::new(),
+            name: String::new(),
+            tool: 0,
+            parameters: 0,
+            told: String::new(),
+        }
+    }
+
+    pub(super) fn push(&mut self, c: char, output: &mut Output) {
+        match &mut self.place {
+            Place::Text => {
+                let Some(opener) = self.scan.push(c, output) else { return };
+                self.held = self.scan.take_held();
+                self.name.clear();
+                let is_call = self.dialect.call_opener.is_none_or(|call_opener| call_opener == opener);
+                self.place = if is_call { Place::Name } else { Place::Section };
+            }
+            Place::Section if self.tag.is_empty() && c.is_whitespace() => self.held.push(c),
+            Place::Section => {
+                let call_opener = self.dialect.call_opener.unwrap_or_default();
+                if self.push_tag(c, &[call_opener], output).is_some() {
+                    call_opener.chars().for_each(|c| self.held.push(c));
+                    self.place = Place::Name;
+                }
+            }
+            Place::Name => self.push_name(c, output),
+            Place::Call if self.tag.is_empty() && c.is_whitespace() => {}
+            Place::Call => {
+                if let Some(tag) = self.push_tag(c, self.dialect.next, output) {
+                    self.end_parameter(tag, output);
+                }
+            }
+            Place::ParameterName => {
+                self.name.push(c);
+                if let Some(name) = self.name.strip_suffix(self.dialect.name_closer) {
+                    self.name = unquoted(name).to_owned();
+                    match self.dialect.value_opener {
+                        Some(_) => self.place = Place::BeforeValue,
+                        None => self.begin_value(output),
+                    }
+                } else if self.name.len() > NAME_BYTES_MAX {
+                    self.break_off(output);
+                }
+            }
+            Place::BeforeValue if self.tag.is_empty() && c.is_whitespace() => {}
+            Place::BeforeValue => {
+                let value_opener = self.dialect.value_opener.unwrap_or_default();
+                if self.push_tag(c, &[value_opener], output).is_some() {
+                    self.begin_value(output);
+                }
+            }
+            Place::Value { .. } => self.push_value(c, output),
+        }
+    }
+
+    pub(super) fn finish(&mut self, output: &mut Output) {
+        match &mut self.place {
+            Place::Text => self.scan.finish(output),
+            Place::Section | Place::Name => self.give_back(output),
+            Place::Call | Place::ParameterName | Place::BeforeValue => {}
+            Place::Value { value, .. } => {
+                // What may be part of a tag is none of the value; a value that is cut off is not told whole.
+                if self.tag.contains(self.dialect.value_closer) {
+                    self.told.clear();
+                    value.finish(&mut self.told);
+                    output.arguments(&self.told);
+                }
+            }
+        }
+    }
+
+    /// The next character of one of the tags that have to come here, which is returned once it is whole.
+    fn push_tag(&mut self, c: char, tags: &[&'static str], output: &mut Output) -> Option<&'static str> {
+        self.tag.push(c);
+        match match_marker(&self.tag, tags) {
+            Match::Beginning => None,
+            Match::Whole(tag) => {
+                self.tag.clear();
+                Some(tag)
+            }
+            Match::None => {
+                let tag = std::mem::take(&mut self.tag);
+                match self.place {
+                    Place::Section => self.give_back(output),
+                    _ => self.break_off(output),
+                }
+                tag.chars().for_each(|c| self.push(c, output));
+                None
+            }
+        }
+    }
+
+    fn push_name(&mut self, c: char, output: &mut Output) {
+        let is_bare = self.dialect.call_opener.is_none();
+        let ends = if is_bare { ['<', '\n'] } else { ['>', '>'] };
+        if is_bare && c.is_whitespace() && self.name.is_empty() {
+            self.held.push(c);
+        } else if ends.contains(&c) {
+            let name = unquoted(&self.name);
+            if name.is_empty() {
+                self.give_back(output);
+                return self.push(c, output);
+            }
+            match self.tools.iter().position(|tool| tool.name == name) {
+                Some(tool) => {
+                    output.call(name, None);
+                    self.held = Held::default();
+                    self.tool = tool;
+                    self.parameters = 0;
+                    self.place = Place::Call;
+                }
+                None => {
+                    let mut held = std::mem::take(&mut self.held);
+                    self.place = Place::Text;
+                    if !is_bare {
+                        held.push(c);
+                    }
+                    self.scan.give_back_until(held, self.dialect.closers[0], output);
+                }
+            }
+            if is_bare {
+                self.push(c, output);
+            }
+        } else if self.name.len() >= NAME_BYTES_MAX || matches!(c, '<' | '\n') {
+            self.give_back(output);
+            self.push(c, output);
+        } else {
+            self.name.push(c);
+            self.held.push(c);
+        }
+    }
+
+    fn begin_value(&mut self, output: &mut Output) {
+        self.told.clear();
+        self.told.push_str(if self.parameters == 0 { "{\"" } else { ", \"" });
+        self.name.chars().for_each(|c| push_json_char(c, &mut self.told));
+        self.told.push_str("\": ");
+        let kinds = Kinds::of(&self.tools[self.tool], &self.name);
+        let value = TypedValue::new(kinds, &mut self.told);
+        output.arguments(&self.told);
+        self.parameters += 1;
+        self.place = Place::Value { value, is_first: true };
+    }
+
+    fn push_value(&mut self, c: char, output: &mut Output) {
+        let Place::Value { value, is_first } = &mut self.place else { return };
+        if std::mem::take(is_first) && self.dialect.has_line_breaks && c == '\n' {
+            return;
+        }
+        self.told.clear();
+        self.tag.push(c);
+        // A tag may begin at any character of what turned out to be none.
+        let mut start = 0;
+        let next = loop {
+            match self.dialect.match_end(&self.tag[start..]) {
+                Match::Whole(next) => break Some(next),
+                Match::Beginning => break None,
+                Match::None => {}
+            }
+            let Some(c) = self.tag[start..].chars().next() else { break None };
+            value.push(c, &mut self.told);
+            start += c.len_utf8();
+        };
+        self.tag.drain(..start);
+        if next.is_some() {
+            self.tag.clear();
+            value.finish(&mut self.told);
+        }
+        output.arguments(&self.told);
+        if let Some(next) = next {
+            self.end_parameter(next, output);
+        }
+    }
+
+    /// This tag came where a parameter may.
+    fn end_parameter(&mut self, tag: &'static str, output: &mut Output) {
+        if tag == self.dialect.parameter_opener {
+            self.name.clear();
+            self.place = Place::ParameterName;
+            return;
+        }
+        if self.parameters > 0 {
+            output.arguments("}");
+        }
+        output.complete_call();
+        self.place = Place::Text;
+        self.scan.after_call();
+        tag.chars().for_each(|c| self.push(c, output));
+    }
+
+    /// The call was told and is broken.
+    fn break_off(&mut self, output: &mut Output) {
+        output.end_call();
+        self.place = Place::Text;
+        self.scan.after_call();
+    }
+
+    /// The attempt was no call.
+    fn give_back(&mut self, output: &mut Output) {
+        let mut held = std::mem::take(&mut self.held);
+        std::mem::take(&mut self.tag).chars().for_each(|c| held.push(c));
+        self.scan.give_back(held, output);
+        self.place = Place::Text;
+    }
+}
+
+impl Dialect {
+    /// Whether a text within a value is its end: the closing tag, white space and what may follow. Or the
+    /// ends of the call and of the section, where the closing tag is missing.
+    fn match_end(&self, text: &str) -> Match {
+        let text = match text.strip_prefix('\n') {
+            Some("") if self.has_line_breaks => return Match::Beginning,
+            Some(text) if self.has_line_breaks => text,
+            _ => text,
+        };
+        match match_pair(text, self.value_closer, self.next) {
+            Match::None if self.closers.len() > 1 => {
+                match match_pair(text, self.closers[0], &self.closers[1..]) {
+                    Match::Whole(_) => Match::Whole(self.closers[0]),
+                    matched => matched,
+                }
+            }
+            matched => matched,
+        }
+    }
+}
+
+/// Whether a text is this marker, white space, and one of those.
+fn match_pair(text: &str, marker: &str, next: &[&'static str]) -> Match {
+    match text.strip_prefix(marker) {
+        None if marker.starts_with(text) => Match::Beginning,
+        None => Match::None,
+        Some(gap) => {
+            let text = gap.trim_start();
+            match gap.len() - text.len() > GAP_BYTES_MAX {
+                true => Match::None,
+                false => match_marker(text, next),
+            }
+        }
+    }
+}
+
+/// A name without the quotes that may stand around it.
+fn unquoted(name: &str) -> &str {
+    name.trim().trim_matches('"')
+}
