@@ -21,6 +21,8 @@ use std::sync::Arc;
 pub struct Detokenizer {
     tokenizer: Arc<Tokenizer>,
     skip_special: bool,
+    /// Special tokens that stay in the text all the same.
+    kept: Vec<TokenId>,
     decoding: Decoding,
     stops: Stops,
 }
@@ -48,7 +50,12 @@ impl Detokenizer {
         } else {
             Decoding::Window { ids: Vec::new(), shown: 0 }
         };
-        Self { tokenizer, skip_special, decoding, stops: Stops::new(stops, include_stop) }
+        Self { tokenizer, skip_special, kept: Vec::new(), decoding, stops: Stops::new(stops, include_stop) }
+    }
+
+    /// The same, leaving these in the text though they are special.
+    pub fn keeping(self, kept: Vec<TokenId>) -> Self {
+        Self { kept, ..self }
     }
 
     /// One more token. After a stop string nothing comes any more.
@@ -56,7 +63,7 @@ impl Detokenizer {
         if self.stops.ended {
             return TextDelta::default();
         }
-        if self.skip_special && self.tokenizer.is_special(token) {
+        if self.skip_special && self.tokenizer.is_special(token) && !self.kept.contains(&token) {
             return if self.stops.searches.is_empty() {
                 TextDelta::default()
             } else {

@@ -31,7 +31,10 @@ pub use detokenizer::{Detokenizer, TextDelta};
 pub use end_tokens::{EndSource, EndToken};
 pub use infill::{Infill, Snippet};
 pub use literal::Marked;
-pub use parser::{AnswerFormat, AnswerParser, ParsedEvent, ParserOptions, ReasoningFormat, ToolFormat};
+pub use parser::{
+    AnswerFormat, AnswerParser, ParsedEvent, ParserOptions, ReasoningFormat, Tool, ToolFormat,
+    reasoning_is_open,
+};
 pub use stop::Stop;
 pub use tokenizer::Tokenizer;
 

@@ -10,6 +10,7 @@ use novastack::gateway::{
     self, Cors, GenerationDefaults, LocalModel, Registry, Replicas, RequestConfig, Routing, ServerConfig,
 };
 use novastack::protocol::{GenerateRequest, SamplingParams, TokenEvent, TokenId};
+use novastack::text::AnswerFormat;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,6 +87,7 @@ fn model(fakes: Vec<Fake>) -> LocalModel {
         engine: Replicas::new(fakes.into_iter().map(start).collect(), 32),
         tokenizer: None,
         template: Err("none".into()),
+        answer_format: AnswerFormat::default(),
         defaults: GenerationDefaults::default(),
         special_tokens_in_messages: false,
         vocab: VOCAB as usize,

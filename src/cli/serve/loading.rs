@@ -10,7 +10,7 @@ use novastack::clock::Clock;
 use novastack::config;
 use novastack::engine::worker::{self, EngineConfig};
 use novastack::gateway::{LocalModel, Registry, Replicas};
-use novastack::text::{ChatTemplate, Containment, Tokenizer};
+use novastack::text::{AnswerFormat, ChatTemplate, Containment, Tokenizer};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -170,10 +170,12 @@ fn load(
         }
         None => None,
     };
+    let answer_format = template.as_ref().map(|template| AnswerFormat::of_template(template.source()));
     Ok(LocalModel {
         name: name.to_string(),
         engine: Replicas::new(engines, places),
         tokenizer,
+        answer_format: answer_format.unwrap_or_default(),
         template: template.map(Arc::new).map_err(|error| error.to_string()),
         defaults,
         special_tokens_in_messages: args.special_tokens_in_messages,

@@ -221,6 +221,7 @@ async fn complete(
         })?;
     let request = GenerationRequest {
         generated: Vec::new(),
+        parser: None,
         id: context.id.clone(),
         cache_salt: context.tenant.cache_salt,
         prompts: prompts.iter().map(|prompt| prompt.ids.clone()).collect(),

@@ -139,6 +139,7 @@ async fn fill(
     let prompt = app.text.run(&context.tenant.name, &mut limits, encode).await.map_err(at)?;
     let request = GenerationRequest {
         generated: Vec::new(),
+        parser: None,
         id: context.id.clone(),
         cache_salt: context.tenant.cache_salt,
         prompts: vec![prompt.into()],

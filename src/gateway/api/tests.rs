@@ -16,13 +16,20 @@ use crate::gateway::target::registry::GenerationDefaults;
 use crate::gateway::wire::fields::{BadField, Fields};
 use crate::gateway::wire::sse::Frames;
 use crate::protocol::{FinishReason, SamplingDefaults};
+use crate::text::AnswerFormat;
 use serde_json::{Value, json};
 use std::path::Path;
 
 const VOCAB: usize = 1000;
 
 fn with_view<T>(defaults: &GenerationDefaults, read: impl FnOnce(ModelView<'_>) -> T) -> T {
-    read(ModelView { vocab: VOCAB, eos: &[2, 7], defaults, template: None })
+    read(ModelView {
+        vocab: VOCAB,
+        eos: &[2, 7],
+        defaults,
+        template: None,
+        answer_format: AnswerFormat::default(),
+    })
 }
 
 fn chat(body: Value) -> Result<LocalRequest, BadField> {
@@ -91,8 +98,7 @@ fn shared_fields_out_of_type_or_range_are_named() {
             "stream_options.include_usage",
             "true",
         ),
-        (json!({"tools": [{"type": "function"}]}), "tools", "tool_choice"),
-        (json!({"tools": [{"type": "function"}], "tool_choice": "auto"}), "tools", "not supported"),
+        (json!({"tools": [{"type": "function"}]}), "tools", "knows no tools"),
         (json!({"functions": [{}]}), "functions", "not supported"),
         (json!({"tool_choice": "required"}), "tool_choice", "no `tools`"),
         (json!({"response_format": {"type": "json_object"}}), "response_format", "text"),
@@ -348,6 +354,7 @@ fn events(scored: bool) -> Vec<TextEvent> {
         text: text.into(),
         ids: ids.to_vec(),
         scores: scores(list),
+        ..Delta::default()
     };
     vec![
         TextEvent::Prompt { prompt: 0, scores: scores(vec![first, score("llo", b"llo", -2.25)]) },
@@ -372,7 +379,7 @@ fn events(scored: bool) -> Vec<TextEvent> {
     ]
 }
 
-const USAGE: Usage = Usage { prompt_tokens: 2, completion_tokens: 6, cached_tokens: 1 };
+const USAGE: Usage = Usage { prompt_tokens: 2, completion_tokens: 6, cached_tokens: 1, reasoning_tokens: 0 };
 
 fn transcript(mut encoder: impl Encoder, scored: bool) -> String {
     let mut frames = Frames::default();
@@ -405,6 +412,7 @@ fn chat_answer(full: bool) -> (AnswerHead, EncodeOptions, Vec<ChatEvent>) {
         ids: full,
         prompt_ids: full.then(|| vec![8, 9].into()),
         continuous_usage: false,
+        hides_reasoning: false,
     };
     let options = telling.options(EncodeOptions { include_usage: full, ..EncodeOptions::default() });
     let mut all = Vec::new();

@@ -6,9 +6,11 @@ mod chat;
 mod error;
 mod generation;
 mod params;
+mod tools;
 
 pub use answer::{LocalAnswer, Telling, failure};
 pub use chat::{LocalRequest, LocalTarget, chat_prompt, prompt_ids};
 pub use error::LocalError;
 pub use generation::{Delta, Generation, GenerationRequest, MaxTokens, TextEvent, Usage};
 pub use params::{CHOICES_MAX, ModelView, Params, StreamOptions, TOP_LOGPROBS_MAX};
+pub use tools::{Calls, OfferedTools};

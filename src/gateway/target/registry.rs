@@ -6,7 +6,7 @@
 use super::local::LocalError;
 use super::replicas::Replicas;
 use crate::protocol::SamplingDefaults;
-use crate::text::{ChatTemplate, Tokenizer};
+use crate::text::{AnswerFormat, ChatTemplate, Tokenizer};
 use arc_swap::ArcSwap;
 use serde_json::Value;
 use std::sync::Arc;
@@ -22,6 +22,8 @@ pub struct LocalModel {
     pub tokenizer: Option<Arc<Tokenizer>>,
     /// The chat template, or why there is none.
     pub template: Result<Arc<ChatTemplate>, String>,
+    /// How it writes reasoning and calls of tools.
+    pub answer_format: AnswerFormat,
     /// What requests take where they leave a field out.
     pub defaults: GenerationDefaults,
     /// Special tokens that are written out in messages act as such.

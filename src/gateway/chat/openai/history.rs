@@ -57,7 +57,8 @@ pub fn render_input(fields: &Fields<'_>, template: Option<&ChatTemplate>) -> Res
 }
 
 /// Renders. Many templates go through a call's arguments by name, and fail on those that are no object:
-/// then they get an object with the text.
+/// then they get an object with the text. Some fail on a tool without a description or parameters: then it has empty
+/// ones.
 pub fn render(template: &ChatTemplate, input: &RenderInput) -> Result<String, TextError> {
     let rendered = template.render(input);
     if rendered.is_ok() {
@@ -70,6 +71,14 @@ pub fn render(template: &ChatTemplate, input: &RenderInput) -> Result<String, Te
         if arguments.is_string() {
             *arguments = json!({ "arguments": arguments });
             any = true;
+        }
+    }
+    for tool in named.tools.iter_mut().filter_map(|tool| tool.get_mut("function")?.as_object_mut()) {
+        for (name, empty) in
+            [("description", json!("")), ("parameters", json!({"type": "object", "properties": {}}))]
+        {
+            any |= !tool.contains_key(name);
+            tool.entry(name).or_insert(empty);
         }
     }
     if any { template.render(&named) } else { rendered }

@@ -1,11 +1,12 @@
 //! An engine's answer as events of chat.
 
 use super::generation::{Delta, Generation, TextEvent, Usage};
-use super::params::Params;
-use crate::gateway::chat::{ChatEvent, EncodeOptions};
+use super::params::{Params, ReasoningShown};
+use crate::gateway::chat::{ChatEvent, EncodeOptions, StopReason};
 use crate::gateway::target::failure::Failure;
 use crate::gateway::wire::error::ApiError;
-use crate::protocol::TokenId;
+use crate::protocol::{FinishReason, TokenId};
+use crate::text::ParsedEvent;
 use std::sync::Arc;
 
 /// How the caller wants it told.
@@ -21,6 +22,8 @@ pub struct Telling {
     pub prompt_ids: Option<Arc<[TokenId]>>,
     /// The usage so far with every piece.
     pub continuous_usage: bool,
+    /// Leave reasoning out.
+    pub hides_reasoning: bool,
 }
 
 impl Telling {
@@ -32,6 +35,7 @@ impl Telling {
             ids: params.return_token_ids || params.resumable,
             prompt_ids: params.return_token_ids.then(|| prompt.clone()),
             continuous_usage: params.stream.is_some_and(|options| options.continuous_usage_stats),
+            hides_reasoning: params.reasoning == ReasoningShown::Never,
         }
     }
 
@@ -56,23 +60,47 @@ impl Telling {
         match event {
             TextEvent::Prompt { .. } => events.extend([ChatEvent::Start { id: None, model: None }, usage]),
             TextEvent::Delta(delta) => self.piece(delta, events),
-            TextEvent::Finished(delta, reason) => {
+            TextEvent::Finished(mut delta, reason) => {
                 let choice = delta.choice as u32;
+                let reason = match (reason, delta.stop.take()) {
+                    (FinishReason::Stop, Some(stop)) => StopReason::StopSequence(Some(stop)),
+                    (FinishReason::Stop, None) if delta.called => StopReason::ToolCalls,
+                    (reason, _) => reason.into(),
+                };
                 // Tokens that made no text, such as a stop token, go with the end.
-                match delta.text.is_empty() {
+                match delta.text.is_empty() && delta.parsed.is_none() {
                     true => self.tokens(delta, events),
                     false => self.piece(delta, events),
                 }
-                events.push(ChatEvent::Finish { choice, reason: reason.into() });
+                events.push(ChatEvent::Finish { choice, reason });
             }
         }
     }
 
     fn piece(&self, mut delta: Delta, events: &mut Vec<ChatEvent>) {
-        let (choice, text) = (delta.choice as u32, std::mem::take(&mut delta.text));
+        let (choice, text, parsed) =
+            (delta.choice as u32, std::mem::take(&mut delta.text), delta.parsed.take());
         self.tokens(delta, events);
-        if !text.is_empty() || self.has_tokens() {
-            events.push(ChatEvent::Text { choice, text });
+        match parsed {
+            Some(parsed) => events.extend(parsed.into_iter().filter_map(|event| self.parsed(choice, event))),
+            None if text.is_empty() && !self.has_tokens() => {}
+            None => events.push(ChatEvent::Text { choice, text }),
+        }
+    }
+
+    fn parsed(&self, choice: u32, event: ParsedEvent) -> Option<ChatEvent> {
+        match event {
+            ParsedEvent::Text(text) => Some(ChatEvent::Text { choice, text }),
+            ParsedEvent::Reasoning(text) => {
+                (!self.hides_reasoning).then_some(ChatEvent::Reasoning { choice, text })
+            }
+            ParsedEvent::Call { call, id, name } => {
+                let id = id.unwrap_or_else(|| format!("call_{}", uuid::Uuid::new_v4().simple()));
+                Some(ChatEvent::ToolCall { choice, call, id, name })
+            }
+            ParsedEvent::Arguments { call, json } => Some(ChatEvent::ToolArguments { choice, call, json }),
+            // What comes next says so.
+            ParsedEvent::EndCall { .. } => None,
         }
     }
 

@@ -3,7 +3,8 @@
 use super::LocalError;
 use super::answer::{LocalAnswer, Telling, failure};
 use super::generation::{Generation, GenerationRequest, MaxTokens};
-use super::params::{ModelView, Params, TOP_LOGPROBS_MAX};
+use super::params::{ModelView, Params, ReasoningShown, TOP_LOGPROBS_MAX};
+use super::tools::OfferedTools;
 use crate::gateway::chat::Dialect;
 use crate::gateway::chat::openai::messages::for_engine;
 use crate::gateway::chat::openai::{history, known_fields};
@@ -18,16 +19,21 @@ use crate::gateway::wire::bounds::Limits;
 use crate::gateway::wire::error::ApiError;
 use crate::gateway::wire::fields::{BadField, Fields};
 use crate::protocol::TokenId;
-use crate::text::{Marked, RenderInput};
+use crate::text::{AnswerFormat, Marked, ParserOptions, RenderInput, reasoning_is_open};
 use serde_json::Value;
 use std::borrow::Cow;
 use std::sync::Arc;
+
+/// The tag that opens a block of reasoning at a prompt's end, and line breaks, are within so many tokens.
+const OPENING_TOKENS_MAX: usize = 32;
 
 /// A chat request, read and checked.
 #[derive(Debug)]
 pub struct LocalRequest {
     /// For the template.
     pub render: RenderInput,
+    /// What it may call.
+    pub tools: OfferedTools,
     /// Add BOS and the like to the rendered text, which usually has it already.
     pub add_special: bool,
     /// The rest.
@@ -39,7 +45,9 @@ impl LocalRequest {
     pub fn read(fields: &Fields<'_>, model: ModelView<'_>) -> Result<Self, BadField> {
         known_fields::check(fields, known_fields::CHAT)?;
         let mut params = Params::read(fields, model)?;
-        let render = history::render_input(fields, model.template)?;
+        let tools = OfferedTools::read(fields, model.can_call())?;
+        let mut render = history::render_input(fields, model.template)?;
+        render.tools = tools.rendered.clone();
         let top = fields.integer("top_logprobs", 0, TOP_LOGPROBS_MAX)?;
         if fields.flag("logprobs", false)? {
             params.sampling.logprobs = Some(top.unwrap_or(0) as u32);
@@ -47,7 +55,7 @@ impl LocalRequest {
             return Err(BadField::new("top_logprobs", "needs `logprobs` to be true"));
         }
         let add_special = fields.flag("add_special_tokens", false)?;
-        Ok(Self { render, add_special, params })
+        Ok(Self { render, tools, add_special, params })
     }
 }
 
@@ -119,7 +127,8 @@ impl LocalTarget<'_> {
         let model = &self.model;
         let body = body_for_engine(request.dialect, request.body)?;
         let fields = Fields::root(&body)?;
-        let LocalRequest { render, add_special, params } = LocalRequest::read(&fields, ModelView::of(model))?;
+        let LocalRequest { render, tools, add_special, params } =
+            LocalRequest::read(&fields, ModelView::of(model))?;
         let at = |e: LocalError| ApiError::from(e).at("messages");
         let prompt: Arc<[TokenId]> = match &request.prompt {
             Some(prompt) => prompt.clone(),
@@ -130,6 +139,7 @@ impl LocalTarget<'_> {
             }
         };
         let telling = Telling::of(&params, &prompt);
+        let parser = parser_of(model, &params, &tools, &prompt);
         let max_tokens_default = model.defaults.max_tokens.unwrap_or(u32::MAX);
         let generation = GenerationRequest {
             id: request.id.to_owned(),
@@ -142,6 +152,7 @@ impl LocalTarget<'_> {
             include_stop: params.include_stop,
             skip_special: params.skip_special,
             tokens_as_ids: params.tokens_as_ids,
+            parser,
             generated: params.generated,
         };
         let metrics = self.metrics.generation(&model.name, request.arrived);
@@ -151,6 +162,25 @@ impl LocalTarget<'_> {
         }
         Ok(LocalAnswer::new(generation, telling))
     }
+}
+
+/// How an answer is read; None where it can have nothing but text.
+fn parser_of(
+    model: &LocalModel,
+    params: &Params,
+    tools: &OfferedTools,
+    prompt: &[TokenId],
+) -> Option<(AnswerFormat, ParserOptions)> {
+    let reasoning = model.answer_format.reasoning.filter(|_| params.reasoning != ReasoningShown::InText);
+    let calls = model.answer_format.tools.filter(|_| !tools.callable.is_empty());
+    if reasoning.is_none() && calls.is_none() {
+        return None;
+    }
+    let format = AnswerFormat { reasoning, tools: calls };
+    let last = &prompt[prompt.len().saturating_sub(OPENING_TOKENS_MAX)..];
+    let end = model.tokenizer.as_ref()?.decode(last, false).unwrap_or_default();
+    let reasoning_is_open = reasoning_is_open(&format, &end);
+    Some((format, ParserOptions { reasoning_is_open, tools: tools.callable.clone() }))
 }
 
 /// A conversation in any dialect as our engines read it. An error names the field of the caller's body.

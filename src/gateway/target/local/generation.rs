@@ -1,5 +1,5 @@
 //! One running request of one of our engines. Prompts of token ids go in, text events come out:
-//! submit -> token events -> detokenize -> text events.
+//! submit -> token events -> detokenize -> parse where asked for -> text events.
 //!
 //! Invariants:
 //! - Dropping a [`Generation`] drops its token streams, which cancels the request.
@@ -18,7 +18,7 @@ use crate::gateway::target::registry::LocalModel;
 use crate::gateway::target::replicas::ReplicaStream;
 use crate::gateway::wire::bounds::{Limits, Overdue};
 use crate::protocol::{FinishReason, GenerateRequest, SamplingParams, TokenEvent, TokenId, TokenLogprob};
-use crate::text::{Detokenizer, Tokenizer};
+use crate::text::{AnswerFormat, AnswerParser, Detokenizer, ParsedEvent, ParserOptions, Tokenizer};
 use futures_util::future::select_all;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -46,6 +46,8 @@ pub struct GenerationRequest {
     pub skip_special: bool,
     /// Name tokens `token_id:ID` in scores.
     pub tokens_as_ids: bool,
+    /// How to read reasoning and calls of tools out of the text; None: all of it is text.
+    pub parser: Option<(AnswerFormat, ParserOptions)>,
     /// Of a request with one prompt that another engine has begun: see [`GenerateRequest::generated`].
     pub generated: Vec<Option<Vec<TokenId>>>,
 }
@@ -83,6 +85,8 @@ pub struct Usage {
     pub completion_tokens: usize,
     /// Prompt tokens whose KV was cached.
     pub cached_tokens: usize,
+    /// Of the completion, tokens of reasoning.
+    pub reasoning_tokens: usize,
 }
 
 impl From<FinishReason> for StopReason {
@@ -100,6 +104,7 @@ impl From<&Usage> for TokenUsage {
             input: usage.prompt_tokens as u64,
             cached: usage.cached_tokens as u64,
             output: usage.completion_tokens as u64,
+            reasoning: usage.reasoning_tokens as u64,
             ..Self::default()
         }
     }
@@ -116,6 +121,12 @@ pub struct Delta {
     pub ids: Vec<TokenId>,
     /// One per token where logprobs were asked for, else empty.
     pub scores: Vec<TokenScore>,
+    /// What the text says, where it is parsed.
+    pub parsed: Option<Vec<ParsedEvent>>,
+    /// Of a choice's end: the stop string that ended it.
+    pub stop: Option<String>,
+    /// Of a choice's end: it called tools.
+    pub called: bool,
 }
 
 /// What a generation tells.
@@ -166,6 +177,10 @@ struct TextOptions {
 /// A choice on its way to text.
 struct ChoiceText {
     detokenizer: Option<Detokenizer>,
+    parser: Option<AnswerParser>,
+    /// Tokens of reasoning, and tokens of which it is not known yet.
+    reasoning_tokens: usize,
+    unread_tokens: usize,
     held: Delta,
     finished: bool,
 }
@@ -217,17 +232,32 @@ impl Generation {
         let choice = |choice: usize| {
             let mut detokenizer = model.tokenizer.as_ref().map(|tokenizer| {
                 let stops = request.stops.clone();
+                let markers = request.parser.iter().flat_map(|(format, _)| format.markers());
+                let markers = markers.filter_map(|marker| tokenizer.token_id(marker)).collect();
                 Detokenizer::new(tokenizer.clone(), request.skip_special, stops, request.include_stop)
+                    .keeping(markers)
             });
+            let parser = request.parser.as_ref();
+            let mut parser = parser.map(|(format, options)| AnswerParser::new(format, options.clone()));
             let before: Option<&Option<Vec<TokenId>>> = request.generated.get(choice);
-            if let (Some(detokenizer), Some(Some(ids))) = (&mut detokenizer, before)
-                // The caller has this text.
-                && ids.iter().any(|id| detokenizer.push(*id).stopped.is_some())
-            {
-                return Err(LocalError::Ended);
+            if let (Some(detokenizer), Some(Some(ids))) = (&mut detokenizer, before) {
+                for id in ids {
+                    // The caller has this text, and what it says.
+                    let delta = detokenizer.push(*id);
+                    if delta.stopped.is_some() {
+                        return Err(LocalError::Ended);
+                    }
+                    parser.iter_mut().for_each(|parser| parser.push(&delta.text, &mut Vec::new()));
+                }
             }
-            let held = Delta { choice, ..Delta::default() };
-            Ok(ChoiceText { detokenizer, held, finished: before.is_some_and(Option::is_none) })
+            Ok(ChoiceText {
+                detokenizer,
+                parser,
+                reasoning_tokens: 0,
+                unread_tokens: 0,
+                held: Delta { choice, ..Delta::default() },
+                finished: before.is_some_and(Option::is_none),
+            })
         };
         let choices =
             (0..request.prompts.len() * choices_per_prompt).map(choice).collect::<Result<_, _>>()?;
@@ -340,7 +370,9 @@ impl Generation {
                 }
                 self.usage.completion_tokens += 1;
                 self.metrics.token(index);
+                let known = self.choices[index].reasoning_tokens;
                 let event = self.choices[index].token(&self.text, token);
+                self.usage.reasoning_tokens += self.choices[index].reasoning_tokens - known;
                 if matches!(event, Some(TextEvent::Finished(..)))
                     && let Some(stream) = &mut self.streams[prompt]
                 {
@@ -350,7 +382,10 @@ impl Generation {
             }
             TokenEvent::Finished { choice, reason } => {
                 let choice = &mut self.choices[prompt * self.choices_per_prompt + choice as usize];
-                if choice.finished { None } else { Some(choice.finish(reason)) }
+                let known = choice.reasoning_tokens;
+                let event = if choice.finished { None } else { Some(choice.finish(reason)) };
+                self.usage.reasoning_tokens += choice.reasoning_tokens - known;
+                event
             }
             TokenEvent::Failed { message } => return Err(LocalError::Failed(message)),
         };
@@ -388,9 +423,15 @@ impl ChoiceText {
         self.held.text.push_str(&delta.text);
         if delta.stopped.is_some() {
             self.finished = true;
+            self.held.stop = delta.stopped;
+            self.parse(true);
             return Some(TextEvent::Finished(self.take(), FinishReason::Stop));
         }
-        if self.held.text.is_empty() { None } else { Some(TextEvent::Delta(self.take())) }
+        if self.held.text.is_empty() {
+            return None;
+        }
+        self.parse(false);
+        Some(TextEvent::Delta(self.take()))
     }
 
     /// The end: whatever was held back.
@@ -399,7 +440,26 @@ impl ChoiceText {
         if let Some(detokenizer) = &mut self.detokenizer {
             self.held.text.push_str(&detokenizer.finish());
         }
+        self.parse(true);
         TextEvent::Finished(self.take(), reason)
+    }
+
+    /// Reads what the text that is held says, and counts the tokens of reasoning in it.
+    fn parse(&mut self, is_end: bool) {
+        let Some(parser) = &mut self.parser else { return };
+        let mut events = Vec::new();
+        parser.push(&self.held.text, &mut events);
+        if is_end {
+            parser.finish(&mut events);
+            self.held.called = parser.called();
+        }
+        self.unread_tokens += self.held.ids.len();
+        if !events.is_empty() {
+            let tokens = std::mem::take(&mut self.unread_tokens);
+            let is_reasoning = |event: &ParsedEvent| matches!(event, ParsedEvent::Reasoning(_));
+            self.reasoning_tokens += if events.iter().any(is_reasoning) { tokens } else { 0 };
+        }
+        self.held.parsed = Some(events);
     }
 
     fn take(&mut self) -> Delta {

@@ -7,7 +7,7 @@
 use crate::gateway::target::registry::{GenerationDefaults, LocalModel};
 use crate::gateway::wire::fields::{BadField, Fields, token_ids};
 use crate::protocol::{SamplingParams, TokenId};
-use crate::text::ChatTemplate;
+use crate::text::{AnswerFormat, ChatTemplate};
 
 /// Choices of one request: `n` times its prompts.
 pub const CHOICES_MAX: usize = 128;
@@ -29,6 +29,8 @@ pub struct ModelView<'a> {
     pub defaults: &'a GenerationDefaults,
     /// Which variables it reads decides which fields can be done.
     pub template: Option<&'a ChatTemplate>,
+    /// How it writes reasoning and calls of tools.
+    pub answer_format: AnswerFormat,
 }
 
 impl<'a> ModelView<'a> {
@@ -36,8 +38,26 @@ impl<'a> ModelView<'a> {
     pub fn of(model: &'a LocalModel) -> Self {
         let eos = model.tokenizer.as_ref().map_or(&[][..], |tokenizer| tokenizer.eos_ids());
         let template = model.template.as_deref().ok();
-        Self { vocab: model.vocab, eos, defaults: &model.defaults, template }
+        let answer_format = model.answer_format;
+        Self { vocab: model.vocab, eos, defaults: &model.defaults, template, answer_format }
     }
+
+    /// Whether it can be offered tools.
+    pub fn can_call(&self) -> bool {
+        self.answer_format.tools.is_some() && self.template.is_some_and(|template| template.reads("tools"))
+    }
+}
+
+/// Where reasoning is told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReasoningShown {
+    /// Apart from the answer's text.
+    #[default]
+    Apart,
+    /// In the text, with its tags, as the model wrote it.
+    InText,
+    /// Nowhere.
+    Never,
 }
 
 /// The shared fields, read and checked.
@@ -64,6 +84,8 @@ pub struct Params {
     pub generated: Vec<Option<Vec<TokenId>>>,
     /// Name tokens `token_id:ID` in logprobs, which is exact where texts are not.
     pub tokens_as_ids: bool,
+    /// Where reasoning is told.
+    pub reasoning: ReasoningShown,
     /// How to stream, if at all.
     pub stream: Option<StreamOptions>,
 }
@@ -95,6 +117,7 @@ impl Params {
             skip_special: fields.flag("skip_special_tokens", true)?,
             return_token_ids: fields.flag("return_token_ids", false)?,
             tokens_as_ids: fields.flag("return_tokens_as_token_ids", false)?,
+            reasoning: reasoning_shown(fields)?,
             stream: stream(fields)?,
         })
     }
@@ -134,18 +157,6 @@ fn generated(
 }
 
 fn refuse(fields: &Fields<'_>) -> Result<(), BadField> {
-    let choice = fields.get("tool_choice");
-    let none = choice.is_some_and(|choice| choice == "none");
-    let any_tools = fields.array("tools")?.is_some_and(|tools| !tools.is_empty());
-    if !any_tools && choice.is_some_and(|choice| choice != "none" && choice != "auto") {
-        return Err(BadField::new("tool_choice", "must be \"none\" or \"auto\" where there are no `tools`"));
-    }
-    if any_tools && !none {
-        return Err(BadField::unsupported(
-            "tools",
-            "is not supported yet: leave it out, or set `tool_choice` to \"none\"",
-        ));
-    }
     if let Some(format) = fields.object("response_format")? {
         let kind = format.required_str("type", "\"text\"")?;
         if kind != "text" {
@@ -158,6 +169,23 @@ fn refuse(fields: &Fields<'_>) -> Result<(), BadField> {
         return Err(BadField::unsupported("modalities", "must be [\"text\"]"));
     }
     Ok(())
+}
+
+/// By vLLM's `include_reasoning`, SGLang's `separate_reasoning` and llama-server's `reasoning_format`.
+fn reasoning_shown(fields: &Fields<'_>) -> Result<ReasoningShown, BadField> {
+    let apart = match fields.str("reasoning_format")? {
+        None | Some("auto" | "deepseek") => true,
+        Some("none") => false,
+        Some(other) => {
+            let reason = format!("must be auto, deepseek or none, got `{other}`");
+            return Err(BadField::unsupported("reasoning_format", reason));
+        }
+    };
+    Ok(match (fields.flag("include_reasoning", true)?, apart && fields.flag("separate_reasoning", true)?) {
+        (false, _) => ReasoningShown::Never,
+        (true, true) => ReasoningShown::Apart,
+        (true, false) => ReasoningShown::InText,
+    })
 }
 
 fn max_tokens(fields: &Fields<'_>) -> Result<Option<u32>, BadField> {

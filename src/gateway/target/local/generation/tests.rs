@@ -16,7 +16,14 @@ fn options(logprobs: bool) -> TextOptions {
 }
 
 fn choice() -> ChoiceText {
-    ChoiceText { detokenizer: None, held: Delta { choice: 3, ..Delta::default() }, finished: false }
+    ChoiceText {
+        detokenizer: None,
+        parser: None,
+        reasoning_tokens: 0,
+        unread_tokens: 0,
+        held: Delta { choice: 3, ..Delta::default() },
+        finished: false,
+    }
 }
 
 #[test]
