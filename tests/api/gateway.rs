@@ -315,6 +315,7 @@ async fn an_engine_is_given_what_it_bears() {
         sampling: Arc::new(SamplingParams { seed, max_tokens: 2, ..SamplingParams::default() }),
         cache_salt: 0,
         priority: 0,
+        constraint: None,
         generated: Vec::new(),
     };
     let limit = || replicas.loads()[0].load(std::time::Instant::now()).limit;

@@ -229,6 +229,7 @@ impl Generation {
                 sampling: Arc::new(sampling),
                 cache_salt: request.cache_salt,
                 priority: 0,
+                constraint: None,
                 generated: request.generated.clone(),
             })?));
         }
