@@ -194,6 +194,30 @@ impl SamplingDefaults {
     }
 }
 
+/// What tokens of one choice may come next: a grammar, as far as it was followed. Asked on a thread of the
+/// engine's for such work, never on the one that plans or computes steps.
+pub trait TokenConstraint: Send + std::fmt::Debug {
+    /// Sets bit `t % 32` of `mask[t / 32]` for each token `t` that may come next, and clears all others; a
+    /// token may come next somewhere. False: every token may, and nothing is written.
+    ///
+    /// # Errors
+    /// Why it cannot be said; fit for the caller's eyes. The request fails.
+    fn mask(&mut self, mask: &mut [u32]) -> Result<bool, String>;
+
+    /// The token that was chosen: one of those that might come.
+    ///
+    /// # Errors
+    /// Why it cannot be followed; fit for the caller's eyes. The request fails.
+    fn accept(&mut self, token: TokenId) -> Result<(), String>;
+}
+
+/// Makes the constraint of each choice of a request, none of which has accepted anything yet. A request that
+/// goes on elsewhere takes its factory along, and what was generated is accepted anew.
+pub trait ConstraintFactory: Send + Sync + std::fmt::Debug {
+    /// One more.
+    fn constraint(&self) -> Box<dyn TokenConstraint>;
+}
+
 /// What the gateway submits to an engine.
 #[derive(Clone, Debug)]
 pub struct GenerateRequest {
@@ -209,6 +233,8 @@ pub struct GenerateRequest {
     pub cache_salt: u64,
     /// Higher runs first and is preempted last; 0 is usual.
     pub priority: i32,
+    /// What tokens may come next, of each choice by itself; None: all may.
+    pub constraint: Option<Arc<dyn ConstraintFactory>>,
     /// Empty for a new request. Else the request goes on that another engine of the same checkpoint has
     /// begun: one per choice, its output so far, or None where it has ended. Only what follows is
     /// generated; the draws are those that the other engine would have made. An output leaves room

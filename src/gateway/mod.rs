@@ -29,6 +29,7 @@ pub use http::tls::Tls;
 pub use ledger::auth::check_key;
 pub use ledger::observe::Observers;
 pub use route::Routing;
+pub use target::local::constrained::Grammars;
 pub use target::registry::{
     ExampleRequest, GenerationDefaults, LocalModel, ModelState, Registry, sampling_of_checkpoint,
 };

@@ -1,8 +1,8 @@
 //! Text in, text out: [`ChatTemplate`] renders messages, [`Tokenizer`] turns text into ids
 //! (built from tokenizer.json, from vocab.json and merges.txt, or from a GGUF vocabulary),
 //! [`Detokenizer`] turns ids into text as they come, [`AnswerParser`] finds reasoning and calls of tools in it,
-//! [`Infill`] makes prompts with a gap; [`Marked`] keeps special
-//! tokens that users write out from acting as such. The engine
+//! [`Infill`] makes prompts with a gap; [`Marked`] keeps special tokens that users write out from acting as such;
+//! [`grammar`] makes the constraints that answers keep to. The engine
 //! never imports this; it never runs on an engine thread.
 //!
 //! A checkpoint is a stranger's file: its template runs, and its tokenizer is tried, in a process of its
@@ -14,6 +14,7 @@ mod contained;
 mod detokenizer;
 mod end_tokens;
 mod gguf_tokenizer;
+pub mod grammar;
 mod infill;
 mod jinja;
 mod known_parts;

@@ -7,7 +7,8 @@ use novastack::config::{Config, Model};
 use novastack::engine::handle::SubmitError;
 use novastack::engine::worker::{EngineConfig, spawn};
 use novastack::gateway::{
-    self, Cors, GenerationDefaults, LocalModel, Registry, Replicas, RequestConfig, Routing, ServerConfig,
+    self, Cors, GenerationDefaults, Grammars, LocalModel, Registry, Replicas, RequestConfig, Routing,
+    ServerConfig,
 };
 use novastack::protocol::{GenerateRequest, SamplingParams, TokenEvent, TokenId};
 use novastack::text::AnswerFormat;
@@ -88,6 +89,7 @@ fn model(fakes: Vec<Fake>) -> LocalModel {
         tokenizer: None,
         template: Err("none".into()),
         answer_format: AnswerFormat::default(),
+        grammars: Grammars::default(),
         defaults: GenerationDefaults::default(),
         special_tokens_in_messages: false,
         vocab: VOCAB as usize,
@@ -317,6 +319,7 @@ async fn an_engine_is_given_what_it_bears() {
         sampling: Arc::new(SamplingParams { seed, max_tokens: 2, ..SamplingParams::default() }),
         cache_salt: 0,
         priority: 0,
+        constraint: None,
         generated: Vec::new(),
     };
     let limit = || replicas.loads()[0].load(std::time::Instant::now()).limit;

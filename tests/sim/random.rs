@@ -69,6 +69,7 @@ fn requests(rng: &mut Rng, capacity: usize) -> Vec<Asked> {
                     sampling: Arc::new(sampling),
                     cache_salt: rng.below(2) as u64,
                     priority: if rng.chance(20) { rng.below(3) as i32 - 1 } else { 0 },
+                    constraint: None,
                     generated: Vec::new(),
                 },
                 arrives,

@@ -139,6 +139,7 @@ fn request(index: u64, arrival: &Arrival) -> GenerateRequest {
         }),
         cache_salt: index,
         priority: 0,
+        constraint: None,
         generated: Vec::new(),
     }
 }

@@ -53,6 +53,7 @@ impl Sim {
             sampling: Arc::new(sampling),
             cache_salt: index,
             priority,
+            constraint: None,
             generated: Vec::new(),
         };
         self.scheduler.submit(RequestId(index), request, self.now);

@@ -35,6 +35,7 @@ fn request(seed: u64, prompt_len: usize, max_tokens: u32) -> GenerateRequest {
         sampling: Arc::new(SamplingParams { seed, max_tokens, ..SamplingParams::default() }),
         cache_salt: 0,
         priority: 0,
+        constraint: None,
         generated: Vec::new(),
     }
 }

@@ -9,7 +9,7 @@ use novastack::checkpoint::resolve::{Places, Resolved, resolve};
 use novastack::clock::Clock;
 use novastack::config;
 use novastack::engine::worker::{self, EngineConfig};
-use novastack::gateway::{LocalModel, Registry, Replicas};
+use novastack::gateway::{Grammars, LocalModel, Registry, Replicas};
 use novastack::text::{AnswerFormat, ChatTemplate, Containment, Tokenizer};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -176,6 +176,7 @@ fn load(
         engine: Replicas::new(engines, places),
         tokenizer,
         answer_format: answer_format.unwrap_or_default(),
+        grammars: Grammars::default(),
         template: template.map(Arc::new).map_err(|error| error.to_string()),
         defaults,
         special_tokens_in_messages: args.special_tokens_in_messages,

@@ -20,6 +20,7 @@ use crate::gateway::wire::fields::{BadField, Fields, token_ids};
 use crate::gateway::wire::rate_limit::insert_limits;
 use crate::gateway::wire::sse::{self, Frames};
 use crate::protocol::{FinishReason, TokenId};
+use crate::text::grammar::After;
 use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Json, Response};
 use serde::{Serialize, Serializer};
@@ -209,19 +210,26 @@ async fn complete(
     attempt: &mut Option<Attempt>,
 ) -> Result<Response, ApiError> {
     let CompletionRequest { prompts, echo, add_special, params } = read;
-    let at = |e: LocalError| ApiError::from(e).at("prompt");
+    let (field, grammar) = params.grammar.unzip();
+    let at = |error: LocalError| match &error {
+        LocalError::NoInfill => ApiError::from(error).at("suffix"),
+        LocalError::Grammar(_) => ApiError::from(error).at(field.as_deref().unwrap_or("prompt")),
+        _ => ApiError::from(error).at("prompt"),
+    };
     let work = {
         let model = model.clone();
-        move || encode(&model, (prompts, add_special, echo))
+        move || {
+            let prompts = encode(&model, (prompts, add_special, echo))?;
+            let tokenizer = model.tokenizer.as_ref().ok_or(LocalError::NoTokenizer);
+            let constraint = |grammar| model.grammars.constraint(tokenizer?, Some(grammar), &After::Nothing);
+            Ok((prompts, grammar.as_ref().map(constraint).transpose()?))
+        }
     };
-    let prompts =
-        app.text.run(&context.tenant.name, &mut limits, work).await.map_err(|error| match error {
-            LocalError::NoInfill => ApiError::from(error).at("suffix"),
-            other => at(other),
-        })?;
+    let (prompts, constraint) = app.text.run(&context.tenant.name, &mut limits, work).await.map_err(at)?;
     let request = GenerationRequest {
         generated: Vec::new(),
         parser: None,
+        constraint,
         id: context.id.clone(),
         cache_salt: context.tenant.cache_salt,
         prompts: prompts.iter().map(|prompt| prompt.ids.clone()).collect(),

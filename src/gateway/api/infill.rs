@@ -140,6 +140,7 @@ async fn fill(
     let request = GenerationRequest {
         generated: Vec::new(),
         parser: None,
+        constraint: None,
         id: context.id.clone(),
         cache_salt: context.tenant.cache_salt,
         prompts: vec![prompt.into()],

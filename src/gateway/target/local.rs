@@ -3,6 +3,7 @@
 
 mod answer;
 mod chat;
+pub mod constrained;
 mod error;
 mod generation;
 mod params;

@@ -4,6 +4,7 @@
 //! Deliberately absent: loading. Whoever loads a model reports here.
 
 use super::local::LocalError;
+use super::local::constrained::Grammars;
 use super::replicas::Replicas;
 use crate::protocol::SamplingDefaults;
 use crate::text::{AnswerFormat, ChatTemplate, Tokenizer};
@@ -24,6 +25,8 @@ pub struct LocalModel {
     pub template: Result<Arc<ChatTemplate>, String>,
     /// How it writes reasoning and calls of tools.
     pub answer_format: AnswerFormat,
+    /// Grammars that were compiled for it.
+    pub grammars: Grammars,
     /// What requests take where they leave a field out.
     pub defaults: GenerationDefaults,
     /// Special tokens that are written out in messages act as such.

@@ -39,6 +39,7 @@ pub fn run(
             sampling: sampling.clone(),
             cache_salt: 0,
             priority: 0,
+            constraint: None,
             generated: Vec::new(),
         };
         streams.push(engine.submit(request).map_err(|error| error.to_string())?);

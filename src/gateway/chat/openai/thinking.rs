@@ -59,11 +59,7 @@ pub fn switch(
     if let Some(effort) = effort.filter(|_| template.reads("reasoning_effort")) {
         variables.insert("reasoning_effort".to_owned(), effort.into());
     }
-    if let Some(budget) = budget {
-        if !template.reads("thinking_budget") {
-            let why = "is not supported: the model's chat template has no bound on thinking";
-            return Err(BadField::unsupported(fields.path("thinking_budget"), why));
-        }
+    if let Some(budget) = budget.filter(|_| template.reads("thinking_budget")) {
         variables.insert("thinking_budget".to_owned(), budget.into());
     }
     Ok(())

@@ -18,8 +18,9 @@ use crate::gateway::target::{ChatRequest, ChatTarget};
 use crate::gateway::wire::bounds::Limits;
 use crate::gateway::wire::error::ApiError;
 use crate::gateway::wire::fields::{BadField, Fields};
-use crate::protocol::TokenId;
-use crate::text::{AnswerFormat, Marked, ParserOptions, RenderInput, reasoning_is_open};
+use crate::protocol::{ConstraintFactory, TokenId};
+use crate::text::grammar::{After, Grammar};
+use crate::text::{AnswerFormat, Marked, ParserOptions, RenderInput, Tool, reasoning_is_open};
 use serde_json::Value;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -127,19 +128,37 @@ impl LocalTarget<'_> {
         let model = &self.model;
         let body = body_for_engine(request.dialect, request.body)?;
         let fields = Fields::root(&body)?;
-        let LocalRequest { render, tools, add_special, params } =
+        let LocalRequest { render, tools, add_special, mut params } =
             LocalRequest::read(&fields, ModelView::of(model))?;
-        let at = |e: LocalError| ApiError::from(e).at("messages");
-        let prompt: Arc<[TokenId]> = match &request.prompt {
-            Some(prompt) => prompt.clone(),
-            None => {
-                let model = model.clone();
-                let encode = move || prompt_ids(&model, &render, add_special);
-                self.text.run(&request.tenant.name, limits, encode).await.map_err(at)?.into()
+        let field = params.grammar.as_ref().map_or("messages", |(field, _)| field.as_str()).to_owned();
+        let at = |error: LocalError| {
+            let field = if matches!(error, LocalError::Grammar(_)) { field.as_str() } else { "messages" };
+            ApiError::from(error).at(field)
+        };
+        let reading = Reading {
+            model: model.clone(),
+            shown: params.reasoning,
+            tools: tools.callable,
+            grammar: params.grammar.take().map(|(_, grammar)| grammar),
+            reasoning_budget: params.reasoning_budget,
+        };
+        let (prompt, parser, constraint) = match &request.prompt {
+            // Nothing that takes long is left to do.
+            Some(prompt) if !reading.is_constrained() => (prompt.clone(), reading.parser(prompt), None),
+            known => {
+                let (model, known) = (model.clone(), known.clone());
+                let work = move || {
+                    let prompt: Arc<[TokenId]> = match known {
+                        Some(prompt) => prompt,
+                        None => prompt_ids(&model, &render, add_special)?.into(),
+                    };
+                    let (parser, constraint) = (reading.parser(&prompt), reading.constraint(&prompt)?);
+                    Ok((prompt, parser, constraint))
+                };
+                self.text.run(&request.tenant.name, limits, work).await.map_err(at)?
             }
         };
         let telling = Telling::of(&params, &prompt);
-        let parser = parser_of(model, &params, &tools, &prompt);
         let max_tokens_default = model.defaults.max_tokens.unwrap_or(u32::MAX);
         let generation = GenerationRequest {
             id: request.id.to_owned(),
@@ -153,6 +172,7 @@ impl LocalTarget<'_> {
             skip_special: params.skip_special,
             tokens_as_ids: params.tokens_as_ids,
             parser,
+            constraint,
             generated: params.generated,
         };
         let metrics = self.metrics.generation(&model.name, request.arrived);
@@ -164,23 +184,55 @@ impl LocalTarget<'_> {
     }
 }
 
-/// How an answer is read; None where it can have nothing but text.
-fn parser_of(
-    model: &LocalModel,
-    params: &Params,
-    tools: &OfferedTools,
-    prompt: &[TokenId],
-) -> Option<(AnswerFormat, ParserOptions)> {
-    let reasoning = model.answer_format.reasoning.filter(|_| params.reasoning != ReasoningShown::InText);
-    let calls = model.answer_format.tools.filter(|_| !tools.callable.is_empty());
-    if reasoning.is_none() && calls.is_none() {
-        return None;
+/// How an answer is read, and what it must be.
+struct Reading {
+    model: Arc<LocalModel>,
+    shown: ReasoningShown,
+    tools: Arc<[Tool]>,
+    grammar: Option<Grammar>,
+    reasoning_budget: Option<u32>,
+}
+
+impl Reading {
+    /// None where the answer can have nothing but text.
+    fn parser(&self, prompt: &[TokenId]) -> Option<(AnswerFormat, ParserOptions)> {
+        let format = self.model.answer_format;
+        let reasoning = format.reasoning.filter(|_| self.shown != ReasoningShown::InText);
+        let tools = format.tools.filter(|_| !self.tools.is_empty());
+        if reasoning.is_none() && tools.is_none() {
+            return None;
+        }
+        let format = AnswerFormat { reasoning, tools };
+        let reasoning_is_open = self.reasoning_is_open(prompt);
+        Some((format, ParserOptions { reasoning_is_open, tools: self.tools.clone() }))
     }
-    let format = AnswerFormat { reasoning, tools: calls };
-    let last = &prompt[prompt.len().saturating_sub(OPENING_TOKENS_MAX)..];
-    let end = model.tokenizer.as_ref()?.decode(last, false).unwrap_or_default();
-    let reasoning_is_open = reasoning_is_open(&format, &end);
-    Some((format, ParserOptions { reasoning_is_open, tools: tools.callable.clone() }))
+
+    fn is_constrained(&self) -> bool {
+        self.grammar.is_some() || self.reasoning_budget.is_some()
+    }
+
+    /// What tokens may come; for a blocking thread.
+    fn constraint(&self, prompt: &[TokenId]) -> Result<Option<Arc<dyn ConstraintFactory>>, LocalError> {
+        let tags = self.model.answer_format.reasoning.and_then(|it| Some((it.open()?, it.close()?)));
+        let after = tags.map_or(After::Nothing, |(open, close)| After::Reasoning {
+            open: (!self.reasoning_is_open(prompt)).then(|| open.to_owned()),
+            close: close.to_owned(),
+            budget: self.reasoning_budget,
+        });
+        // A bound on reasoning is nothing to a model that has none.
+        if self.grammar.is_none() && (self.reasoning_budget.is_none() || after == After::Nothing) {
+            return Ok(None);
+        }
+        let tokenizer = self.model.tokenizer.as_ref().ok_or(LocalError::NoTokenizer)?;
+        self.model.grammars.constraint(tokenizer, self.grammar.as_ref(), &after).map(Some)
+    }
+
+    fn reasoning_is_open(&self, prompt: &[TokenId]) -> bool {
+        let last = &prompt[prompt.len().saturating_sub(OPENING_TOKENS_MAX)..];
+        let tokenizer = self.model.tokenizer.as_ref();
+        let end = tokenizer.and_then(|tokenizer| tokenizer.decode(last, false).ok()).unwrap_or_default();
+        reasoning_is_open(&self.model.answer_format, &end)
+    }
 }
 
 /// A conversation in any dialect as our engines read it. An error names the field of the caller's body.

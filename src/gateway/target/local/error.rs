@@ -5,6 +5,7 @@ use crate::gateway::ledger::metrics::Outcome;
 use crate::gateway::wire::bounds::Overdue;
 use crate::gateway::wire::error::{ApiError, RETRY_QUEUE_S};
 use crate::text::TextError;
+use crate::text::grammar::GrammarError;
 use axum::http::StatusCode;
 
 /// What can go wrong between a request and its text; messages are fit for callers but for
@@ -32,6 +33,8 @@ pub enum LocalError {
     NoInfill,
     #[error(transparent)]
     Text(#[from] TextError),
+    #[error("{0}")]
+    Grammar(GrammarError),
     #[error("{waiting} requests wait to be rendered and tokenized already; try again later")]
     TextBusy { waiting: usize },
     #[error("the text has {bytes} bytes; {bytes_max} are the most that are tokenized at once")]
@@ -109,6 +112,9 @@ impl From<LocalError> for ApiError {
             LocalError::NoTokenizer => Self::invalid(StatusCode::BAD_REQUEST, Some("no_tokenizer"), message),
             LocalError::NoTemplate(_) => {
                 Self::invalid(StatusCode::BAD_REQUEST, Some("no_chat_template"), message)
+            }
+            LocalError::Grammar(_) => {
+                Self::invalid(StatusCode::BAD_REQUEST, Some("invalid_grammar"), message)
             }
             LocalError::NoInfill => {
                 Self::invalid(StatusCode::BAD_REQUEST, Some("unsupported_parameter"), message)

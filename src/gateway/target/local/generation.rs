@@ -17,7 +17,9 @@ use crate::gateway::ledger::metrics::{Outcome, RequestMetrics};
 use crate::gateway::target::registry::LocalModel;
 use crate::gateway::target::replicas::ReplicaStream;
 use crate::gateway::wire::bounds::{Limits, Overdue};
-use crate::protocol::{FinishReason, GenerateRequest, SamplingParams, TokenEvent, TokenId, TokenLogprob};
+use crate::protocol::{
+    ConstraintFactory, FinishReason, GenerateRequest, SamplingParams, TokenEvent, TokenId, TokenLogprob,
+};
 use crate::text::{AnswerFormat, AnswerParser, Detokenizer, ParsedEvent, ParserOptions, Tokenizer};
 use futures_util::future::select_all;
 use std::collections::VecDeque;
@@ -46,6 +48,8 @@ pub struct GenerationRequest {
     pub skip_special: bool,
     /// Name tokens `token_id:ID` in scores.
     pub tokens_as_ids: bool,
+    /// What tokens may come; None: all may.
+    pub constraint: Option<Arc<dyn ConstraintFactory>>,
     /// How to read reasoning and calls of tools out of the text; None: all of it is text.
     pub parser: Option<(AnswerFormat, ParserOptions)>,
     /// Of a request with one prompt that another engine has begun: see [`GenerateRequest::generated`].
@@ -225,6 +229,7 @@ impl Generation {
                 sampling: Arc::new(sampling),
                 cache_salt: request.cache_salt,
                 priority: 0,
+                constraint: request.constraint.clone(),
                 generated: request.generated.clone(),
             })?));
         }

@@ -4,9 +4,11 @@
 //! Fields that are refused whatever their value are [`crate::gateway::chat::openai::known_fields`]'s; here are
 //! those of which some values can be done.
 
+use super::constrained;
 use crate::gateway::target::registry::{GenerationDefaults, LocalModel};
 use crate::gateway::wire::fields::{BadField, Fields, token_ids};
 use crate::protocol::{SamplingParams, TokenId};
+use crate::text::grammar::Grammar;
 use crate::text::{AnswerFormat, ChatTemplate};
 
 /// Choices of one request: `n` times its prompts.
@@ -86,6 +88,10 @@ pub struct Params {
     pub tokens_as_ids: bool,
     /// Where reasoning is told.
     pub reasoning: ReasoningShown,
+    /// What the answer must be, and the field that says so.
+    pub grammar: Option<(String, Grammar)>,
+    /// Tokens of reasoning at the most.
+    pub reasoning_budget: Option<u32>,
     /// How to stream, if at all.
     pub stream: Option<StreamOptions>,
 }
@@ -118,6 +124,8 @@ impl Params {
             return_token_ids: fields.flag("return_token_ids", false)?,
             tokens_as_ids: fields.flag("return_tokens_as_token_ids", false)?,
             reasoning: reasoning_shown(fields)?,
+            grammar: constrained::read(fields)?,
+            reasoning_budget: constrained::reasoning_budget(fields)?,
             stream: stream(fields)?,
         })
     }
@@ -157,12 +165,6 @@ fn generated(
 }
 
 fn refuse(fields: &Fields<'_>) -> Result<(), BadField> {
-    if let Some(format) = fields.object("response_format")? {
-        let kind = format.required_str("type", "\"text\"")?;
-        if kind != "text" {
-            return Err(BadField::unsupported("response_format", "must be {\"type\": \"text\"}"));
-        }
-    }
     if let Some(modalities) = fields.array("modalities")?
         && modalities.iter().any(|m| m.as_str() != Some("text"))
     {
