@@ -86,8 +86,19 @@ const KIMI_SECTION: &str = "<|tool_calls_section_begin|>";
 
 impl ToolFormat {
     /// All of them, the ones with the rarest words first: [`AnswerFormat::of_template`] takes the first.
-    pub const ALL: [Self; 6] =
-        [Self::KimiK2, Self::DeepSeekR1, Self::DeepSeekV3, Self::DeepSeekV31, Self::Hermes, Self::LlamaJson];
+    pub const ALL: [Self; 11] = [
+        Self::Harmony,
+        Self::MiniMaxM2,
+        Self::KimiK2,
+        Self::DeepSeekR1,
+        Self::DeepSeekV3,
+        Self::DeepSeekV31,
+        Self::Glm4,
+        Self::QwenXml,
+        Self::Hermes,
+        Self::Pythonic,
+        Self::LlamaJson,
+    ];
 
     /// What vLLM calls it (`--tool-call-parser`), where it does.
     pub fn name(self) -> &'static str {
@@ -121,7 +132,10 @@ impl ToolFormat {
     fn is_in(self, source: &str) -> bool {
         let has = |word: &str| source.contains(word);
         match self {
-            Self::Hermes => has("<tool_call>"),
+            // Others write lists, or tags of their own, within tags of this name.
+            Self::Hermes => {
+                has("<tool_call>") && (has("{\"name\":") || has("{\\\"name\\\":")) && !has("<tool_calls>[")
+            }
             Self::LlamaJson => has("\"parameters\": dictionary"),
             Self::DeepSeekR1 => has(DEEPSEEK_CALLS) && has("```json") && has("</think>"),
             Self::DeepSeekV3 => has(DEEPSEEK_CALLS) && has("```json"),
