@@ -1,5 +1,6 @@
 //! One integration binary: everything that is tested from outside.
 
+mod agents;
 mod api;
 mod bench;
 mod build_script;

@@ -37,7 +37,7 @@ fn downloaded(path: &str, how: &str) -> Option<PathBuf> {
     panic!("{} is missing; {how}, or set NOVASTACK_SKIP_DOWNLOADS=1", path.display());
 }
 
-fn family_file(family: &str, file: &str) -> Option<PathBuf> {
+pub fn family_file(family: &str, file: &str) -> Option<PathBuf> {
     downloaded(&format!("tokenizers/{family}/{file}"), "run scripts/fetch_tokenizers.sh")
 }
 
@@ -50,7 +50,7 @@ fn golden(name: &str) -> Value {
     read_json(&path)
 }
 
-fn read_json(path: &std::path::Path) -> Value {
+pub fn read_json(path: &std::path::Path) -> Value {
     let bytes = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     serde_json::from_slice(&bytes).unwrap()
 }

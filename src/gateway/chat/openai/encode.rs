@@ -1,7 +1,7 @@
 //! Writes chunks and whole chat completions
 //! (<https://platform.openai.com/docs/api-reference/chat-streaming>).
 //!
-//! Beyond OpenAI's own format: reasoning is `reasoning_content`; what Anthropic needs back to
+//! Beyond OpenAI's own format: reasoning is `reasoning_content` and `reasoning`; what Anthropic needs back to
 //! continue from its thinking, the signature with its text and redacted thinking, is
 //! `reasoning_details` in OpenRouter's form, with the `format` that tells whose signature it is; a
 //! caller may send it back as it came. A stop string that matched is `stop_reason`, and token ids are
@@ -94,7 +94,14 @@ impl OpenAiEncoder {
                 if thinking.len() + text.len() <= THINKING_BYTES_MAX {
                     thinking.push_str(text);
                 }
-                self.text(at, "{\"reasoning_content\":", text, out);
+                let open = self.open(at, out);
+                open.push_str("{\"reasoning_content\":");
+                push_json(open, text);
+                // vLLM's newer name and OpenRouter's: clients know one of them.
+                open.push_str(",\"reasoning\":");
+                push_json(open, text);
+                open.push('}');
+                self.close(at, "null", out);
             }
             ChatEvent::Signature { signature, .. } => {
                 let thinking = std::mem::take(&mut self.choices[at].thinking);
@@ -304,7 +311,8 @@ fn choice_value(choice: Collected, format: Option<&str>, options: &EncodeOptions
     message.insert("content".into(), content.into());
     message.insert("refusal".into(), refusal.into());
     if let Some(reasoning) = reasoning {
-        message.insert("reasoning_content".into(), reasoning.into());
+        message.insert("reasoning_content".into(), reasoning.as_str().into());
+        message.insert("reasoning".into(), reasoning.into());
     }
     if let Some(format) = format {
         details.iter_mut().for_each(|detail| detail["format"] = format.into());

@@ -92,7 +92,7 @@ data: {"type":"message_stop"}
 fn openais_stream_to_the_byte() {
     let expected = r#"data: PREFIX,"choices":[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}],"usage":null}
 
-data: PREFIX,"choices":[{"index":0,"delta":{"reasoning_content":"h\"m"},"logprobs":null,"finish_reason":null}],"usage":null}
+data: PREFIX,"choices":[{"index":0,"delta":{"reasoning_content":"h\"m","reasoning":"h\"m"},"logprobs":null,"finish_reason":null}],"usage":null}
 
 data: PREFIX,"choices":[{"index":0,"delta":{"content":"hi"},"logprobs":null,"finish_reason":null}],"usage":null}
 
@@ -129,7 +129,7 @@ fn whole_answers_in_both_shapes() {
             "choices": [{
                 "index": 0,
                 "message": {
-                    "role": "assistant", "content": "hi", "refusal": null, "reasoning_content": "h\"m",
+                    "role": "assistant", "content": "hi", "refusal": null, "reasoning_content": "h\"m", "reasoning": "h\"m",
                     "tool_calls": [{"id": "id0", "type": "function", "function": {"name": "f0", "arguments": "{\"a\":1}"}}],
                 },
                 "logprobs": null,

@@ -166,7 +166,8 @@ impl LocalTarget<'_> {
             prompts: vec![prompt],
             choices: params.n,
             sampling: params.sampling,
-            max_tokens: params.max_tokens.map_or(MaxTokens::AtMost(max_tokens_default), MaxTokens::Exactly),
+            // Agents ask for as much as the largest models answer: more than the context holds is what it holds.
+            max_tokens: MaxTokens::AtMost(params.max_tokens.unwrap_or(max_tokens_default)),
             stops: params.stops,
             include_stop: params.include_stop,
             skip_special: params.skip_special,

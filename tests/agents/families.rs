@@ -1,0 +1,181 @@
+//! What models of several families write, as callers of both formats get it.
+
+use super::scripted::{Script, serve};
+use super::{family, frames, post, tools};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+fn says(answer: &'static str) -> Script {
+    Arc::new(move |_| answer.to_owned())
+}
+
+fn chat(more: Value) -> Value {
+    let mut body = json!({"model": "m", "messages": [{"role": "user", "content": "The weather in Rome?"}],
+        "tools": tools()});
+    for (name, value) in more.as_object().expect("fields") {
+        body[name] = value.clone();
+    }
+    body
+}
+
+/// The same for Anthropic's format.
+fn message(more: Value) -> Value {
+    let tools: Vec<Value> = (tools().as_array().expect("a list").iter())
+        .map(|tool| {
+            let function = &tool["function"];
+            json!({"name": function["name"], "description": function["description"],
+                "input_schema": function["parameters"]})
+        })
+        .collect();
+    let mut body = json!({"model": "m", "max_tokens": 4000, "tools": tools,
+        "messages": [{"role": "user", "content": "The weather in Rome?"}]});
+    for (name, value) in more.as_object().expect("fields") {
+        body[name] = value.clone();
+    }
+    body
+}
+
+const TWO_CALLS: &str = "<think>\nTwo things to ask.\n</think>\n\nI look.\n<tool_call>\n{\"name\": \"get_weather\", \
+    \"arguments\": {\"city\": \"R\u{f6}me </tool_call>\", \"days\": 2}}\n</tool_call>\n<tool_call>\n{\"name\": \
+    \"get_time\", \"arguments\": {}}\n</tool_call>";
+
+#[tokio::test]
+async fn calls_and_reasoning_are_told_in_openais_format() {
+    let Some((tokenizer, template)) = family("qwen3") else { return };
+    let served = serve(tokenizer, template, says(TWO_CALLS)).await;
+    let (status, text) = post(&served.url, "/v1/chat/completions", &chat(json!({}))).await;
+    assert_eq!(status, 200, "{text}");
+    let answer: Value = serde_json::from_str(&text).expect("JSON");
+    let choice = &answer["choices"][0];
+    assert_eq!(choice["finish_reason"], "tool_calls", "{text}");
+    assert_eq!(choice["message"]["content"], "I look.");
+    assert_eq!(choice["message"]["reasoning_content"], "Two things to ask.");
+    let calls = choice["message"]["tool_calls"].as_array().expect("calls");
+    let call = |i: usize| (calls[i]["function"]["name"].as_str(), calls[i]["function"]["arguments"].as_str());
+    assert_eq!(call(0), (Some("get_weather"), Some("{\"city\": \"R\u{f6}me </tool_call>\", \"days\": 2}")));
+    assert_eq!(call(1), (Some("get_time"), Some("{}")));
+    assert_ne!(calls[0]["id"], calls[1]["id"]);
+    let reasoning =
+        answer["usage"]["completion_tokens_details"]["reasoning_tokens"].as_u64().expect("a number");
+    assert!((4..=6).contains(&reasoning), "{text}");
+
+    let (_, stream) = post(&served.url, "/v1/chat/completions", &chat(json!({"stream": true}))).await;
+    let (mut content, mut thought, mut arguments) = (String::new(), String::new(), vec![String::new(); 2]);
+    let mut pieces = 0;
+    for frame in frames(&stream) {
+        let delta = &frame["choices"][0]["delta"];
+        content += delta["content"].as_str().unwrap_or_default();
+        thought += delta["reasoning_content"].as_str().unwrap_or_default();
+        for call in delta["tool_calls"].as_array().into_iter().flatten() {
+            let index = call["index"].as_u64().expect("an index") as usize;
+            let piece = call["function"]["arguments"].as_str().unwrap_or_default();
+            pieces += usize::from(!piece.is_empty());
+            arguments[index] += piece;
+        }
+    }
+    assert_eq!((content.as_str(), thought.as_str()), ("I look.", "Two things to ask."), "{stream}");
+    assert_eq!(arguments, ["{\"city\": \"R\u{f6}me </tool_call>\", \"days\": 2}", "{}"]);
+    assert!(pieces > 5, "arguments come as they are made: {stream}");
+}
+
+#[tokio::test]
+async fn calls_and_reasoning_are_told_in_anthropics_format() {
+    let Some((tokenizer, template)) = family("qwen3") else { return };
+    let served = serve(tokenizer, template, says(TWO_CALLS)).await;
+    let (status, text) = post(&served.url, "/v1/messages", &message(json!({}))).await;
+    assert_eq!(status, 200, "{text}");
+    let answer: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(answer["stop_reason"], "tool_use", "{text}");
+    let kinds: Vec<&str> =
+        answer["content"].as_array().expect("blocks").iter().filter_map(|it| it["type"].as_str()).collect();
+    assert_eq!(kinds, ["thinking", "text", "tool_use", "tool_use"]);
+    assert_eq!(answer["content"][0]["thinking"], "Two things to ask.");
+    assert_eq!(answer["content"][2]["input"], json!({"city": "R\u{f6}me </tool_call>", "days": 2}));
+    let (_, stream) = post(&served.url, "/v1/messages", &message(json!({"stream": true}))).await;
+    let starts: Vec<Value> =
+        frames(&stream).into_iter().filter(|frame| frame["type"] == "content_block_start").collect();
+    let kinds: Vec<&str> =
+        starts.iter().filter_map(|frame| frame["content_block"]["type"].as_str()).collect();
+    assert_eq!(kinds, ["thinking", "text", "tool_use", "tool_use"], "{stream}");
+}
+
+#[tokio::test]
+async fn a_history_of_calls_and_results_is_rendered_as_the_template_means_it() {
+    let Some((tokenizer, template)) = family("qwen3") else { return };
+    // The script answers with the end of the prompt that it got.
+    let script: Script = Arc::new(|prompt| {
+        let from = prompt.find("The weather in Rome?").expect("the question");
+        prompt[from..].replace('<', "[").replace('>', "]")
+    });
+    let served = serve(tokenizer, template, script).await;
+    let history = json!([
+        {"role": "user", "content": "The weather in Rome?"},
+        {"role": "assistant", "content": null, "tool_calls": [{"id": "call_1", "type": "function",
+            "function": {"name": "get_weather", "arguments": "{\"city\": \"Rome\"}"}}]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "22 C"},
+    ]);
+    let (status, text) = post(&served.url, "/v1/chat/completions", &chat(json!({"messages": history}))).await;
+    assert_eq!(status, 200, "{text}");
+    let answer: Value = serde_json::from_str(&text).expect("JSON");
+    let prompt = answer["choices"][0]["message"]["content"].as_str().expect("text");
+    for part in [
+        "[tool_call]\n{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Rome\"}}\n[/tool_call]",
+        "[tool_response]\n22 C\n[/tool_response]",
+    ] {
+        assert!(prompt.contains(part), "{prompt}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_call_is_text_and_without_tools_nothing_is_a_call() {
+    let Some((tokenizer, template)) = family("qwen2_5") else { return };
+    let unknown = "<tool_call>\n{\"name\": \"launch\", \"arguments\": {}}\n</tool_call>";
+    let served = serve(tokenizer, template, says(unknown)).await;
+    for body in [chat(json!({})), chat(json!({"tools": []})), chat(json!({"tool_choice": "none"}))] {
+        let (status, text) = post(&served.url, "/v1/chat/completions", &body).await;
+        assert_eq!(status, 200, "{text}");
+        let answer: Value = serde_json::from_str(&text).expect("JSON");
+        let choice = &answer["choices"][0];
+        assert_eq!(
+            (&choice["message"]["content"], &choice["finish_reason"]),
+            (&json!(unknown), &json!("stop")),
+            "{text}"
+        );
+        assert_eq!(choice["message"].get("tool_calls"), None);
+    }
+}
+
+#[tokio::test]
+async fn reasoning_is_apart_in_the_text_or_nowhere() {
+    let Some((tokenizer, template)) = family("qwen3") else { return };
+    let served = serve(tokenizer, template, says("<think>\nHm.\n</think>\n\nYes.")).await;
+    for (more, content, reasoning) in [
+        (json!({}), "Yes.", Some("Hm.")),
+        (json!({"include_reasoning": false}), "Yes.", None),
+        (json!({"reasoning_format": "none"}), "<think>\nHm.\n</think>\n\nYes.", None),
+        (json!({"separate_reasoning": false}), "<think>\nHm.\n</think>\n\nYes.", None),
+    ] {
+        let (status, text) = post(&served.url, "/v1/chat/completions", &chat(more.clone())).await;
+        assert_eq!(status, 200, "{text}");
+        let answer: Value = serde_json::from_str(&text).expect("JSON");
+        let message = &answer["choices"][0]["message"];
+        assert_eq!(
+            (message["content"].as_str(), message["reasoning_content"].as_str()),
+            (Some(content), reasoning),
+            "{more}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_bound_on_tokens_over_the_context_is_the_context() {
+    let Some((tokenizer, template)) = family("qwen2_5") else { return };
+    let served = serve(tokenizer, template, says("Yes.")).await;
+    for (path, body) in [
+        ("/v1/chat/completions", chat(json!({"max_tokens": 100_000_000}))),
+        ("/v1/messages", message(json!({"max_tokens": 100_000_000}))),
+    ] {
+        let (status, text) = post(&served.url, path, &body).await;
+        assert_eq!(status, 200, "{text}");
+    }
+}
