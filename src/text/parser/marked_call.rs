@@ -7,7 +7,7 @@
 use super::json::{JsonValue, Reading};
 use super::output::Output;
 use super::scan::{Held, Match, Scan, match_marker};
-use super::{NAME_BYTES_MAX, Tool};
+use super::{HELD_BYTES_MAX, NAME_BYTES_MAX, Tool};
 use std::sync::Arc;
 
 /// Reads text with calls in it.
@@ -165,7 +165,11 @@ impl MarkedCalls {
                 self.header.clear();
                 self.place = if opener == self.dialect.call_opener { Place::Header } else { Place::Section };
             }
-            Place::Section if self.tag.is_empty() && c.is_whitespace() => self.held.push(c),
+            Place::Section
+                if self.tag.is_empty() && c.is_whitespace() && self.held.len() < HELD_BYTES_MAX =>
+            {
+                self.held.push(c);
+            }
             Place::Section if self.tag.is_empty() && c != '<' && self.dialect.may_lack_opener => {
                 self.place = Place::Header;
                 self.push(c, output);

@@ -12,9 +12,10 @@
 //!   parts two pieces of text, and so are line breaks on the inner sides of reasoning tags and after them,
 //!   as chat templates write them.
 //! - A reasoning block opens the answer: the template has opened it, or the model's first word does. It
-//!   ends at its closing tag, or with the answer. A `<think>` later in the answer is text. Calls inside the
-//!   block are reasoning (but Kimi K2's section of calls ends it, being a token of its own): a model that goes from a
-//!   block that it never closes straight to a call has told no call.
+//!   ends at its closing tag, or with the answer; another may follow it directly. A `<think>` later in the
+//!   answer is text. Calls inside the block are reasoning: a model that goes from a block that it never
+//!   closes straight to a call has told no call. Kimi K2's section of calls alone ends the block: its marker
+//!   is a token of its own, and the model is known to go on so.
 //! - A call is told by its name first, then by its arguments as pieces of JSON, then by its end. Arguments
 //!   that the model writes as JSON are told as it wrote them. Arguments in tags or as Python literals are
 //!   converted by the tool's JSON schema. A finished call without arguments has the arguments `{}`.
@@ -24,9 +25,9 @@
 //!   where they broke, the call ends there, and what follows is text, without the call's closing markers.
 //! - An answer may end anywhere. Every call that began also ends; arguments that were cut off stay so.
 //!
-//! Memory: beside what goes out at once, at most [`HELD_BYTES_MAX`] of an attempt at a call whose name has
-//! not come yet (more than that is no call) or of a value that can be typed only as a whole (more than that
-//! is told untyped), and [`WHITE_BYTES_MAX`] of white space.
+//! Memory: beside what goes out at once, at most a MiB of an attempt at a call whose name has not come yet
+//! (more than that is no call) or of a value that can be typed only as a whole (more than that is told
+//! untyped), and 256 bytes of white space.
 //!
 //! Absent on purpose: ids of calls (but those that a format carries itself), validation of arguments by
 //! their schema, and dialects of APIs: those are the callers' business.

@@ -8,7 +8,7 @@ use super::output::Output;
 use super::scan::{Held, Match, Scan, match_marker};
 use super::schema::Kinds;
 use super::typed_value::TypedValue;
-use super::{NAME_BYTES_MAX, Tool};
+use super::{HELD_BYTES_MAX, NAME_BYTES_MAX, Tool};
 use std::sync::Arc;
 
 /// Reads text with calls in it.
@@ -149,7 +149,11 @@ impl TaggedCalls {
                 let is_call = self.dialect.call_opener.is_none_or(|call_opener| call_opener == opener);
                 self.place = if is_call { Place::Name } else { Place::Section };
             }
-            Place::Section if self.tag.is_empty() && c.is_whitespace() => self.held.push(c),
+            Place::Section
+                if self.tag.is_empty() && c.is_whitespace() && self.held.len() < HELD_BYTES_MAX =>
+            {
+                self.held.push(c);
+            }
             Place::Section => {
                 let call_opener = self.dialect.call_opener.unwrap_or_default();
                 if self.push_tag(c, &[call_opener], output).is_some() {
@@ -227,7 +231,7 @@ impl TaggedCalls {
     fn push_name(&mut self, c: char, output: &mut Output) {
         let is_bare = self.dialect.call_opener.is_none();
         let ends = if is_bare { ['<', '\n'] } else { ['>', '>'] };
-        if is_bare && c.is_whitespace() && self.name.is_empty() {
+        if is_bare && c.is_whitespace() && self.name.is_empty() && self.held.len() < HELD_BYTES_MAX {
             self.held.push(c);
         } else if ends.contains(&c) {
             let name = unquoted(&self.name);

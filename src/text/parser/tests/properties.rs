@@ -209,6 +209,8 @@ fn what_is_held_back_is_bounded() {
     assert!(text > 1 << 20, "and given back");
 
     let qwen = AnswerFormat { reasoning: None, tools: Some(ToolFormat::QwenXml) };
+    let white = takes_linear_time(qwen, "<tool_call>", "\n", "<func", HELD_BYTES_MAX);
+    assert!(white.len() >= 2, "an attempt that is too long is given back before the answer ends");
     for (head, body, parameter) in [("[", "1, ", "[1, 1, "), ("", "12 ", "\"12 12")] {
         let head = format!("<function=write_file><parameter=lines>{head}");
         let events = takes_linear_time(qwen, &head, body, "</parameter></function>", HELD_BYTES_MAX);
@@ -252,4 +254,80 @@ fn a_million_random_splits_of_every_case_give_its_events() {
             case.name
         );
     }
+}
+
+/// What has been told before the answer goes on.
+fn told(format: AnswerFormat, text: &str) -> Vec<ParsedEvent> {
+    let mut events = Vec::new();
+    parser(format, false, tools()).push(text, &mut events);
+    events
+}
+
+#[test]
+fn text_reasoning_and_arguments_go_out_at_once() {
+    for format in formats() {
+        if format.reasoning == Some(ReasoningFormat::Harmony) || format.tools == Some(ToolFormat::Harmony) {
+            continue;
+        }
+        assert_eq!(told(format, "Hello, a <b"), [ParsedEvent::Text("Hello, a <b".into())]);
+        if format.reasoning.is_some() {
+            assert_eq!(told(format, "<think>Hm. a <b"), [ParsedEvent::Reasoning("Hm. a <b".into())]);
+        }
+    }
+    for (tools, text, pieces) in [
+        (
+            ToolFormat::Hermes,
+            "<tool_call>{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Par",
+            "{\"city\": \"Par",
+        ),
+        (
+            ToolFormat::Hermes,
+            "<tool_call>{\"name\": \"get_weather\", \"arguments\": \"{\\\"city\\\": \\\"Par",
+            "{\"city\": \"Par",
+        ),
+        (
+            ToolFormat::LlamaJson,
+            "{\"name\": \"get_weather\", \"parameters\": {\"city\": \"Par",
+            "{\"city\": \"Par",
+        ),
+        (
+            ToolFormat::DeepSeekV3,
+            "<｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n```json\n{\"city\": \"Par",
+            "{\"city\": \"Par",
+        ),
+        (
+            ToolFormat::KimiK2,
+            "<|tool_call_begin|>functions.get_weather:0<|tool_call_argument_begin|>{\"city\": \"Par",
+            "{\"city\": \"Par",
+        ),
+        (
+            ToolFormat::QwenXml,
+            "<function=get_weather><parameter=days>3</parameter><parameter=city>\nPar",
+            "{\"days\": 3, \"city\": \"Par",
+        ),
+        (
+            ToolFormat::MiniMaxM2,
+            "<invoke name=\"get_weather\"><parameter name=\"city\">Par",
+            "{\"city\": \"Par",
+        ),
+        (ToolFormat::Glm4, "<tool_call>get_weather<arg_key>city</arg_key><arg_value>Par", "{\"city\": \"Par"),
+        (ToolFormat::Pythonic, "[get_weather(days=3, city='Par", "{\"days\": 3, \"city\": \"Par"),
+        (
+            ToolFormat::Harmony,
+            "<|channel|>commentary to=functions.get_weather<|message|>{\"city\": \"Par",
+            "{\"city\": \"Par",
+        ),
+    ] {
+        let format = AnswerFormat { reasoning: None, tools: Some(tools) };
+        let events = told(format, text);
+        let [ParsedEvent::Call { call: 0, name, .. }, ParsedEvent::Arguments { call: 0, json }] = &events[..]
+        else {
+            panic!("{}: {events:?}", tools.name())
+        };
+        assert_eq!((name.as_str(), json.as_str()), ("get_weather", pieces), "{}", tools.name());
+    }
+    // The name alone, before any argument.
+    let hermes = AnswerFormat { reasoning: None, tools: Some(ToolFormat::Hermes) };
+    let events = told(hermes, "<tool_call>{\"name\": \"now\"");
+    assert_eq!(events, [ParsedEvent::Call { call: 0, id: None, name: "now".into() }]);
 }
