@@ -5,7 +5,7 @@ use super::harmony::OPEN_REASONING;
 /// How a model family writes reasoning and calls: found from its chat template.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AnswerFormat {
-    /// How reasoning is told from the answer; `None`: the model writes none.
+    /// How reasoning is set apart from the answer; `None`: the model writes none.
     pub reasoning: Option<ReasoningFormat>,
     /// How calls of tools are written; `None`: the model makes none.
     pub tools: Option<ToolFormat>,

@@ -90,7 +90,7 @@ impl Harmony {
                         Match::Whole(border) => return self.end_message(kind, border, output),
                         Match::None => {
                             let first = self.held.remove(0);
-                            tell(kind, first.encode_utf8(&mut [0; 4]), output);
+                            emit(kind, first.encode_utf8(&mut [0; 4]), output);
                         }
                     }
                 }
@@ -108,7 +108,7 @@ impl Harmony {
             Place::Message(kind) => {
                 // More than the first character of a marker is a marker that was cut off.
                 if held.chars().count() == 1 || kind == Kind::WholeText {
-                    tell(kind, &held, output);
+                    emit(kind, &held, output);
                 }
                 // The marker that ends a call ends the answer, and is seldom part of its text.
                 output.complete_call();
@@ -159,7 +159,7 @@ impl Harmony {
     }
 }
 
-fn tell(kind: Kind, piece: &str, output: &mut Output) {
+fn emit(kind: Kind, piece: &str, output: &mut Output) {
     match kind {
         Kind::Reasoning => output.reasoning(piece),
         Kind::Text | Kind::WholeText => output.text(piece),

@@ -1,4 +1,4 @@
-//! JSON that comes character by character: strings decoded and encoded, arguments told as they come.
+//! JSON that comes character by character: strings decoded and encoded, values passed on as they come.
 
 use super::scan::{Match, match_marker};
 
@@ -46,7 +46,7 @@ impl Surrogates {
 enum Escape {
     #[default]
     None,
-    Begun,
+    Backslash,
     /// `\u` and the digits so far.
     Unicode {
         value: u32,
@@ -58,7 +58,7 @@ impl JsonString {
     /// The next character; what it makes certain is added. True once it was the closing quote.
     pub(super) fn push(&mut self, c: char, text: &mut String) -> bool {
         match &mut self.escape {
-            Escape::None if c == '\\' => self.escape = Escape::Begun,
+            Escape::None if c == '\\' => self.escape = Escape::Backslash,
             Escape::None => {
                 self.surrogates.end(text);
                 if c == '"' {
@@ -66,7 +66,7 @@ impl JsonString {
                 }
                 text.push(c);
             }
-            Escape::Begun => {
+            Escape::Backslash => {
                 if c == 'u' {
                     self.escape = Escape::Unicode { value: 0, digits: 0 };
                     return false;
@@ -133,7 +133,7 @@ pub(super) enum Reading {
     Broken,
 }
 
-/// One JSON value that is told as it is written. A string is decoded: arguments may be JSON in a string.
+/// One JSON value that is passed on as it is written. A string is decoded: arguments may be JSON in a string.
 /// The white space before it is left out.
 #[derive(Debug)]
 pub(super) struct JsonValue {
@@ -154,7 +154,7 @@ enum Shape {
     Bare(String),
 }
 
-/// A bare value that is longer than any literal is told at once.
+/// A bare value that is longer than any literal is passed on at once.
 const LITERAL_BYTES_MAX: usize = 16;
 
 impl JsonValue {
@@ -162,21 +162,21 @@ impl JsonValue {
         Self { shape: Shape::Unknown, bare_ends, markers, tag: String::new() }
     }
 
-    /// The next character; what is certain by it is added to `told`.
-    pub(super) fn push(&mut self, c: char, told: &mut String) -> Reading {
+    /// The next character; what is certain by it is added to `json`.
+    pub(super) fn push(&mut self, c: char, json: &mut String) -> Reading {
         let may_cut = match &self.shape {
             Shape::Unknown | Shape::Bare(_) => true,
             Shape::Nested { in_string, .. } => !in_string,
             Shape::Encoded(_) => false,
         };
         if !may_cut {
-            return self.push_value(c, told);
+            return self.push_value(c, json);
         }
         self.tag.push(c);
         match match_marker(&self.tag, self.markers) {
             Match::Whole(marker) => {
                 self.tag.clear();
-                self.finish(told);
+                self.finish(json);
                 Reading::Cut(marker)
             }
             Match::Beginning => Reading::Inside,
@@ -186,25 +186,25 @@ impl JsonValue {
                 let value = if may_begin { tag.strip_suffix(c).unwrap_or(&tag) } else { &tag };
                 self.tag = tag[value.len()..].to_owned();
                 // No character of a marker but its last is one that could end a value.
-                value.chars().fold(Reading::Inside, |_, c| self.push_value(c, told))
+                value.chars().fold(Reading::Inside, |_, c| self.push_value(c, json))
             }
         }
     }
 
-    fn push_value(&mut self, c: char, told: &mut String) -> Reading {
+    fn push_value(&mut self, c: char, json: &mut String) -> Reading {
         match &mut self.shape {
             Shape::Unknown if c.is_whitespace() => {}
             Shape::Unknown if c == '"' => self.shape = Shape::Encoded(JsonString::default()),
             Shape::Unknown if c == '{' || c == '[' => {
-                told.push(c);
+                json.push(c);
                 self.shape = Shape::Nested { depth: 1, in_string: false, is_escaped: false };
             }
             Shape::Unknown => {
                 self.shape = Shape::Bare(String::new());
-                return self.push_value(c, told);
+                return self.push_value(c, json);
             }
             Shape::Nested { depth, in_string, is_escaped } => {
-                told.push(c);
+                json.push(c);
                 match c {
                     _ if *is_escaped => *is_escaped = false,
                     '\\' if *in_string => *is_escaped = true,
@@ -220,35 +220,35 @@ impl JsonValue {
                 }
             }
             Shape::Encoded(string) => {
-                if string.push(c, told) {
+                if string.push(c, json) {
                     return Reading::Complete;
                 }
             }
             Shape::Bare(literal) => {
                 if self.bare_ends.contains(&c) {
-                    self.finish(told);
+                    self.finish(json);
                     return Reading::CompleteBefore;
                 }
                 literal.push(c);
                 if literal.len() > LITERAL_BYTES_MAX {
-                    told.push_str(&std::mem::take(literal));
+                    json.push_str(&std::mem::take(literal));
                 }
             }
         }
         Reading::Inside
     }
 
-    /// Its end is not its own to tell: it has no brackets or quotes, or has not begun.
+    /// Nothing in it says where it ends: it has no brackets or quotes, or has not started.
     pub(super) fn is_bare(&self) -> bool {
         matches!(self.shape, Shape::Unknown | Shape::Bare(_))
     }
 
     /// There is no more of it. A `null` is no arguments at all.
-    pub(super) fn finish(&mut self, told: &mut String) {
+    pub(super) fn finish(&mut self, json: &mut String) {
         if let Shape::Bare(literal) = &mut self.shape {
             let literal = std::mem::take(literal);
             if literal.trim() != "null" {
-                told.push_str(literal.trim_end());
+                json.push_str(literal.trim_end());
             }
         }
     }

@@ -2,7 +2,7 @@
 //! the beginning of a line.
 //!
 //! The keys come in either order, and `parameters` is another word for `arguments`. Other keys are left out.
-//! As soon as the name is whole the call is told; arguments that came before it are told then.
+//! As soon as the name is whole the call is emitted; arguments that came before it follow then.
 
 use super::json::{JsonString, JsonValue, Reading};
 use super::output::Output;
@@ -92,7 +92,7 @@ impl JsonCalls {
                 self.push(c, output);
             }
             Step::Cut(marker) => {
-                if call.is_told {
+                if call.is_emitted {
                     output.end_call();
                     self.end_call();
                 } else {
@@ -108,7 +108,7 @@ impl JsonCalls {
     pub(super) fn finish(&mut self, output: &mut Output) {
         match &mut self.call {
             None => self.scan.finish(output),
-            Some(call) if call.is_told => call.finish(output),
+            Some(call) if call.is_emitted => call.finish(output),
             Some(_) => self.give_back(output),
         }
     }
@@ -135,7 +135,7 @@ enum Step {
     NoCall,
     /// The name is that of no tool; the character is held with the rest.
     NotOffered,
-    /// The call was told and is broken before this character.
+    /// The call was emitted and is broken before this character.
     Broken,
     /// This marker stands where the call should go on.
     Cut(&'static str),
@@ -146,15 +146,15 @@ enum Step {
 struct JsonCall {
     dialect: &'static Dialect,
     place: Place,
-    /// All of it, until the call is told.
+    /// All of it, until the call is emitted.
     held: Held,
-    is_told: bool,
+    is_emitted: bool,
     /// Arguments that came before the name.
     early: String,
     has_arguments: bool,
     key: String,
-    /// What one character tells.
-    told: String,
+    /// What one character adds to the arguments.
+    piece: String,
 }
 
 #[derive(Debug)]
@@ -186,30 +186,30 @@ impl JsonCall {
             dialect,
             place,
             held,
-            is_told: false,
+            is_emitted: false,
             early: String::new(),
             has_arguments: false,
             key: String::new(),
-            told: String::new(),
+            piece: String::new(),
         }
     }
 
     fn push(&mut self, c: char, tools: &[Tool], output: &mut Output) -> Step {
-        if !self.is_told && self.held.len() >= HELD_BYTES_MAX {
+        if !self.is_emitted && self.held.len() >= HELD_BYTES_MAX {
             return Step::NoCall;
         }
         let step = self.advance(c, tools, output);
-        if !self.is_told && matches!(step, Step::Inside | Step::NotOffered) {
+        if !self.is_emitted && matches!(step, Step::Inside | Step::NotOffered) {
             self.held.push(c);
         }
-        if self.is_told {
+        if self.is_emitted {
             // Nothing of it can be given back any more.
             self.held = Held::default();
         }
         match step {
-            Step::Broken if !self.is_told => Step::NoCall,
+            Step::Broken if !self.is_emitted => Step::NoCall,
             // An object without a name.
-            Step::Complete if !self.is_told => Step::NoCall,
+            Step::Complete if !self.is_emitted => Step::NoCall,
             step => step,
         }
     }
@@ -233,7 +233,7 @@ impl JsonCall {
                         return Step::NotOffered;
                     }
                     output.call(name, None);
-                    self.is_told = true;
+                    self.is_emitted = true;
                     output.arguments(&std::mem::take(&mut self.early));
                     self.place = Place::AfterValue;
                 } else if name.len() > NAME_BYTES_MAX {
@@ -241,18 +241,18 @@ impl JsonCall {
                 }
             }
             Place::Arguments(value) => {
-                self.told.clear();
-                let reading = value.push(c, &mut self.told);
-                if self.is_told {
-                    output.arguments(&self.told);
+                self.piece.clear();
+                let reading = value.push(c, &mut self.piece);
+                if self.is_emitted {
+                    output.arguments(&self.piece);
                 } else {
-                    self.early.push_str(&self.told);
+                    self.early.push_str(&self.piece);
                 }
                 return self.after_reading(reading, c, tools, output);
             }
             Place::Other(value) => {
-                self.told.clear();
-                let reading = value.push(c, &mut self.told);
+                self.piece.clear();
+                let reading = value.push(c, &mut self.piece);
                 return self.after_reading(reading, c, tools, output);
             }
             _ if c.is_whitespace() => {}
@@ -264,7 +264,7 @@ impl JsonCall {
             Place::Colon if c == ':' => {
                 let value = JsonValue::new(&[',', '}'], self.dialect.markers);
                 self.place = match self.key.as_str() {
-                    "name" if !self.is_told => Place::NameQuote,
+                    "name" if !self.is_emitted => Place::NameQuote,
                     "arguments" | "parameters" if !self.has_arguments => {
                         self.has_arguments = true;
                         Place::Arguments(value)
@@ -292,12 +292,12 @@ impl JsonCall {
         if reading == Reading::CompleteBefore { self.advance(c, tools, output) } else { Step::Inside }
     }
 
-    /// The answer ended within it, after it was told.
+    /// The answer ended within it, after it was emitted.
     fn finish(&mut self, output: &mut Output) {
         if let Place::Arguments(value) = &mut self.place {
-            self.told.clear();
-            value.finish(&mut self.told);
-            output.arguments(&self.told);
+            self.piece.clear();
+            value.finish(&mut self.piece);
+            output.arguments(&self.piece);
         }
     }
 }

@@ -7,7 +7,7 @@
 use super::json::{JsonValue, Reading};
 use super::output::Output;
 use super::scan::{Held, Match, Scan, match_marker};
-use super::{NAME_BYTES_MAX, Tool};
+use super::{HELD_BYTES_MAX, NAME_BYTES_MAX, Tool};
 use std::sync::Arc;
 
 /// Reads text with calls in it.
@@ -17,14 +17,14 @@ pub(super) struct MarkedCalls {
     dialect: &'static Dialect,
     scan: Scan,
     place: Place,
-    /// The attempt so far, until the call is told.
+    /// The attempt so far, until the call is emitted.
     held: Held,
     /// What may become the marker that is looked for.
     tag: String,
     /// The header or the name, as it comes.
     header: String,
-    /// What one character tells.
-    told: String,
+    /// What one character adds to the arguments.
+    piece: String,
 }
 
 /// What differs from family to family.
@@ -153,7 +153,7 @@ impl MarkedCalls {
             held: Held::default(),
             tag: String::new(),
             header: String::new(),
-            told: String::new(),
+            piece: String::new(),
         }
     }
 
@@ -165,7 +165,11 @@ impl MarkedCalls {
                 self.header.clear();
                 self.place = if opener == self.dialect.call_opener { Place::Header } else { Place::Section };
             }
-            Place::Section if self.tag.is_empty() && c.is_whitespace() => self.held.push(c),
+            Place::Section
+                if self.tag.is_empty() && c.is_whitespace() && self.held.len() < HELD_BYTES_MAX =>
+            {
+                self.held.push(c);
+            }
             Place::Section if self.tag.is_empty() && c != '<' && self.dialect.may_lack_opener => {
                 self.place = Place::Header;
                 self.push(c, output);
@@ -183,7 +187,7 @@ impl MarkedCalls {
             }
             Place::Name if matches!(c, '\n' | '`' | '{') => {
                 let name = self.header.trim().to_owned();
-                self.tell_call(&name, None, output);
+                self.emit_call(&name, None, output);
                 self.push(c, output);
             }
             Place::Name => self.push_header(c, output),
@@ -200,9 +204,9 @@ impl MarkedCalls {
                 arguments.chars().for_each(|c| self.push(c, output));
             }
             Place::Arguments(value) => {
-                self.told.clear();
-                let reading = value.push(c, &mut self.told);
-                output.arguments(&self.told);
+                self.piece.clear();
+                let reading = value.push(c, &mut self.piece);
+                output.arguments(&self.piece);
                 let was_bare = value.is_bare();
                 match reading {
                     Reading::Inside => return,
@@ -226,9 +230,9 @@ impl MarkedCalls {
             Place::Section | Place::Header | Place::Name => self.give_back(output),
             Place::Fence => {}
             Place::Arguments(value) => {
-                self.told.clear();
-                value.finish(&mut self.told);
-                output.arguments(&self.told);
+                self.piece.clear();
+                value.finish(&mut self.piece);
+                output.arguments(&self.piece);
             }
         }
     }
@@ -266,19 +270,19 @@ impl MarkedCalls {
         let header = header.trim();
         match self.dialect.header {
             Header::Type => self.place = Place::Name,
-            Header::Name => self.tell_call(header, None, output),
+            Header::Name => self.emit_call(header, None, output),
             Header::Id => {
                 let name = header.strip_prefix("functions.").unwrap_or(header);
                 let name = match name.rsplit_once(':') {
                     Some((name, number)) if number.chars().all(|c| c.is_ascii_digit()) => name,
                     _ => name,
                 };
-                self.tell_call(name, Some(header.to_owned()), output);
+                self.emit_call(name, Some(header.to_owned()), output);
             }
         }
     }
 
-    fn tell_call(&mut self, name: &str, id: Option<String>, output: &mut Output) {
+    fn emit_call(&mut self, name: &str, id: Option<String>, output: &mut Output) {
         let held = std::mem::take(&mut self.held);
         if self.tools.iter().any(|tool| tool.name == name) {
             output.call(name, id);

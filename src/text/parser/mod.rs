@@ -2,31 +2,32 @@
 //! detokenised, in pieces of any size, and goes on at once.
 //!
 //! [`AnswerFormat`] says how a family writes both, and is found from the words of its chat template.
-//! [`AnswerParser`] is a machine over single characters: what it tells is a function of the text alone,
+//! [`AnswerParser`] is a machine over single characters: what it emits is a function of the text alone,
 //! so it cannot matter where pieces end. Every character costs a bounded amount of work; what is held back
 //! is never gone through again from its beginning.
 //!
-//! What is told, and when:
+//! What is emitted, and when:
 //! - Text and reasoning go out as they come. Held back is only what may still be the beginning of a marker;
 //!   white space before a marker belongs to it. So white space around calls is left out, except where it
 //!   parts two pieces of text, and so are line breaks on the inner sides of reasoning tags and after them,
 //!   as chat templates write them.
 //! - A reasoning block opens the answer: the template has opened it, or the model's first word does. It
-//!   ends at its closing tag, or with the answer. A `<think>` later in the answer is text. Calls inside the
-//!   block are reasoning (but Kimi K2's section of calls ends it, being a token of its own): a model that goes from a
-//!   block that it never closes straight to a call has told no call.
-//! - A call is told by its name first, then by its arguments as pieces of JSON, then by its end. Arguments
-//!   that the model writes as JSON are told as it wrote them. Arguments in tags or as Python literals are
+//!   ends at its closing tag, or with the answer; another may follow it directly. A `<think>` later in the
+//!   answer is text. Calls inside the block are reasoning: a model that goes from a block that it never
+//!   closes straight to a call has made no call. Kimi K2's section of calls alone ends the block: its marker
+//!   is a token of its own, and the model is known to go on so.
+//! - Of a call the name comes first, then the arguments as pieces of JSON, then the end. Arguments
+//!   that the model writes as JSON are passed on as it wrote them. Arguments in tags or as Python literals are
 //!   converted by the tool's JSON schema. A finished call without arguments has the arguments `{}`.
-//! - What was no call after all is told as the text that it was, byte for byte: what breaks off before its
+//! - What was no call after all is emitted as the text that it was, byte for byte: what breaks off before its
 //!   name is whole, and a call of a tool that the request does not offer (its whole text, to its closing
-//!   marker). After the name was told nothing can be taken back: arguments stay as they were told up to
-//!   where they broke, the call ends there, and what follows is text, without the call's closing markers.
+//!   marker). After the name was emitted nothing can be taken back: arguments stay as they were up
+//!   to where they broke, the call ends there, and what follows is text, without the call's closing markers.
 //! - An answer may end anywhere. Every call that began also ends; arguments that were cut off stay so.
 //!
-//! Memory: beside what goes out at once, at most [`HELD_BYTES_MAX`] of an attempt at a call whose name has
-//! not come yet (more than that is no call) or of a value that can be typed only as a whole (more than that
-//! is told untyped), and [`WHITE_BYTES_MAX`] of white space.
+//! Memory: beside what goes out at once, at most a MiB of an attempt at a call whose name has not come yet
+//! (more than that is no call) or of a value that can be typed only as a whole (more than that goes
+//! out unchecked), and 256 bytes of white space.
 //!
 //! Absent on purpose: ids of calls (but those that a format carries itself), validation of arguments by
 //! their schema, and dialects of APIs: those are the callers' business.
@@ -159,7 +160,7 @@ impl AnswerParser {
         self.output.move_to(events);
     }
 
-    /// The answer has ended: what was held back is told, and a call that is open ends.
+    /// The answer has ended: what was held back is emitted, and a call that is open ends.
     pub fn finish(&mut self, events: &mut Vec<ParsedEvent>) {
         if let Some(mut think) = self.think.take() {
             let content = think.finish(&mut self.output);
@@ -170,7 +171,7 @@ impl AnswerParser {
         self.output.move_to(events);
     }
 
-    /// Whether a call was told.
+    /// Whether the answer has called a tool so far.
     pub fn called(&self) -> bool {
         self.output.calls() > 0
     }

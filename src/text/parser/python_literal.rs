@@ -1,6 +1,6 @@
 //! Python literals as JSON, character by character: `{'a': [True, None, "x"]}`.
 //!
-//! Lists and tuples become arrays, keys become strings. A word that is no literal is told as a string.
+//! Lists and tuples become arrays, keys become strings. A word that is no literal becomes a string.
 
 use super::json::{Reading, Surrogates, push_json_char};
 use serde_json::Value;
@@ -20,7 +20,7 @@ enum Place {
     /// A value has to come.
     #[default]
     Value,
-    /// A container has begun, and may end at once.
+    /// Right behind a container's opening bracket: it may end at once.
     First,
     /// Behind a comma, where a container may end too.
     Next,
@@ -38,7 +38,7 @@ enum Place {
 enum Escape {
     #[default]
     None,
-    Begun,
+    Backslash,
     Digits {
         value: u32,
         left: u8,
@@ -50,12 +50,12 @@ const DEPTH_MAX: usize = 128;
 const WORD_BYTES_MAX: usize = 512;
 
 impl PythonLiteral {
-    /// The next character; the JSON that it makes certain is added to `told`. White space before the literal
+    /// The next character; the JSON that it makes certain is added to `json`. White space before the literal
     /// is left out.
-    pub(super) fn push(&mut self, c: char, told: &mut String) -> Reading {
+    pub(super) fn push(&mut self, c: char, json: &mut String) -> Reading {
         match &mut self.place {
             Place::String { quote, escape, surrogates } => {
-                if push_string_char(c, *quote, escape, surrogates, told) {
+                if push_string_char(c, *quote, escape, surrogates, json) {
                     return self.end_value();
                 }
                 Reading::Inside
@@ -64,19 +64,19 @@ impl PythonLiteral {
                 word.push(c);
                 if word.len() > WORD_BYTES_MAX { Reading::Broken } else { Reading::Inside }
             }
-            Place::Word(_) => match self.end_word(told) {
+            Place::Word(_) => match self.end_word(json) {
                 Reading::Complete => Reading::CompleteBefore,
-                _ => self.push(c, told),
+                _ => self.push(c, json),
             },
             _ if c.is_whitespace() => Reading::Inside,
             Place::First | Place::Next | Place::AfterValue if self.open.last() == Some(&c) => {
                 self.open.pop();
-                told.push(if c == '}' { '}' } else { ']' });
+                json.push(if c == '}' { '}' } else { ']' });
                 self.end_value()
             }
-            Place::Value | Place::First | Place::Next => self.begin_value(c, told),
+            Place::Value | Place::First | Place::Next => self.begin_value(c, json),
             Place::Colon if c == ':' => {
-                told.push_str(": ");
+                json.push_str(": ");
                 self.place = Place::Value;
                 Reading::Inside
             }
@@ -88,7 +88,7 @@ impl PythonLiteral {
         }
     }
 
-    fn begin_value(&mut self, c: char, told: &mut String) -> Reading {
+    fn begin_value(&mut self, c: char, json: &mut String) -> Reading {
         let in_dictionary = self.open.last() == Some(&'}');
         let is_key = in_dictionary && !matches!(self.place, Place::Value);
         let comma = if matches!(self.place, Place::Next) { ", " } else { "" };
@@ -99,7 +99,7 @@ impl PythonLiteral {
             c if c.is_alphanumeric() || "_+-.".contains(c) => Place::Word(c.into()),
             _ => return Reading::Broken,
         };
-        told.push_str(comma);
+        json.push_str(comma);
         match c {
             '[' => self.open.push(']'),
             '(' => self.open.push(')'),
@@ -107,8 +107,8 @@ impl PythonLiteral {
             _ => {}
         }
         match place {
-            Place::First => told.push(if c == '{' { '{' } else { '[' }),
-            Place::String { .. } => told.push('"'),
+            Place::First => json.push(if c == '{' { '{' } else { '[' }),
+            Place::String { .. } => json.push('"'),
             _ => {}
         }
         self.is_key = is_key;
@@ -128,7 +128,7 @@ impl PythonLiteral {
     }
 
     /// The word that is read is whole.
-    fn end_word(&mut self, told: &mut String) -> Reading {
+    fn end_word(&mut self, json: &mut String) -> Reading {
         let Place::Word(word) = &self.place else { return Reading::Broken };
         let literal = match word.as_str() {
             _ if self.is_key => None,
@@ -138,11 +138,11 @@ impl PythonLiteral {
             word => number(word),
         };
         match literal {
-            Some(literal) => told.push_str(&literal),
+            Some(literal) => json.push_str(&literal),
             None => {
-                told.push('"');
-                word.chars().for_each(|c| push_json_char(c, told));
-                told.push('"');
+                json.push('"');
+                word.chars().for_each(|c| push_json_char(c, json));
+                json.push('"');
             }
         }
         self.end_value()
@@ -180,18 +180,18 @@ fn number(word: &str) -> Option<String> {
     Some(format!("{value:?}"))
 }
 
-/// The next character within quotes. True once it was the closing quote, which is told too.
+/// The next character within quotes. True once it was the closing quote, which is added too.
 fn push_string_char(
     c: char,
     quote: char,
     escape: &mut Escape,
     surrogates: &mut Surrogates,
-    told: &mut String,
+    json: &mut String,
 ) -> bool {
     let mut text = String::new();
     let mut is_end = false;
     match escape {
-        Escape::None if c == '\\' => *escape = Escape::Begun,
+        Escape::None if c == '\\' => *escape = Escape::Backslash,
         Escape::None => {
             surrogates.end(&mut text);
             is_end = c == quote;
@@ -199,7 +199,7 @@ fn push_string_char(
                 text.push(c);
             }
         }
-        Escape::Begun => {
+        Escape::Backslash => {
             let digits = match c {
                 'x' => 2,
                 'u' => 4,
@@ -236,15 +236,15 @@ fn push_string_char(
             }
             None => {
                 *escape = Escape::None;
-                surrogates.end(told);
-                told.push(char::REPLACEMENT_CHARACTER);
-                return push_string_char(c, quote, escape, surrogates, told);
+                surrogates.end(json);
+                json.push(char::REPLACEMENT_CHARACTER);
+                return push_string_char(c, quote, escape, surrogates, json);
             }
         },
     }
-    text.chars().for_each(|c| push_json_char(c, told));
+    text.chars().for_each(|c| push_json_char(c, json));
     if is_end {
-        told.push('"');
+        json.push('"');
     }
     is_end
 }

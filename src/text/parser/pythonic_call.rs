@@ -16,15 +16,15 @@ pub(super) struct PythonicCalls {
     tools: Arc<[Tool]>,
     scan: Scan,
     place: Place,
-    /// What came since the last call, while the next one is not told.
+    /// What came since the last call, while the next one is not emitted.
     held: Held,
     /// The name of the call or of the argument, as it comes.
     name: String,
     /// The tool that is called, by its place in `tools`.
     tool: usize,
     arguments: usize,
-    /// What one character tells.
-    told: String,
+    /// What one character adds to the arguments.
+    piece: String,
 }
 
 #[derive(Debug)]
@@ -61,7 +61,7 @@ impl PythonicCalls {
             name: String::new(),
             tool: 0,
             arguments: 0,
-            told: String::new(),
+            piece: String::new(),
         }
     }
 
@@ -107,9 +107,9 @@ impl PythonicCalls {
                 }
             }
             Place::Value(literal) => {
-                self.told.clear();
-                let reading = literal.push(c, &mut self.told);
-                output.arguments(&self.told);
+                self.piece.clear();
+                let reading = literal.push(c, &mut self.piece);
+                output.arguments(&self.piece);
                 match reading {
                     Reading::Inside => {}
                     Reading::Complete => self.place = Place::AfterValue,
@@ -191,11 +191,11 @@ impl PythonicCalls {
     }
 
     fn begin_value(&mut self, name: &str, output: &mut Output) {
-        self.told.clear();
-        self.told.push_str(if self.arguments == 0 { "{\"" } else { ", \"" });
-        name.chars().for_each(|c| push_json_char(c, &mut self.told));
-        self.told.push_str("\": ");
-        output.arguments(&self.told);
+        self.piece.clear();
+        self.piece.push_str(if self.arguments == 0 { "{\"" } else { ", \"" });
+        name.chars().for_each(|c| push_json_char(c, &mut self.piece));
+        self.piece.push_str("\": ");
+        output.arguments(&self.piece);
         self.arguments += 1;
         self.place = Place::Value(PythonLiteral::default());
     }
@@ -211,7 +211,7 @@ impl PythonicCalls {
         name.is_some()
     }
 
-    /// The call was told and is broken before this character.
+    /// The call was emitted and is broken before this character.
     fn break_off(&mut self, c: char, output: &mut Output) {
         output.end_call();
         self.place = Place::Text;

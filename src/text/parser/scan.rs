@@ -68,7 +68,7 @@ pub(super) struct Scan {
     is_line_start: bool,
     /// Nothing but white space came since a call.
     is_after_call: bool,
-    text_told: bool,
+    has_text: bool,
 }
 
 impl Scan {
@@ -83,7 +83,7 @@ impl Scan {
             held: Held::default(),
             is_line_start: true,
             is_after_call: false,
-            text_told: false,
+            has_text: false,
         }
     }
 
@@ -177,7 +177,7 @@ impl Scan {
         self.release(output);
     }
 
-    /// An attempt was a call that is not to be told: it is text, and so is the rest up to the marker.
+    /// An attempt was a call that is not to be emitted: it is text, and so is the rest up to the marker.
     pub(super) fn give_back_until(&mut self, held: Held, marker: &'static str, output: &mut Output) {
         self.give_back(held, output);
         self.owed_from = self.closers.len();
@@ -198,27 +198,27 @@ impl Scan {
     fn push_white(&mut self, c: char, output: &mut Output) {
         if self.held.white.len() >= WHITE_BYTES_MAX {
             let white = std::mem::take(&mut self.held.white);
-            self.tell(&white, output);
+            self.emit(&white, output);
         }
         self.held.white.push(c);
         // At the beginning of an answer, indentation makes no difference.
-        self.is_line_start = c == '\n' || (self.is_line_start && (self.is_after_call || !self.text_told));
+        self.is_line_start = c == '\n' || (self.is_line_start && (self.is_after_call || !self.has_text));
     }
 
     /// What is held is text.
     fn release(&mut self, output: &mut Output) {
         let held = std::mem::take(&mut self.held);
         let only_white = !held.white.contains(|c: char| !c.is_whitespace());
-        if !(self.is_after_call && !self.text_told && only_white) {
-            self.tell(&held.white, output);
+        if !(self.is_after_call && !self.has_text && only_white) {
+            self.emit(&held.white, output);
         }
-        self.tell(&held.text, output);
+        self.emit(&held.text, output);
         self.is_after_call = false;
         self.is_line_start = false;
     }
 
-    fn tell(&mut self, text: &str, output: &mut Output) {
-        self.text_told |= !text.is_empty();
+    fn emit(&mut self, text: &str, output: &mut Output) {
+        self.has_text |= !text.is_empty();
         output.text(text);
     }
 }

@@ -54,7 +54,7 @@ impl Kinds {
         Self(self.0 & other.0)
     }
 
-    /// Every keyword that tells kinds leaves fewer of them.
+    /// Every keyword that says something of kinds leaves fewer of them.
     fn of_schema(schema: &Value, root: &Value, depth: usize) -> Self {
         let (Value::Object(keywords), Some(depth)) = (schema, depth.checked_sub(1)) else { return Self::ALL };
         let any = |schemas: &Value, start: Self, join: fn(Self, Self) -> Self| {

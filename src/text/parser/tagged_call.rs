@@ -8,7 +8,7 @@ use super::output::Output;
 use super::scan::{Held, Match, Scan, match_marker};
 use super::schema::Kinds;
 use super::typed_value::TypedValue;
-use super::{NAME_BYTES_MAX, Tool};
+use super::{HELD_BYTES_MAX, NAME_BYTES_MAX, Tool};
 use std::sync::Arc;
 
 /// Reads text with calls in it.
@@ -18,7 +18,7 @@ pub(super) struct TaggedCalls {
     dialect: &'static Dialect,
     scan: Scan,
     place: Place,
-    /// The attempt so far, until the call is told.
+    /// The attempt so far, until the call is emitted.
     held: Held,
     /// What may become the tag that is looked for.
     tag: String,
@@ -27,8 +27,8 @@ pub(super) struct TaggedCalls {
     /// The tool that is called, by its place in `tools`.
     tool: usize,
     parameters: usize,
-    /// What one character tells.
-    told: String,
+    /// What one character adds to the arguments.
+    piece: String,
 }
 
 /// What differs from family to family.
@@ -136,7 +136,7 @@ impl TaggedCalls {
             name: String::new(),
             tool: 0,
             parameters: 0,
-            told: String::new(),
+            piece: String::new(),
         }
     }
 
@@ -149,7 +149,11 @@ impl TaggedCalls {
                 let is_call = self.dialect.call_opener.is_none_or(|call_opener| call_opener == opener);
                 self.place = if is_call { Place::Name } else { Place::Section };
             }
-            Place::Section if self.tag.is_empty() && c.is_whitespace() => self.held.push(c),
+            Place::Section
+                if self.tag.is_empty() && c.is_whitespace() && self.held.len() < HELD_BYTES_MAX =>
+            {
+                self.held.push(c);
+            }
             Place::Section => {
                 let call_opener = self.dialect.call_opener.unwrap_or_default();
                 if self.push_tag(c, &[call_opener], output).is_some() {
@@ -193,11 +197,11 @@ impl TaggedCalls {
             Place::Section | Place::Name => self.give_back(output),
             Place::Call | Place::ParameterName | Place::BeforeValue => {}
             Place::Value { value, .. } => {
-                // What may be part of a tag is none of the value; a value that is cut off is not told whole.
+                // What may be part of a tag is none of the value; a value that is cut off is not ended.
                 if self.tag.contains(self.dialect.value_closer) {
-                    self.told.clear();
-                    value.finish(&mut self.told);
-                    output.arguments(&self.told);
+                    self.piece.clear();
+                    value.finish(&mut self.piece);
+                    output.arguments(&self.piece);
                 }
             }
         }
@@ -227,7 +231,7 @@ impl TaggedCalls {
     fn push_name(&mut self, c: char, output: &mut Output) {
         let is_bare = self.dialect.call_opener.is_none();
         let ends = if is_bare { ['<', '\n'] } else { ['>', '>'] };
-        if is_bare && c.is_whitespace() && self.name.is_empty() {
+        if is_bare && c.is_whitespace() && self.name.is_empty() && self.held.len() < HELD_BYTES_MAX {
             self.held.push(c);
         } else if ends.contains(&c) {
             let name = unquoted(&self.name);
@@ -265,13 +269,13 @@ impl TaggedCalls {
     }
 
     fn begin_value(&mut self, output: &mut Output) {
-        self.told.clear();
-        self.told.push_str(if self.parameters == 0 { "{\"" } else { ", \"" });
-        self.name.chars().for_each(|c| push_json_char(c, &mut self.told));
-        self.told.push_str("\": ");
+        self.piece.clear();
+        self.piece.push_str(if self.parameters == 0 { "{\"" } else { ", \"" });
+        self.name.chars().for_each(|c| push_json_char(c, &mut self.piece));
+        self.piece.push_str("\": ");
         let kinds = Kinds::of(&self.tools[self.tool], &self.name);
-        let value = TypedValue::new(kinds, &mut self.told);
-        output.arguments(&self.told);
+        let value = TypedValue::new(kinds, &mut self.piece);
+        output.arguments(&self.piece);
         self.parameters += 1;
         self.place = Place::Value { value, is_first: true };
     }
@@ -281,7 +285,7 @@ impl TaggedCalls {
         if std::mem::take(is_first) && self.dialect.has_line_breaks && c == '\n' {
             return;
         }
-        self.told.clear();
+        self.piece.clear();
         self.tag.push(c);
         // A tag may begin at any character of what turned out to be none.
         let mut start = 0;
@@ -292,15 +296,15 @@ impl TaggedCalls {
                 Match::None => {}
             }
             let Some(c) = self.tag[start..].chars().next() else { break None };
-            value.push(c, &mut self.told);
+            value.push(c, &mut self.piece);
             start += c.len_utf8();
         };
         self.tag.drain(..start);
         if next.is_some() {
             self.tag.clear();
-            value.finish(&mut self.told);
+            value.finish(&mut self.piece);
         }
-        output.arguments(&self.told);
+        output.arguments(&self.piece);
         if let Some(next) = next {
             self.end_parameter(next, output);
         }
@@ -322,7 +326,7 @@ impl TaggedCalls {
         tag.chars().for_each(|c| self.push(c, output));
     }
 
-    /// The call was told and is broken.
+    /// The call was emitted and is broken.
     fn break_off(&mut self, output: &mut Output) {
         output.end_call();
         self.place = Place::Text;

@@ -20,7 +20,7 @@ pub(super) struct Think {
     white: String,
     /// What may become a tag.
     tag: String,
-    told: bool,
+    has_reasoning: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +37,14 @@ enum Place {
 impl Think {
     pub(super) fn new(open: &'static str, close: &'static str, is_open: bool) -> Self {
         let place = if is_open { Place::Opening } else { Place::Before };
-        Self { open, ends: vec![close], place, white: String::new(), tag: String::new(), told: false }
+        Self {
+            open,
+            ends: vec![close],
+            place,
+            white: String::new(),
+            tag: String::new(),
+            has_reasoning: false,
+        }
     }
 
     /// This marker ends the block too, and is content.
@@ -46,13 +53,13 @@ impl Think {
         self
     }
 
-    /// The next character. Returns the content that has begun, once there can be no more reasoning.
+    /// The next character. Returns the content that starts here, once there can be no more reasoning.
     pub(super) fn push(&mut self, c: char, output: &mut Output) -> Option<String> {
         if self.tag.is_empty() && c.is_whitespace() {
             if self.white.len() >= WHITE_BYTES_MAX {
                 match self.place {
                     Place::Before => return Some(self.content(c)),
-                    Place::Opening | Place::Inside => self.tell_white(output),
+                    Place::Opening | Place::Inside => self.emit_white(output),
                     Place::After => self.white.clear(),
                 }
             }
@@ -83,10 +90,10 @@ impl Think {
             match match_marker(&self.tag, &[self.open]) {
                 Match::Whole(_) => {
                     // A second block goes on where the first ended.
-                    if self.place != Place::After || !self.told {
+                    if self.place != Place::After || !self.has_reasoning {
                         self.white.clear();
                     }
-                    self.place = if self.told { Place::Inside } else { Place::Opening };
+                    self.place = if self.has_reasoning { Place::Inside } else { Place::Opening };
                     self.tag.clear();
                     return None;
                 }
@@ -100,7 +107,7 @@ impl Think {
                 Some(self.leading_white() + &tag)
             }
             Place::Opening | Place::Inside => {
-                self.tell_white(output);
+                self.emit_white(output);
                 self.place = Place::Inside;
                 // A tag may begin at a later character of what was held.
                 let tag = std::mem::take(&mut self.tag);
@@ -123,7 +130,7 @@ impl Think {
             // More than the first character of a tag is a tag that was cut off.
             Place::Opening | Place::Inside => {
                 if self.tag.chars().count() == 1 {
-                    self.tell_white(output);
+                    self.emit_white(output);
                     output.reasoning(&std::mem::take(&mut self.tag));
                 }
                 String::new()
@@ -151,10 +158,11 @@ impl Think {
         }
     }
 
-    fn tell_white(&mut self, output: &mut Output) {
+    fn emit_white(&mut self, output: &mut Output) {
         let white = std::mem::take(&mut self.white);
-        let told = if self.told { white.as_str() } else { white.trim_start_matches(LINE_BREAKS) };
-        output.reasoning(told);
-        self.told = true;
+        let reasoning =
+            if self.has_reasoning { white.as_str() } else { white.trim_start_matches(LINE_BREAKS) };
+        output.reasoning(reasoning);
+        self.has_reasoning = true;
     }
 }

@@ -1,9 +1,10 @@
-//! A parameter's value as plain text between tags, told as JSON of the type that the tool's schema asks for.
+//! A parameter's value as plain text between tags, as JSON of the type that the tool's schema asks for.
 //!
-//! A string is told as it comes. Anything else is told when it is whole: as it stands where it is JSON of an
-//! allowed kind; converted where it is a Python literal of one (`True`, `None`, `{'a': 1}`; chat templates
-//! print values so) and strings are not allowed; as a string elsewhere. Where a string is allowed beside other
-//! kinds, or nothing is known, it is a string from where it can't be JSON of another kind any more.
+//! A string is passed on as it comes. Anything else waits until it is whole, and goes out as it stands where
+//! it is JSON of an allowed kind; converted where it is a Python literal of one (`True`, `None`, `{'a': 1}`;
+//! chat templates print values so) and strings are not allowed; as a string elsewhere. Where a string is
+//! allowed beside other kinds, or nothing is known, it is a string from where it can't be JSON of another
+//! kind any more.
 
 use super::HELD_BYTES_MAX;
 use super::json::push_json_char;
@@ -23,7 +24,7 @@ pub(super) struct TypedValue {
 enum State {
     Open,
     String,
-    /// Too long to be held: told as it stands.
+    /// Too long to be held: passed on as it stands.
     Raw,
 }
 
@@ -31,29 +32,29 @@ enum State {
 const LITERAL_BYTES_MAX: usize = 64;
 
 impl TypedValue {
-    pub(super) fn new(kinds: Kinds, told: &mut String) -> Self {
+    pub(super) fn new(kinds: Kinds, json: &mut String) -> Self {
         let mut value = Self { kinds, held: String::new(), state: State::Open };
         if kinds == Kinds::STRING {
-            value.begin_string(told);
+            value.begin_string(json);
         }
         value
     }
 
-    /// The next character; what is certain by it is added to `told`.
-    pub(super) fn push(&mut self, c: char, told: &mut String) {
+    /// The next character; what is certain by it is added to `json`.
+    pub(super) fn push(&mut self, c: char, json: &mut String) {
         match self.state {
-            State::String => push_json_char(c, told),
-            State::Raw => told.push(c),
+            State::String => push_json_char(c, json),
+            State::Raw => json.push(c),
             State::Open => {
                 self.held.push(c);
                 if self.kinds.has(Kinds::STRING) && !self.may_be_json() {
-                    self.begin_string(told);
+                    self.begin_string(json);
                 } else if self.held.len() >= HELD_BYTES_MAX {
                     if self.held.trim_start().starts_with(['{', '[']) {
                         self.state = State::Raw;
-                        told.push_str(&std::mem::take(&mut self.held));
+                        json.push_str(&std::mem::take(&mut self.held));
                     } else {
-                        self.begin_string(told);
+                        self.begin_string(json);
                     }
                 }
             }
@@ -61,24 +62,24 @@ impl TypedValue {
     }
 
     /// The value is whole.
-    pub(super) fn finish(&mut self, told: &mut String) {
+    pub(super) fn finish(&mut self, json: &mut String) {
         match self.state {
-            State::String => told.push('"'),
+            State::String => json.push('"'),
             State::Raw => {}
             State::Open => match self.as_json() {
-                Some(json) => told.push_str(&json),
+                Some(value) => json.push_str(&value),
                 None => {
-                    self.begin_string(told);
-                    told.push('"');
+                    self.begin_string(json);
+                    json.push('"');
                 }
             },
         }
     }
 
-    fn begin_string(&mut self, told: &mut String) {
+    fn begin_string(&mut self, json: &mut String) {
         self.state = State::String;
-        told.push('"');
-        std::mem::take(&mut self.held).chars().for_each(|c| push_json_char(c, told));
+        json.push('"');
+        std::mem::take(&mut self.held).chars().for_each(|c| push_json_char(c, json));
     }
 
     /// Whether the text may become JSON of an allowed kind other than a string. Lists and objects are looked

@@ -59,7 +59,7 @@ pub(super) const DEEPSEEK_V3: Cases = (
             &["text:<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>func", "call:now", "args:{}", "end"],
         ),
         case(
-            "arguments that are no JSON are told as they are",
+            "arguments that are no JSON are passed on as they are",
             "<｜tool▁call▁begin｜>function<｜tool▁sep｜>now\n```json\ncity = Paris\n```<｜tool▁call▁end｜>",
             &["call:now", "args:city = Paris", "end"],
         ),

@@ -87,7 +87,7 @@ fn joined(events: &[ParsedEvent]) -> Vec<String> {
     let mut open = None;
     let mut calls = 0;
     for event in events {
-        let told = match event {
+        let emitted = match event {
             ParsedEvent::Text(text) => format!("text:{text}"),
             ParsedEvent::Reasoning(text) => format!("think:{text}"),
             ParsedEvent::Arguments { call, json } => {
@@ -105,12 +105,12 @@ fn joined(events: &[ParsedEvent]) -> Vec<String> {
                 "end".into()
             }
         };
-        let (kind, piece) = told.split_once(':').unwrap_or((&told, ""));
+        let (kind, piece) = emitted.split_once(':').unwrap_or((&emitted, ""));
         match joined.last_mut() {
             Some(last) if kind != "call" && kind != "end" && last.starts_with(&format!("{kind}:")) => {
                 last.push_str(piece);
             }
-            _ => joined.push(told),
+            _ => joined.push(emitted),
         }
     }
     assert_eq!(open, None, "every call ends");
@@ -161,7 +161,7 @@ fn check((format, cases): Cases) {
     }
 }
 
-/// Wherever an answer is cut off, what was told before is the beginning of what the whole answer tells.
+/// Wherever an answer is cut off, what was emitted before is the beginning of what the whole answer gives.
 fn check_cuts(format: AnswerFormat, case: &Case) {
     let markers = format.markers();
     let whole = parse(format, case.is_open, [case.raw]);
@@ -171,24 +171,27 @@ fn check_cuts(format: AnswerFormat, case: &Case) {
         let mut parser = parser(format, case.is_open, tools());
         let mut events = Vec::new();
         parser.push(&case.raw[..index], &mut events);
-        let mut told = events.clone();
+        let mut emitted = events.clone();
         parser.finish(&mut events);
         joined(&events);
-        // Before the end is known, all that was told stays.
-        if let Some(ParsedEvent::Call { .. } | ParsedEvent::Arguments { .. }) = told.last() {
-            told.push(ParsedEvent::EndCall {
-                call: told.iter().filter(|e| matches!(e, ParsedEvent::Call { .. })).count() as u32 - 1,
+        // Before the end is known, all that was emitted stays.
+        if let Some(ParsedEvent::Call { .. } | ParsedEvent::Arguments { .. }) = emitted.last() {
+            emitted.push(ParsedEvent::EndCall {
+                call: emitted.iter().filter(|e| matches!(e, ParsedEvent::Call { .. })).count() as u32 - 1,
             });
         }
-        let mut told = joined(&told);
-        if told.len() > 1 && told.last().is_some_and(|last| last == "end") && !whole.starts_with(&told) {
-            told.pop();
+        let mut emitted = joined(&emitted);
+        if emitted.len() > 1
+            && emitted.last().is_some_and(|last| last == "end")
+            && !whole.starts_with(&emitted)
+        {
+            emitted.pop();
         }
-        if let Some(last) = told.pop() {
-            assert!(whole.starts_with(&told), "{}: cut at {index}: {told:?}", case.name);
-            assert!(whole[told.len()].starts_with(&last), "{}: cut at {index}: {last:?}", case.name);
-            told.push(last);
+        if let Some(last) = emitted.pop() {
+            assert!(whole.starts_with(&emitted), "{}: cut at {index}: {emitted:?}", case.name);
+            assert!(whole[emitted.len()].starts_with(&last), "{}: cut at {index}: {last:?}", case.name);
+            emitted.push(last);
         }
-        assert!(leaks(&whole) || !leaks(&told), "{}: cut at {index}: {told:?}", case.name);
+        assert!(leaks(&whole) || !leaks(&emitted), "{}: cut at {index}: {emitted:?}", case.name);
     }
 }

@@ -81,8 +81,8 @@ fn holds(format: AnswerFormat, is_open: bool, text: &str, cuts: &[usize]) {
     assert_eq!(parse(format, is_open, pieces), whole, "{text:?}");
     let called = whole.iter().any(|event| event.starts_with("call:"));
     if !called && format.reasoning.is_none() && format.tools != Some(ToolFormat::Harmony) {
-        let text_told = whole.first().map_or("", |event| event.trim_start_matches("text:"));
-        assert_eq!(text_told, text.trim_start_matches("text:"), "what is no call is text, byte for byte");
+        let emitted_text = whole.first().map_or("", |event| event.trim_start_matches("text:"));
+        assert_eq!(emitted_text, text.trim_start_matches("text:"), "what is no call is text, byte for byte");
     }
 }
 
@@ -124,6 +124,9 @@ fn takes_linear_time(
     events
 }
 
+/// What might be taken for the beginning of a marker, again and again.
+const HARD_BODIES: [&str; 6] = ["<", "\n", "</parameter> ", "</arg_value>", "<|end|", "}"];
+
 #[test]
 fn a_megabyte_of_arguments_by_single_characters_is_fast() {
     let (open, close) = ("{\"name\": \"write_file\", \"arguments\": {\"content\": \"", "\"}}");
@@ -159,8 +162,10 @@ fn a_megabyte_of_arguments_by_single_characters_is_fast() {
     ];
     for (tools, head, tail) in cases {
         let format = AnswerFormat { reasoning: None, tools: Some(tools) };
-        for body in ["abc \n < ", "<", "\n", "</parameter> ", "</arg_value>", "<|end|", "}"] {
-            let events = takes_linear_time(format, &head, body, &tail, 1 << 20);
+        for (body, bytes) in
+            [("abc \n < ", 1 << 20)].into_iter().chain(HARD_BODIES.map(|body| (body, 1 << 17)))
+        {
+            let events = takes_linear_time(format, &head, body, &tail, bytes);
             let json: String = events
                 .iter()
                 .filter_map(|event| match event {
@@ -168,7 +173,7 @@ fn a_megabyte_of_arguments_by_single_characters_is_fast() {
                     _ => None,
                 })
                 .collect();
-            assert!(json.len() >= 1 << 20, "{}: {body:?}", tools.name());
+            assert!(json.len() >= bytes, "{}: {body:?}", tools.name());
         }
     }
 }
@@ -209,6 +214,8 @@ fn what_is_held_back_is_bounded() {
     assert!(text > 1 << 20, "and given back");
 
     let qwen = AnswerFormat { reasoning: None, tools: Some(ToolFormat::QwenXml) };
+    let white = takes_linear_time(qwen, "<tool_call>", "\n", "<func", HELD_BYTES_MAX);
+    assert!(white.len() >= 2, "an attempt that is too long is given back before the answer ends");
     for (head, body, parameter) in [("[", "1, ", "[1, 1, "), ("", "12 ", "\"12 12")] {
         let head = format!("<function=write_file><parameter=lines>{head}");
         let events = takes_linear_time(qwen, &head, body, "</parameter></function>", HELD_BYTES_MAX);
@@ -252,4 +259,80 @@ fn a_million_random_splits_of_every_case_give_its_events() {
             case.name
         );
     }
+}
+
+/// What has been emitted before the answer goes on.
+fn emitted(format: AnswerFormat, text: &str) -> Vec<ParsedEvent> {
+    let mut events = Vec::new();
+    parser(format, false, tools()).push(text, &mut events);
+    events
+}
+
+#[test]
+fn text_reasoning_and_arguments_go_out_at_once() {
+    for format in formats() {
+        if format.reasoning == Some(ReasoningFormat::Harmony) || format.tools == Some(ToolFormat::Harmony) {
+            continue;
+        }
+        assert_eq!(emitted(format, "Hello, a <b"), [ParsedEvent::Text("Hello, a <b".into())]);
+        if format.reasoning.is_some() {
+            assert_eq!(emitted(format, "<think>Hm. a <b"), [ParsedEvent::Reasoning("Hm. a <b".into())]);
+        }
+    }
+    for (tools, text, pieces) in [
+        (
+            ToolFormat::Hermes,
+            "<tool_call>{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Par",
+            "{\"city\": \"Par",
+        ),
+        (
+            ToolFormat::Hermes,
+            "<tool_call>{\"name\": \"get_weather\", \"arguments\": \"{\\\"city\\\": \\\"Par",
+            "{\"city\": \"Par",
+        ),
+        (
+            ToolFormat::LlamaJson,
+            "{\"name\": \"get_weather\", \"parameters\": {\"city\": \"Par",
+            "{\"city\": \"Par",
+        ),
+        (
+            ToolFormat::DeepSeekV3,
+            "<｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n```json\n{\"city\": \"Par",
+            "{\"city\": \"Par",
+        ),
+        (
+            ToolFormat::KimiK2,
+            "<|tool_call_begin|>functions.get_weather:0<|tool_call_argument_begin|>{\"city\": \"Par",
+            "{\"city\": \"Par",
+        ),
+        (
+            ToolFormat::QwenXml,
+            "<function=get_weather><parameter=days>3</parameter><parameter=city>\nPar",
+            "{\"days\": 3, \"city\": \"Par",
+        ),
+        (
+            ToolFormat::MiniMaxM2,
+            "<invoke name=\"get_weather\"><parameter name=\"city\">Par",
+            "{\"city\": \"Par",
+        ),
+        (ToolFormat::Glm4, "<tool_call>get_weather<arg_key>city</arg_key><arg_value>Par", "{\"city\": \"Par"),
+        (ToolFormat::Pythonic, "[get_weather(days=3, city='Par", "{\"days\": 3, \"city\": \"Par"),
+        (
+            ToolFormat::Harmony,
+            "<|channel|>commentary to=functions.get_weather<|message|>{\"city\": \"Par",
+            "{\"city\": \"Par",
+        ),
+    ] {
+        let format = AnswerFormat { reasoning: None, tools: Some(tools) };
+        let events = emitted(format, text);
+        let [ParsedEvent::Call { call: 0, name, .. }, ParsedEvent::Arguments { call: 0, json }] = &events[..]
+        else {
+            panic!("{}: {events:?}", tools.name())
+        };
+        assert_eq!((name.as_str(), json.as_str()), ("get_weather", pieces), "{}", tools.name());
+    }
+    // The name alone, before any argument.
+    let hermes = AnswerFormat { reasoning: None, tools: Some(ToolFormat::Hermes) };
+    let events = emitted(hermes, "<tool_call>{\"name\": \"now\"");
+    assert_eq!(events, [ParsedEvent::Call { call: 0, id: None, name: "now".into() }]);
 }

@@ -67,7 +67,7 @@ pub(super) const CASES: Cases = (
 );
 
 #[test]
-fn reasoning_between_tags_is_told_from_text() {
+fn reasoning_between_tags_is_set_apart_from_text() {
     check(CASES);
 }
 
