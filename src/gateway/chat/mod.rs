@@ -16,6 +16,7 @@ pub mod openai;
 pub mod pass;
 pub mod reasoning;
 pub mod request;
+pub mod responses;
 
 #[cfg(test)]
 mod tests;
