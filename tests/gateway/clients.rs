@@ -262,3 +262,66 @@ named_routes: { cheap: { cheapest: [dearer, opus] } }
     let gateway = start(&fill(MODELS, &openai, &anthropic), &[]);
     assert_eq!(answers(&gateway, "cheap").await, "opus");
 }
+
+/// Anthropic's overload is what a client waits out; that the fallback cannot do the request is no news to it.
+#[tokio::test]
+async fn a_fallback_that_cannot_take_a_request_never_hides_an_overload() {
+    const MODELS: &str = r#"
+providers: { open: { format: openai, base_url: @OPENAI/v1 }, anth: { format: anthropic, base_url: @ANTHROPIC } }
+models: { coder: { provider: open }, opus: { provider: anth }, other: { provider: open } }
+fallbacks: { opus: [coder], coder: [opus] }
+"#;
+    let (openai, anthropic) = (Upstream::start().await, Upstream::start().await);
+    let gateway = start(&fill(MODELS, &openai, &anthropic), &[]);
+    let overloaded = json!({ "type": "error", "error": { "type": "overloaded_error", "message": "Overloaded" } });
+    anthropic.always("opus", vec![Act::Send(answer("529 Overloaded", &overloaded))]);
+    // A translation that is refused, before anything was sent.
+    let mut body = message("opus", false);
+    body["mcp_servers"] = json!([{ "type": "url", "url": "https://example.org", "name": "x" }]);
+    let told = gateway.post("/v1/messages", &[], &body).await;
+    assert_eq!(told.status, 503, "{}", told.text);
+    assert!(told.text.contains("Overloaded"), "{}", told.text);
+    assert!(openai.asked().is_empty());
+    // A 400 of the fallback's own, and a prompt that is too long for it.
+    for code in ["invalid_value", "context_length_exceeded"] {
+        let refused = json!({ "error": { "message": "no", "type": "invalid_request_error", "code": code } });
+        openai.once("coder", vec![Act::Send(answer("400 Bad Request", &refused))]);
+        let told = gateway.message("opus", false).await;
+        assert_eq!(told.status, 503, "{}", told.text);
+    }
+    // The other way round: whoever failed is told.
+    anthropic.always("opus", vec![Act::Send(answer("529 Overloaded", &overloaded))]);
+    let busy = json!({ "error": { "message": "slow down", "type": "rate_limit_error" } });
+    openai.always("coder", vec![Act::Send(answer("429 Too Many Requests", &busy))]);
+    let mut body = chat("coder", false);
+    body["n"] = 2.into();
+    let told = gateway.post("/v1/chat/completions", &[], &body).await;
+    assert_eq!(told.status, 429, "{}", told.text);
+    // Where nobody failed, the field is named.
+    let mut body = message("other", false);
+    body["container"] = "c".into();
+    let told = gateway.post("/v1/messages", &[], &body).await;
+    assert_eq!((told.status, told.text.contains("container")), (400, true), "{}", told.text);
+}
+
+/// What Claude Code sends with its settings as they come, through a provider of OpenAI's format.
+#[tokio::test]
+async fn what_only_anthropics_servers_do_fails_no_request_for_another() {
+    let (gateway, openai, _) = gateway().await;
+    for more in [
+        json!({ "context_management": { "edits": [{ "type": "clear_thinking_20251015", "keep": "all" }] } }),
+        json!({ "tools": [{ "type": "web_search_20250305", "name": "web_search", "max_uses": 8 }],
+            "tool_choice": { "type": "tool", "name": "web_search" } }),
+        json!({ "tools": [{ "type": "bash_20250124", "name": "bash" }] }),
+        json!({ "betas": ["x"], "speed": "fast", "container": null, "mcp_servers": [] }),
+    ] {
+        let mut body = message("coder", true);
+        body.as_object_mut().expect("an object").extend(more.as_object().cloned().expect("an object"));
+        let told = gateway.post("/v1/messages?beta=true", &[("anthropic-beta", "a,b")], &body).await;
+        assert_eq!((told.status, told.says().as_str()), (200, TEXT), "{more}: {}", told.text);
+    }
+    let asked = openai.asked();
+    assert!(asked.iter().all(|asked| asked.body.get("tool_choice").is_none()));
+    assert!(asked.iter().all(|asked| !asked.headers.contains_key("anthropic-beta")));
+    assert_eq!(asked[2].body["tools"][0]["function"]["name"], "bash");
+}

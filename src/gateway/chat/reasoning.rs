@@ -5,6 +5,10 @@
 //! 4096 tokens, medium below 16384, else high, and an effort a budget of 1024 (minimal), 2048 (low) or
 //! 8192 (medium) tokens; higher ones leave the bound to the model. OpenAI's format has no word for
 //! "off" that all its models take, so with it nothing is said.
+//!
+//! In Anthropic's format who leaves `thinking` out wants none: an `output_config.effort` alone says how thorough
+//! the answer is to be, and is how Claude Code has thinking turned off. Elsewhere an effort is an effort of thinking,
+//! so that this one becomes "off". A body with neither says nothing, and each model does as it does by itself.
 
 use crate::config::{Compat, ReasoningSwitch};
 use crate::gateway::wire::fields::{BadField, Fields};
@@ -88,10 +92,17 @@ pub fn of_anthropic<'a>(body: &Fields<'a>) -> Result<Option<Wanted<'a>>, BadFiel
     let config = body.object("output_config")?;
     let effort = config.as_ref().map(|config| config.str("effort")).transpose()?.flatten();
     Ok(match (wanted, effort) {
-        // An effort alone asks for no thinking, but for thoroughness; it is OpenAI's word all the same.
         (Some(Wanted::Off), _) | (_, None) => wanted,
-        (_, Some(effort)) => Some(Wanted::Effort(effort)),
+        (None, Some(_)) => Some(Wanted::Off),
+        (Some(_), Some(effort)) => Some(Wanted::Effort(effort)),
     })
+}
+
+/// Whether a body in Anthropic's format wants no thinking without saying so in as many words: a model that
+/// cannot do without may think.
+pub fn is_off_by_effort_alone(body: &Value) -> bool {
+    let said = |value: &Value| !value.is_null();
+    !body.get("thinking").is_some_and(said) && body.pointer("/output_config/effort").is_some_and(said)
 }
 
 /// What a body in OpenAI's format says, in OpenAI's own spelling or in one of its kin's.

@@ -4,6 +4,11 @@
 //! An attempt has succeeded when its answer has begun: from then on its failures are the caller's to
 //! see. Before, nothing has been sent, and the caller sees none.
 //!
+//! Where all fail, one error of several is told ([`Says`]): that of a target which was asked and failed, of several
+//! the last one's. That a target could not be asked this request at all (its format has no place for a field, its
+//! context is too short, it found a field wrong) is told only where none before it failed: a client that is told of
+//! an overload comes back, one that is told of a field gives up. That a target rests is told only where nothing else is.
+//!
 //! A target may be hedged (`hedge_after_s`): where its answer has not begun by then, the next one is asked
 //! beside it. Who begins first answers; the others are dropped.
 
@@ -12,6 +17,7 @@ use crate::gateway::target::breaker;
 use crate::gateway::target::failure::{Failure, Then};
 use crate::gateway::wire::bounds::Limits;
 use crate::gateway::wire::error::ApiError;
+use axum::http::StatusCode;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use std::collections::hash_map::RandomState;
@@ -54,11 +60,11 @@ pub trait Ask: Sync {
 /// Tries until one attempt succeeds.
 ///
 /// # Errors
-/// The last failure's, or the first that no target would help with.
+/// The most telling one of all targets', or of those before one whose error no target would help with.
 pub async fn first<A: Ask>(plan: &Plan, limits: Limits, asks: &A) -> Result<Answered<A::Answer>, ApiError> {
     let attempts = AtomicU32::new(0);
     let (mut under_way, mut hedged) = (FuturesUnordered::new(), Vec::new());
-    let (mut asked, mut last) = (Vec::new(), None);
+    let (mut asked, mut told) = (Vec::new(), None);
     for (index, target) in plan.targets.iter().enumerate() {
         asked.push(index);
         // Boxed: a set moves its futures about, and these are large.
@@ -90,12 +96,13 @@ pub async fn first<A: Ask>(plan: &Plan, limits: Limits, asks: &A) -> Result<Answ
                     asked.retain(|index| *index != given_up.index);
                     // What the second one finds wrong, the first may take.
                     let is_first = asked.iter().all(|index| *index > given_up.index);
-                    if given_up.then == Then::Report && is_first {
-                        return Err(given_up.error);
+                    let (gave_up, then) = (given_up.index, given_up.then);
+                    let tell = more_telling(told, given_up);
+                    if then == Then::Report && is_first {
+                        return Err(tell.1);
                     }
-                    // That a target rests says less than what another one answered.
-                    last = last.filter(|_| !given_up.tried).or(Some(given_up.error));
-                    if given_up.index == index && !is_last {
+                    told = Some(tell);
+                    if gave_up == index && !is_last {
                         break;
                     }
                 }
@@ -103,7 +110,32 @@ pub async fn first<A: Ask>(plan: &Plan, limits: Limits, asks: &A) -> Result<Answ
             }
         }
     }
-    Err(last.unwrap_or_else(|| ApiError::internal("a plan has no targets")))
+    Err(told.map_or_else(|| ApiError::internal("a plan has no targets"), |(_, error)| error))
+}
+
+/// What an error tells of, the more telling the later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Says {
+    /// The target was not asked: it rests.
+    Resting,
+    /// The target does not take this request.
+    Unfit,
+    /// The target failed, or is busy.
+    Failed,
+}
+
+/// Which of two errors is told.
+fn more_telling(before: Option<(Says, ApiError)>, given_up: GivenUp) -> (Says, ApiError) {
+    let status = given_up.error.status;
+    let says = match given_up.tried {
+        false => Says::Resting,
+        true if status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS => Says::Unfit,
+        true => Says::Failed,
+    };
+    match before {
+        Some(before) if before.0 > says || says == Says::Resting => before,
+        _ => (says, given_up.error),
+    }
 }
 
 /// A target that was tried in vain.

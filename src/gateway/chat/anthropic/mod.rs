@@ -4,4 +4,6 @@ pub(super) mod decode;
 pub(super) mod encode;
 pub mod fit;
 pub mod request;
+pub(super) mod server_blocks;
 pub(super) mod thinking;
+pub(super) mod tools;

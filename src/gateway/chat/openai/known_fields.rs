@@ -116,6 +116,7 @@ const FORM: &str = "only adds reports to the answer";
 const MEDIA: &str = "only says how media are read, which are refused";
 const SPECULATION: &str = "only sets how fast the same tokens come";
 const DISAGGREGATED: &str = "is not supported: prefill and decode run in one place";
+const ANTHROPICS_OWN: &str = "only Anthropic's servers edit a conversation; here the model reads all of it";
 const PROVIDER: &str = "chooses among a provider's own servers";
 
 /// The rows, sorted by name.
@@ -142,7 +143,7 @@ pub const KNOWN: &[Known] = &[
     refused("chat_template", BOTH, &[], "is not supported: the checkpoint's own template is used"),
     done_if("chat_template_kwargs", CHAT, "variables of the template; for thinking see the row `thinking`"),
     refused("container", MESSAGES, &[], "is for Anthropic's own servers"),
-    refused("context_management", MESSAGES, &[], "is for Anthropic's own servers"),
+    harmless("context_management", MESSAGES, ANTHROPICS_OWN),
     done("continue_final_message", CHAT),
     refused("custom_logit_processor", BOTH, &[], SAMPLER),
     harmless("custom_params", BOTH, "only sets how `custom_logit_processor` works, which is refused"),
@@ -301,7 +302,7 @@ pub const KNOWN: &[Known] = &[
     harmless("speculative.n_max", BOTH, SPECULATION),
     harmless("speculative.n_min", BOTH, SPECULATION),
     harmless("speculative.p_min", BOTH, SPECULATION),
-    refused("speed", MESSAGES, &[Word("standard")], "is for Anthropic's own servers"),
+    harmless("speed", MESSAGES, "says how fast Anthropic's servers answer"),
     done("stop", BOTH),
     refused("stop_regex", BOTH, &[], "is not supported; use stop"),
     done("stop_sequences", MESSAGES),

@@ -3,9 +3,9 @@
 //! the answer goes on from it
 //! (<https://docs.anthropic.com/en/docs/build-with-claude/prompt-engineering/prefill-claudes-response>).
 
-use super::known_fields;
+use super::{known_fields, thinking};
 use crate::config::{Compat, ReasoningSwitch, compat};
-use crate::gateway::chat::to_openai;
+use crate::gateway::chat::{reasoning, to_openai};
 use crate::gateway::wire::fields::{BadField, Fields};
 use serde_json::Value;
 
@@ -15,6 +15,9 @@ pub fn for_engine(body: &Value) -> Result<Value, BadField> {
     // `thinking` keeps its name.
     let compat = Compat { reasoning: ReasoningSwitch::DeepSeek, ..compat::novastack() };
     let mut out = to_openai(body, &compat)?;
+    if reasoning::is_off_by_effort_alone(body) {
+        out["thinking"][thinking::IS_PROMISE] = false.into();
+    }
     open_last(body, &mut out)?;
     Ok(out)
 }

@@ -5,24 +5,29 @@
 //! | `system`, messages with role system | system messages; blocks joined by a blank line |
 //! | `text` | user: text parts, one alone a string; assistant: one string |
 //! | `image` (base64, URL) | `image_url` (data: URL, URL) |
-//! | `document` (PDF in base64; text) | `file`; text |
+//! | `document` (PDF in base64; text; an address) | `file`; text; text with the address |
+//! | `server_tool_use`, results of servers' tools, `search_result`, `tool_reference` | text: anthropic/server_blocks.rs |
 //! | `tool_use`, `tool_result` | `tool_calls`; a message with role tool, before the user's own words |
 //! | an image within a tool's result | in the user message behind the results, with the call's id |
 //! | `is_error` | "Error: " before the result |
 //! | `thinking` | `reasoning_content`; signed or redacted: also `reasoning_details` (OpenRouter) |
 //! | `tools`, `tool_choice` | `tools`, `tool_choice`; any = required |
+//! | `bash_*`, `text_editor_*`, `memory_*`, `computer_*` | functions with the published inputs: anthropic/tools.rs |
+//! | `web_search_*` and other tools that Anthropic runs | left out, with a `tool_choice` that is about them alone |
 //! | `disable_parallel_tool_use: true` | `parallel_tool_calls: false` |
 //! | `stop_sequences`, `max_tokens`, `metadata.user_id` | `stop`, `max_tokens`, `user` |
 //! | `temperature`, `top_p`, `top_k`, `stream`, `model` | the same |
 //! | `thinking`, `output_config.effort` | as the provider has it: reasoning.rs |
-//! | `output_config.format` | `response_format` with `json_schema` |
+//! | `output_config.format`, `output_format` | `response_format` with `json_schema` |
 //!
 //! What the provider's [`Compat`] says is fitted after that: fit.rs. Lost: `cache_control`, citations,
-//! the place of text behind a tool call in one message, and every field not named here. A last message
+//! the place of text behind a tool call in one message, what only Anthropic's servers act on
+//! (`context_management`, `betas`, `speed`, `inference_geo`), and every field not named here. A last message
 //! of the assistant's own stays one; whether the server goes on from it, as Anthropic does, is the
-//! server's choice. Refused: tools that Anthropic runs, files kept there, and what else would change
-//! the answer.
+//! server's choice. Refused: `mcp_servers` and a `container`, whose tools the request counts on, and files kept at
+//! Anthropic.
 
+use super::super::anthropic::{server_blocks, tools};
 use super::super::reasoning;
 use super::fit;
 use crate::config::Compat;
@@ -33,8 +38,8 @@ use serde_json::{Map, Value, json};
 /// the caller's body that has no place in OpenAI's format, or in the provider's.
 pub fn to_openai(anthropic_body: &Value, compat: &Compat) -> Result<Value, BadField> {
     let body = Fields::root(anthropic_body)?;
-    for name in ["container", "mcp_servers", "context_management"] {
-        body.refuse(name, "is for Anthropic's own servers; the model asked for has another upstream")?;
+    for name in ["container", "mcp_servers"] {
+        body.refuse(name, "is for Anthropic's own servers, and this model runs elsewhere; leave it out")?;
     }
     let mut out = Map::new();
     if let Some(model) = body.str("model")? {
@@ -182,7 +187,10 @@ fn user_part(block: &Fields, kind: &str) -> Result<Value, BadField> {
         "text" => Ok(text_part(block.required_str("text", "the block's text")?)),
         "image" => image_part(block),
         "document" => document_part(block),
-        other => Err(unsupported_block(block, other, "text, image, document and tool_result can")),
+        other => match server_blocks::as_text(other, block.map()) {
+            Some(text) => Ok(text_part(&text)),
+            None => Err(unsupported_block(block, other, "text, image, document and tool_result can")),
+        },
     }
 }
 
@@ -220,7 +228,18 @@ fn document_part(block: &Fields) -> Result<Value, BadField> {
             let text = source.required_str("data", "the document's text")?;
             Ok(text_part(&title.map_or_else(|| text.to_owned(), |title| format!("{title}\n\n{text}"))))
         }
-        other => Err(unsupported_block(&source, other, "base64 and text can")),
+        // Nobody here reads it: the model is told where it is.
+        "url" => {
+            let url = source.required_str("url", "the document's address")?;
+            let title = title.map_or_else(String::new, |title| format!("{title}: "));
+            Ok(text_part(&format!("[Document: {title}{url}]")))
+        }
+        "content" => {
+            let content = source.required("content", "a string or a list of text blocks")?;
+            let text = joined_text(&source.path("content"), content, "\n")?;
+            Ok(text_part(&title.map_or_else(|| text.clone(), |title| format!("{title}\n\n{text}"))))
+        }
+        other => Err(unsupported_block(&source, other, "base64, text, content and url can")),
     }
 }
 
@@ -231,12 +250,17 @@ fn tool_message(block: &Fields, shown: &mut Vec<Value>) -> Result<Value, BadFiel
     let mut pictures = Vec::new();
     match block.get("content").map(|content| blocks_of(&block.path("content"), content)).transpose()? {
         None => {}
-        Some(Content::Text(text)) => texts.push(text),
+        Some(Content::Text(text)) => texts.push(text.to_owned()),
         Some(Content::Blocks(blocks)) => {
             for block in &blocks {
-                match block.required_str("type", "the block's type")? {
-                    "text" => texts.push(block.required_str("text", "the block's text")?),
-                    kind => pictures.push(user_part(block, kind)?),
+                let kind = block.required_str("type", "the block's type")?;
+                match user_part(block, kind)? {
+                    Value::Object(mut part) if part["type"] == "text" => {
+                        if let Some(Value::String(text)) = part.remove("text") {
+                            texts.push(text);
+                        }
+                    }
+                    picture => pictures.push(picture),
                 }
             }
         }
@@ -262,9 +286,18 @@ fn push_assistant(path: &str, content: &Value, messages: &mut Vec<Value>) -> Res
     };
     let (mut text, mut reasoning) = (String::new(), String::new());
     let (mut calls, mut details) = (Vec::new(), Vec::new());
+    // What the servers' tools did stands on lines of its own.
+    let mut after_servers = false;
+    let mut push_text = |said: &str, of_servers: bool| {
+        if (of_servers || after_servers) && !text.is_empty() && !text.ends_with('\n') {
+            text.push('\n');
+        }
+        text.push_str(said);
+        after_servers = of_servers;
+    };
     for block in &blocks {
         match block.required_str("type", "the block's type")? {
-            "text" => text.push_str(block.required_str("text", "the block's text")?),
+            "text" => push_text(block.required_str("text", "the block's text")?, false),
             "thinking" => {
                 let thinking = block.str("thinking")?.unwrap_or_default();
                 reasoning.push_str(thinking);
@@ -298,10 +331,13 @@ fn push_assistant(path: &str, content: &Value, messages: &mut Vec<Value>) -> Res
                     },
                 }));
             }
-            other => {
-                let why = "text, thinking, redacted_thinking and tool_use can";
-                return Err(unsupported_block(block, other, why));
-            }
+            other => match server_blocks::as_text(other, block.map()) {
+                Some(said) => push_text(&said, true),
+                None => {
+                    let why = "text, thinking, redacted_thinking and tool_use can";
+                    return Err(unsupported_block(block, other, why));
+                }
+            },
         }
     }
     let mut message = Map::new();
@@ -322,34 +358,30 @@ fn push_assistant(path: &str, content: &Value, messages: &mut Vec<Value>) -> Res
 }
 
 fn push_tools(body: &Fields, out: &mut Map<String, Value>) -> Result<(), BadField> {
-    let mut tools = Vec::new();
+    let (mut functions, mut left_out) = (Vec::new(), Vec::new());
     for (i, tool) in body.array("tools")?.unwrap_or_default().iter().enumerate() {
         let tool = Fields::object_at(format!("tools[{i}]"), tool)?;
-        match tool.str("type")? {
-            None | Some("custom") => {}
-            Some(other) => {
-                return Err(BadField::unsupported(
-                    tool.path("type"),
-                    format!(
-                        "`{other}` is a tool of Anthropic's own; this model's upstream takes custom tools only"
-                    ),
-                ));
+        let (name, description, schema) = match tools::translated(&tool)? {
+            tools::Translated::Function(name, description, schema) => (name, description, schema),
+            tools::Translated::LeftOut => {
+                left_out.push(tool.str("name")?.unwrap_or_default());
+                continue;
             }
-        }
+        };
         let mut function = Map::new();
-        function.insert("name".into(), tool.required_str("name", "the tool's name")?.into());
-        if let Some(description) = tool.str("description")? {
+        function.insert("name".into(), name.into());
+        if let Some(description) = description {
             function.insert("description".into(), description.into());
         }
-        let schema = tool.required("input_schema", "a JSON schema")?;
-        function.insert("parameters".into(), schema.clone());
+        function.insert("parameters".into(), schema);
         if let Some(strict) = tool.bool("strict")? {
             function.insert("strict".into(), strict.into());
         }
-        tools.push(json!({"type": "function", "function": function}));
+        functions.push(json!({"type": "function", "function": function}));
     }
-    if !tools.is_empty() {
-        out.insert("tools".into(), tools.into());
+    let none_is_left = functions.is_empty() && !left_out.is_empty();
+    if !functions.is_empty() {
+        out.insert("tools".into(), functions.into());
     }
     let Some(choice) = body.object("tool_choice")? else { return Ok(()) };
     let value = match choice.required_str("type", "auto, any, tool or none")? {
@@ -358,6 +390,10 @@ fn push_tools(body: &Fields, out: &mut Map<String, Value>) -> Result<(), BadFiel
         "none" => json!("none"),
         "tool" => {
             let name = choice.required_str("name", "the tool's name")?;
+            if left_out.contains(&name) {
+                // What nobody can call cannot be asked for: the model answers as it likes.
+                return Ok(());
+            }
             json!({"type": "function", "function": {"name": name}})
         }
         other => {
@@ -365,6 +401,10 @@ fn push_tools(body: &Fields, out: &mut Map<String, Value>) -> Result<(), BadFiel
             return Err(BadField::new(choice.path("type"), reason));
         }
     };
+    if none_is_left {
+        // Nobody takes a choice among no tools.
+        return Ok(());
+    }
     out.insert("tool_choice".into(), value);
     if choice.flag("disable_parallel_tool_use", false)? {
         out.insert("parallel_tool_calls".into(), false.into());
@@ -372,10 +412,16 @@ fn push_tools(body: &Fields, out: &mut Map<String, Value>) -> Result<(), BadFiel
     Ok(())
 }
 
-/// The answer's format in `output_config`.
+/// The answer's format: in `output_config`, or where it stood while it was a beta.
 fn push_format(body: &Fields, out: &mut Map<String, Value>) -> Result<(), BadField> {
-    let Some(config) = body.object("output_config")? else { return Ok(()) };
-    let Some(format) = config.object("format")? else { return Ok(()) };
+    let config = body.object("output_config")?;
+    let format = config.map(|config| config.object("format")).transpose()?.flatten();
+    let Some(format) = (match format {
+        Some(format) => Some(format),
+        None => body.object("output_format")?,
+    }) else {
+        return Ok(());
+    };
     match format.required_str("type", "json_schema")? {
         "json_schema" => {
             let schema = format.required("schema", "a JSON schema")?;

@@ -3,13 +3,18 @@
 //! (gpt-oss), `thinking_budget` (Seed-OSS). What a caller wants comes in as many spellings
 //! ([`reasoning`]), and goes to those that the template reads.
 //!
-//! "Off" is a promise: where a template that makes its model think has no switch, it is refused. Every
-//! other wish is a hint, which a model without thinking cannot follow and answers all the same.
+//! "Off" is a promise: where a template that makes its model think has no switch, it is refused, unless the caller
+//! has not said it in as many words ([`IS_PROMISE`]). Every other wish is a hint, which a model without thinking
+//! cannot follow and answers all the same.
 
 use crate::gateway::chat::reasoning::{self, Wanted};
 use crate::gateway::wire::fields::{BadField, Fields};
 use crate::text::ChatTemplate;
 use serde_json::{Map, Value};
+
+/// A field of `thinking`: false where "off" only follows from what the caller has said, so that a model which
+/// cannot be switched thinks all the same.
+pub const IS_PROMISE: &str = "promise";
 
 /// Variables that turn thinking on and off.
 const SWITCHES: [&str; 2] = ["enable_thinking", "thinking"];
@@ -45,7 +50,8 @@ pub fn switch(
     if let Some(wanted) = wanted {
         let switches = SWITCHES.iter().filter(|name| template.reads(name));
         let can_switch = switches.clone().next().is_some();
-        if wanted == Wanted::Off && !can_switch && template.makes_think() {
+        let is_promise = fields.get("thinking").is_none_or(|thinking| thinking[IS_PROMISE] != false);
+        if wanted == Wanted::Off && is_promise && !can_switch && template.makes_think() {
             let why = "cannot be turned off: the model's chat template has no switch for it";
             return Err(BadField::unsupported(where_said(fields), why));
         }

@@ -1,6 +1,7 @@
 //! Tests of the codecs over streams written after the providers' documentation
 //! (`tests/dialect/transcripts`).
 
+mod anthropics_own;
 mod decoding;
 mod encoding;
 mod fuzz;

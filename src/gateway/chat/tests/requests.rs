@@ -114,7 +114,10 @@ fn rich_anthropic() -> Value {
 #[test]
 fn a_rich_chat_there_and_back() {
     assert_eq!(anthropic(rich_openai()), rich_anthropic());
-    assert_eq!(openai(rich_anthropic()), rich_openai());
+    // Claude does not think where a tool is forced, and an effort alone asks others for no thinking.
+    let mut back = rich_openai();
+    back.as_object_mut().unwrap().remove("reasoning_effort");
+    assert_eq!(openai(rich_anthropic()), back);
 }
 
 #[test]
@@ -405,25 +408,23 @@ fn what_openais_format_cannot_say_names_the_field() {
     let cases = [
         (json!({"messages": []}), "messages"),
         (json!({"messages": user("a"), "container": "c"}), "container"),
+        (json!({"messages": user("a"), "mcp_servers": [{"url": "https://x.org"}]}), "mcp_servers"),
         (json!({"messages": [{"role": "tool", "content": "x"}]}), "messages[0].role"),
         (json!({"messages": [{"role": "user"}]}), "messages[0].content"),
         (json!({"system": 3, "messages": user("a")}), "system"),
         (json!({"system": [{"type": "image"}], "messages": user("a")}), "system[0].type"),
-        (
-            json!({"messages": user("a"), "tools": [{"type": "web_search_20250305", "name": "w"}]}),
-            "tools[0].type",
-        ),
+        (json!({"messages": user("a"), "tools": [{"type": "wishing_well", "name": "w"}]}), "tools[0].type"),
         (json!({"messages": user("a"), "tools": [{"name": "w"}]}), "tools[0].input_schema"),
         (json!({"messages": user("a"), "tool_choice": {"type": "some"}}), "tool_choice.type"),
         (json!({"messages": user("a"), "thinking": {"type": "enabled"}}), "thinking.budget_tokens"),
-        (content(json!({"type": "search_result"})), "messages[0].content[0].type"),
+        (content(json!({"type": "hologram"})), "messages[0].content[0].type"),
         (
             content(json!({"type": "image", "source": {"type": "file", "file_id": "f"}})),
             "messages[0].content[0].source.type",
         ),
         (content(json!({"type": "tool_result"})), "messages[0].content[0].tool_use_id"),
         (
-            json!({"messages": [{"role": "assistant", "content": [{"type": "server_tool_use"}]}]}),
+            json!({"messages": [{"role": "assistant", "content": [{"type": "hologram"}]}]}),
             "messages[0].content[0].type",
         ),
     ];
