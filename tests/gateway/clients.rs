@@ -273,7 +273,8 @@ fallbacks: { opus: [coder], coder: [opus] }
 "#;
     let (openai, anthropic) = (Upstream::start().await, Upstream::start().await);
     let gateway = start(&fill(MODELS, &openai, &anthropic), &[]);
-    let overloaded = json!({ "type": "error", "error": { "type": "overloaded_error", "message": "Overloaded" } });
+    let overloaded =
+        json!({ "type": "error", "error": { "type": "overloaded_error", "message": "Overloaded" } });
     anthropic.always("opus", vec![Act::Send(answer("529 Overloaded", &overloaded))]);
     // A translation that is refused, before anything was sent.
     let mut body = message("opus", false);

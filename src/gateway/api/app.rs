@@ -3,6 +3,7 @@
 use super::scrape::{Engines, Gauges};
 use crate::config::Limits;
 use crate::engine::handle::SubmitError;
+use crate::gateway::chat::responses::store::{Bounds, ResponseStore};
 use crate::gateway::ledger::account::{self, Account, Attempt, Bill};
 use crate::gateway::ledger::auth::{Tenant, Viewer};
 use crate::gateway::ledger::demand::Demand;
@@ -20,7 +21,7 @@ use crate::store::{Recorder, Store, StoreError};
 use arc_swap::ArcSwap;
 use axum::http::HeaderMap;
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
@@ -49,6 +50,7 @@ pub struct App {
     pub(in crate::gateway) registry: Arc<Registry>,
     pub(in crate::gateway) metrics: Metrics,
     pub(in crate::gateway) text: TextQueue,
+    pub(in crate::gateway) responses: Mutex<ResponseStore>,
     pub(in crate::gateway) memory: Arc<RequestMemory>,
     pub(in crate::gateway) routing: Arc<ArcSwap<Routing>>,
     pub(in crate::gateway) store: Option<Arc<Store>>,
@@ -131,6 +133,7 @@ impl App {
             metrics: Metrics::new(limiter.counters()).with(Engines(registry.clone())).with(gauges),
             limiter,
             text: TextQueue::new(config.text_timeout),
+            responses: Mutex::new(ResponseStore::new(Bounds::default())),
             memory: memory.clone(),
             phase: watch::Sender::new(Phase::Running),
             in_flight,

@@ -11,6 +11,7 @@ mod stream;
 use super::app::{App, RequestContext};
 use super::body::ParsedBody;
 use super::count_tokens::counts_of;
+use super::responses::OfResponses;
 use crate::gateway::chat::{
     AnswerHead, ChatEvent, Dialect, EncodeError, EncodeOptions, StreamEncoder, TokenUsage, encode_whole, pass,
 };
@@ -74,7 +75,35 @@ async fn answer(
 ) -> Result<Response, ApiError> {
     let mut limits = app.limits(&context);
     let (headers, path) = (request.headers().clone(), request.uri().path().to_owned());
-    let (name, mut body) = read_named(&app, &context, &mut limits, &headers, request).await?;
+    let (name, body) = read_named(&app, &context, &mut limits, &headers, request).await?;
+    let asked = Conversation { headers, path, name, dialect, body, responses: None };
+    converse(app, context, limits, asked).await
+}
+
+/// What a caller asks, read as far as its format goes.
+pub struct Conversation {
+    /// The request's.
+    pub headers: HeaderMap,
+    /// The request's.
+    pub path: String,
+    /// Whom it is for.
+    pub name: String,
+    /// The body's.
+    pub dialect: Dialect,
+    /// In that dialect.
+    pub body: ParsedBody,
+    /// Of a caller of Responses, whose body was made one of chat completions.
+    pub responses: Option<OfResponses>,
+}
+
+/// Routes a conversation, has it answered and tells the answer.
+pub async fn converse(
+    app: Arc<App>,
+    context: RequestContext,
+    mut limits: Limits,
+    conversation: Conversation,
+) -> Result<Response, ApiError> {
+    let Conversation { headers, path, name, dialect, mut body, responses } = conversation;
     let stream = Fields::root(&body)?.flag("stream", false)?;
     let routing = app.routing();
     routing.check_allowed(&name, &context.tenant)?;
@@ -99,6 +128,7 @@ async fn answer(
         app,
         context,
         dialect,
+        responses,
         headers,
         body,
         stream,
@@ -165,7 +195,10 @@ pub fn beta(headers: &HeaderMap) -> HeaderMap {
 pub struct Chat {
     app: Arc<App>,
     context: RequestContext,
+    /// The body's.
     dialect: Dialect,
+    /// Of a caller who is answered as a response.
+    responses: Option<OfResponses>,
     headers: HeaderMap,
     body: ParsedBody,
     stream: bool,
@@ -252,7 +285,8 @@ impl Chat {
             return Ok(Begun::Stream(Box::new(BegunStream { answer, first, attempt: attempt.take() })));
         }
         let Whole { json, events } = answer.whole(limits).await?;
-        let whole = match json.filter(|_| answer.dialect() == Some(self.dialect)) {
+        let passes = self.responses.is_none() && answer.dialect() == Some(self.dialect);
+        let whole = match json.filter(|_| passes) {
             Some(json) => pass::renamed(&json, name),
             None => self.whole(&self.head(name), &answer.options(self.options(target)), &events)?,
         };
@@ -277,7 +311,10 @@ impl Chat {
         options: &EncodeOptions,
         events: &[ChatEvent],
     ) -> Result<String, Failure> {
-        let whole = encode_whole(self.dialect, head, options, events);
+        let whole = match &self.responses {
+            Some(responses) => responses.whole(head, events, &self.app, &self.context),
+            None => encode_whole(self.dialect, head, options, events),
+        };
         Ok(whole.map_err(|error| Failure::next(untellable(&error)))?.to_string())
     }
 
@@ -291,9 +328,10 @@ impl Chat {
 
     /// What an answer that is told anew says of itself.
     fn head(&self, name: &str) -> AnswerHead {
-        let prefix = match self.dialect {
-            Dialect::OpenAi => "chatcmpl-",
-            Dialect::Anthropic => "msg_",
+        let prefix = match (&self.responses, self.dialect) {
+            (Some(_), _) => "resp_",
+            (None, Dialect::OpenAi) => "chatcmpl-",
+            (None, Dialect::Anthropic) => "msg_",
         };
         AnswerHead {
             id: format!("{prefix}{}", uuid::Uuid::new_v4().simple()),
@@ -313,14 +351,19 @@ impl Begun {
             Self::Stream(begun) => begun,
         };
         let name = &target.model.name;
-        let out = match begun.answer.dialect() == Some(chat.dialect) {
+        let passes = chat.responses.is_none() && begun.answer.dialect() == Some(chat.dialect);
+        let out = match passes {
             true => Out::Same {
                 name: name.clone(),
                 hides_usage: chat.dialect == Dialect::OpenAi && !chat.wants_usage(),
             },
             false => {
                 let options = begun.answer.options(chat.options(target));
-                Out::Anew(Box::new(StreamEncoder::new(chat.dialect, chat.head(name), options)))
+                let head = chat.head(name);
+                Out::Anew(Box::new(match &chat.responses {
+                    Some(responses) => StreamEncoder::for_responses(head, responses.asked.clone()),
+                    None => StreamEncoder::new(chat.dialect, head, options),
+                }))
             }
         };
         let source = AnswerStream {
@@ -330,6 +373,7 @@ impl Begun {
             limits,
             id: chat.context.id.clone(),
             resume: Resume::of(chat, plan, target),
+            chat: chat.clone(),
             _in_flight: chat.context.in_flight.clone(),
         };
         sse::response(source, chat.app.config.keep_alive)

@@ -1,4 +1,4 @@
-//! The endpoints, a file for each: [`chat`] for conversations in either format, [`completions`], [`infill`],
+//! The endpoints, a file for each: [`chat`] for conversations in either format, [`responses`], [`completions`], [`infill`],
 //! [`tokenize`], [`count_tokens`], [`models`], [`scores`], [`health`]. They read a [`body`] and share an [`app`];
 //! [`text_answer`] is what those share whose answers are no conversation; [`scrape`] is asked for metrics.
 
@@ -10,6 +10,7 @@ pub mod count_tokens;
 pub mod health;
 pub mod infill;
 pub mod models;
+pub mod responses;
 pub mod scores;
 pub mod scrape;
 pub mod text_answer;

@@ -2,6 +2,8 @@
 
 use super::anthropic::encode::AnthropicEncoder;
 use super::openai::encode::OpenAiEncoder;
+use super::responses::encode::ResponsesEncoder;
+use super::responses::request::Asked;
 use super::{ChatEvent, Dialect, StopReason, TokenScore, TokenUsage, UpstreamError};
 use crate::gateway::wire::json::push_json;
 use crate::protocol::TokenId;
@@ -73,6 +75,7 @@ pub struct StreamEncoder {
 enum Codec {
     OpenAi(OpenAiEncoder),
     Anthropic(AnthropicEncoder),
+    Responses(Box<ResponsesEncoder>),
 }
 
 impl StreamEncoder {
@@ -86,11 +89,26 @@ impl StreamEncoder {
         Self { codec, dialect }
     }
 
+    /// The same for a caller of OpenAI's Responses, whose requests are chat completions inside.
+    pub fn for_responses(head: AnswerHead, asked: Arc<Asked>) -> Self {
+        let codec = Codec::Responses(Box::new(ResponsesEncoder::new(head, asked)));
+        Self { codec, dialect: Dialect::OpenAi }
+    }
+
+    /// The response object that its caller has been told of last; None in other formats.
+    pub fn response_told(&self) -> Option<&Value> {
+        match &self.codec {
+            Codec::Responses(codec) => codec.response_told(),
+            Codec::OpenAi(_) | Codec::Anthropic(_) => None,
+        }
+    }
+
     /// Adds the whole frames that an event makes; some make none yet.
     pub fn event(&mut self, event: &ChatEvent, out: &mut String) -> Result<(), EncodeError> {
         match &mut self.codec {
             Codec::OpenAi(codec) => codec.event(event, out),
             Codec::Anthropic(codec) => codec.event(event, out),
+            Codec::Responses(codec) => codec.event(event, out),
         }
     }
 
@@ -99,11 +117,15 @@ impl StreamEncoder {
         match &mut self.codec {
             Codec::OpenAi(codec) => codec.finish(out),
             Codec::Anthropic(codec) => codec.finish(out),
+            Codec::Responses(codec) => codec.finish(out),
         }
     }
 
     /// Adds an error event, after which nothing comes.
-    pub fn error(&self, error: &UpstreamError, out: &mut String) {
+    pub fn error(&mut self, error: &UpstreamError, out: &mut String) {
+        if let Codec::Responses(codec) = &mut self.codec {
+            return codec.error(error, out);
+        }
         if self.dialect == Dialect::Anthropic {
             out.push_str("event: error\n");
         }

@@ -18,7 +18,7 @@ use crate::gateway::api::chat;
 use crate::gateway::api::count_tokens::count_tokens;
 use crate::gateway::api::health::{health, live, scrape, version};
 use crate::gateway::api::scores;
-use crate::gateway::api::{completions, infill, models, tokenize};
+use crate::gateway::api::{completions, infill, models, responses, tokenize};
 use crate::gateway::chat::Dialect;
 use crate::gateway::ledger::auth::Viewer;
 use crate::gateway::ledger::observe::{self, Observed};
@@ -181,6 +181,9 @@ fn router(entrance: Entrance, cors: &Cors) -> io::Result<axum::Router> {
             .route("/v1/chat/completions", post(chat::completions))
             .route(MESSAGES, post(chat::messages))
             .route(COUNT_TOKENS, post(count_tokens))
+            .route("/v1/responses", post(responses::create))
+            .route("/v1/responses/{id}", get(responses::get).delete(responses::delete))
+            .route("/v1/responses/{id}/input_items", get(responses::input_items))
             .route("/v1/completions", post(completions::create))
             .route("/v1/scores", post(scores::create))
             .route("/v1/models", get(models::list))
@@ -193,6 +196,7 @@ fn router(entrance: Entrance, cors: &Cors) -> io::Result<axum::Router> {
     let mut router = api()
         .nest("/router", api())
         .route("/to/{name}/v1/chat/completions", post(chat::completions))
+        .route("/to/{name}/v1/responses", post(responses::create))
         .route(&format!("/to/{{name}}{MESSAGES}"), post(chat::messages))
         .route(&format!("/to/{{name}}{COUNT_TOKENS}"), post(count_tokens))
         .route(&format!("/anthropic{MESSAGES}"), post(chat::messages))

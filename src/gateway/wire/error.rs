@@ -176,6 +176,13 @@ impl ApiError {
         Self::invalid(StatusCode::NOT_FOUND, Some("model_not_found"), message).at("model")
     }
 
+    /// 404: no such response is kept for this key.
+    pub fn unknown_response(id: &str) -> Self {
+        let message =
+            format!("there is no response `{id}`: it was not stored, is too old, or is another key's");
+        Self::invalid(StatusCode::NOT_FOUND, Some("response_not_found"), message).at("response_id")
+    }
+
     /// 503: the model is not loaded yet.
     pub fn model_loading(name: &str) -> Self {
         Self::unavailable("model_loading", format!("the model `{name}` is still loading")).at("model")

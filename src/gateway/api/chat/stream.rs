@@ -3,7 +3,7 @@
 
 use super::{Begun, BegunStream, Chat, untellable};
 use crate::gateway::api::app::InFlight;
-use crate::gateway::chat::{ChatEvent, Dialect, Frame, StreamEncoder, pass};
+use crate::gateway::chat::{ChatEvent, Dialect, Frame, StreamEncoder, UpstreamError, pass};
 use crate::gateway::ledger::observe::quoted;
 use crate::gateway::route::{Plan, Target};
 use crate::gateway::target::answer::Piece;
@@ -30,6 +30,7 @@ pub struct AnswerStream {
     pub limits: Limits,
     pub id: String,
     pub resume: Option<Box<Resume>>,
+    pub chat: Arc<Chat>,
     pub _in_flight: InFlight,
 }
 
@@ -146,7 +147,10 @@ impl FrameSource for AnswerStream {
     async fn next(&mut self, frames: &mut Frames) -> Result<bool, ApiError> {
         let Some(Piece { frame, events }) = self.piece().await? else {
             match &mut self.out {
-                Out::Anew(encoder) => encoder.finish(frames.text()),
+                Out::Anew(encoder) => {
+                    encoder.finish(frames.text());
+                    self.chat.keep(encoder);
+                }
                 Out::Same { .. } if self.begun.answer.said_end() => {}
                 // The answer is whole, and its caller waits for the word.
                 Out::Same { .. } => frames.text().push_str(pass::end(self.dialect)),
@@ -187,11 +191,25 @@ impl FrameSource for AnswerStream {
         if let Some(attempt) = self.begun.attempt.take() {
             attempt.failed(error.status.as_u16());
         }
-        fail(self.dialect, error, &self.id, frames);
+        match &mut self.out {
+            Out::Anew(encoder) if self.chat.responses.is_some() => {
+                let code = error.code.map(str::to_owned);
+                let error = UpstreamError::new(error.status.as_u16(), &error.message);
+                encoder.error(&UpstreamError { code, ..error }, frames.text());
+            }
+            _ => fail(self.dialect, error, &self.id, frames),
+        }
     }
 }
 
 impl Chat {
+    /// Keeps a response that has ended, for who goes on from it.
+    fn keep(&self, encoder: &StreamEncoder) {
+        if let (Some(responses), Some(response)) = (&self.responses, encoder.response_told()) {
+            responses.keep(response, &self.app, &self.context);
+        }
+    }
+
     /// Asks for the rest of an answer that broke off: the same model, whoever serves it.
     async fn rest(
         self: Arc<Self>,

@@ -134,6 +134,8 @@ impl ResponsesEncoder {
             }
             ChatEvent::ToolCall { call, id, name, .. } => self.call(*call, id, name, out),
             ChatEvent::ToolArguments { call, json, .. } => self.arguments(*call, json, out)?,
+            // Log-probabilities of a response are not written.
+            ChatEvent::Tokens { .. } => {}
             ChatEvent::Finish { reason, .. } => self.reason = Some(reason.clone()),
             ChatEvent::Usage(usage) => self.usage = Some(*usage),
         }
@@ -163,6 +165,11 @@ impl ResponsesEncoder {
     }
 
     /// The response as its last event had it: what a store keeps.
+    pub fn response_told(&self) -> Option<&Value> {
+        self.last.as_ref()
+    }
+
+    /// The same, at the end.
     pub fn into_response(self) -> Option<Value> {
         self.last
     }

@@ -1,0 +1,125 @@
+//! `POST /v1/responses`: a conversation in OpenAI's newer format, answered by any target as a chat completion is
+//! ([`crate::gateway::chat::responses`]), and what was answered before, for who goes on from it or asks for it again.
+//!
+//! Kept is what a key asked and got, in this process's memory, within bounds
+//! ([`Bounds`](crate::gateway::chat::responses::store::Bounds)); `store: false` keeps nothing.
+
+use super::app::{App, RequestContext};
+use super::chat::{Conversation, converse, read_named};
+use crate::gateway::chat::responses::encode::whole;
+use crate::gateway::chat::responses::request::{self, Asked};
+use crate::gateway::chat::responses::store::{Item, OfOneKey, ResponseStore};
+use crate::gateway::chat::{AnswerHead, ChatEvent, Dialect, EncodeError};
+use crate::gateway::wire::error::ApiError;
+use axum::extract::{Extension, Path, Request, State};
+use axum::http::Uri;
+use axum::response::{IntoResponse, Json, Response};
+use serde_json::{Map, Value, json};
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// What an answer to a caller of Responses needs.
+pub struct OfResponses {
+    /// What the response object repeats, and how calls are told.
+    pub asked: Arc<Asked>,
+    /// Up to the answer.
+    conversation: Vec<Arc<Item>>,
+    /// Of it, what came with this request.
+    added: usize,
+}
+
+impl OfResponses {
+    /// A whole answer, which is kept.
+    pub fn whole(
+        &self,
+        head: &AnswerHead,
+        events: &[ChatEvent],
+        app: &App,
+        context: &RequestContext,
+    ) -> Result<Value, EncodeError> {
+        let response = whole(head, self.asked.clone(), events)?;
+        self.keep(&response, app, context);
+        Ok(response)
+    }
+
+    /// Keeps a response unless its caller does not want that.
+    pub fn keep(&self, response: &Value, app: &App, context: &RequestContext) {
+        if self.asked.store {
+            let key = &context.tenant.name;
+            store(app).put(key, response.clone(), &self.conversation, self.added, now_s());
+        }
+    }
+}
+
+fn store(app: &App) -> MutexGuard<'_, ResponseStore> {
+    app.responses.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// `POST /v1/responses`.
+pub async fn create(
+    State(app): State<Arc<App>>,
+    Extension(context): Extension<RequestContext>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let mut limits = app.limits(&context);
+    let (headers, path) = (request.headers().clone(), request.uri().path().to_owned());
+    let (name, mut body) = read_named(&app, &context, &mut limits, &headers, request).await?;
+    let read = {
+        let earlier = OfOneKey { store: &app.responses, key: &context.tenant.name, now_s: now_s() };
+        request::read(&body, &earlier)?
+    };
+    *body = read.chat;
+    let (asked, conversation, added) = (Arc::new(read.asked), read.conversation, read.added);
+    let responses = Some(OfResponses { asked, conversation, added });
+    let asked = Conversation { headers, path, name, dialect: Dialect::OpenAi, body, responses };
+    converse(app, context, limits, asked).await
+}
+
+/// `GET /v1/responses/{id}`.
+pub async fn get(
+    State(app): State<Arc<App>>,
+    Extension(context): Extension<RequestContext>,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    let response = store(&app).get(&context.tenant.name, &id, now_s());
+    let response = response.ok_or_else(|| unknown(&id))?;
+    Ok(Json(&*response).into_response())
+}
+
+/// `DELETE /v1/responses/{id}`.
+pub async fn delete(
+    State(app): State<Arc<App>>,
+    Extension(context): Extension<RequestContext>,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    match store(&app).delete(&context.tenant.name, &id) {
+        true => Ok(Json(json!({"id": id, "object": "response", "deleted": true})).into_response()),
+        false => Err(unknown(&id)),
+    }
+}
+
+/// `GET /v1/responses/{id}/input_items`.
+pub async fn input_items(
+    State(app): State<Arc<App>>,
+    Extension(context): Extension<RequestContext>,
+    Path(id): Path<String>,
+    uri: Uri,
+) -> Result<Response, ApiError> {
+    let given = url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
+    let value = |name: &str, value: &str| match value.parse::<i64>() {
+        Ok(number) if name == "limit" => Value::from(number),
+        _ => Value::from(value),
+    };
+    let query: Map<String, Value> =
+        given.map(|(name, given)| (name.to_string(), value(&name, &given))).collect();
+    let items = store(&app).input_items(&context.tenant.name, &id, &query.into(), now_s())?;
+    Ok(Json(items.ok_or_else(|| unknown(&id))?).into_response())
+}
+
+fn unknown(id: &str) -> ApiError {
+    ApiError::unknown_response(id)
+}
