@@ -1,8 +1,12 @@
 //! How models write reasoning and calls, by their families' own chat templates: those of the tokenizers and
-//! those that llama.cpp tests with (`scripts/fetch_tokenizers.sh`).
+//! those that llama.cpp tests with (`scripts/fetch_tokenizers.sh`). What the models answer is what these
+//! templates write for earlier turns (`scripts/goldens_answers.py`).
 
 use super::{downloaded, family_file, golden, read_json};
-use novastack::text::AnswerFormat;
+use novastack::text::parser::{Tool, reasoning_is_open};
+use novastack::text::{AnswerFormat, AnswerParser, ParsedEvent, ParserOptions};
+use serde_json::{Value, json};
+use std::sync::Arc;
 
 /// What a template says, by the formats' names.
 fn format(source: &str) -> (Option<&'static str>, Option<&'static str>) {
@@ -70,5 +74,73 @@ fn the_formats_of_answers_are_found_in_the_templates_of_every_family() {
         let Some(path) = downloaded(&path, "run scripts/fetch_tokenizers.sh") else { return };
         let template = std::fs::read_to_string(path).expect("a template");
         assert_eq!(format(&template), expected, "{name}");
+    }
+}
+
+/// A template of a tokenizer, or of llama.cpp's.
+fn template(name: &str) -> Option<String> {
+    if name == "deepseek_v3" {
+        let config = read_json(&family_file(name, "tokenizer_config.json")?);
+        return Some(config["chat_template"].as_str().expect("a template").into());
+    }
+    let path = downloaded(&format!("templates/{name}.jinja"), "run scripts/fetch_tokenizers.sh")?;
+    Some(std::fs::read_to_string(path).expect("a template"))
+}
+
+/// Reasoning, text and calls of an answer in these pieces.
+fn parse<'a>(format: &AnswerFormat, options: ParserOptions, pieces: impl Iterator<Item = &'a str>) -> Value {
+    let mut parser = AnswerParser::new(format, options);
+    let mut events = Vec::new();
+    pieces.for_each(|piece| parser.push(piece, &mut events));
+    parser.finish(&mut events);
+    let (mut reasoning, mut text, mut calls) = (String::new(), String::new(), Vec::new());
+    for event in events {
+        match event {
+            ParsedEvent::Reasoning(piece) => reasoning.push_str(&piece),
+            ParsedEvent::Text(piece) => text.push_str(&piece),
+            ParsedEvent::Call { name, id, .. } => calls.push((name, id, String::new())),
+            ParsedEvent::Arguments { json, .. } => calls.last_mut().expect("a call").2.push_str(&json),
+            ParsedEvent::EndCall { .. } => {}
+        }
+    }
+    let calls: Vec<Value> = calls
+        .into_iter()
+        .enumerate()
+        .map(|(at, (name, id, arguments))| {
+            assert!(id.is_none_or(|id| id == format!("functions.{name}:{at}")), "Kimi's ids are kept");
+            json!([name, serde_json::from_str::<Value>(&arguments).expect("JSON")])
+        })
+        .collect();
+    json!({"reasoning": reasoning, "text": text, "calls": calls})
+}
+
+#[test]
+fn what_the_templates_of_every_family_write_is_read_back() {
+    let golden = golden("answers.json");
+    let tools: Arc<[Tool]> = golden["tools"]
+        .as_array()
+        .expect("tools")
+        .iter()
+        .map(|tool| Tool {
+            name: tool["function"]["name"].as_str().expect("a name").into(),
+            parameters: tool["function"]["parameters"].clone(),
+        })
+        .collect();
+    let answers = golden["answers"].as_array().expect("answers");
+    assert!(answers.len() > 100);
+    for answer in answers {
+        let word = |field: &str| answer[field].as_str().expect("a text");
+        let Some(template) = template(word("template")) else { return };
+        let format = AnswerFormat::of_template(&template);
+        let options = ParserOptions {
+            reasoning_is_open: reasoning_is_open(&format, word("prompt_end")),
+            tools: tools.clone(),
+        };
+        let expected =
+            json!({"reasoning": answer["reasoning"], "text": answer["text"], "calls": answer["calls"]});
+        let name = format!("{}, {}: {:?}", word("template"), word("turn"), word("raw"));
+        assert_eq!(parse(&format, options.clone(), [word("raw")].into_iter()), expected, "{name}");
+        let singles = word("raw").split_inclusive(|_| true);
+        assert_eq!(parse(&format, options, singles), expected, "{name}, by single characters");
     }
 }

@@ -47,7 +47,7 @@ struct Dialect {
     closers: &'static [&'static str],
     /// The parameter's opener and all closers: what may come where a parameter may.
     next: &'static [&'static str],
-    /// Values stand on lines of their own.
+    /// Values may stand on lines of their own, between two line breaks that are not theirs.
     has_line_breaks: bool,
 }
 
@@ -99,10 +99,11 @@ enum Place {
     /// In a parameter's name.
     ParameterName,
     BeforeValue,
-    /// `is_first`: nothing of it has come.
+    /// `is_first`: nothing of it has come. `has_line`: it began with a line break, and ends with one.
     Value {
         value: TypedValue,
         is_first: bool,
+        has_line: bool,
     },
 }
 
@@ -277,12 +278,13 @@ impl TaggedCalls {
         let value = TypedValue::new(kinds, &mut self.piece);
         output.arguments(&self.piece);
         self.parameters += 1;
-        self.place = Place::Value { value, is_first: true };
+        self.place = Place::Value { value, is_first: true, has_line: false };
     }
 
     fn push_value(&mut self, c: char, output: &mut Output) {
-        let Place::Value { value, is_first } = &mut self.place else { return };
+        let Place::Value { value, is_first, has_line } = &mut self.place else { return };
         if std::mem::take(is_first) && self.dialect.has_line_breaks && c == '\n' {
+            *has_line = true;
             return;
         }
         self.piece.clear();
@@ -290,7 +292,7 @@ impl TaggedCalls {
         // A tag may begin at any character of what turned out to be none.
         let mut start = 0;
         let next = loop {
-            match self.dialect.match_end(&self.tag[start..]) {
+            match self.dialect.match_end(&self.tag[start..], *has_line) {
                 Match::Whole(next) => break Some(next),
                 Match::Beginning => break None,
                 Match::None => {}
@@ -345,10 +347,10 @@ impl TaggedCalls {
 impl Dialect {
     /// Whether a text within a value is its end: the closing tag, white space and what may follow. Or the
     /// ends of the call and of the section, where the closing tag is missing.
-    fn match_end(&self, text: &str) -> Match {
+    fn match_end(&self, text: &str, has_line: bool) -> Match {
         let text = match text.strip_prefix('\n') {
-            Some("") if self.has_line_breaks => return Match::Beginning,
-            Some(text) if self.has_line_breaks => text,
+            Some("") if has_line => return Match::Beginning,
+            Some(text) if has_line => text,
             _ => text,
         };
         match match_pair(text, self.value_closer, self.next) {

@@ -117,9 +117,9 @@ pub(super) const QWEN: Cases = (
             &["call:get_weather", "args:{\"days\": 12", "end"],
         ),
         case(
-            "Seed-OSS's tags",
-            "<seed:tool_call>\n<function=get_weather>\n<parameter=city>Paris</parameter>\n</function>\n</seed:tool_call>",
-            &["call:get_weather", "args:{\"city\": \"Paris\"}", "end"],
+            "Seed-OSS's tags, which stand on the value's own lines",
+            "<seed:tool_call>\n<function=get_weather>\n<parameter=city>Paris\n</parameter>\n</function>\n</seed:tool_call>",
+            &["call:get_weather", "args:{\"city\": \"Paris\\n\"}", "end"],
         ),
     ],
 );
