@@ -12,6 +12,7 @@
 use super::super::anthropic::thinking::is_claude;
 use super::super::encode::{AnswerHead, EncodeError};
 use super::super::openai::fit::CLAUDE_FORMAT;
+use super::super::openai::logprobs::ChatLogprobs;
 use super::super::{ChatEvent, StopReason, TokenUsage, UpstreamError};
 use super::custom_input::{CustomInput, is_object};
 use super::envelope::{Envelope, Piece};
@@ -39,6 +40,8 @@ pub struct ResponsesEncoder {
     reason: Option<StopReason>,
     /// Whose signatures these are.
     format: Option<&'static str>,
+    /// Log-probabilities of the tokens that the next piece is made of.
+    scores: Vec<Value>,
     /// The response as its last event has it.
     last: Option<Value>,
 }
@@ -46,8 +49,16 @@ pub struct ResponsesEncoder {
 /// The message or reasoning that is open.
 #[derive(Debug)]
 enum Open {
-    Message { at: Place, parts: Vec<Value>, part: Option<(Part, String)> },
+    Message { at: Place, parts: Vec<Value>, part: Option<OpenPart> },
     Reasoning { at: Place, parts: Vec<Value>, part: Option<String>, envelope: Envelope },
+}
+
+/// The part of a message that is open.
+#[derive(Debug)]
+struct OpenPart {
+    kind: Part,
+    text: String,
+    scores: Vec<Value>,
 }
 
 /// An item's id and number.
@@ -91,6 +102,7 @@ impl ResponsesEncoder {
             usage: None,
             reason: None,
             format: None,
+            scores: Vec::new(),
             last: None,
         }
     }
@@ -118,6 +130,14 @@ impl ResponsesEncoder {
                 let of = |model: &String| if is_claude(model) { CLAUDE_FORMAT } else { "unknown" };
                 self.format = model.as_ref().map(of);
             }
+            ChatEvent::Tokens { scores, .. } => {
+                if self.asked.logprobs {
+                    let told = serde_json::to_value(ChatLogprobs::of(scores)).expect("string keys only");
+                    self.scores.extend(told["content"].as_array().into_iter().flatten().cloned());
+                }
+            }
+            // Without text a piece is of use for its tokens only.
+            ChatEvent::Text { text, .. } if text.is_empty() && self.scores.is_empty() => {}
             ChatEvent::Text { text, .. } => self.say(Part::Text, text, out),
             ChatEvent::Refusal { text, .. } => self.say(Part::Refusal, text, out),
             ChatEvent::Reasoning { text, .. } => self.think(text, out),
@@ -138,6 +158,10 @@ impl ResponsesEncoder {
             ChatEvent::Tokens { .. } => {}
             ChatEvent::Finish { reason, .. } => self.reason = Some(reason.clone()),
             ChatEvent::Usage(usage) => self.usage = Some(*usage),
+        }
+        // Those of reasoning and calls are not told.
+        if !matches!(event, ChatEvent::Tokens { .. } | ChatEvent::Usage(_)) {
+            self.scores.clear();
         }
         Ok(())
     }
@@ -271,37 +295,42 @@ impl ResponsesEncoder {
             self.item_added(&at, &item, out);
             self.open = Some(Open::Message { at, parts: Vec::new(), part: None });
         }
-        let Some(Open::Message { at, parts, part }) = &mut self.open else { unreachable!("it was opened") };
-        let (at, index) = (at.clone(), parts.len());
-        let same = part.as_ref().is_some_and(|(open, _)| *open == kind);
-        if same {
-            part.as_mut().expect("it is open").1.push_str(text);
-            return self.delta(kind.delta(), &at, Some(("content_index", index)), text, out);
+        let same = matches!(&self.open, Some(Open::Message { part: Some(part), .. }) if part.kind == kind);
+        if !same {
+            self.close_part(out);
         }
-        self.close_part(out);
-        let Some(Open::Message { parts, part, .. }) = &mut self.open else { unreachable!("it is open") };
-        let index = parts.len();
-        *part = Some((kind, text.to_owned()));
-        let added = kind.value("");
-        let number = Some(("content_index", index));
-        self.emit_part("response.content_part.added", &at, number, &[("part", &added)], out);
+        let scores = if kind == Part::Text { std::mem::take(&mut self.scores) } else { Vec::new() };
+        let Some(Open::Message { at, parts, part }) = &mut self.open else { unreachable!("it is open") };
+        let (at, number) = (at.clone(), Some(("content_index", parts.len())));
+        let open = part.get_or_insert_with(|| OpenPart { kind, text: String::new(), scores: Vec::new() });
+        open.text.push_str(text);
+        open.scores.extend_from_slice(&scores);
+        if !same {
+            let added = kind.value("", Vec::new());
+            self.emit_part("response.content_part.added", &at, number, &[("part", &added)], out);
+        }
+        if kind == Part::Text && !scores.is_empty() {
+            let fields = [("delta", &text.into()), ("logprobs", &scores.into())];
+            return self.emit_part(kind.delta(), &at, number, &fields, out);
+        }
         self.delta(kind.delta(), &at, number, text, out);
     }
 
     /// Ends the part of the message that is open.
     fn close_part(&mut self, out: &mut String) {
         let Some(Open::Message { at, parts, part }) = &mut self.open else { return };
-        let Some((kind, text)) = part.take() else { return };
+        let Some(OpenPart { kind, text, scores }) = part.take() else { return };
         let (at, number) = (at.clone(), Some(("content_index", parts.len())));
-        let value = kind.value(&text);
+        let value = kind.value(&text, scores);
         parts.push(value.clone());
         match kind {
             Part::Text => {
-                let fields = [("text", &text.into()), ("logprobs", &json!([]))];
+                let fields = [("text", &value["text"]), ("logprobs", &value["logprobs"])];
                 self.emit_part("response.output_text.done", &at, number, &fields, out);
             }
             Part::Refusal => {
-                self.emit_part("response.refusal.done", &at, number, &[("refusal", &text.into())], out);
+                let fields = [("refusal", &value["refusal"])];
+                self.emit_part("response.refusal.done", &at, number, &fields, out);
             }
         }
         self.emit_part("response.content_part.done", &at, number, &[("part", &value)], out);
@@ -523,9 +552,11 @@ impl Part {
         }
     }
 
-    fn value(self, text: &str) -> Value {
+    fn value(self, text: &str, scores: Vec<Value>) -> Value {
         match self {
-            Self::Text => json!({"type": "output_text", "text": text, "annotations": [], "logprobs": []}),
+            Self::Text => {
+                json!({"type": "output_text", "text": text, "annotations": [], "logprobs": scores})
+            }
             Self::Refusal => json!({"type": "refusal", "refusal": text}),
         }
     }

@@ -85,6 +85,8 @@ pub struct Asked {
     pub summary: bool,
     /// Whether reasoning comes with `encrypted_content` even if nobody signed it.
     pub encrypted: bool,
+    /// Whether text comes with log-probabilities.
+    pub logprobs: bool,
     /// Whether the response is to be kept.
     pub store: bool,
 }
@@ -145,7 +147,8 @@ pub fn read(body: &Value, earlier: &dyn Earlier) -> Result<Request, BadField> {
     }
     let include = include(&body)?;
     let top = body.integer("top_logprobs", 0, 20)?;
-    if include.contains(&"message.output_text.logprobs") {
+    let logprobs = include.contains(&"message.output_text.logprobs");
+    if logprobs {
         out.insert("logprobs".into(), true.into());
         out.insert("top_logprobs".into(), top.unwrap_or(0).into());
     }
@@ -166,6 +169,7 @@ pub fn read(body: &Value, earlier: &dyn Earlier) -> Result<Request, BadField> {
         echo: echo(body.map(), tools_echo, store),
         summary,
         encrypted: !store || include.contains(&"reasoning.encrypted_content"),
+        logprobs,
         store,
     };
     let mut conversation = conversation;

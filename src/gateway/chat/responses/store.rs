@@ -332,14 +332,14 @@ impl OfKey {
 
 /// An item of a request as it is listed: with an id, and a message's text as a part.
 fn with_id(item: &Arc<Item>, response_id: &str, i: usize) -> Arc<Item> {
-    let mut value = item.value.clone();
-    let Some(fields) = value.as_object_mut() else { return item.clone() };
-    let kind = fields.get("type").and_then(Value::as_str).unwrap_or("message").to_owned();
-    let text = fields.get("content").and_then(Value::as_str).map(str::to_owned);
-    let named = fields.get("id").is_some_and(Value::is_string);
+    let Some(fields) = item.value.as_object() else { return item.clone() };
+    let word = |name: &str| fields.get(name).and_then(Value::as_str).map(str::to_owned);
+    let (kind, text) = (word("type").unwrap_or_else(|| "message".to_owned()), word("content"));
+    let named = word("id").is_some();
     if item.holders.load(Ordering::Relaxed) > 0 || (named && text.is_none()) {
         return item.clone();
     }
+    let mut fields = fields.clone();
     if kind == "message" {
         fields.insert("type".into(), "message".into());
         if let Some(text) = text {
@@ -362,7 +362,7 @@ fn with_id(item: &Arc<Item>, response_id: &str, i: usize) -> Arc<Item> {
         let hex = response_id.strip_prefix("resp_").unwrap_or(response_id);
         fields.insert("id".into(), format!("{prefix}_{hex}_in{i}").into());
     }
-    Arc::new(Item::new(value))
+    Arc::new(Item::new(fields.into()))
 }
 
 /// One key's view of a store that requests share.

@@ -1,6 +1,6 @@
 //! Events out, in order.
 
-use super::super::super::{ChatEvent, StopReason, TokenUsage, UpstreamError};
+use super::super::super::{ChatEvent, StopReason, TokenScore, TokenUsage, UpstreamError};
 use super::super::encode::{ResponsesEncoder, whole};
 use super::super::envelope::Envelope;
 use super::{asked, head};
@@ -340,6 +340,46 @@ fn a_refusal_is_a_part_of_the_message() {
     assert_eq!(events[8]["content_index"], 1);
     let content = &events.last().unwrap()["response"]["output"][0]["content"];
     assert_eq!(content[1], json!({"type": "refusal", "refusal": "No."}));
+}
+
+#[test]
+fn text_has_the_log_probabilities_of_its_tokens() {
+    let tokens = |text: &str| {
+        let top =
+            vec![(text.to_owned(), text.as_bytes().to_vec(), -0.5), ("z".to_owned(), b"z".to_vec(), -2.0)];
+        let score = TokenScore { text: text.into(), bytes: text.into(), chars: 1, logprob: Some(-0.5), top };
+        ChatEvent::Tokens { choice: 0, ids: vec![7], scores: vec![score] }
+    };
+    let told = |token: &str| {
+        json!({"token": token, "logprob": -0.5, "bytes": token.as_bytes(), "top_logprobs": [
+            {"token": token, "logprob": -0.5, "bytes": token.as_bytes()},
+            {"token": "z", "logprob": -2.0, "bytes": [122]},
+        ]})
+    };
+    let events = [
+        tokens("h"),
+        reasoning("h"),
+        tokens("a"),
+        text("a"),
+        tokens("b"),
+        tokens("c"),
+        text("bc"),
+        text("d"),
+        tokens(""),
+        finish(StopReason::End),
+    ];
+    let asking = json!({"include": ["message.output_text.logprobs"], "top_logprobs": 2});
+    let told_events = stream(asking, &events);
+    let logprobs: Vec<&Value> = told_events
+        .iter()
+        .filter(|event| event["type"].as_str().unwrap().starts_with("response.output_text"))
+        .map(|event| &event["logprobs"])
+        .collect();
+    let all = json!([told("a"), told("b"), told("c")]);
+    assert_eq!(logprobs, [&json!([told("a")]), &json!([told("b"), told("c")]), &json!([]), &all]);
+    assert_eq!(told_events.last().unwrap()["response"]["output"][1]["content"][0]["logprobs"], all);
+    let untold = stream(json!({}), &events);
+    assert!(untold.iter().all(|event| event["logprobs"].as_array().is_none_or(Vec::is_empty)));
 }
 
 #[test]

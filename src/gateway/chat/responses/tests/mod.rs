@@ -2,6 +2,7 @@
 
 mod encoding;
 mod requests;
+mod store;
 mod tools;
 
 use super::super::encode::AnswerHead;
