@@ -35,9 +35,7 @@ enum Said {
 use Answer::{Always, Ignored, Ours, Refused, Switch, Value};
 
 const OWN_TYPES: &str = "weights are served in the types that the checkpoint has";
-const NO_TOOLS: &str = "local models take no tools yet: leave it out (models of a provider take them)";
-const REASONING: &str = "a local model's thoughts come as it writes them, between its own marks in the text: \
-    leave it out";
+const NO_PLUGINS: &str = "no code of others is run: --tool-call-parser names a format that is known";
 const TEMPLATE: &str = "the checkpoint's own chat template is used: to have another one, put it into the \
     checkpoint's folder as chat_template.jinja";
 const ADAPTERS: &str = "adapters (LoRA) cannot be served: merge them into the checkpoint";
@@ -48,7 +46,7 @@ const LOG: &str =
     "how much is logged is set by the environment variable NOVASTACK_LOG (error, warn, info, debug)";
 const TOKEN: &str = "put the token into the environment variable HF_TOKEN: others can read a command line";
 const SEED: &str = "every request that names no `seed` gets a random one: send `seed` in the request";
-const CONSTRAINED: &str = "output cannot be constrained yet: leave it out";
+const CONSTRAINED: &str = "a request says what its answer must be: `response_format`";
 
 /// vLLM's flags, then llama-server's.
 const WORDS: &[(&[&str], Answer)] = &[
@@ -90,8 +88,13 @@ const WORDS: &[(&[&str], Answer)] = &[
             )
         }),
     ),
-    (&["--tool-call-parser", "--enable-auto-tool-choice", "--tool-parser-plugin"], Refused(NO_TOOLS)),
-    (&["--reasoning-parser", "--enable-reasoning", "--reasoning-format"], Refused(REASONING)),
+    (
+        &["--enable-auto-tool-choice"],
+        Always("models whose chat template knows tools are always offered them"),
+    ),
+    (&["--tool-parser-plugin"], Refused(NO_PLUGINS)),
+    (&["--enable-reasoning"], Always("reasoning is always told apart from the text")),
+    (&["--reasoning-format"], Refused("a request says it: `reasoning_format` auto or none")),
     (&["--chat-template", "--chat-template-file"], Refused(TEMPLATE)),
     (&["--seed", "-s"], Refused(SEED)),
     (&["--ssl-keyfile", "--ssl-key-file"], Ours("--tls-key")),
@@ -399,8 +402,8 @@ mod tests {
         }
         // What cannot be done says what to do.
         for (line, words) in [
-            ("--tool-call-parser hermes", "local models take no tools yet"),
-            ("--reasoning-parser qwen3", "leave it out"),
+            ("--tool-parser-plugin x.py", "no code of others is run"),
+            ("--reasoning-format none", "a request says it"),
             ("--chat-template x.jinja", "chat_template.jinja"),
             ("--seed 7", "send `seed` in the request"),
             ("--quantization bitsandbytes", "name a checkpoint that is quantised"),

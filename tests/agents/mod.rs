@@ -1,6 +1,7 @@
 //! What agents need of a local model: tools, reasoning and structured output in every format that they speak, with
 //! scripts that say what each family's model writes ([`scripted`]).
 
+mod clients;
 mod families;
 mod scripted;
 

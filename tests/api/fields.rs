@@ -19,6 +19,9 @@ fn sample(name: &str, at: Endpoint) -> Value {
         | "resumable"
         | "return_token_ids"
         | "return_tokens_as_token_ids"
+        | "include_reasoning"
+        | "parallel_tool_calls"
+        | "separate_reasoning"
         | "skip_special_tokens" => json!(true),
         "stream" | "continue_final_message" | "enable_thinking" => json!(false),
         // Where both are given they are equal.
@@ -30,6 +33,18 @@ fn sample(name: &str, at: Endpoint) -> Value {
         "min_p" => json!(0.1),
         "chat_template_kwargs" => json!({"a": 1}),
         "documents" | "tools" | "resume_token_ids" => json!(null),
+        "guided_choice" => json!(["a", "b"]),
+        "guided_grammar" => json!("start: \"a\""),
+        "guided_json" | "json_schema" => json!({"type": "boolean"}),
+        "guided_regex" | "regex" => json!("[a-z]{1,3}"),
+        "structured_outputs" => json!({"choice": ["a"]}),
+        "reasoning_format" => json!("auto"),
+        "reasoning_budget"
+        | "reasoning_budget_tokens"
+        | "thinking_budget_tokens"
+        | "thinking_token_budget" => {
+            json!(5)
+        }
         "logit_bias" => json!({"5": 1}),
         "logprobs" if at == CHAT => json!(true),
         "logprobs" => json!(1),
@@ -181,10 +196,6 @@ async fn fields_that_change_the_answer_are_never_ignored() {
     let grammar = "root ::= \"yes\" | \"no\"";
     for (name, value) in [
         ("grammar", json!(grammar)),
-        ("json_schema", json!({})),
-        ("json_schema", json!({"type": "object"})),
-        ("guided_json", json!({})),
-        ("regex", json!("[0-9]+")),
         ("ebnf", json!(grammar)),
         ("structural_tag", json!({"type": "structural_tag"})),
         ("documents", json!([{"title": "a", "text": "b"}])),

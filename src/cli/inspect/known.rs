@@ -6,6 +6,7 @@ use novastack::checkpoint::catalogue::{self, CatalogueEntry, Parameters, Price, 
 use novastack::checkpoint::resolve::Resolved;
 use novastack::files;
 use novastack::model::ModelConfig;
+use novastack::text::AnswerFormat;
 use serde::Serialize;
 use std::path::Path;
 
@@ -60,6 +61,7 @@ impl Known {
         let parameters = common(&entries, |entry| entry.parameters);
         let price: Price = common(&entries, |entry| Some(entry.price)).unwrap_or_default();
         let template = checkpoint.chat_template.as_deref();
+        let shown = template.map(AnswerFormat::of_template).unwrap_or_default();
         let mut capabilities = entries.first().map_or(Vec::new(), |entry| entry.capabilities.clone());
         capabilities.retain(|one| entries.iter().all(|entry| entry.capabilities.contains(one)));
         Known {
@@ -77,8 +79,14 @@ impl Known {
                 None => choices(&entries, |entry| entry.chat_format.clone()),
             },
             has_chat_template: template.is_some(),
-            reasoning_parser: choices(&entries, |entry| entry.reasoning_parser.clone()),
-            tool_parser: choices(&entries, |entry| entry.tool_parser.clone()),
+            reasoning_parser: match shown.reasoning {
+                Some(format) => vec![format.name().to_owned()],
+                None => choices(&entries, |entry| entry.reasoning_parser.clone()),
+            },
+            tool_parser: match shown.tools {
+                Some(format) => vec![format.name().to_owned()],
+                None => choices(&entries, |entry| entry.tool_parser.clone()),
+            },
             published_total_billions: parameters.map(|Parameters { total_billions, .. }| total_billions),
             published_active_billions: parameters.and_then(|published| published.active_billions),
             price_input_usd_per_mtok: price.input_usd_per_mtok,

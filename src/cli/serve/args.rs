@@ -7,6 +7,7 @@ use clap::Args;
 use novastack::gateway::check_key;
 use novastack::memory::Memory;
 use novastack::protocol::SamplingDefaults;
+use novastack::text::{ReasoningFormat, ToolFormat};
 use std::net::{IpAddr, Ipv4Addr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -49,6 +50,12 @@ pub struct ServeArgs {
     /// can then end his turn and begin another's.
     #[arg(long)]
     pub special_tokens_in_messages: bool,
+    /// How models write calls of tools, or `none` [default: as their chat templates show it].
+    #[arg(long, value_parser = parse_tool_format, value_name = "FORMAT")]
+    pub tool_call_parser: Option<Choice<ToolFormat>>,
+    /// How models write reasoning, or `none` [default: as their chat templates show it].
+    #[arg(long, value_parser = parse_reasoning_format, value_name = "FORMAT")]
+    pub reasoning_parser: Option<Choice<ReasoningFormat>>,
     #[command(flatten, next_help_heading = "Devices and memory")]
     pub load: LoadArgs,
     /// Address or host name to listen on [default: 127.0.0.1]. Any but a loopback address needs --api-key.
@@ -292,6 +299,26 @@ fn parse_origin(text: &str) -> Result<String, String> {
         true if text == usual => Ok(usual),
         true => Err(format!("browsers send it as {usual}")),
         false => Err(wrong()),
+    }
+}
+
+/// One of several, or none of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice<T>(pub Option<T>);
+
+fn parse_tool_format(text: &str) -> Result<Choice<ToolFormat>, String> {
+    choose(text, ToolFormat::from_name(text), ToolFormat::ALL.map(ToolFormat::name).as_slice())
+}
+
+fn parse_reasoning_format(text: &str) -> Result<Choice<ReasoningFormat>, String> {
+    choose(text, ReasoningFormat::from_name(text), ReasoningFormat::ALL.map(ReasoningFormat::name).as_slice())
+}
+
+fn choose<T>(text: &str, found: Option<T>, names: &[&str]) -> Result<Choice<T>, String> {
+    match found {
+        None if text == "none" => Ok(Choice(None)),
+        None => Err(format!("must be none or one of {}, got `{text}`", names.join(", "))),
+        found => Ok(Choice(found)),
     }
 }
 

@@ -5,12 +5,13 @@ use crate::cli::device::DeviceChoice;
 use crate::cli::inspect::known;
 use crate::cli::sampling::{self, Bound, SamplingChoice};
 use crate::load::{self, LoadArgs, Loaded};
+use novastack::checkpoint::catalogue::Recognised;
 use novastack::checkpoint::resolve::{Places, Resolved, resolve};
 use novastack::clock::Clock;
 use novastack::config;
 use novastack::engine::worker::{self, EngineConfig};
 use novastack::gateway::{Grammars, LocalModel, Registry, Replicas};
-use novastack::text::{AnswerFormat, ChatTemplate, Containment, Tokenizer};
+use novastack::text::{AnswerFormat, ChatTemplate, Containment, ReasoningFormat, Tokenizer, ToolFormat};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -170,12 +171,12 @@ fn load(
         }
         None => None,
     };
-    let answer_format = template.as_ref().map(|template| AnswerFormat::of_template(template.source()));
+    let answer_format = answer_format(args, template.as_ref().ok(), &recognised);
     Ok(LocalModel {
         name: name.to_string(),
         engine: Replicas::new(engines, places),
         tokenizer,
-        answer_format: answer_format.unwrap_or_default(),
+        answer_format,
         grammars: Grammars::default(),
         template: template.map(Arc::new).map_err(|error| error.to_string()),
         defaults,
@@ -184,6 +185,20 @@ fn load(
         created_unix_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         root: public_root(&local.source, &resolved.path),
     })
+}
+
+/// How a model writes reasoning and calls: by the command line, else by its template, else by the catalogue.
+fn answer_format(args: &ServeArgs, template: Option<&ChatTemplate>, recognised: &Recognised) -> AnswerFormat {
+    let shown = template.map(|template| AnswerFormat::of_template(template.source())).unwrap_or_default();
+    let entry = recognised.entries.first().filter(|_| template.is_some());
+    let listed = AnswerFormat {
+        reasoning: entry.and_then(|it| ReasoningFormat::from_name(it.reasoning_parser.as_deref()?)),
+        tools: entry.and_then(|it| ToolFormat::from_name(it.tool_parser.as_deref()?)),
+    };
+    AnswerFormat {
+        reasoning: args.reasoning_parser.map_or(shown.reasoning.or(listed.reasoning), |choice| choice.0),
+        tools: args.tool_call_parser.map_or(shown.tools.or(listed.tools), |choice| choice.0),
+    }
 }
 
 #[cfg(test)]

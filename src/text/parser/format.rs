@@ -220,9 +220,17 @@ impl ReasoningFormat {
         }
     }
 
-    /// The format of that name.
+    /// The format of that name, or of vLLM's name for a family that writes it (`--reasoning-parser`).
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|format| format.name() == name)
+        Some(match name {
+            "qwen3" | "deepseek_r1" | "deepseek_v3" | "deepseek_v31" | "glm45" | "kimi_k2" | "minimax_m2" => {
+                Self::Think
+            }
+            "seed_oss" => Self::SeedThink,
+            "mistral" => Self::BracketThink,
+            "openai" | "gpt_oss" | "openai_gptoss" => Self::Harmony,
+            name => return Self::ALL.into_iter().find(|format| format.name() == name),
+        })
     }
 
     /// The tag that opens a block, where there is one.
