@@ -26,8 +26,8 @@ struct Dialect {
     closers: &'static [&'static str],
     /// All of these, which break arguments off.
     markers: &'static [&'static str],
-    /// The keys that an object may begin with to be taken for a call at all; empty: any.
-    first_keys: &'static [&'static str],
+    /// The keys that may come before the name; empty: any.
+    keys: &'static [&'static str],
     /// A call of a tool that is not offered is text up to here.
     end: Option<&'static str>,
 }
@@ -36,7 +36,7 @@ const HERMES: Dialect = Dialect {
     openers: &["<tool_call>"],
     closers: &["</tool_call>"],
     markers: &["<tool_call>", "</tool_call>"],
-    first_keys: &[],
+    keys: &[],
     end: Some("</tool_call>"),
 };
 
@@ -44,7 +44,7 @@ const LLAMA: Dialect = Dialect {
     openers: &["<|python_tag|>"],
     closers: &[],
     markers: &["<|python_tag|>"],
-    first_keys: &["name", "parameters", "arguments", "type", "id"],
+    keys: &["name", "parameters", "arguments", "type", "id"],
     end: None,
 };
 
@@ -160,14 +160,9 @@ struct JsonCall {
 #[derive(Debug)]
 enum Place {
     Object,
-    /// Before a key; `first` also before the end of an empty object.
-    KeyOrEnd {
-        first: bool,
-    },
-    Key {
-        first: bool,
-        string: JsonString,
-    },
+    /// Before a key or the object's end, which may come behind a comma too.
+    KeyOrEnd,
+    Key(JsonString),
     Colon,
     NameQuote,
     Name {
@@ -181,7 +176,7 @@ enum Place {
 
 impl JsonCall {
     fn new(held: Held, dialect: &'static Dialect) -> Self {
-        let place = if held.text == "{" { Place::KeyOrEnd { first: true } } else { Place::Object };
+        let place = if held.text == "{" { Place::KeyOrEnd } else { Place::Object };
         Self {
             dialect,
             place,
@@ -216,10 +211,10 @@ impl JsonCall {
 
     fn advance(&mut self, c: char, tools: &[Tool], output: &mut Output) -> Step {
         match &mut self.place {
-            Place::Key { first, string } => {
+            Place::Key(string) => {
                 if string.push(c, &mut self.key) {
-                    let first_keys = self.dialect.first_keys;
-                    if *first && !first_keys.is_empty() && !first_keys.contains(&self.key.as_str()) {
+                    let keys = self.dialect.keys;
+                    if !self.is_emitted && !keys.is_empty() && !keys.contains(&self.key.as_str()) {
                         return Step::Broken;
                     }
                     self.place = Place::Colon;
@@ -256,10 +251,10 @@ impl JsonCall {
                 return self.after_reading(reading, c, tools, output);
             }
             _ if c.is_whitespace() => {}
-            Place::Object if c == '{' => self.place = Place::KeyOrEnd { first: true },
-            Place::KeyOrEnd { first } if c == '"' => {
+            Place::Object if c == '{' => self.place = Place::KeyOrEnd,
+            Place::KeyOrEnd if c == '"' => {
                 self.key.clear();
-                self.place = Place::Key { first: *first, string: JsonString::default() };
+                self.place = Place::Key(JsonString::default());
             }
             Place::Colon if c == ':' => {
                 let value = JsonValue::new(&[',', '}'], self.dialect.markers);
@@ -275,8 +270,8 @@ impl JsonCall {
             Place::NameQuote if c == '"' => {
                 self.place = Place::Name { name: String::new(), string: JsonString::default() };
             }
-            Place::AfterValue if c == ',' => self.place = Place::KeyOrEnd { first: false },
-            Place::KeyOrEnd { first: true } | Place::AfterValue if c == '}' => return Step::Complete,
+            Place::AfterValue if c == ',' => self.place = Place::KeyOrEnd,
+            Place::KeyOrEnd | Place::AfterValue if c == '}' => return Step::Complete,
             _ => return Step::Broken,
         }
         Step::Inside
