@@ -1,13 +1,16 @@
 //! Calls that are whole JSON objects, `{"name": ..., "arguments": {...}}`: Hermes' between tags, Llama's at
 //! the beginning of a line.
 //!
+//! An answer of a Hermes model may also begin with the object itself, alone or in a fence; Qwen2.5-Coder
+//! answers so whatever its prompt says. It is a call where it names a tool that is offered.
+//!
 //! The keys come in either order, and `parameters` is another word for `arguments`. Other keys are left out.
 //! As soon as the name is whole the call is emitted; arguments that came before it follow then.
 
 use super::json::{JsonString, JsonValue, Reading};
 use super::output::Output;
 use super::scan::{Held, Scan};
-use super::{HELD_BYTES_MAX, NAME_BYTES_MAX, Tool};
+use super::{HELD_BYTES_MAX, NAME_BYTES_MAX, Tool, WHITE_BYTES_MAX};
 use std::sync::Arc;
 
 /// Reads text with calls in it.
@@ -17,6 +20,8 @@ pub(super) struct JsonCalls {
     dialect: &'static Dialect,
     scan: Scan,
     call: Option<JsonCall>,
+    /// Behind a call in a fence, the white space and backticks so far.
+    fence: Option<String>,
 }
 
 /// What differs from family to family.
@@ -26,8 +31,8 @@ struct Dialect {
     closers: &'static [&'static str],
     /// All of these, which break arguments off.
     markers: &'static [&'static str],
-    /// The keys that an object may begin with to be taken for a call at all; empty: any.
-    first_keys: &'static [&'static str],
+    /// The keys that may come before the name; empty: any.
+    keys: &'static [&'static str],
     /// A call of a tool that is not offered is text up to here.
     end: Option<&'static str>,
 }
@@ -36,15 +41,20 @@ const HERMES: Dialect = Dialect {
     openers: &["<tool_call>"],
     closers: &["</tool_call>"],
     markers: &["<tool_call>", "</tool_call>"],
-    first_keys: &[],
+    keys: &[],
     end: Some("</tool_call>"),
 };
+
+/// Hermes' without tags.
+const BARE: Dialect = Dialect { keys: &["name", "parameters", "arguments"], end: None, ..HERMES };
+const FENCE: &str = "```";
+const LANGUAGE: &str = "json";
 
 const LLAMA: Dialect = Dialect {
     openers: &["<|python_tag|>"],
     closers: &[],
     markers: &["<|python_tag|>"],
-    first_keys: &["name", "parameters", "arguments", "type", "id"],
+    keys: &["name", "parameters", "arguments", "type", "id"],
     end: None,
 };
 
@@ -53,19 +63,31 @@ impl JsonCalls {
     /// `;` where there are several: Llama 3.x.
     pub(super) fn llama(tools: Arc<[Tool]>) -> Self {
         let scan = Scan::new(LLAMA.openers, LLAMA.closers).line_opener('{').separators(&[';', ',']);
-        Self { tools, dialect: &LLAMA, scan, call: None }
+        Self { tools, dialect: &LLAMA, scan, call: None, fence: None }
     }
 
     /// `<tool_call>{...}</tool_call>`: Hermes, Qwen2.5, Qwen3.
     pub(super) fn hermes(tools: Arc<[Tool]>) -> Self {
-        Self { tools, dialect: &HERMES, scan: Scan::new(HERMES.openers, HERMES.closers), call: None }
+        let scan = Scan::new(HERMES.openers, HERMES.closers).early_openers(&[FENCE, "{"]);
+        Self { tools, dialect: &HERMES, scan, call: None, fence: None }
     }
 
     pub(super) fn push(&mut self, c: char, output: &mut Output) {
+        if let Some(mut fence) = self.fence.take() {
+            fence.push(c);
+            let ticks = fence.trim_start();
+            if FENCE.starts_with(ticks) && fence.len() < WHITE_BYTES_MAX {
+                self.fence = (ticks != FENCE).then_some(fence);
+            } else {
+                fence.chars().for_each(|c| self.push(c, output));
+            }
+            return;
+        }
         let Some(call) = &mut self.call else {
-            if self.scan.push(c, output).is_some() {
+            if let Some(opener) = self.scan.push(c, output) {
                 let held = self.scan.take_held();
-                self.call = Some(JsonCall::new(held, self.dialect));
+                let is_bare = opener == FENCE || opener == "{";
+                self.call = Some(JsonCall::new(held, if is_bare { &BARE } else { self.dialect }));
             }
             return;
         };
@@ -73,13 +95,14 @@ impl JsonCalls {
             Step::Inside => {}
             Step::Complete => {
                 output.complete_call();
+                self.fence = call.is_fenced.then(String::new);
                 self.end_call();
             }
             Step::NoCall => {
                 self.give_back(output);
                 self.push(c, output);
             }
-            Step::NotOffered => match (self.dialect.end, self.call.take()) {
+            Step::NotOffered => match (call.dialect.end, self.call.take()) {
                 (Some(end), Some(call)) => self.scan.give_back_until(call.held, end, output),
                 (_, call) => {
                     self.call = call;
@@ -149,6 +172,7 @@ struct JsonCall {
     /// All of it, until the call is emitted.
     held: Held,
     is_emitted: bool,
+    is_fenced: bool,
     /// Arguments that came before the name.
     early: String,
     has_arguments: bool,
@@ -159,15 +183,12 @@ struct JsonCall {
 
 #[derive(Debug)]
 enum Place {
+    /// Behind a fence, in the word for its language.
+    Language(String),
     Object,
-    /// Before a key; `first` also before the end of an empty object.
-    KeyOrEnd {
-        first: bool,
-    },
-    Key {
-        first: bool,
-        string: JsonString,
-    },
+    /// Before a key or the object's end, which may come behind a comma too.
+    KeyOrEnd,
+    Key(JsonString),
     Colon,
     NameQuote,
     Name {
@@ -181,12 +202,18 @@ enum Place {
 
 impl JsonCall {
     fn new(held: Held, dialect: &'static Dialect) -> Self {
-        let place = if held.text == "{" { Place::KeyOrEnd { first: true } } else { Place::Object };
+        let is_fenced = held.text == FENCE;
+        let place = match held.text.as_str() {
+            "{" => Place::KeyOrEnd,
+            FENCE => Place::Language(String::new()),
+            _ => Place::Object,
+        };
         Self {
             dialect,
             place,
             held,
             is_emitted: false,
+            is_fenced,
             early: String::new(),
             has_arguments: false,
             key: String::new(),
@@ -216,10 +243,10 @@ impl JsonCall {
 
     fn advance(&mut self, c: char, tools: &[Tool], output: &mut Output) -> Step {
         match &mut self.place {
-            Place::Key { first, string } => {
+            Place::Key(string) => {
                 if string.push(c, &mut self.key) {
-                    let first_keys = self.dialect.first_keys;
-                    if *first && !first_keys.is_empty() && !first_keys.contains(&self.key.as_str()) {
+                    let keys = self.dialect.keys;
+                    if !self.is_emitted && !keys.is_empty() && !keys.contains(&self.key.as_str()) {
                         return Step::Broken;
                     }
                     self.place = Place::Colon;
@@ -255,11 +282,13 @@ impl JsonCall {
                 let reading = value.push(c, &mut self.piece);
                 return self.after_reading(reading, c, tools, output);
             }
+            Place::Language(word) if LANGUAGE[word.len()..].starts_with(c) => word.push(c),
+            Place::Language(_) if c.is_whitespace() => self.place = Place::Object,
             _ if c.is_whitespace() => {}
-            Place::Object if c == '{' => self.place = Place::KeyOrEnd { first: true },
-            Place::KeyOrEnd { first } if c == '"' => {
+            Place::Object | Place::Language(_) if c == '{' => self.place = Place::KeyOrEnd,
+            Place::KeyOrEnd if c == '"' => {
                 self.key.clear();
-                self.place = Place::Key { first: *first, string: JsonString::default() };
+                self.place = Place::Key(JsonString::default());
             }
             Place::Colon if c == ':' => {
                 let value = JsonValue::new(&[',', '}'], self.dialect.markers);
@@ -275,8 +304,8 @@ impl JsonCall {
             Place::NameQuote if c == '"' => {
                 self.place = Place::Name { name: String::new(), string: JsonString::default() };
             }
-            Place::AfterValue if c == ',' => self.place = Place::KeyOrEnd { first: false },
-            Place::KeyOrEnd { first: true } | Place::AfterValue if c == '}' => return Step::Complete,
+            Place::AfterValue if c == ',' => self.place = Place::KeyOrEnd,
+            Place::KeyOrEnd | Place::AfterValue if c == '}' => return Step::Complete,
             _ => return Step::Broken,
         }
         Step::Inside

@@ -56,6 +56,8 @@ pub(super) struct Scan {
     openers: &'static [&'static str],
     /// What may follow a call's end, in this order: left out where it is owed, text elsewhere.
     closers: &'static [&'static str],
+    /// Openers only as long as there is no text.
+    early_openers: &'static [&'static str],
     /// A character that begins a call where it is the first of a line.
     line_opener: Option<char>,
     /// What may stand between two calls beside white space.
@@ -76,6 +78,7 @@ impl Scan {
         Self {
             openers,
             closers,
+            early_openers: &[],
             line_opener: None,
             separators: &[],
             owed_from: closers.len(),
@@ -85,6 +88,11 @@ impl Scan {
             is_after_call: false,
             has_text: false,
         }
+    }
+
+    pub(super) fn early_openers(mut self, openers: &'static [&'static str]) -> Self {
+        self.early_openers = openers;
+        self
     }
 
     pub(super) fn line_opener(mut self, opener: char) -> Self {
@@ -97,8 +105,8 @@ impl Scan {
         self
     }
 
-    /// The next character. An opener that it makes whole is returned; what is held is then the attempt's
-    /// to take.
+    /// The next character. An opener that it makes whole is returned (the line's opener as an empty text);
+    /// what is held is then the attempt's to take.
     pub(super) fn push(&mut self, c: char, output: &mut Output) -> Option<&'static str> {
         if self.held.text.is_empty() {
             if c.is_whitespace() || (self.is_after_call && self.separators.contains(&c)) {
@@ -111,7 +119,11 @@ impl Scan {
             }
         }
         self.held.push(c);
-        let matched = match match_marker(&self.held.text, self.openers) {
+        let mut opener = match_marker(&self.held.text, self.openers);
+        if opener == Match::None && !self.has_text {
+            opener = match_marker(&self.held.text, self.early_openers);
+        }
+        let matched = match opener {
             Match::Whole(opener) => {
                 if self.text_until.is_none() {
                     return Some(opener);

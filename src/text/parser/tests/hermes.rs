@@ -149,6 +149,51 @@ pub(super) const CASES: Cases = (
             "<tool_call>{\"name\": \"now\", \"arguments\": {}}}\n</tool_call>\n",
             &["call:now", "args:{}", "end", "text:}"],
         ),
+        // Qwen2.5-Coder-1.5B-Instruct's own answers, to its own prompts.
+        case(
+            "as Qwen2.5-Coder writes it",
+            "```json\n{\n  \"name\": \"get_weather\",\n  \"arguments\": {\n    \"city\": \"Paris\",\n    \"days\": 3\n  }\n}\n```",
+            &["call:get_weather", "args:{\n    \"city\": \"Paris\",\n    \"days\": 3\n  }", "end"],
+        ),
+        case(
+            "as Qwen2.5-Coder writes one of a tool that is not offered",
+            "```json\n{\n  \"name\": \"add\",\n  \"arguments\": {\n    \"a\": 2,\n    \"b\": 2\n  }\n}\n```",
+            &[
+                "text:```json\n{\n  \"name\": \"add\",\n  \"arguments\": {\n    \"a\": 2,\n    \"b\": 2\n  }\n}\n```",
+            ],
+        ),
+        case(
+            "objects without tags at the beginning, and in text",
+            "\n{\"name\": \"now\", \"arguments\": {}}\n```\n{\"name\": \"now\"}\n``` ```json{\"name\": \"now\"}```\nSo\n{\"name\": \"now\"}",
+            &[
+                "call:now",
+                "args:{}",
+                "end",
+                "call:now",
+                "args:{}",
+                "end",
+                "call:now",
+                "args:{}",
+                "end",
+                "text:So\n{\"name\": \"now\"}",
+            ],
+        ),
+        case(
+            "a fence that is not closed",
+            "```json\n{\"name\": \"now\"}\n`So`",
+            &["call:now", "args:{}", "end", "text:`So`"],
+        ),
+        case(
+            "code at the beginning",
+            "```python\n{\"name\": \"now\"}\n```",
+            &["text:```python\n{\"name\": \"now\"}\n```"],
+        ),
+        case(
+            "JSON at the beginning",
+            "{\"id\": 1, \"name\": \"now\"}",
+            &["text:{\"id\": 1, \"name\": \"now\"}"],
+        ),
+        case("cut off in a fence", "```js", &["text:```js"]),
         case("a closing marker that nothing opened", "So.</tool_call>", &["text:So.</tool_call>"]),
     ],
 );

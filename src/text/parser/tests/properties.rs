@@ -331,6 +331,10 @@ fn text_reasoning_and_arguments_go_out_at_once() {
         };
         assert_eq!((name.as_str(), json.as_str()), ("get_weather", pieces), "{}", tools.name());
     }
+    // JSON that is an answer waits no longer than its first key that no call has.
+    let llama = AnswerFormat { reasoning: None, tools: Some(ToolFormat::LlamaJson) };
+    let json = "{\"id\": 1, \"type\": \"x\", \"title\": \"a";
+    assert_eq!(emitted(llama, json), [ParsedEvent::Text(json.into())]);
     // The name alone, before any argument.
     let hermes = AnswerFormat { reasoning: None, tools: Some(ToolFormat::Hermes) };
     let events = emitted(hermes, "<tool_call>{\"name\": \"now\"");
