@@ -489,6 +489,7 @@ fn warm_up(executor: &mut dyn Executor) -> Result<(), String> {
                 output_index: 0,
                 prompt: Arc::from([]),
                 output: Vec::new(),
+                mask: None,
             }),
             prompt_targets: Vec::new(),
             params: Arc::new(SamplingParams { temperature: 0.0, ..SamplingParams::default() }),

@@ -20,6 +20,7 @@ pub mod hip;
 
 use crate::checkpoint::TensorData;
 use crate::protocol::TokenId;
+use std::sync::Arc;
 
 /// Tokens per KV block.
 pub const KV_BLOCK_TOKENS: usize = 16;
@@ -232,6 +233,9 @@ pub struct Batch {
     pub outputs: Vec<u32>,
     /// How the token after each of these rows is chosen; empty where the backend does not choose.
     pub choices: Vec<Choice>,
+    /// [`Backend::constrain`] says of some of these choices which tokens they may take. Then [`Backend::run`]
+    /// is given the forward pass alone, so that masks need not be known before it.
+    pub constrained: bool,
 }
 
 /// How a token is chosen from a row's logits: they are adjusted, then ranked after temperature,
@@ -496,6 +500,10 @@ pub trait Backend: Send + 'static {
     /// Whether [`Backend::sample`] takes rows of so many logits. Where it does not, tokens are
     /// chosen on the host.
     fn samples(&self, vocab: usize) -> bool;
+    /// Which tokens may be chosen after some outputs of a step: (output, words), where bit `t % 32` of word `t / 32`
+    /// is set for each token `t` that may. Said once, before [`Backend::sample`], of a batch that is `constrained`.
+    /// Other tokens' logits become -infinity before they are adjusted; NaN and +infinity stay.
+    fn constrain(&mut self, masks: &[(usize, Arc<[u32]>)]);
     /// Chooses the tokens after that range of the batch's outputs from their logits, which it
     /// may change where a choice adjusts them.
     fn sample(&mut self, logits: &mut Self::Tensor, range: std::ops::Range<usize>);

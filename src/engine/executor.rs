@@ -6,6 +6,7 @@
 //! turns a plan into a [`Batch`] and runs the model's forward pass once over all rows; the first
 //! rank samples. It holds no request state: everything that a step needs is in its plan.
 
+use super::constraint::MaskRequest;
 use super::kv::BLOCK_TOKENS;
 use super::plan::{StepOutput, StepPlan};
 use super::sampler::{SampleError, Sampler};
@@ -207,13 +208,25 @@ impl<B: Backend> Device<B> {
         if on_device {
             batch.choices = choices.into_iter().map(Option::unwrap_or_default).collect();
         }
+        // Masks are computed while the forward pass runs, so it runs before they are asked for.
+        batch.constrained =
+            wants.iter().zip(&by_device).any(|(want, by_device)| *by_device && want.mask(plan).is_some());
+        let constrained = batch.constrained;
         let chunks = (0..wants.len()).step_by(LOGIT_ROWS_MAX);
         let chunks = chunks.map(|first| first..wants.len().min(first + LOGIT_ROWS_MAX));
         let expert_bytes_before = backend.expert_bytes_read();
         let mut found = Found::new(plan);
         let mut replayed = false;
         backend.begin(&batch);
-        if !by_device.contains(&false) {
+        if constrained {
+            replayed = backend.run(&mut |backend| model.forward(backend, kv));
+            if answers {
+                let of_device = wants.iter().enumerate().filter(|(output, _)| by_device[*output]);
+                let masks = of_device.filter_map(|(output, want)| Some((output, found.mask(want)?)));
+                backend.constrain(&masks.collect::<Vec<_>>());
+            }
+        }
+        if !by_device.contains(&false) && !constrained {
             replayed = backend.run(&mut |backend| {
                 model.forward(backend, kv);
                 for chunk in chunks.clone() {
@@ -224,7 +237,9 @@ impl<B: Backend> Device<B> {
                 }
             });
         } else {
-            model.forward(backend, kv);
+            if !constrained {
+                model.forward(backend, kv);
+            }
             for chunk in chunks {
                 let logits = model.logits(backend, chunk.clone());
                 if !answers {
@@ -232,6 +247,9 @@ impl<B: Backend> Device<B> {
                 }
                 if on_device {
                     backend.sample(logits, chunk.clone());
+                }
+                if !by_device[chunk.clone()].contains(&false) {
+                    continue;
                 }
                 let logits = backend.read(logits).map_err(|error| ExecutorError(error.to_string()))?;
                 for (output, logits) in chunk.zip(logits.chunks_exact(vocab)) {
@@ -271,6 +289,14 @@ impl Want {
             _ => None,
         }
     }
+
+    /// Where its token is constrained.
+    fn mask<'p>(&self, plan: &'p StepPlan) -> Option<&'p MaskRequest> {
+        match self.target {
+            None => plan.seqs[self.seq].sample.as_ref()?.mask.as_ref(),
+            Some(_) => None,
+        }
+    }
 }
 
 fn wants(plan: &StepPlan, batch: &Batch) -> Vec<Want> {
@@ -290,6 +316,8 @@ fn wants(plan: &StepPlan, batch: &Batch) -> Vec<Want> {
 struct Found<'a> {
     plan: &'a StepPlan,
     broken: Vec<bool>,
+    /// Why a sequence's constraint could not be followed.
+    failed: Vec<Option<String>>,
     sampled: Vec<Option<TokenLogprob>>,
     scored: Vec<Vec<TokenLogprob>>,
 }
@@ -297,13 +325,34 @@ struct Found<'a> {
 impl<'a> Found<'a> {
     fn new(plan: &'a StepPlan) -> Self {
         let count = plan.seqs.len();
-        Self { plan, broken: vec![false; count], sampled: vec![None; count], scored: vec![Vec::new(); count] }
+        Self {
+            plan,
+            broken: vec![false; count],
+            failed: vec![None; count],
+            sampled: vec![None; count],
+            scored: vec![Vec::new(); count],
+        }
+    }
+
+    /// Waits for what tokens may come; None where all may, or where that failed.
+    fn mask(&mut self, want: &Want) -> Option<Arc<[u32]>> {
+        match want.mask(self.plan)?.wait() {
+            Ok(mask) => mask,
+            Err(reason) => {
+                self.failed[want.seq] = Some(reason);
+                None
+            }
+        }
     }
 
     /// On the host.
     fn look(&mut self, want: &Want, logits: &[f32], sampler: &mut Sampler) -> Result<(), ExecutorError> {
         let seq = &self.plan.seqs[want.seq];
-        if self.broken[want.seq] {
+        if self.broken[want.seq] || self.failed[want.seq].is_some() {
+            return Ok(());
+        }
+        let mask = self.mask(want);
+        if self.failed[want.seq].is_some() {
             return Ok(());
         }
         let token = match (want.target, &seq.sample) {
@@ -311,7 +360,7 @@ impl<'a> Found<'a> {
                 let top = seq.params.prompt_logprobs.unwrap_or(0);
                 sampler.score(logits, seq.prompt_targets[target], top)
             }
-            (None, Some(spec)) => sampler.sample(logits, &seq.params, spec),
+            (None, Some(spec)) => sampler.sample_within(mask.as_deref(), logits, &seq.params, spec),
             (None, None) => return Ok(()),
         };
         match (token, want.target) {
@@ -333,10 +382,14 @@ impl<'a> Found<'a> {
 
     fn output(self) -> StepOutput {
         let mut output = StepOutput::default();
-        let found = self.broken.into_iter().zip(self.sampled).zip(self.scored);
-        for (seq, ((broken, sampled), scored)) in self.plan.seqs.iter().zip(found) {
+        let found = self.broken.into_iter().zip(self.failed).zip(self.sampled).zip(self.scored);
+        for (seq, (((broken, failed), sampled), scored)) in self.plan.seqs.iter().zip(found) {
             if broken {
                 output.broken.push(seq.seq);
+                continue;
+            }
+            if let Some(reason) = failed {
+                output.failed.push((seq.seq, reason));
                 continue;
             }
             output.sampled.extend(sampled.map(|token| (seq.seq, token)));

@@ -1,5 +1,6 @@
 //! What passes between the scheduler and an executor: a [`StepPlan`] down, a [`StepOutput`] up.
 
+use super::constraint::MaskRequest;
 use crate::protocol::{SamplingParams, TokenId, TokenLogprob};
 use std::sync::Arc;
 
@@ -52,6 +53,8 @@ pub struct SampleSpec {
     pub prompt: Arc<[TokenId]>,
     /// The output so far, for penalties; empty when no penalty needs it.
     pub output: Vec<TokenId>,
+    /// What tokens may come; None: no constraint is on them.
+    pub mask: Option<MaskRequest>,
 }
 
 /// What a step produced.
@@ -59,6 +62,8 @@ pub struct SampleSpec {
 pub struct StepOutput {
     /// Sequences whose logits were not finite: nothing of theirs is in the other lists.
     pub broken: Vec<SeqId>,
+    /// Sequences whose constraint could not be followed, and why: nothing of theirs is in the other lists.
+    pub failed: Vec<(SeqId, String)>,
     /// One per other planned sequence that asked for a sample, in plan order.
     pub sampled: Vec<(SeqId, TokenLogprob)>,
     /// Scored prompt tokens, in plan order, one per target.

@@ -3,7 +3,7 @@
 //!
 //! Order of operations, as in vLLM and transformers:
 //! 1. log-probabilities, from the raw logits;
-//! 2. logit_bias, ban of stop tokens before min_tokens, repetition penalty, frequency and presence
+//! 2. the mask of a grammar, whose tokens alone are left; logit_bias, ban of stop tokens before min_tokens, repetition penalty, frequency and presence
 //!    penalties;
 //! 3. temperature 0: the first index of the maximum; otherwise temperature, top_k, top_p, min_p,
 //!    then one uniform draw through the inverse CDF over the kept tokens in order of their ids.
@@ -61,31 +61,46 @@ const TOP_P_SLACK: f64 = 1e-6;
 const TEMPERATURE_MIN: f32 = 1e-6;
 
 impl Sampler {
-    /// The next token after a row of logits `[vocab]`, with log-probabilities when asked for.
+    /// The next token after a row of logits `[vocab]`, with log-probabilities when asked for. Without a
+    /// constraint: see [`Sampler::sample_within`].
     pub fn sample(
         &mut self,
         logits: &[f32],
         params: &SamplingParams,
         spec: &SampleSpec,
     ) -> Result<TokenLogprob, SampleError> {
-        let banned: &[TokenId] =
-            if spec.output_index < params.min_tokens { &params.stop_tokens } else { &[] };
-        let adjust = !params.logit_bias.is_empty()
+        self.sample_within(None, logits, params, spec)
+    }
+
+    /// The same of the tokens that a mask leaves, which is the answer to `spec.mask`: bit `t % 32` of word
+    /// `t / 32` is set where token `t` may come. None: every token may.
+    pub fn sample_within(
+        &mut self,
+        mask: Option<&[u32]>,
+        logits: &[f32],
+        params: &SamplingParams,
+        spec: &SampleSpec,
+    ) -> Result<TokenLogprob, SampleError> {
+        let banned = banned(params, spec);
+        let adjust = mask.is_some()
+            || !params.logit_bias.is_empty()
             || !banned.is_empty()
             || params.repetition_penalty != 1.0
             || params.frequency_penalty != 0.0
             || params.presence_penalty != 0.0;
         let raw_best = argmax(logits).ok_or(SampleError::NotFinite)?;
         let token = if adjust {
-            self.adjust(logits, params, spec, banned);
+            self.adjust(mask, logits, params, spec, banned);
             let row = std::mem::take(&mut self.adjusted);
-            // When every token is banned, the ban cannot be kept.
-            let token = match argmax(&row) {
-                Some(best) => self.choose(&row, best, params, spec),
-                None => self.choose(logits, raw_best, params, spec),
+            let token = match (argmax(&row), mask) {
+                (Some(best), _) => Ok(self.choose(&row, best, params, spec)),
+                // When every token is banned, the ban cannot be kept.
+                (None, None) => Ok(self.choose(logits, raw_best, params, spec)),
+                // Every token that the grammar allows is impossible to the model.
+                (None, Some(_)) => Err(SampleError::NotFinite),
             };
             self.adjusted = row;
-            token
+            token?
         } else {
             self.choose(logits, raw_best, params, spec)
         };
@@ -95,11 +110,10 @@ impl Sampler {
         }
     }
 
-    /// The same as a backend's order, for one that chooses tokens itself; None where more than a
+    /// The same as a backend's order, but for the mask, which is [`Backend::constrain`](crate::backend::Backend::constrain)'s: for one that chooses tokens itself; None where more than a
     /// token is asked for, or where every token could be banned, which only [`Sampler::sample`] minds.
     pub fn choice(vocab: usize, params: &SamplingParams, spec: &SampleSpec) -> Option<Choice> {
-        let banned: &[TokenId] =
-            if spec.output_index < params.min_tokens { &params.stop_tokens } else { &[] };
+        let banned = banned(params, spec);
         if params.logprobs.is_some() || banned.len() + params.logit_bias.len() >= vocab {
             return None;
         }
@@ -152,10 +166,26 @@ impl Sampler {
     }
 
     /// Step 2: fills `adjusted`.
-    fn adjust(&mut self, logits: &[f32], params: &SamplingParams, spec: &SampleSpec, banned: &[TokenId]) {
+    fn adjust(
+        &mut self,
+        mask: Option<&[u32]>,
+        logits: &[f32],
+        params: &SamplingParams,
+        spec: &SampleSpec,
+        banned: &[TokenId],
+    ) {
         let row = &mut self.adjusted;
         row.clear();
         row.extend_from_slice(logits);
+        for (word, logits) in mask.into_iter().flatten().zip(row.chunks_mut(32)) {
+            if *word != u32::MAX {
+                let allowed = |token: usize| word >> token & 1 == 1;
+                let logits = logits.iter_mut().enumerate();
+                logits
+                    .filter(|(token, _)| !allowed(*token))
+                    .for_each(|(_, logit)| *logit = f32::NEG_INFINITY);
+            }
+        }
         for (token, bias) in &params.logit_bias {
             if let Some(logit) = row.get_mut(*token as usize) {
                 *logit += bias;
@@ -263,6 +293,14 @@ impl Sampler {
             let min_p = f64::from(params.min_p);
             kept.retain(|c| mass(c) >= min_p);
         }
+    }
+}
+
+/// Tokens that must not come yet. In a sequence with a constraint they are in its mask.
+fn banned<'p>(params: &'p SamplingParams, spec: &SampleSpec) -> &'p [TokenId] {
+    match spec.mask.is_none() && spec.output_index < params.min_tokens {
+        true => &params.stop_tokens,
+        false => &[],
     }
 }
 

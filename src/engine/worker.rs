@@ -6,6 +6,7 @@
 //! here) ends this engine alone: every request gets `Failed`, the state is logged, and the handle
 //! says why.
 
+use super::constraint::MaskThreads;
 use super::executor::{Executor, ExecutorError};
 use super::handle::{Command, EngineHandle, EngineStats, Shared, Submission};
 use super::scheduler::{RequestId, Scheduler, SchedulerConfig};
@@ -66,6 +67,7 @@ pub fn spawn(
         shared: shared.clone(),
         scheduler: Scheduler::new(limits),
         executor,
+        masks: MaskThreads::new(config.vocab, config.max_running),
         clock,
         commands,
         callers: HashMap::new(),
@@ -92,6 +94,7 @@ struct Worker {
     shared: Arc<Shared>,
     scheduler: Scheduler,
     executor: Box<dyn Executor>,
+    masks: MaskThreads,
     clock: Clock,
     commands: Receiver<Command>,
     callers: HashMap<RequestId, Caller>,
@@ -178,6 +181,7 @@ impl Worker {
             }
             let planned = *self.scheduler.counters();
             let begun = self.clock.now();
+            self.masks.ask(&plan);
             let ticket = self.executor.launch(plan)?;
             self.emit();
             let output = self.executor.collect(ticket)?;

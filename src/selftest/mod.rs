@@ -168,6 +168,7 @@ const GROUPS: &[Group] = &[
     ("moe_gemm_fp8", moe::gemm::<5>),
     ("moe_gemm_codebook", moe::gemm::<6>),
     ("argmax", sampling::argmax),
+    ("mask", sampling::mask),
     ("penalties", sampling::penalties),
     ("sample", sampling::sample),
 ];

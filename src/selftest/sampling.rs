@@ -27,6 +27,8 @@ enum Kind {
     Broken,
     Adjusted,
     Drawn,
+    /// Every other row may take some tokens only, few or nearly all; a row of four has NaN where it may not.
+    Masked,
 }
 
 impl Choose {
@@ -38,8 +40,10 @@ impl Choose {
             output_index: rng.below(1000) as u32,
             prompt: Arc::from([]),
             output: Vec::new(),
+            mask: None,
         };
-        if self.kind == Kind::Adjusted || (self.kind == Kind::Drawn && rng.coin()) {
+        let drawn = matches!(self.kind, Kind::Drawn | Kind::Masked) && rng.coin();
+        if self.kind == Kind::Adjusted || drawn {
             let tokens = |rng: &mut super::side::Rng, count: usize| -> Vec<TokenId> {
                 (0..count).map(|_| rng.below(self.vocab) as TokenId).collect()
             };
@@ -56,13 +60,38 @@ impl Choose {
             params.min_tokens = rng.pick(&[0, 2000]);
             params.max_tokens = 4000;
         }
-        if self.kind == Kind::Drawn {
+        if self.kind == Kind::Drawn || (self.kind == Kind::Masked && rng.coin()) {
             params.temperature = rng.pick(&[0.3, 0.8, 1.0, 1.7]);
             params.top_k = rng.pick(&[0, 1, 7, 50, 3000]);
             params.top_p = rng.pick(&[1.0, 0.95, 0.5, 0.01]);
             params.min_p = rng.pick(&[0.0, 0.0, 0.05, 0.5]);
         }
         (params, spec)
+    }
+
+    /// Which tokens rows may take, where that is said.
+    fn masks(&self, side: &mut Side<'_, impl Backend>, values: &mut [f32]) -> Vec<(usize, Arc<[u32]>)> {
+        if self.kind != Kind::Masked {
+            return Vec::new();
+        }
+        let vocab = self.vocab;
+        let mut mask = |row: usize| {
+            let rng = &mut side.rng;
+            let many = rng.coin();
+            let mut words = vec![if many { u32::MAX } else { 0 }; vocab.div_ceil(32)];
+            for _ in 0..1 + rng.below(20) {
+                let token = rng.below(vocab);
+                words[token / 32] ^= 1 << (token % 32);
+            }
+            let token = rng.below(vocab);
+            words[token / 32] |= 1 << (token % 32);
+            let forbidden = (0..vocab).find(|token| words[token / 32] >> (token % 32) & 1 == 0);
+            if let (3, Some(token)) = (row % 4, forbidden) {
+                values[row * vocab + token] = f32::NAN;
+            }
+            (row, words.into())
+        };
+        (0..self.rows).filter(|row| row % 2 == 1).map(&mut mask).collect()
     }
 }
 
@@ -82,21 +111,30 @@ impl Case for Choose {
             }
         }
         let rules: Vec<_> = (0..rows).map(|_| self.params(side)).collect();
+        let masks = self.masks(side, &mut values);
         let tokens: Vec<TokenId> = if side.exact {
             let mut sampler = Sampler::default();
             let rows = values.chunks(vocab).zip(&rules);
-            let choose = |(logits, (params, spec)): (&[f32], &(_, _))| {
-                sampler.sample(logits, params, spec).map_or(BROKEN, |chosen| chosen.token)
+            let choose = |(row, (logits, (params, spec))): (usize, (&[f32], &(_, _)))| {
+                let mask = masks.iter().find(|(masked, _)| *masked == row).map(|(_, mask)| mask.as_ref());
+                sampler.sample_within(mask, logits, params, spec).map_or(BROKEN, |chosen| chosen.token)
             };
-            rows.map(choose).collect()
+            rows.enumerate().map(choose).collect()
         } else {
             let mut batch = of_rows(&vec![0; rows]);
             batch.outputs = (0..rows as u32).collect();
             let choices = rules.iter().map(|(params, spec)| Sampler::choice(vocab, params, spec));
             batch.choices = choices.map(|choice| choice.expect("a device's choice")).collect();
+            batch.constrained = !masks.is_empty();
             side.backend.begin(&batch);
-            let mut logits = side.floats(rows, vocab, &values)?;
-            side.backend.sample(&mut logits, 0..rows);
+            side.backend.constrain(&masks);
+            // Logits come in parts when there are many rows.
+            let part = if kind == Kind::Masked { rows.div_ceil(2) } else { rows };
+            for (index, values) in values.chunks(part * vocab).enumerate() {
+                let (first, count) = (index * part, values.len() / vocab);
+                let mut logits = side.floats(count, vocab, values)?;
+                side.backend.sample(&mut logits, first..first + count);
+            }
             side.backend.tokens()?.to_vec()
         };
         let values = tokens.into_iter().map(|token| if token == BROKEN { -1.0 } else { token as f32 });
@@ -118,6 +156,10 @@ fn cases(runner: &mut Runner, kind: Kind) -> Result<(), BackendError> {
 pub fn argmax(runner: &mut Runner) -> Result<(), BackendError> {
     cases(runner, Kind::Greedy)?;
     cases(runner, Kind::Broken)
+}
+
+pub fn mask(runner: &mut Runner) -> Result<(), BackendError> {
+    cases(runner, Kind::Masked)
 }
 
 pub fn penalties(runner: &mut Runner) -> Result<(), BackendError> {

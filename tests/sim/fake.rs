@@ -15,13 +15,19 @@ pub const VOCAB: u32 = 64;
 pub const STOP: TokenId = 0;
 
 /// The "model": the next token of a sequence.
-fn next_token(history: &[TokenId], params: &SamplingParams, choice: u32, output_index: u32) -> TokenId {
+pub fn next_token(history: &[TokenId], params: &SamplingParams, choice: u32, output_index: u32) -> TokenId {
     let mut h = mix(params.seed ^ (u64::from(choice) << 32));
     for token in history {
         h = mix(h ^ u64::from(*token));
     }
     let token = (h % u64::from(VOCAB)) as TokenId;
     if output_index < params.min_tokens && params.stop_tokens.contains(&token) { 1 } else { token }
+}
+
+/// The token that a mask leaves in place of this one: the next that may come.
+pub fn allowed(token: TokenId, mask: &[u32]) -> TokenId {
+    let mut following = (0..VOCAB).map(|i| (token + i) % VOCAB);
+    following.find(|t| mask[*t as usize / 32] >> (t % 32) & 1 == 1).expect("a mask with a token")
 }
 
 /// The "model's" score of a prompt token after those before it.
@@ -109,6 +115,13 @@ impl Fake {
             }
             if let Some(spec) = &seq.sample {
                 let token = next_token(&history, &seq.params, spec.choice, spec.output_index);
+                let token = match spec.mask.as_ref().map(|mask| mask.wait()).transpose() {
+                    Ok(mask) => mask.flatten().map_or(token, |mask| allowed(token, &mask)),
+                    Err(reason) => {
+                        output.failed.push((seq.seq, reason));
+                        continue;
+                    }
+                };
                 // A sequence that another engine has begun brings its output along.
                 let prompt_len = self.prompts[&seq.params.seed].len();
                 let before = self.sampled.entry(seq.seq).or_insert_with(|| history[prompt_len..].to_vec());

@@ -105,6 +105,7 @@ pub fn replay(trace: &[Arrival], config: SchedulerConfig, step: Duration) -> Rep
             expert_bytes: 0,
             replayed: false,
             broken: Vec::new(),
+            failed: Vec::new(),
             sampled: sampled.map(|s| (s.seq, token.clone())).collect(),
             prompt_logprobs: Vec::new(),
         };

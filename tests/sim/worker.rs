@@ -11,7 +11,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-fn config() -> EngineConfig {
+pub fn config() -> EngineConfig {
     EngineConfig {
         name: "test".into(),
         max_context: 256,
@@ -40,7 +40,7 @@ fn request(seed: u64, prompt_len: usize, max_tokens: u32) -> GenerateRequest {
     }
 }
 
-fn start(
+pub fn start(
     config: EngineConfig,
     mut fake: Fake,
     requests: &[GenerateRequest],
@@ -58,7 +58,7 @@ fn gated() -> (Fake, Sender<()>) {
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn all(mut stream: TokenStream) -> Vec<TokenEvent> {
+pub async fn all(mut stream: TokenStream) -> Vec<TokenEvent> {
     let mut events = Vec::new();
     while let Some(event) = stream.next().await {
         events.push(event);
@@ -66,7 +66,7 @@ async fn all(mut stream: TokenStream) -> Vec<TokenEvent> {
     events
 }
 
-fn tokens(events: &[TokenEvent], of: u32) -> Vec<TokenId> {
+pub fn tokens(events: &[TokenEvent], of: u32) -> Vec<TokenId> {
     let token = |event: &TokenEvent| match event {
         TokenEvent::Token { choice, token } if *choice == of => Some(token.token),
         _ => None,

@@ -41,6 +41,7 @@ use moe::{Experts, Routes};
 use pool::ThreadPool;
 use simd::Isa;
 use std::ops::Range;
+use std::sync::Arc;
 use tensor::{Tensor, Vector};
 
 /// The CPU backend.
@@ -367,6 +368,10 @@ impl Backend for CpuBackend {
     /// Tokens are chosen from what [`Backend::read`] gives: the logits are on the host.
     fn samples(&self, _vocab: usize) -> bool {
         false
+    }
+
+    fn constrain(&mut self, _masks: &[(usize, Arc<[u32]>)]) {
+        panic!("the CPU backend leaves sampling to its caller");
     }
 
     fn sample(&mut self, _logits: &mut Tensor, _range: Range<usize>) {

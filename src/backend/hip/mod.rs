@@ -57,6 +57,8 @@ pub struct HipBackend {
     /// The largest logits of a row's slices; the tokens chosen.
     best: Scratch,
     tokens: Scratch,
+    /// Which tokens may be chosen.
+    masks: ops::Masks,
     /// KV blocks to copy.
     pairs: Scratch,
     graphs: Graphs,
@@ -169,6 +171,7 @@ impl HipBackend {
             expansions: Scratch::default(),
             best: Scratch::default(),
             tokens: Scratch::default(),
+            masks: ops::Masks::default(),
             pairs: Scratch::default(),
             graphs: Graphs::new(options.eager),
             deterministic: options.deterministic,

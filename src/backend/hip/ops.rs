@@ -7,6 +7,7 @@ mod moe;
 mod sample;
 mod transfer;
 
+pub use sample::Masks;
 pub use transfer::Results;
 
 use super::blas::{Operands, Shape};
@@ -22,6 +23,7 @@ use crate::backend::{
 use crate::checkpoint::TensorData;
 use crate::protocol::TokenId;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Work-items of a block, in all kernels but those that say otherwise.
 const THREADS: u32 = 256;
@@ -257,6 +259,7 @@ impl Backend for HipBackend {
 
     fn begin(&mut self, batch: &Batch) {
         self.in_step = true;
+        self.masks.clear();
         self.op(|it| it.step.begin(&it.gpu, &it.stream, batch));
     }
 
@@ -514,6 +517,10 @@ impl Backend for HipBackend {
 
     fn samples(&self, vocab: usize) -> bool {
         Self::samples(vocab)
+    }
+
+    fn constrain(&mut self, masks: &[(usize, Arc<[u32]>)]) {
+        self.op(|it| it.send_masks(masks));
     }
 
     fn sample(&mut self, logits: &mut Tensor, range: Range<usize>) {

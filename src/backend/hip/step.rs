@@ -83,18 +83,21 @@ pub struct Form {
     pub outputs: usize,
     /// Capacity of the attention's work lists: decode items of a layer without a window.
     pub splits: usize,
+    /// Tokens are chosen after the work of the step, see [`Batch::constrained`].
+    pub constrained: bool,
 }
 
 impl Form {
     fn of(batch: &Batch, rows_max: usize) -> (Self, bool) {
         let splits = batch.seqs.iter().map(|seq| seq.context.div_ceil(SPLIT)).sum::<usize>();
-        let exact = Self { rows: batch.slots.len(), outputs: batch.outputs.len(), splits };
+        let (rows, outputs, constrained) = (batch.slots.len(), batch.outputs.len(), batch.constrained);
+        let exact = Self { rows, outputs, splits, constrained };
         let rows = padded_rows(exact.rows);
         let decode = batch.seqs.iter().all(|seq| seq.rows == 1)
             && batch.outputs.iter().copied().eq(0..exact.rows as u32)
             && batch.choices.len() == exact.rows;
         match decode && rows <= rows_max {
-            true => (Self { rows, outputs: rows, splits: splits.next_power_of_two() }, true),
+            true => (Self { rows, outputs: rows, splits: splits.next_power_of_two(), constrained }, true),
             false => (exact, false),
         }
     }
@@ -169,7 +172,7 @@ impl Step {
         (self.form, self.is_decode) = Form::of(batch, self.options.rows_max);
         self.values.clear();
         self.lists.clear();
-        let Form { rows, outputs, splits } = self.form;
+        let Form { rows, outputs, splits, .. } = self.form;
         let mut layout = Layout {
             tokens: self.put(batch.tokens.iter().copied(), rows, 0),
             positions: self.put(batch.positions.iter().copied(), rows, 0),

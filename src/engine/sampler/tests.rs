@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use std::sync::Arc;
 
 fn spec(choice: u32, output_index: u32) -> SampleSpec {
-    SampleSpec { choice, output_index, prompt: Arc::new([]), output: Vec::new() }
+    SampleSpec { choice, output_index, prompt: Arc::new([]), output: Vec::new(), mask: None }
 }
 
 fn sample(logits: &[f32], params: &SamplingParams) -> TokenId {
@@ -121,7 +121,8 @@ proptest! {
         p.stop_tokens.retain(inside);
         let history: Vec<u32> = history.into_iter().filter(inside).collect();
         let (prompt, output) = history.split_at(history.len() / 2);
-        let spec = SampleSpec { choice, output_index: index, prompt: prompt.into(), output: output.to_vec() };
+        let (prompt, output) = (prompt.into(), output.to_vec());
+        let spec = SampleSpec { choice, output_index: index, prompt, output, mask: None };
         let token = Sampler::default().sample(&row, &p, &spec).unwrap().token as usize;
         let probability = reference(&row, &p, &spec);
         let below: f64 = probability[..token].iter().sum();
@@ -364,4 +365,53 @@ fn a_broken_row_is_an_error() {
         Sampler::default().score(&nothing, 5, 0),
         Err(SampleError::OutsideVocab { token: 5, vocab: 5 })
     );
+}
+
+proptest! {
+    /// A mask is a ban of all that it leaves out, and comes before everything else; log-probabilities stay those
+    /// of the raw logits.
+    #[test]
+    fn a_mask_leaves_its_tokens_alone(
+        row in proptest::collection::vec(-6.0f32..6.0, 70),
+        mask in proptest::array::uniform3(any::<u32>()),
+        (temperature, top_k, top_p) in (prop_oneof![Just(0.0f32), 0.2f32..1.5], 0u32..8, 0.3f32..1.0),
+        (seed, bias) in (any::<u64>(), -3.0f32..3.0),
+    ) {
+        let allowed = |token: usize| mask[token / 32] >> (token % 32) & 1 == 1;
+        prop_assume!((0..row.len()).any(allowed));
+        let p = SamplingParams {
+            temperature, top_k, top_p, seed,
+            logit_bias: vec![(3, bias)],
+            repetition_penalty: 1.2,
+            logprobs: Some(2),
+            ..Default::default()
+        };
+        let spec = SampleSpec { output: vec![5, 5, 9], ..spec(0, 7) };
+        let masked = Sampler::default().sample_within(Some(&mask), &row, &p, &spec).unwrap();
+        let banned: Vec<f32> =
+            row.iter().enumerate().map(|(token, x)| if allowed(token) { *x } else { f32::NEG_INFINITY }).collect();
+        prop_assert_eq!(masked.token, Sampler::default().sample(&banned, &p, &spec).unwrap().token);
+        prop_assert!(allowed(masked.token as usize));
+        prop_assert_eq!(&masked, &Sampler { ..Default::default() }.score(&row, masked.token, 2).unwrap());
+        // Greedy: what is allowed and would come anyway comes.
+        let greedy = SamplingParams { temperature: 0.0, ..p.clone() };
+        let free = Sampler::default().sample(&row, &greedy, &spec).unwrap();
+        if allowed(free.token as usize) {
+            prop_assert_eq!(free, Sampler::default().sample_within(Some(&mask), &row, &greedy, &spec).unwrap());
+        }
+    }
+}
+
+#[test]
+fn a_mask_hides_no_broken_row_and_allows_no_more_than_it_says() {
+    let mask = [0b100];
+    for p in [SamplingParams { temperature: 0.0, ..Default::default() }, SamplingParams::default()] {
+        let sample = |row: &[f32]| {
+            Sampler::default().sample_within(Some(&mask), row, &p, &spec(0, 0)).map(|it| it.token)
+        };
+        assert_eq!(sample(&[9.0, 9.0, 1.0, 9.0]), Ok(2));
+        assert_eq!(sample(&[f32::NAN, 9.0, 1.0, 9.0]), Err(SampleError::NotFinite));
+        assert_eq!(sample(&[9.0, f32::INFINITY, 1.0, 9.0]), Err(SampleError::NotFinite));
+        assert_eq!(sample(&[9.0, 9.0, f32::NEG_INFINITY, 9.0]), Err(SampleError::NotFinite));
+    }
 }

@@ -20,6 +20,7 @@ mod plan;
 mod queue;
 mod sequence;
 
+use crate::engine::constraint::SequenceConstraint;
 use crate::engine::kv::{BLOCK_TOKENS, BlockHash, BlockPool, BlockTable};
 use crate::engine::plan::{SeqId, StepOutput};
 use crate::protocol::{FinishReason, GenerateRequest, TokenEvent, TokenId, TokenLogprob};
@@ -180,6 +181,7 @@ impl Scheduler {
                 live: held.len(),
                 held,
                 generated,
+                constraint: request.constraint,
                 admitted: false,
                 prompt_done: false,
                 cached_tokens: 0,
@@ -221,7 +223,7 @@ impl Scheduler {
         self.counters.expert_bytes += output.expert_bytes;
         self.counters.replayed_steps += u64::from(output.replayed);
         let mut events = Vec::new();
-        let mut broken: Vec<RequestId> = Vec::new();
+        let mut broken: Vec<(RequestId, String)> = Vec::new();
         let mut sampled = output.sampled.into_iter();
         let mut scored = output.prompt_logprobs.into_iter();
         for step in std::mem::take(&mut self.launched) {
@@ -229,9 +231,12 @@ impl Scheduler {
             let seq = &mut self.running[at];
             if output.broken.contains(&step.seq) {
                 seq.table.forget(&mut self.pool);
-                if !broken.contains(&seq.request) {
-                    broken.push(seq.request);
-                }
+                let reason = "the model's output for this request is not finite (NaN or infinity)".into();
+                broken.push((seq.request, reason));
+                continue;
+            }
+            if let Some((_, reason)) = output.failed.iter().find(|(failed, _)| *failed == step.seq) {
+                broken.push((seq.request, reason.clone()));
                 continue;
             }
             seq.computed += step.rows;
@@ -252,9 +257,12 @@ impl Scheduler {
             }
         }
         assert!(sampled.next().is_none() && scored.next().is_none(), "results nobody asked for");
-        for id in broken {
+        for (id, message) in broken {
+            // Several of its choices may have failed.
+            if !self.requests.contains_key(&id) {
+                continue;
+            }
             self.cancel_request(id);
-            let message = "the model's output for this request is not finite (NaN or infinity)".into();
             events.push((id, TokenEvent::Failed { message }));
         }
         events
@@ -342,6 +350,8 @@ impl Scheduler {
             prompt_len: request.prompt.len(),
             computed: 0,
             table: BlockTable::new(request.root),
+            constraint: request.constraint.clone().map(SequenceConstraint::new),
+            constrained: 0,
         };
         self.next_seq += 1;
         self.queue.push(seq);

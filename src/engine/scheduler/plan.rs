@@ -4,6 +4,7 @@ use super::bucket::Bucket;
 use super::queue::Turn;
 use super::sequence::Sequence;
 use super::{Positions, Scheduler};
+use crate::engine::constraint::MaskRequest;
 use crate::engine::plan::{PlannedSeq, SampleSpec, SeqId, StepPlan};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -132,7 +133,7 @@ impl Scheduler {
 
     /// Plans up to `budget` tokens of a running sequence.
     fn take_chunk(&mut self, at: usize, budget: usize) -> PlannedSeq {
-        let seq = &self.running[at];
+        let seq = &mut self.running[at];
         let request = &self.requests[&seq.request];
         let (start, rows) = (seq.computed, seq.pending().min(budget));
         let end = start + rows;
@@ -143,12 +144,17 @@ impl Scheduler {
         let sample = (end == seq.tokens.len()).then(|| {
             let params = &seq.params;
             let repetition = params.repetition_penalty != 1.0;
+            let mask = seq.constraint.as_ref().map(|constraint| {
+                let told = std::mem::replace(&mut seq.constrained, end - seq.prompt_len);
+                MaskRequest::new(constraint, &seq.tokens[seq.prompt_len + told..])
+            });
             let penalties = repetition || params.presence_penalty != 0.0 || params.frequency_penalty != 0.0;
             SampleSpec {
                 choice: seq.choice,
                 output_index: seq.output().len() as u32,
                 prompt: if repetition { request.prompt.clone() } else { self.no_prompt.clone() },
                 output: if penalties { seq.output().to_vec() } else { Vec::new() },
+                mask,
             }
         });
         self.launched.push(Launched {

@@ -3,9 +3,10 @@
 use super::RequestId;
 use super::bucket::Bucket;
 use super::queue::Turn;
+use crate::engine::constraint::SequenceConstraint;
 use crate::engine::kv::{BlockHash, BlockTable};
 use crate::engine::plan::SeqId;
-use crate::protocol::{SamplingParams, TokenId, TokenLogprob};
+use crate::protocol::{ConstraintFactory, SamplingParams, TokenId, TokenLogprob};
 use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +31,10 @@ pub(super) struct Sequence {
     /// Tokens whose KV is in `table`'s blocks; 0 while waiting.
     pub computed: usize,
     pub table: BlockTable,
+    /// What its tokens keep to.
+    pub constraint: Option<SequenceConstraint>,
+    /// Output tokens that the constraint was told of.
+    pub constrained: usize,
 }
 
 impl Sequence {
@@ -70,6 +75,8 @@ pub(super) struct Request {
     pub held: Vec<u32>,
     /// Per choice, what was generated elsewhere before; taken when it joins the queue.
     pub generated: Vec<Option<Vec<TokenId>>>,
+    /// Of each choice.
+    pub constraint: Option<Arc<dyn ConstraintFactory>>,
     /// Choices that have not ended, held ones included.
     pub live: usize,
     /// A choice has been admitted at least once.
