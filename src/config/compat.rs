@@ -17,6 +17,12 @@ pub struct Compat {
     pub stream_usage: bool,
     /// It knows the role `developer`; else it is told `system`.
     pub developer_role: bool,
+    /// It takes system messages after the first message that is none.
+    pub late_system: bool,
+    /// Characters of a tool's name, which are letters, digits, `_` and `-` then. None: any name is taken.
+    pub tool_name_chars_max: Option<usize>,
+    /// It takes `reasoning_effort` in a request with tools.
+    pub effort_beside_tools: bool,
     /// It takes `top_k`.
     pub top_k: bool,
     /// It thinks where `tool_choice` forces a call. Where it does not, it is told not to think then.
@@ -88,6 +94,9 @@ pub fn plain() -> Compat {
         max_tokens: MaxTokens::Any,
         stream_usage: true,
         developer_role: true,
+        late_system: true,
+        tool_name_chars_max: Some(64),
+        effort_beside_tools: true,
         top_k: true,
         forced_tool_thinking: true,
         reasoning: ReasoningSwitch::OpenAi,
@@ -100,10 +109,13 @@ pub fn plain() -> Compat {
 /// (<https://github.com/vllm-project/vllm/issues/42407>), SGLang's lose the message
 /// (<https://github.com/sgl-project/sglang/issues/40082>), llama-server maps it since 2026
 /// (<https://github.com/ggml-org/llama.cpp/pull/20215>). Thinking is the template's:
-/// <https://docs.vllm.ai/en/v0.26.0/features/reasoning_outputs/>.
+/// <https://docs.vllm.ai/en/v0.26.0/features/reasoning_outputs/>. Templates of Qwen3.5 and of Mistral raise on a system
+/// message that is not the first. Names of tools are only words of the prompt.
 pub fn open_server() -> Compat {
     Compat {
         developer_role: false,
+        late_system: false,
+        tool_name_chars_max: None,
         reasoning: ReasoningSwitch::Template,
         past_reasoning: PastReasoning::Content,
         ..plain()
@@ -190,9 +202,14 @@ pub fn openrouter() -> Compat {
     Compat { reasoning: ReasoningSwitch::OpenRouter, past_reasoning: PastReasoning::Details, ..plain() }
 }
 
-/// Another NovaStack takes thinking as its template's matter, and every name for reasoning.
+/// Another NovaStack takes thinking as its template's matter, every name for reasoning, and every name of a tool.
 pub fn novastack() -> Compat {
-    Compat { reasoning: ReasoningSwitch::Template, past_reasoning: PastReasoning::Content, ..plain() }
+    Compat {
+        reasoning: ReasoningSwitch::Template,
+        past_reasoning: PastReasoning::Content,
+        tool_name_chars_max: None,
+        ..plain()
+    }
 }
 
 impl Default for Compat {
@@ -201,10 +218,16 @@ impl Default for Compat {
     }
 }
 
-const KEYS: [&str; 8] = [
+/// Longest `tool_name_chars_max`, and the shortest that still tells names apart.
+const TOOL_NAME_CHARS: std::ops::RangeInclusive<u64> = 16..=1024;
+
+const KEYS: [&str; 11] = [
     "max_tokens",
     "stream_usage",
     "developer_role",
+    "late_system",
+    "tool_name_chars_max",
+    "effort_beside_tools",
     "top_k",
     "forced_tool_thinking",
     "reasoning",
@@ -245,6 +268,8 @@ pub fn compat(reader: &mut Reader, node: &Node, what: &str, preset: Compat) -> C
     for (name, flag) in [
         ("stream_usage", &mut compat.stream_usage),
         ("developer_role", &mut compat.developer_role),
+        ("late_system", &mut compat.late_system),
+        ("effort_beside_tools", &mut compat.effort_beside_tools),
         ("top_k", &mut compat.top_k),
         ("forced_tool_thinking", &mut compat.forced_tool_thinking),
     ] {
@@ -252,6 +277,15 @@ pub fn compat(reader: &mut Reader, node: &Node, what: &str, preset: Compat) -> C
             fields.get(name).and_then(|node| reader.truth(node, &format!("`{name}` in {what}")))
         {
             *flag = truth;
+        }
+    }
+    match fields.entry("tool_name_chars_max").map(|(_, node)| node) {
+        None => {}
+        // Nothing, so that a preset's can be done without.
+        Some(node) if node.is_null() => compat.tool_name_chars_max = None,
+        Some(node) => {
+            let chars = reader.whole(node, &format!("`tool_name_chars_max` in {what}"), TOOL_NAME_CHARS);
+            compat.tool_name_chars_max = chars.map(|chars| chars as usize).or(compat.tool_name_chars_max);
         }
     }
     if let Some(node) = fields.get("max_tokens") {

@@ -277,6 +277,13 @@ pub struct Model {
     pub hedge_after: Option<Duration>,
     /// What it can do.
     pub capabilities: Capabilities,
+    /// Tokens of an answer that it gives at the most: a caller's bound is no higher. Of an upstream's model.
+    pub max_output_tokens: Option<u64>,
+    /// A prompt in OpenAI's format marks for Anthropic's API what it is to cache, where its caller marks nothing.
+    pub cache_control: bool,
+    /// What clients write into prompts for nobody to read is left out. None: for all but providers with Anthropic's
+    /// format. Of an upstream's model.
+    pub drop_noise: Option<bool>,
     /// For all callers together.
     pub limits: Limits,
 }
@@ -293,6 +300,9 @@ impl Model {
             dollars_per_hour: None,
             hedge_after: None,
             capabilities: Capabilities::default(),
+            max_output_tokens: None,
+            cache_control: true,
+            drop_noise: None,
             limits: Limits::default(),
         }
     }

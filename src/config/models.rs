@@ -23,7 +23,16 @@ const LOCAL_KEYS: [&str; 9] = [
     "default_max_tokens",
     "dollars_per_hour",
 ];
-const UPSTREAM_KEYS: [&str; 5] = ["provider", "upstream_name", "drop", "rename", "set"];
+const UPSTREAM_KEYS: [&str; 8] = [
+    "provider",
+    "upstream_name",
+    "drop",
+    "rename",
+    "set",
+    "max_output_tokens",
+    "cache_control",
+    "drop_noise",
+];
 const PRICE_KEYS: [&str; 6] = ["input", "output", "cached_input", "cache_write", "cache_write_1h", "tiers"];
 const TIER_KEYS: [&str; 6] = ["above", "input", "output", "cached_input", "cache_write", "cache_write_1h"];
 const CAPABILITIES: [&str; 3] = ["tools", "images", "reasoning"];
@@ -108,10 +117,26 @@ fn model(reader: &mut Reader, key: &Key, node: &Node, providers: &BTreeMap<&str,
         .and_then(|node| reader.number(node, &format!("`hedge_after_s` of {what}"), 0.001..=3600.0));
     let hedge_after = hedge_after.map(Duration::from_secs_f64);
     let capabilities = capabilities(reader, &fields, is_local, &what);
+    let max_output_tokens = count(reader, &fields, "max_output_tokens", &what).map(|tokens| tokens as u64);
+    let mut truth =
+        |name: &str| fields.get(name).and_then(|node| reader.truth(node, &format!("`{name}` of {what}")));
+    let (cache_control, drop_noise) = (truth("cache_control").unwrap_or(true), truth("drop_noise"));
     let limits = fields.get("limits").and_then(|node| limits(reader, node, &format!("the limits of {what}")));
     let (name, limits) = (key.text.clone(), limits.unwrap_or_default());
     let target = target?;
-    Some(Model { name, target, context, price, dollars_per_hour, hedge_after, capabilities, limits })
+    Some(Model {
+        name,
+        target,
+        context,
+        price,
+        dollars_per_hour,
+        hedge_after,
+        capabilities,
+        max_output_tokens,
+        cache_control,
+        drop_noise,
+        limits,
+    })
 }
 
 fn local(reader: &mut Reader, fields: &Fields, node: &Node, what: &str) -> Option<LocalModel> {

@@ -17,7 +17,7 @@
 pub mod count;
 pub mod fallback;
 
-use super::chat::TokenUsage;
+use super::chat::{Takes, TokenUsage};
 use super::ledger::auth::{Keys, Tenant};
 use super::ledger::cost;
 use super::ledger::counterparty::{Counterparty, Provider};
@@ -143,9 +143,10 @@ impl Routing {
                     let upstream =
                         upstreams.get(provider).ok_or_else(|| format!("there is no provider {provider}"))?;
                     let load = AdaptiveLimiter::new(config.providers[provider].concurrency_max);
+                    let takes = Takes::of(model, config.providers[provider].format);
                     let (upstream, name, breaker) =
                         (upstream.clone(), upstream_name.clone(), Breaker::new(Instant::now()));
-                    Some(UpstreamModel { upstream, name, body: body.clone(), load, breaker })
+                    Some(UpstreamModel { upstream, name, takes, body: body.clone(), load, breaker })
                 }
             };
             let provider = upstream.as_ref().map(|hosted| Provider {

@@ -373,11 +373,14 @@ fn compat_is_a_presets_and_the_files() {
     assert_eq!(of("{ preset: vllm }").0.past_reasoning, PastReasoning::Reasoning);
     assert_eq!(of("{ preset: moonshot }").0.missing_reasoning.as_deref(), Some(" "));
     let all = "{ preset: deepseek, compat: { max_tokens: any, stream_usage: false, developer_role: true, \
-               top_k: false, forced_tool_thinking: true, reasoning: none, past_reasoning: drop, missing_reasoning: \" x\" } }";
+               late_system: false, tool_name_chars_max: 32, effort_beside_tools: false, top_k: false, forced_tool_thinking: true, reasoning: none, past_reasoning: drop, missing_reasoning: \" x\" } }";
     let expected = Compat {
         max_tokens: MaxTokens::Any,
         stream_usage: false,
         developer_role: true,
+        late_system: false,
+        tool_name_chars_max: Some(32),
+        effort_beside_tools: false,
         top_k: false,
         forced_tool_thinking: true,
         reasoning: ReasoningSwitch::None,
@@ -386,6 +389,12 @@ fn compat_is_a_presets_and_the_files() {
     };
     assert_eq!(of(all).0, expected);
     assert_eq!(of("{ preset: moonshot, compat: { missing_reasoning: } }").0.missing_reasoning, None);
+    assert_eq!(of("{ preset: openai }").0.tool_name_chars_max, Some(64));
+    assert_eq!(of("{ preset: openai, compat: { tool_name_chars_max: } }").0.tool_name_chars_max, None);
+    assert_eq!(
+        (of("{ preset: vllm }").0.late_system, of("{ preset: vllm }").0.tool_name_chars_max),
+        (false, None)
+    );
     let (_, warnings) = of("{ preset: anthropic, compat: { top_k: false } }");
     assert!(warnings.iter().any(|warning| warning.contains("no effect")), "{warnings:?}");
 }

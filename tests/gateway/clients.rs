@@ -326,3 +326,88 @@ async fn what_only_anthropics_servers_do_fails_no_request_for_another() {
     assert!(asked.iter().all(|asked| !asked.headers.contains_key("anthropic-beta")));
     assert_eq!(asked[2].body["tools"][0]["function"]["name"], "bash");
 }
+
+/// What a model takes holds for one that is named directly, too; a fallback may take what it does not.
+#[tokio::test]
+async fn a_models_capabilities_hold_for_one_that_is_named() {
+    const MODELS: &str = r#"
+providers: { open: { format: openai, base_url: @OPENAI/v1 } }
+models:
+  plain: { provider: open, capabilities: [tools], max_output_tokens: 100 }
+  seeing: { provider: open, capabilities: [images] }
+  alone: { provider: open, capabilities: [] }
+fallbacks: { plain: [seeing] }
+"#;
+    let (openai, anthropic) = (Upstream::start().await, Upstream::start().await);
+    let gateway = start(&fill(MODELS, &openai, &anthropic), &[]);
+    let mut body = message("plain", false);
+    body["thinking"] = json!({ "type": "adaptive" });
+    body["output_config"] = json!({ "effort": "high" });
+    body["max_tokens"] = 32_000.into();
+    assert_eq!(gateway.post("/v1/messages", &[], &body).await.status, 200);
+    let asked = openai.asked().pop().expect("a request").body;
+    assert_eq!((&asked["max_tokens"], asked.get("reasoning_effort")), (&json!(100), None));
+    let image = json!([{ "type": "image_url", "image_url": { "url": "https://example.org/a.png" } }]);
+    let with_image = |model: &str| {
+        let mut body = chat(model, false);
+        body["messages"][0]["content"] = image.clone();
+        body
+    };
+    let told = gateway.post("/v1/chat/completions", &[], &with_image("plain")).await;
+    assert_eq!((told.status, told.headers["x-novastack-model"].as_str()), (200, "seeing"), "{}", told.text);
+    let told = gateway.post("/v1/chat/completions", &[], &with_image("alone")).await;
+    assert_eq!(
+        (told.status, &told.json()["error"]["param"]),
+        (400, &json!("messages[0].content[0]")),
+        "{}",
+        told.text
+    );
+    let mut body = chat("alone", false);
+    body["tools"] = json!([{ "type": "function", "function": { "name": "f" } }]);
+    let told = gateway.post("/v1/chat/completions", &[], &body).await;
+    assert_eq!((told.status, &told.json()["error"]["param"]), (400, &json!("tools")), "{}", told.text);
+}
+
+/// Claude Code's request as it comes, with its line for billing, to each kind of target.
+#[tokio::test]
+async fn claude_codes_own_line_reaches_anthropic_alone() {
+    const MODELS: &str = r#"
+providers: { open: { format: openai, base_url: @OPENAI/v1 }, anth: { format: anthropic, base_url: @ANTHROPIC } }
+models:
+  coder: { provider: open }
+  kept: { provider: open, drop_noise: false }
+  claude-opus-4-7: { provider: anth }
+  claude-haiku-4-5: { provider: anth, drop_noise: true, cache_control: false }
+"#;
+    const NOISE: &str = "x-anthropic-billing-header: cc_version=2.1.197.aea; cc_entrypoint=sdk-cli; cch=1f;";
+    let (openai, anthropic) = (Upstream::start().await, Upstream::start().await);
+    let gateway = start(&fill(MODELS, &openai, &anthropic), &[]);
+    let betas = "interleaved-thinking-2025-05-14,effort-2025-11-24";
+    for (model, upstream, noise) in [
+        ("coder", &openai, false),
+        ("kept", &openai, true),
+        ("claude-opus-4-7", &anthropic, true),
+        ("claude-haiku-4-5", &anthropic, false),
+    ] {
+        let mut body = message(model, false);
+        body["system"] = json!([{ "type": "text", "text": NOISE }, { "type": "text", "text": "You are" }]);
+        body["output_config"] = json!({ "effort": "high" });
+        let told = gateway.post("/v1/messages", &[("anthropic-beta", betas)], &body).await;
+        assert_eq!(told.status, 200, "{}", told.text);
+        let asked = upstream.asked().pop().expect("a request");
+        assert_eq!(asked.body.to_string().contains("cch=1f"), noise, "{model}: {}", asked.body);
+        assert!(asked.body.to_string().contains("You are"), "{model}: {}", asked.body);
+        if model == "claude-haiku-4-5" {
+            assert_eq!(asked.headers["anthropic-beta"], "interleaved-thinking-2025-05-14");
+            assert_eq!(asked.body.get("output_config"), None);
+        }
+    }
+    // Of OpenAI callers' prompts the stable beginning is marked to be cached, unless that is turned off.
+    for (model, marked) in [("claude-opus-4-7", true), ("claude-haiku-4-5", false)] {
+        let mut body = chat(model, false);
+        body["tools"] = json!([{ "type": "function", "function": { "name": "f" } }]);
+        assert_eq!(gateway.post("/v1/chat/completions", &[], &body).await.status, 200);
+        let asked = anthropic.asked().pop().expect("a request").body;
+        assert_eq!(asked["tools"][0].get("cache_control").is_some(), marked, "{asked}");
+    }
+}

@@ -10,13 +10,17 @@
 //! dropped unless its comment says so; every buffer has a bound.
 
 pub mod anthropic;
+pub mod custom_tools;
 pub mod decode;
 pub mod encode;
+pub mod noise;
 pub mod openai;
 pub mod pass;
 pub mod reasoning;
 pub mod request;
 pub mod responses;
+pub mod takes;
+pub mod tool_names;
 
 #[cfg(test)]
 mod tests;
@@ -29,6 +33,8 @@ pub use decode::{DecodeError, Progress, StreamDecoder, decode_whole};
 pub use encode::{AnswerHead, EncodeError, EncodeOptions, StreamEncoder, encode_whole};
 pub use openai::request::to_openai;
 pub use request::{Peer, for_upstream};
+pub use takes::Takes;
+pub use tool_names::ToolNames;
 
 use crate::protocol::TokenId;
 

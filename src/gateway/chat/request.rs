@@ -1,12 +1,14 @@
 //! What an upstream is sent for a caller's request.
 
-use super::anthropic::fit as anthropic;
+use super::anthropic::{cache, fit as anthropic};
 use super::openai::fit as openai;
-use super::{Dialect, to_anthropic, to_openai};
+use super::openai::request::to_openai_model;
+use super::{Dialect, Takes, noise, takes, to_anthropic};
 use crate::config::Compat;
 use crate::gateway::wire::fields::BadField;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
+use std::borrow::Cow;
 use std::fmt::Write;
 
 /// Of a caller's own name for a user or a prefix, in OpenAI's API
@@ -26,24 +28,37 @@ pub struct Peer<'a> {
     pub model: &'a str,
     /// How its format differs, where it is OpenAI's.
     pub compat: &'a Compat,
+    /// What this model of its takes.
+    pub takes: Takes,
 }
 
 /// A caller's body for an upstream. In the caller's own dialect everything passes through but what the
 /// upstream is known to refuse or to call otherwise; else it is translated. An error names the field
 /// of the caller's body that cannot be.
 pub fn for_upstream(from: Dialect, body: &Value, to: &Peer) -> Result<Value, BadField> {
+    to.takes.check_images(body)?;
+    let mut body = Cow::Borrowed(body);
+    if !to.takes.capabilities.reasoning && takes::says_reasoning(&body) {
+        // Before it can be in the way of anything else.
+        body.to_mut().as_object_mut().into_iter().for_each(takes::forget_reasoning);
+    }
     let mut out = match (from, to.dialect) {
-        (Dialect::OpenAi, Dialect::Anthropic) => to_anthropic(body, to.model, ANTHROPIC_MAX_TOKENS)?,
-        (Dialect::Anthropic, Dialect::OpenAi) => to_openai(body, to.compat)?,
-        (Dialect::OpenAi, Dialect::OpenAi) | (Dialect::Anthropic, Dialect::Anthropic) => body.clone(),
+        (Dialect::OpenAi, Dialect::Anthropic) => to_anthropic(&body, to.model, ANTHROPIC_MAX_TOKENS)?,
+        (Dialect::Anthropic, Dialect::OpenAi) => to_openai_model(&body, Some(to.model), to.compat)?,
+        (Dialect::OpenAi, Dialect::OpenAi) | (Dialect::Anthropic, Dialect::Anthropic) => body.into_owned(),
     };
     if let Some(out) = out.as_object_mut() {
         out.insert("model".into(), to.model.into());
+        if to.takes.drop_noise {
+            noise::drop(out, to.dialect);
+        }
         match (from, to.dialect) {
             (Dialect::OpenAi, Dialect::OpenAi) => openai::passed(out, to.compat),
             (Dialect::Anthropic, Dialect::Anthropic) => anthropic::passed(out, to.model),
+            (Dialect::OpenAi, Dialect::Anthropic) if to.takes.cache_control => cache::mark(out),
             _ => {}
         }
+        to.takes.fit(out, to.dialect)?;
         hash_long_names(out, to.dialect);
     }
     Ok(out)

@@ -22,8 +22,8 @@ use super::{ChatRequest, ChatTarget};
 use crate::config::{BodyRules, Continues, Format, KeySource, Provider};
 use crate::connect::chain;
 use crate::files;
-use crate::gateway::chat::anthropic::fit;
-use crate::gateway::chat::{Dialect, Peer, UpstreamError, decode_error, for_upstream};
+use crate::gateway::chat::anthropic::{fit, models};
+use crate::gateway::chat::{Dialect, Peer, Takes, UpstreamError, decode_error, for_upstream};
 use crate::gateway::ledger::account::Attempt;
 use crate::gateway::ledger::observe::quoted;
 use crate::gateway::wire::bounds::Limits;
@@ -47,6 +47,8 @@ const KEY_FILE_BYTES_MAX: u64 = 64 << 10;
 const ERROR_BYTES_MAX: usize = 64 << 10;
 /// The version of Anthropic's API that is spoken.
 const ANTHROPIC_VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
+/// What callers of Anthropic's API ask for beyond its version.
+const ANTHROPIC_BETA: HeaderName = HeaderName::from_static("anthropic-beta");
 /// What upstreams are told of who asks, unless their configuration names another.
 const USER_AGENT: &str = concat!("novastack/", env!("CARGO_PKG_VERSION"));
 
@@ -56,6 +58,8 @@ pub struct UpstreamModel {
     pub upstream: Arc<Upstream>,
     /// Its name for the model.
     pub name: String,
+    /// What it takes.
+    pub takes: Takes,
     /// What becomes of fields of the body that it is sent.
     pub body: BodyRules,
     /// How much it bears: providers limit each model by itself.
@@ -75,6 +79,7 @@ impl ChatTarget for UpstreamModel {
         let mut headers = HeaderMap::new();
         if request.dialect == self.upstream.dialect() {
             headers.extend(request.headers.clone());
+            self.fit_betas(&mut headers);
         }
         attempt.iter().for_each(|attempt| attempt.introduce(&mut headers));
         let mut answer = self.upstream.send(&self.load, body, headers, limits).await?;
@@ -84,11 +89,33 @@ impl ChatTarget for UpstreamModel {
 }
 
 impl UpstreamModel {
+    /// Whom a request is written for.
+    pub fn peer(&self) -> Peer<'_> {
+        let Upstream { provider, .. } = &*self.upstream;
+        Peer {
+            dialect: self.upstream.dialect(),
+            model: &self.name,
+            compat: &provider.compat,
+            takes: self.takes,
+        }
+    }
+
+    /// Leaves betas out that this model does not take.
+    fn fit_betas(&self, headers: &mut HeaderMap) {
+        let Some(asked) = headers.get(ANTHROPIC_BETA).and_then(|value| value.to_str().ok()) else { return };
+        let taken = models::betas(asked, &self.name);
+        if taken.is_empty() {
+            headers.remove(ANTHROPIC_BETA);
+        } else if let Ok(taken) = HeaderValue::try_from(taken) {
+            headers.insert(ANTHROPIC_BETA, taken);
+        }
+    }
+
     /// What it is sent; for the rest of an answer, with what its caller has.
     fn body_of(&self, request: &ChatRequest<'_>) -> Result<Vec<u8>, Failure> {
         let upstream = &self.upstream;
         // What cannot be translated may pass through to another target.
-        let body = for_upstream(request.dialect, request.body, &upstream.peer(&self.name));
+        let body = for_upstream(request.dialect, request.body, &self.peer());
         let mut body = body.map_err(Failure::next)?;
         if upstream.continues() != Some(Continues::Tokens) {
             if body.get("resume_token_ids").is_some() {
@@ -168,11 +195,6 @@ impl Upstream {
     /// How it goes on with an answer that broke off.
     pub fn continues(&self) -> Option<Continues> {
         self.provider.continues
-    }
-
-    /// Whom a request for this model of its is written for.
-    pub fn peer<'a>(&'a self, model: &'a str) -> Peer<'a> {
-        Peer { dialect: self.dialect(), model, compat: &self.provider.compat }
     }
 
     /// Sends a request in its dialect under the model's `load`; the answer's head is there when this

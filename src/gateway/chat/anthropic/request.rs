@@ -5,14 +5,18 @@
 //! | system and developer messages, wherever they stand | `system`, in their order |
 //! | messages with role tool | `tool_result` blocks of one user message |
 //! | neighbours of the same role | one message: Anthropic's alternate |
-//! | `image_url` (data: URL, URL), `file` (PDF as data: URL) | `image`, `document` |
+//! | an answer before any question | a user message "(continued)" stands before it: Anthropic's begin with the user |
+//! | `image_url` (data: URL, URL), `file` (PDF, text, JSON, an image as data: URL) | `image`, `document` |
 //! | `tool_calls` | `tool_use`; other characters than letters, digits, - and _ in ids become _ |
 //! | `reasoning_details` (signed or encrypted) | `thinking`, `redacted_thinking`; of another maker's `format` left out for Claude |
 //! | `reasoning_content` alone | `thinking` for other makers' models; Claude refuses it unsigned: left out |
 //! | `tools`, `tool_choice`, `parallel_tool_calls: false` | `tools`, `tool_choice` with `disable_parallel_tool_use` |
+//! | `tool_choice` with `allowed_tools` | these `tools` alone; auto or any |
+//! | custom tools, their calls | tools with one string, `input`: custom_tools.rs |
 //! | `stop`, `user` or `safety_identifier` | `stop_sequences`, `metadata.user_id` |
 //! | `max_completion_tokens` or `max_tokens` | `max_tokens`, which Anthropic requires: else the default |
-//! | `response_format` with `json_schema` | `output_config.format` |
+//! | `response_format` with `json_schema` | `output_config.format`, objects closed; for models that do not hold a schema, or a schema that they do not hold, words at the end of `system` |
+//! | `response_format` with `json_object` | words at the end of `system`: Anthropic holds no JSON without a schema |
 //! | `reasoning_effort`, `thinking`, `reasoning`, `enable_thinking`, `chat_template_kwargs` | see thinking.rs |
 //! | `temperature` (at most 1: Anthropic's range), `top_p`, `top_k`, `stream`, `model` | the same |
 //! | `cache_control` on parts, messages' tools and the body (a common extension) | kept |
@@ -20,13 +24,18 @@
 //! Lost: an image's `detail`, names of participants, blank text (which Anthropic refuses), `seed`
 //! (a best effort at OpenAI too), `store`, `verbosity`, and every field not named here. Refused with
 //! the field's name: what would change the answer and has no place, such as `n` over 1, logprobs,
-//! penalties, audio, JSON mode without a schema.
+//! penalties, audio.
 
+use super::super::custom_tools;
 use super::super::openai::fit::CLAUDE_FORMAT;
-use super::fit;
+use super::models::claude;
 use super::thinking::{self, Around};
+use super::{fit, format};
 use crate::gateway::wire::fields::{BadField, Fields};
 use serde_json::{Map, Value, json};
+
+/// What a user is made to say where a conversation begins with an answer.
+const BEFORE_AN_ANSWER: &str = "(continued)";
 
 /// Translates a request for a model by the upstream's name, from which is known which thinking it
 /// takes. `default_max_tokens` counts where the request has no bound. An error names the field of the
@@ -36,7 +45,7 @@ pub fn to_anthropic(openai_body: &Value, model: &str, default_max_tokens: u64) -
     refuse(&body)?;
     let mut out = Map::new();
     out.insert("model".into(), model.into());
-    let mut chat = Chat { claude: thinking::is_claude(model), ..Chat::default() };
+    let mut chat = Chat { claude: claude(model).is_some(), ..Chat::default() };
     for (i, message) in body.array("messages")?.unwrap_or_default().iter().enumerate() {
         chat.push(&Fields::object_at(format!("messages[{i}]"), message)?)?;
     }
@@ -52,6 +61,10 @@ pub fn to_anthropic(openai_body: &Value, model: &str, default_max_tokens: u64) -
     let calls_unthought = fit::calls_unthought(&chat.messages);
     let around = Around { model, max_tokens, default_max_tokens, calls_unthought, forced_tool };
     let thinking = thinking::translate(&body, &around)?;
+    let mut config = thinking.output_config;
+    if let Some(words) = format::push(&body, claude(model), &mut config)? {
+        chat.system.push(json!({"type": "text", "text": words}));
+    }
     out.insert("max_tokens".into(), thinking.max_tokens.into());
     match chat.system.as_slice() {
         [] => {}
@@ -82,8 +95,6 @@ pub fn to_anthropic(openai_body: &Value, model: &str, default_max_tokens: u64) -
     if let Some(user) = body.str("user")?.or(body.str("safety_identifier")?) {
         out.insert("metadata".into(), json!({"user_id": user}));
     }
-    let mut config = thinking.output_config;
-    push_format(&body, &mut config)?;
     if let Some(thinking) = thinking.thinking {
         out.insert("thinking".into(), thinking);
     }
@@ -152,7 +163,8 @@ impl Chat {
                 for part in &parts_of(message)? {
                     blocks.extend(unless_blank(part.block()?));
                 }
-                self.add("user", blocks, message)
+                self.add("user", blocks);
+                Ok(())
             }
             "tool" => {
                 let id = message.required_str("tool_call_id", "the id of the call that it answers")?;
@@ -168,11 +180,13 @@ impl Chat {
                     }
                     _ => block["content"] = content.into(),
                 }
-                self.add("user", vec![block], message)
+                self.add("user", vec![block]);
+                Ok(())
             }
             "assistant" => {
                 let blocks = assistant_blocks(message, self.claude)?;
-                self.add("assistant", blocks, message)
+                self.add("assistant", blocks);
+                Ok(())
             }
             other => Err(BadField::new(
                 message.path("role"),
@@ -182,23 +196,22 @@ impl Chat {
     }
 
     /// Adds blocks to the last message where the role is the same.
-    fn add(&mut self, role: &str, mut blocks: Vec<Value>, message: &Fields) -> Result<(), BadField> {
+    fn add(&mut self, role: &str, mut blocks: Vec<Value>) {
         if blocks.is_empty() {
-            return Ok(());
+            return;
         }
         if let Some(last) = self.messages.last_mut().filter(|last| last["role"] == role) {
             if let Some(content) = last["content"].as_array_mut() {
                 content.append(&mut blocks);
             }
-            return Ok(());
+            return;
         }
         if self.messages.is_empty() && role != "user" {
-            let reason =
-                format!("must be user in the first message of a chat with an Anthropic model, got {role}");
-            return Err(BadField::new(message.path("role"), reason));
+            // Anthropic's conversations begin with the user; what was asked is not there any more.
+            let before = json!([{"type": "text", "text": BEFORE_AN_ANSWER}]);
+            self.messages.push(json!({"role": "user", "content": before}));
         }
         self.messages.push(json!({"role": role, "content": blocks}));
-        Ok(())
     }
 }
 
@@ -301,10 +314,22 @@ fn document(part: &Fields) -> Result<Value, BadField> {
     let file = file.ok_or_else(|| BadField::missing(part.path("file"), "an object with `file_data`"))?;
     file.refuse("file_id", "is a file kept by OpenAI; send it as `file_data`")?;
     let url = file.required_str("file_data", "the file as a data: URL")?;
-    let Some(("application/pdf", data)) = data_url(url) else {
-        return Err(BadField::new(file.path("file_data"), "must be data:application/pdf;base64,..."));
+    let wrong = || {
+        let kinds =
+            "data:TYPE;base64,... of a PDF, an image, or a text in UTF-8 (text/..., application/json)";
+        BadField::new(file.path("file_data"), format!("must be {kinds}"))
     };
-    let source = json!({"type": "base64", "media_type": "application/pdf", "data": data});
+    let source = match data_url(url).ok_or_else(wrong)? {
+        (media @ "application/pdf", data) => json!({"type": "base64", "media_type": media, "data": data}),
+        (media, _) if media.starts_with("image/") => {
+            return Ok(json!({"type": "image", "source": image_source(&file.path("file_data"), url)?}));
+        }
+        (media, data) if format::is_text(media) => {
+            let text = format::text_of_base64(data).ok_or_else(wrong)?;
+            json!({"type": "text", "media_type": "text/plain", "data": text})
+        }
+        _ => return Err(wrong()),
+    };
     let mut block = json!({"type": "document", "source": source});
     if let Some(name) = file.str("filename")? {
         block["title"] = name.into();
@@ -338,6 +363,15 @@ fn assistant_blocks(message: &Fields, claude: bool) -> Result<Vec<Value>, BadFie
     message.refuse("function_call", "is not translated; use `tool_calls`")?;
     for (i, call) in message.array("tool_calls")?.unwrap_or_default().iter().enumerate() {
         let call = Fields::object_at(format!("{}[{i}]", message.path("tool_calls")), call)?;
+        if let Some(custom) = call.object("custom")? {
+            blocks.push(json!({
+                "type": "tool_use",
+                "id": tool_id(call.required_str("id", "the call's id")?),
+                "name": custom.required_str("name", "the tool's name")?,
+                "input": custom_tools::arguments(custom.str("input")?.unwrap_or_default()),
+            }));
+            continue;
+        }
         let function = call.object("function")?;
         let function = function
             .ok_or_else(|| BadField::missing(call.path("function"), "the call's name and arguments"))?;
@@ -386,52 +420,12 @@ fn push_tools(body: &Fields, out: &mut Map<String, Value>) -> Result<(), BadFiel
     let mut tools = Vec::new();
     for (i, tool) in body.array("tools")?.unwrap_or_default().iter().enumerate() {
         let tool = Fields::object_at(format!("tools[{i}]"), tool)?;
-        let kind = tool.str("type")?.unwrap_or("function");
-        let function = tool.object("function")?.filter(|_| kind == "function").ok_or_else(|| {
-            let reason = format!("must be \"function\", with a `function` beside it, got `{kind}`");
-            BadField::unsupported(tool.path("type"), reason)
-        })?;
-        let mut translated = Map::new();
-        translated.insert("name".into(), function.required_str("name", "the tool's name")?.into());
-        if let Some(description) = function.str("description")? {
-            translated.insert("description".into(), description.into());
-        }
-        let mut schema =
-            function.object("parameters")?.map(|schema| schema.map().clone()).unwrap_or_default();
-        // A tool without parameters may leave its schema out; Anthropic's is always an object's.
-        schema.entry("type").or_insert_with(|| "object".into());
-        translated.insert("input_schema".into(), schema.into());
-        if let Some(strict) = function.bool("strict")? {
-            translated.insert("strict".into(), strict.into());
-        }
-        if let Some(cache) = tool.get("cache_control").or(function.get("cache_control")) {
-            translated.insert("cache_control".into(), cache.clone());
-        }
-        tools.push(Value::Object(translated));
+        tools.push(translated_tool(&tool)?);
     }
     let mut choice = match body.get("tool_choice") {
         None => None,
-        Some(Value::String(word)) => Some(match word.as_str() {
-            "auto" => json!({"type": "auto"}),
-            "required" => json!({"type": "any"}),
-            "none" => json!({"type": "none"}),
-            other => {
-                let reason = format!("must be auto, required, none or a function, got `{other}`");
-                return Err(BadField::new("tool_choice", reason));
-            }
-        }),
-        Some(value) => {
-            let choice = Fields::object_at("tool_choice".into(), value)?;
-            match (choice.str("type")?, choice.object("function")?) {
-                (Some("function"), Some(function)) => {
-                    Some(json!({"type": "tool", "name": function.required_str("name", "the tool's name")?}))
-                }
-                (kind, _) => {
-                    let reason = format!("must be \"function\", with a `function` beside it, got {kind:?}");
-                    return Err(BadField::unsupported("tool_choice.type", reason));
-                }
-            }
-        }
+        Some(Value::String(word)) => Some(choice_of_word(word, "tool_choice")?),
+        Some(value) => Some(choice_among(&Fields::object_at("tool_choice".into(), value)?, &mut tools)?),
     };
     if tools.is_empty() {
         // Anthropic takes no choice among no tools.
@@ -453,21 +447,94 @@ fn push_tools(body: &Fields, out: &mut Map<String, Value>) -> Result<(), BadFiel
     Ok(())
 }
 
-fn push_format(body: &Fields, config: &mut Map<String, Value>) -> Result<(), BadField> {
-    let Some(format) = body.object("response_format")? else { return Ok(()) };
-    match format.required_str("type", "text or json_schema")? {
-        "text" => {}
-        "json_schema" => {
-            let path = format.path("json_schema");
-            let outer = format.object("json_schema")?;
-            let outer = outer.ok_or_else(|| BadField::missing(path, "an object with `schema`"))?;
-            let schema = outer.required("schema", "a JSON schema")?;
-            config.insert("format".into(), json!({"type": "json_schema", "schema": schema}));
+fn translated_tool(tool: &Fields) -> Result<Value, BadField> {
+    let kind = tool.str("type")?.unwrap_or("function");
+    let (inner, is_custom) = match kind {
+        "function" => (tool.object("function")?, false),
+        "custom" => (tool.object("custom")?, true),
+        _ => (None, false),
+    };
+    let inner = inner.ok_or_else(|| {
+        let reason = format!("must be \"function\" or \"custom\", with its object beside it, got `{kind}`");
+        BadField::unsupported(tool.path("type"), reason)
+    })?;
+    let mut translated = Map::new();
+    translated.insert("name".into(), inner.required_str("name", "the tool's name")?.into());
+    let description = match is_custom {
+        true => custom_tools::description(inner.str("description")?, inner.get("format")),
+        false => inner.str("description")?.map(str::to_owned),
+    };
+    if let Some(description) = description {
+        translated.insert("description".into(), description.into());
+    }
+    let schema = match is_custom {
+        true => custom_tools::parameters(),
+        false => {
+            let mut schema =
+                inner.object("parameters")?.map(|schema| schema.map().clone()).unwrap_or_default();
+            // A tool without parameters may leave its schema out; Anthropic's is always an object's.
+            schema.entry("type").or_insert_with(|| "object".into());
+            schema.into()
         }
+    };
+    translated.insert("input_schema".into(), schema);
+    if let Some(strict) = inner.bool("strict")? {
+        translated.insert("strict".into(), strict.into());
+    }
+    if let Some(cache) = tool.get("cache_control").or(inner.get("cache_control")) {
+        translated.insert("cache_control".into(), cache.clone());
+    }
+    Ok(translated.into())
+}
+
+fn choice_of_word(word: &str, path: &str) -> Result<Value, BadField> {
+    match word {
+        "auto" => Ok(json!({"type": "auto"})),
+        "required" => Ok(json!({"type": "any"})),
+        "none" => Ok(json!({"type": "none"})),
         other => {
-            let reason = format!("must be text or json_schema for an Anthropic model, got `{other}`");
-            return Err(BadField::unsupported(format.path("type"), reason));
+            let reason = format!("must be auto, required, none or a tool, got `{other}`");
+            Err(BadField::new(path, reason))
         }
     }
-    Ok(())
+}
+
+/// The choice of one tool, or of some, which are then the only ones.
+fn choice_among(choice: &Fields, tools: &mut Vec<Value>) -> Result<Value, BadField> {
+    let kind = choice.str("type")?.unwrap_or_default();
+    let named = |choice: &Fields| -> Result<Option<String>, BadField> {
+        for kind in ["function", "custom"] {
+            if let Some(tool) = choice.object(kind)? {
+                return tool.required_str("name", "the tool's name").map(|name| Some(name.to_owned()));
+            }
+        }
+        Ok(None)
+    };
+    match kind {
+        "function" | "custom" => {
+            if let Some(name) = named(choice)? {
+                return Ok(json!({"type": "tool", "name": name}));
+            }
+        }
+        "allowed_tools" => {
+            // Some clients leave the object around them out.
+            let inner = choice.object("allowed_tools")?;
+            let inner = inner.as_ref().unwrap_or(choice);
+            let mut allowed = Vec::new();
+            for (i, tool) in inner.array("tools")?.unwrap_or_default().iter().enumerate() {
+                let tool = Fields::object_at(format!("{}[{i}]", inner.path("tools")), tool)?;
+                let name = match named(&tool)? {
+                    Some(name) => name,
+                    None => tool.required_str("name", "the tool's name")?.to_owned(),
+                };
+                allowed.push(name);
+            }
+            tools.retain(|tool| allowed.iter().any(|name| tool["name"] == name.as_str()));
+            return choice_of_word(inner.str("mode")?.unwrap_or("auto"), &inner.path("mode"));
+        }
+        _ => {}
+    }
+    let reason =
+        format!("must be function, custom or allowed_tools, with its object beside it, got `{kind}`");
+    Err(BadField::unsupported("tool_choice.type", reason))
 }

@@ -6,9 +6,11 @@
 //! | | minimal, low, medium, high, above | `thinking` with a budget of 1024, 2048, 8192, 24576, 32768 tokens |
 //! | | on, a budget | as medium; a budget of so many, at least 1024 |
 //! | Claude from 4.6 (they adapt; later ones refuse a budget) | off | `thinking` disabled |
-//! | | minimal, other words | `thinking` adaptive, `output_config.effort` low, the same word |
+//! | | minimal, other words | `thinking` adaptive, `output_config.effort` low, the same word as far as the model goes |
 //! | | on, a budget | adaptive; and an effort of low, medium or high |
+//! | Claude before 3.7 | anything | nothing |
 //!
+//! Which model is which: models.rs.
 //! Nothing said: no thinking asked for. A `thinking` object that fits the model goes out as it came.
 //! OpenAI's bound on tokens holds thinking and answer, so a budget takes at most half of a bound that
 //! the caller gave, and there is no thinking where half is less than Anthropic's least budget; it is
@@ -18,26 +20,12 @@
 //! refused (<https://platform.claude.com/docs/en/build-with-claude/extended-thinking>).
 
 use super::super::reasoning::{self, Wanted};
+use super::models::{Effort, Thinks, claude};
 use crate::gateway::wire::fields::{BadField, Fields};
 use serde_json::{Map, Value, json};
 
 /// Anthropic's least budget, in tokens.
-const BUDGET_TOKENS_MIN: u64 = 1024;
-
-/// Names that begin like this are Claude models that take a budget only.
-const BUDGETED: [&str; 11] = [
-    "claude-2",
-    "claude-3",
-    "claude-instant",
-    "claude-opus-4-0",
-    "claude-opus-4-1",
-    "claude-opus-4-2025",
-    "claude-opus-4-5",
-    "claude-sonnet-4-0",
-    "claude-sonnet-4-2025",
-    "claude-sonnet-4-5",
-    "claude-haiku-4-5",
-];
+pub(super) const BUDGET_TOKENS_MIN: u64 = 1024;
 
 /// What becomes of the effort and the bound on tokens.
 pub(super) struct Thinking {
@@ -48,16 +36,25 @@ pub(super) struct Thinking {
 
 /// Whether this is one of Anthropic's own models, `anthropic/claude-...` and the like included.
 pub(in super::super) fn is_claude(model: &str) -> bool {
-    bare_name(model).starts_with("claude")
+    claude(model).is_some()
 }
 
-fn bare_name(model: &str) -> &str {
-    model.find("claude").map_or(model, |at| &model[at..])
+/// How a model thinks; of other makers', as Claude did first.
+fn thinks(model: &str) -> Thinks {
+    claude(model).map_or(Thinks::Budget, |claude| claude.thinks)
 }
 
-fn adapts(model: &str) -> bool {
-    let name = bare_name(model).replace('.', "-");
-    name.starts_with("claude") && !BUDGETED.iter().any(|old| name.starts_with(old))
+/// The budget that is an effort for a model which takes only budgets.
+pub(super) fn budget_of(wanted: Wanted) -> Option<u64> {
+    match wanted {
+        Wanted::Budget(tokens) => Some(tokens.max(BUDGET_TOKENS_MIN)),
+        Wanted::Effort("minimal") => Some(BUDGET_TOKENS_MIN),
+        Wanted::Effort("low") => Some(2048),
+        Wanted::On | Wanted::Effort("medium") => Some(8192),
+        Wanted::Effort("high") => Some(24576),
+        Wanted::Effort("xhigh" | "max") => Some(32768),
+        Wanted::Effort(_) | Wanted::Off => None,
+    }
 }
 
 /// What a request says beside its reasoning, as far as it bears on thinking.
@@ -90,25 +87,25 @@ pub(super) fn translate(body: &Fields, around: &Around) -> Result<Thinking, BadF
         result.thinking = Some(Value::Object(thinking.map().clone()));
         return check(body, around.model, result);
     }
-    let adaptive = adapts(around.model);
-    let budget: u64 = match wanted {
-        Wanted::Off => {
-            result.thinking = Some(json!({"type": "disabled"}));
-            return Ok(result);
-        }
-        Wanted::Budget(tokens) => tokens.max(BUDGET_TOKENS_MIN),
-        Wanted::Effort("minimal") => BUDGET_TOKENS_MIN,
-        Wanted::Effort("low") => 2048,
-        Wanted::On | Wanted::Effort("medium") => 8192,
-        Wanted::Effort("high") => 24576,
-        Wanted::Effort("xhigh" | "max") => 32768,
-        Wanted::Effort(other) => {
+    let thinks = thinks(around.model);
+    let adaptive = matches!(thinks, Thinks::Either | Thinks::Adaptive);
+    let budget = match (wanted, budget_of(wanted)) {
+        (_, Some(budget)) => budget,
+        (Wanted::Effort(other), None) => {
             let words = "none, minimal, low, medium, high, xhigh or max";
             return Err(BadField::new("reasoning_effort", format!("must be {words}, got `{other}`")));
         }
+        _ if thinks == Thinks::Never => return Ok(result),
+        _ => {
+            result.thinking = Some(json!({"type": "disabled"}));
+            return Ok(result);
+        }
     };
-    if let Some(effort) = wanted.effort().filter(|_| adaptive) {
-        let effort = if effort == "minimal" { "low" } else { effort };
+    if thinks == Thinks::Never {
+        return Ok(result);
+    }
+    let taken = claude(around.model).map_or(Effort::None, |claude| claude.effort);
+    if let Some(effort) = wanted.effort().filter(|_| adaptive).and_then(|word| taken.word(word)) {
         result.output_config.insert("effort".into(), effort.into());
     }
     if around.forced_tool {
@@ -134,8 +131,11 @@ pub(super) fn translate(body: &Fields, around: &Around) -> Result<Thinking, BadF
 /// Whether a `thinking` object is one that this model takes; a budget is required with `enabled`.
 fn fits(thinking: &Fields, model: &str) -> bool {
     match thinking.str("type") {
-        Ok(Some("enabled")) => thinking.get("budget_tokens").is_some() && !adapts(model),
-        Ok(Some("adaptive")) => adapts(model),
+        Ok(Some("enabled")) => {
+            thinking.get("budget_tokens").is_some()
+                && matches!(thinks(model), Thinks::Budget | Thinks::Either)
+        }
+        Ok(Some("adaptive")) => matches!(thinks(model), Thinks::Either | Thinks::Adaptive),
         _ => false,
     }
 }

@@ -4,7 +4,7 @@
 
 use super::super::anthropic::thinking::is_claude;
 use super::super::reasoning;
-use crate::config::{Compat, MaxTokens, PastReasoning};
+use crate::config::{Compat, MaxTokens, PastReasoning, ReasoningSwitch};
 use crate::gateway::wire::fields::BadField;
 use serde_json::{Map, Value, json};
 
@@ -22,6 +22,7 @@ pub fn passed(body: &mut Map<String, Value>, compat: &Compat) {
         body.insert("max_tokens".into(), tokens);
     }
     reasoning::respell(compat, body);
+    effort_beside_tools(body, compat);
     tool_choice(body, compat);
     messages(body, compat);
     stream_usage(body, compat);
@@ -37,10 +38,32 @@ pub fn translated(body: &mut Map<String, Value>, compat: &Compat) -> Result<(), 
     {
         body.insert("max_completion_tokens".into(), tokens);
     }
+    effort_beside_tools(body, compat);
     tool_choice(body, compat);
     messages(body, compat);
     stream_usage(body, compat);
     Ok(())
+}
+
+/// An effort is a hint, and leaves the tools to those who do not take both. "none" is taken beside tools by all.
+fn effort_beside_tools(body: &mut Map<String, Value>, compat: &Compat) {
+    let tools = body.get("tools").and_then(Value::as_array).is_some_and(|tools| !tools.is_empty());
+    let effort = body.get("reasoning_effort").is_some_and(|effort| effort != "none");
+    let model = body.get("model").and_then(Value::as_str).unwrap_or_default();
+    let by_model = compat.reasoning == ReasoningSwitch::OpenAi && keeps_effort_from_tools(model);
+    if tools && effort && (by_model || !compat.effort_beside_tools) {
+        body.remove("reasoning_effort");
+    }
+}
+
+/// OpenAI's models from gpt-5.4 on take an effort beside tools in its Responses API alone.
+fn keeps_effort_from_tools(model: &str) -> bool {
+    let name = model.rsplit('/').next().unwrap_or(model);
+    let Some(version) = name.strip_prefix("gpt-") else { return false };
+    let mut numbers = version.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    let major = numbers.next().and_then(Result::ok);
+    let minor = numbers.next().and_then(Result::ok).filter(|_| version.contains('.'));
+    major.is_some_and(|major| (major, minor.unwrap_or(0)) >= (5, 4))
 }
 
 /// Who does not think with every choice refuses the word for the default, too.
@@ -70,6 +93,9 @@ fn stream_usage(body: &mut Map<String, Value>, compat: &Compat) {
 fn messages(body: &mut Map<String, Value>, compat: &Compat) {
     let claude = body.get("model").and_then(Value::as_str).is_some_and(is_claude);
     let Some(messages) = body.get_mut("messages").and_then(Value::as_array_mut) else { return };
+    if !compat.late_system {
+        move_late_system(messages);
+    }
     let calls =
         messages.iter().any(|message| message.get("tool_calls").is_some_and(|calls| !calls.is_null()));
     let missing = compat.missing_reasoning.as_ref().filter(|_| calls);
@@ -89,6 +115,64 @@ fn messages(body: &mut Map<String, Value>, compat: &Compat) {
             _ => {}
         }
     }
+}
+
+fn is_system(message: &Value) -> bool {
+    message["role"] == "system" || message["role"] == "developer"
+}
+
+/// System messages for those who take one, in front: the ones at the beginning become one, and a later one becomes
+/// a user's text where it stands, as what is before it is to stay as it is in caches. It is a part of the user's
+/// message beside it, where there is one.
+pub fn move_late_system(messages: &mut Vec<Value>) {
+    let front = messages.iter().take_while(|message| is_system(message)).count();
+    if front < 2 && !messages.iter().skip(front).any(is_system) {
+        return;
+    }
+    let (mut out, mut moved): (Vec<Value>, bool) = (Vec::with_capacity(messages.len()), false);
+    for (i, mut message) in messages.drain(..).enumerate() {
+        let late = i >= front && is_system(&message);
+        if late {
+            message = json!({"role": "user", "content": as_users(message["content"].take())});
+        }
+        let joins = match out.last() {
+            Some(last) if i < front => is_system(last),
+            // A user's message beside what was moved.
+            Some(last) => last["role"] == "user" && message["role"] == "user" && (late || moved),
+            None => false,
+        };
+        match out.last_mut().filter(|_| joins) {
+            Some(last) => join(&mut last["content"], message["content"].take()),
+            None => out.push(message),
+        }
+        moved = late;
+    }
+    *messages = out;
+}
+
+/// A system message's content in a user's words.
+fn as_users(content: Value) -> Value {
+    let text = match &content {
+        Value::String(text) => text.clone(),
+        Value::Array(parts) => {
+            parts.iter().filter_map(|part| part["text"].as_str()).collect::<Vec<_>>().join("\n\n")
+        }
+        _ => String::new(),
+    };
+    format!("<system>\n{text}\n</system>").into()
+}
+
+/// Adds content to content: text to text, else parts to parts.
+fn join(content: &mut Value, more: Value) {
+    let parts = |content: Value| match content {
+        Value::Array(parts) => parts,
+        Value::Null => Vec::new(),
+        text => vec![json!({"type": "text", "text": text})],
+    };
+    *content = match (content.take(), more) {
+        (Value::String(text), Value::String(more)) => format!("{text}\n\n{more}").into(),
+        (content, more) => parts(content).into_iter().chain(parts(more)).collect(),
+    };
 }
 
 fn past_reasoning(message: &mut Map<String, Value>, way: PastReasoning, claude: bool) {

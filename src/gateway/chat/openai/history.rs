@@ -5,7 +5,7 @@
 //! arguments, or with arguments that are no JSON. Such a history is answered: what cannot be read is
 //! given to the template as the text that it is.
 
-use super::thinking;
+use super::{fit, thinking};
 use crate::gateway::wire::fields::{BadField, Fields};
 use crate::text::{ChatTemplate, RenderInput, TextError};
 use serde_json::{Map, Value, json};
@@ -56,14 +56,25 @@ pub fn render_input(fields: &Fields<'_>, template: Option<&ChatTemplate>) -> Res
     Ok(RenderInput { messages, tools: Vec::new(), add_generation_prompt, continue_final_message, extra })
 }
 
-/// Renders. Many templates go through a call's arguments by name, and fail on those that are no object:
-/// then they get an object with the text. Some fail on a tool without a description or parameters: then it has empty
-/// ones.
+/// Renders, and where the template refuses the conversation tries it as many templates want it: with a call's
+/// arguments as an object, through which they go by name, and with one system message, at the beginning (Qwen3.5,
+/// Mistral): a later one is then a user's text ([`fit::move_late_system`]); and with tools that have a description and
+/// parameters, if empty ones. The template's own complaint is told where nothing helps.
 pub fn render(template: &ChatTemplate, input: &RenderInput) -> Result<String, TextError> {
     let rendered = template.render(input);
     if rendered.is_ok() {
         return rendered;
     }
+    let named = with_named_arguments(input);
+    let mut in_front = named.clone().unwrap_or_else(|| input.clone());
+    fit::move_late_system(&mut in_front.messages);
+    let moved = in_front.messages != input.messages;
+    let others = named.into_iter().chain(moved.then_some(in_front));
+    others.map(|input| template.render(&input)).find(Result::is_ok).unwrap_or(rendered)
+}
+
+/// With an object in place of arguments that are a text; None where there are none.
+fn with_named_arguments(input: &RenderInput) -> Option<RenderInput> {
     let mut named = input.clone();
     let calls = named.messages.iter_mut().filter_map(|message| message.get_mut("tool_calls")?.as_array_mut());
     let mut any = false;
@@ -81,7 +92,7 @@ pub fn render(template: &ChatTemplate, input: &RenderInput) -> Result<String, Te
             tool.entry(name).or_insert(empty);
         }
     }
-    if any { template.render(&named) } else { rendered }
+    any.then_some(named)
 }
 
 /// A message as templates know it: text content, everything else as it came.

@@ -37,12 +37,21 @@ use serde_json::{Map, Value, json};
 /// Translates a request for a provider; the model's name stays as it is. An error names the field of
 /// the caller's body that has no place in OpenAI's format, or in the provider's.
 pub fn to_openai(anthropic_body: &Value, compat: &Compat) -> Result<Value, BadField> {
+    to_openai_model(anthropic_body, None, compat)
+}
+
+/// The same for the model that the provider calls so: what it takes depends on that name, not on the caller's.
+pub fn to_openai_model(
+    anthropic_body: &Value,
+    model: Option<&str>,
+    compat: &Compat,
+) -> Result<Value, BadField> {
     let body = Fields::root(anthropic_body)?;
     for name in ["container", "mcp_servers"] {
         body.refuse(name, "is for Anthropic's own servers, and this model runs elsewhere; leave it out")?;
     }
     let mut out = Map::new();
-    if let Some(model) = body.str("model")? {
+    if let Some(model) = model.or(body.str("model")?) {
         out.insert("model".into(), model.into());
     }
     let mut messages = Vec::new();

@@ -1,6 +1,6 @@
 //! What only Anthropic's servers act on, in requests for others.
 
-use super::super::{Dialect, Peer, for_upstream, to_openai};
+use super::super::{Dialect, Peer, Takes, for_upstream, to_openai};
 use crate::config::Compat;
 use crate::config::compat::{
     dashscope, deepseek, minimax, moonshot, novastack, openai, openrouter, plain, vllm,
@@ -218,7 +218,7 @@ fn the_format_of_an_answer_is_found_where_it_stood_as_a_beta_too() {
 #[test]
 fn an_effort_without_thinking_is_thinking_turned_off_in_every_providers_words() {
     let rest = |compat: &Compat, more: Value| {
-        let peer = Peer { dialect: Dialect::OpenAi, model: "m", compat };
+        let peer = Peer { dialect: Dialect::OpenAi, model: "m", compat, takes: Takes::default() };
         let out = for_upstream(Dialect::Anthropic, &body(more), &peer).unwrap();
         let mut rest: Map<String, Value> = out.as_object().unwrap().clone();
         for name in ["model", "messages", "max_tokens", "max_completion_tokens"] {

@@ -1,6 +1,6 @@
 //! Plausible requests there and back, and implausible ones anywhere.
 
-use super::super::{Dialect, Peer, for_upstream, to_anthropic, to_openai};
+use super::super::{Dialect, Peer, Takes, for_upstream, to_anthropic, to_openai};
 use crate::config::Compat;
 use crate::config::compat::{dashscope, deepseek, minimax, moonshot, openai, openrouter, vllm};
 use proptest::prelude::*;
@@ -387,7 +387,7 @@ proptest! {
         for (from, body) in bodies {
             for compat in providers() {
                 for dialect in [Dialect::OpenAi, Dialect::Anthropic] {
-                    let peer = Peer { dialect, model: MODEL, compat: &compat };
+                    let peer = Peer { dialect, model: MODEL, compat: &compat, takes: Takes::default() };
                     let out = match for_upstream(from, &body, &peer) {
                         Ok(out) => out,
                         Err(error) => {
@@ -415,7 +415,7 @@ proptest! {
         for from in [Dialect::OpenAi, Dialect::Anthropic] {
             for compat in providers() {
                 for (dialect, model) in [(Dialect::OpenAi, "m"), (Dialect::Anthropic, MODEL), (Dialect::Anthropic, "claude-3-7")] {
-                    let peer = Peer { dialect, model, compat: &compat };
+                    let peer = Peer { dialect, model, compat: &compat, takes: Takes::default() };
                     match for_upstream(from, &body, &peer) {
                         Ok(out) => prop_assert!(out.to_string().len() <= 12 * bytes + 600, "{}", out),
                         Err(error) => prop_assert!(!error.param.is_empty()),

@@ -4,6 +4,7 @@
 mod anthropics_own;
 mod decoding;
 mod encoding;
+mod fitting;
 mod fuzz;
 mod meaning;
 mod providers;

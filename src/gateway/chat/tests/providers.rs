@@ -1,7 +1,7 @@
 //! What each preset's upstream is sent.
 
 use super::super::anthropic::fit;
-use super::super::{ChatEvent, Dialect, EncodeOptions, Peer, StopReason, encode_whole, for_upstream};
+use super::super::{ChatEvent, Dialect, EncodeOptions, Peer, StopReason, Takes, encode_whole, for_upstream};
 use crate::config::Compat;
 use crate::config::compat::{
     dashscope, deepseek, minimax, moonshot, open_server, openai, openrouter, plain, vllm,
@@ -9,7 +9,8 @@ use crate::config::compat::{
 use serde_json::{Map, Value, json};
 
 fn sent(from: Dialect, to: Dialect, model: &str, compat: &Compat, body: Value) -> Result<Value, String> {
-    for_upstream(from, &body, &Peer { dialect: to, model, compat }).map_err(|error| error.to_string())
+    for_upstream(from, &body, &Peer { dialect: to, model, compat, takes: Takes::default() })
+        .map_err(|error| error.to_string())
 }
 
 /// From an Anthropic caller to a provider of OpenAI's format.

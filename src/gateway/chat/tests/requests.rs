@@ -65,7 +65,7 @@ fn rich_openai() -> Value {
         "tool_choice": {"type": "function", "function": {"name": "look"}},
         "parallel_tool_calls": false,
         "response_format": {"type": "json_schema", "json_schema": {
-            "name": "response", "schema": {"type": "object"}, "strict": true,
+            "name": "response", "schema": {"type": "object", "additionalProperties": false}, "strict": true,
         }},
         "reasoning_effort": "high",
     })
@@ -107,7 +107,9 @@ fn rich_anthropic() -> Value {
             {"name": "time", "input_schema": {"type": "object"}},
         ],
         "tool_choice": {"type": "tool", "name": "look", "disable_parallel_tool_use": true},
-        "output_config": {"effort": "high", "format": {"type": "json_schema", "schema": {"type": "object"}}},
+        "output_config": {"effort": "high", "format": {
+            "type": "json_schema", "schema": {"type": "object", "additionalProperties": false},
+        }},
     })
 }
 
@@ -272,9 +274,19 @@ fn efforts_and_budgets() {
         assert_eq!(asked(old, "high", Some(2000)), (Value::Null, Value::Null, 2000), "{old}");
         assert_eq!(asked(old, "none", None), (json!({"type": "disabled"}), Value::Null, DEFAULT), "{old}");
     }
-    for new in ["claude-opus-4-7", "claude-opus-4.6", "anthropic/claude-sonnet-4.6:beta", "claude-opus-5"] {
+    for (new, most) in [
+        ("claude-opus-4-7", "xhigh"),
+        ("claude-opus-4.6", "high"),
+        ("anthropic/claude-sonnet-4.6:beta", "high"),
+        ("claude-opus-5", "xhigh"),
+    ] {
         assert_eq!(asked(new, "minimal", None), (adaptive.clone(), json!("low"), DEFAULT), "{new}");
-        assert_eq!(asked(new, "xhigh", Some(50)), (adaptive.clone(), json!("xhigh"), 50), "{new}");
+        assert_eq!(asked(new, "xhigh", Some(50)), (adaptive.clone(), json!(most), 50), "{new}");
+    }
+    for never in ["claude-3-5-haiku-latest", "claude-3-opus-20240229"] {
+        for effort in ["high", "none"] {
+            assert_eq!(asked(never, effort, None), (Value::Null, Value::Null, DEFAULT), "{never}");
+        }
     }
     for (effort, tokens) in [("low", 2048), ("medium", 8192), ("high", 24576)] {
         assert_eq!(asked("claude-haiku-4-5", effort, None).0, budget(tokens));
@@ -353,7 +365,6 @@ fn what_anthropic_cannot_do_names_the_field() {
         (json!([]), "body"),
         (json!({}), "messages"),
         (json!({"messages": [{"role": "user", "content": " "}]}), "messages"),
-        (json!({"messages": [{"role": "assistant", "content": "hi"}]}), "messages[0].role"),
         (json!({"messages": [{"role": "robot", "content": "hi"}]}), "messages[0].role"),
         (json!({"messages": [{"role": "user", "content": 3}]}), "messages[0].content"),
         (json!({"messages": user("a"), "n": 2}), "n"),
@@ -367,11 +378,17 @@ fn what_anthropic_cannot_do_names_the_field() {
         (json!({"messages": user("a"), "stop": "\n"}), "stop"),
         (json!({"messages": user("a"), "stop": 3}), "stop"),
         (json!({"messages": user("a"), "reasoning_effort": "heroic"}), "reasoning_effort"),
-        (json!({"messages": user("a"), "response_format": {"type": "json_object"}}), "response_format.type"),
+        (json!({"messages": user("a"), "response_format": {"type": "xml"}}), "response_format.type"),
         (json!({"messages": user("a"), "tool_choice": "required"}), "tool_choice"),
         (json!({"messages": user("a"), "tool_choice": "any"}), "tool_choice"),
         (json!({"messages": user("a"), "tools": tool(json!({}))}), "tools[0].function.name"),
-        (json!({"messages": user("a"), "tools": [{"type": "custom", "custom": {}}]}), "tools[0].type"),
+        (json!({"messages": user("a"), "tools": [{"type": "custom", "custom": {}}]}), "tools[0].custom.name"),
+        (json!({"messages": user("a"), "tools": [{"type": "wish"}]}), "tools[0].type"),
+        (json!({"messages": user("a"), "tool_choice": {"type": "wish"}}), "tool_choice.type"),
+        (
+            json!({"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_data": "data:x/y;base64,AA"}}]}]}),
+            "messages[0].content[0].file.file_data",
+        ),
         (
             json!({"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]}),
             "messages[0].content[0].type",
