@@ -15,8 +15,9 @@ use super::super::openai::fit::CLAUDE_FORMAT;
 use super::super::openai::logprobs::ChatLogprobs;
 use super::super::{ChatEvent, StopReason, TokenUsage, UpstreamError};
 use super::custom_input::{CustomInput, is_object};
-use super::envelope::{Envelope, Piece};
+use super::envelope::Envelope;
 use super::object::{Status, response};
+use super::parts::{CONTENT, Part, ReasoningWay, SUMMARY};
 use super::request::Asked;
 use super::tools::{Tool, ToolKind, typed_call};
 use crate::gateway::wire::json::push_json;
@@ -50,7 +51,7 @@ pub struct ResponsesEncoder {
 #[derive(Debug)]
 enum Open {
     Message { at: Place, parts: Vec<Value>, part: Option<OpenPart> },
-    Reasoning { at: Place, parts: Vec<Value>, part: Option<String>, envelope: Envelope },
+    Reasoning { at: Place, text: Option<String> },
 }
 
 /// The part of a message that is open.
@@ -66,12 +67,6 @@ struct OpenPart {
 struct Place {
     id: String,
     index: usize,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Part {
-    Text,
-    Refusal,
 }
 
 /// A call that is open, or was.
@@ -142,15 +137,13 @@ impl ResponsesEncoder {
             ChatEvent::Refusal { text, .. } => self.say(Part::Refusal, text, out),
             ChatEvent::Reasoning { text, .. } => self.think(text, out),
             ChatEvent::Signature { signature, .. } => {
-                let text = self.end_thought(out).unwrap_or_default();
-                let piece = Piece { text, signature: Some(signature.clone()), data: None };
-                self.reasoning(out).pieces.push(piece);
+                self.open_reasoning(out);
+                self.close_reasoning(true, Some(signature.clone()), None, out);
             }
             ChatEvent::RedactedReasoning { data, .. } => {
-                if let Some(text) = self.end_thought(out) {
-                    self.reasoning(out).pieces.push(Piece { text, ..Piece::default() });
-                }
-                self.reasoning(out).pieces.push(Piece { data: Some(data.clone()), ..Piece::default() });
+                self.close_open(true, out);
+                self.open_reasoning(out);
+                self.close_reasoning(true, None, Some(data.clone()), out);
             }
             ChatEvent::ToolCall { call, id, name, .. } => self.call(*call, id, name, out),
             ChatEvent::ToolArguments { call, json, .. } => self.arguments(*call, json, out)?,
@@ -337,89 +330,69 @@ impl ResponsesEncoder {
     }
 
     fn think(&mut self, text: &str, out: &mut String) {
-        self.reasoning(out);
-        let summary = self.asked.summary;
-        let index = if summary { "summary_index" } else { "content_index" };
-        let Some(Open::Reasoning { at, parts, part, .. }) = &mut self.open else {
-            unreachable!("it is open")
-        };
-        let (at, number) = (at.clone(), Some((index, parts.len())));
-        let begins = part.is_none();
-        part.get_or_insert_default().push_str(text);
+        self.open_reasoning(out);
+        let way = self.way();
+        let Some(Open::Reasoning { at, text: all }) = &mut self.open else { unreachable!("it was opened") };
+        let (at, begins) = (at.clone(), all.is_none());
+        all.get_or_insert_default().push_str(text);
+        let number = Some((way.index, 0));
         if begins {
-            let (kind, part) = if summary {
-                ("response.reasoning_summary_part.added", summary_part(""))
-            } else {
-                ("response.content_part.added", reasoning_part(""))
-            };
-            self.emit_part(kind, &at, number, &[("part", &part)], out);
+            self.emit_part(way.part_added, &at, number, &[("part", &way.part(""))], out);
         }
-        let kind =
-            if summary { "response.reasoning_summary_text.delta" } else { "response.reasoning_text.delta" };
-        self.delta(kind, &at, number, text, out);
+        self.delta(way.delta, &at, number, text, out);
     }
 
-    /// The reasoning item, opened if it is not.
-    fn reasoning(&mut self, out: &mut String) -> &mut Envelope {
+    /// How reasoning is told.
+    fn way(&self) -> &'static ReasoningWay {
+        if self.asked.summary { &SUMMARY } else { &CONTENT }
+    }
+
+    fn open_reasoning(&mut self, out: &mut String) {
         if !matches!(self.open, Some(Open::Reasoning { .. })) {
             self.make_room(out);
             let at = self.place("rs");
             let item = json!({"id": at.id, "type": "reasoning", "status": "in_progress", "summary": []});
             self.item_added(&at, &item, out);
-            let envelope = Envelope { format: self.format.map(str::to_owned), pieces: Vec::new() };
-            self.open = Some(Open::Reasoning { at, parts: Vec::new(), part: None, envelope });
-        }
-        match &mut self.open {
-            Some(Open::Reasoning { envelope, .. }) => envelope,
-            _ => unreachable!("it was opened"),
+            self.open = Some(Open::Reasoning { at, text: None });
         }
     }
 
-    /// Ends the reasoning's part that is open; its text.
-    fn end_thought(&mut self, out: &mut String) -> Option<String> {
-        let summary = self.asked.summary;
-        let Some(Open::Reasoning { at, parts, part, .. }) = &mut self.open else { return None };
-        let text = part.take()?;
-        let at = at.clone();
-        if summary {
-            let number = Some(("summary_index", parts.len()));
-            let value = summary_part(&text);
-            parts.push(value.clone());
-            let done = "response.reasoning_summary_text.done";
-            self.emit_part(done, &at, number, &[("text", &text.as_str().into())], out);
-            self.emit_part("response.reasoning_summary_part.done", &at, number, &[("part", &value)], out);
-        } else {
-            let number = Some(("content_index", parts.len()));
-            let value = reasoning_part(&text);
-            parts.push(value.clone());
-            let done = "response.reasoning_text.done";
-            self.emit_part(done, &at, number, &[("text", &text.as_str().into())], out);
-            self.emit_part("response.content_part.done", &at, number, &[("part", &value)], out);
+    /// Ends the reasoning that is open: each signature ends an item, so that it stays with its text.
+    fn close_reasoning(
+        &mut self,
+        whole: bool,
+        signature: Option<String>,
+        data: Option<String>,
+        out: &mut String,
+    ) {
+        let way = self.way();
+        let Some(Open::Reasoning { at, text }) = self.open.take_if(|it| matches!(it, Open::Reasoning { .. }))
+        else {
+            return;
+        };
+        let status = if whole { "completed" } else { "incomplete" };
+        let mut item = json!({"id": at.id, "type": "reasoning", "status": status, "summary": []});
+        if let Some(text) = &text {
+            let (number, part) = (Some((way.index, 0)), way.part(text));
+            self.emit_part(way.text_done, &at, number, &[("text", &part["text"])], out);
+            self.emit_part(way.part_done, &at, number, &[("part", &part)], out);
+            item[way.field] = json!([part]);
         }
-        Some(text)
+        let format = self.format.map(str::to_owned);
+        let envelope = Envelope { format, text: text.unwrap_or_default(), signature, data };
+        if self.asked.encrypted || envelope.is_signed() {
+            item["encrypted_content"] = envelope.seal().into();
+        }
+        self.item_done(&at, item, out);
     }
 
     /// Ends the message or the reasoning that is open.
     fn close_open(&mut self, whole: bool, out: &mut String) {
-        let status = if whole { "completed" } else { "incomplete" };
+        self.close_reasoning(whole, None, None, out);
         self.close_part(out);
-        if let Some(text) = self.end_thought(out) {
-            self.reasoning(out).pieces.push(Piece { text, ..Piece::default() });
-        }
-        match self.open.take() {
-            None => {}
-            Some(Open::Message { at, parts, .. }) => {
-                let item = message(&at, status, parts);
-                self.item_done(&at, item, out);
-            }
-            Some(Open::Reasoning { at, parts, envelope, .. }) => {
-                let mut item = json!({"id": at.id, "type": "reasoning", "status": status, "summary": []});
-                item[if self.asked.summary { "summary" } else { "content" }] = parts.into();
-                if self.asked.encrypted || envelope.is_signed() {
-                    item["encrypted_content"] = envelope.seal().into();
-                }
-                self.item_done(&at, item, out);
-            }
+        if let Some(Open::Message { at, parts, .. }) = self.open.take() {
+            let item = message(&at, if whole { "completed" } else { "incomplete" }, parts);
+            self.item_done(&at, item, out);
         }
     }
 
@@ -544,24 +517,6 @@ impl Place {
     }
 }
 
-impl Part {
-    fn delta(self) -> &'static str {
-        match self {
-            Self::Text => "response.output_text.delta",
-            Self::Refusal => "response.refusal.delta",
-        }
-    }
-
-    fn value(self, text: &str, scores: Vec<Value>) -> Value {
-        match self {
-            Self::Text => {
-                json!({"type": "output_text", "text": text, "annotations": [], "logprobs": scores})
-            }
-            Self::Refusal => json!({"type": "refusal", "refusal": text}),
-        }
-    }
-}
-
 impl Call {
     fn item(&self, at: &Place, status: &str) -> Value {
         let mut item = match self.tool.kind {
@@ -583,14 +538,6 @@ impl Call {
 
 fn message(at: &Place, status: &str, content: Vec<Value>) -> Value {
     json!({"id": at.id, "type": "message", "status": status, "role": "assistant", "content": content})
-}
-
-fn summary_part(text: &str) -> Value {
-    json!({"type": "summary_text", "text": text})
-}
-
-fn reasoning_part(text: &str) -> Value {
-    json!({"type": "reasoning_text", "text": text})
 }
 
 /// A whole response that is not streamed.

@@ -235,7 +235,7 @@ impl Reader {
                 BadField::new(item.path("encrypted_content"), "is damaged: it must come back as it was sent")
             })?,
         };
-        let mut text = envelope.text();
+        let mut text = envelope.text.clone();
         for name in ["content", "summary"] {
             let other = texts(name)?;
             if text.is_empty() {
@@ -244,7 +244,7 @@ impl Reader {
         }
         let turn = self.turn();
         turn.reasoning.push_str(&text);
-        envelope.push_details(&mut turn.details);
+        envelope.push_detail(&mut turn.details);
         Ok(())
     }
 
@@ -318,11 +318,7 @@ impl Turn {
             message.insert("reasoning_content".into(), self.reasoning.into());
         }
         if !self.details.is_empty() {
-            let mut details = self.details;
-            for (i, detail) in details.iter_mut().enumerate() {
-                detail["index"] = i.into();
-            }
-            message.insert("reasoning_details".into(), details.into());
+            message.insert("reasoning_details".into(), self.details.into());
         }
         if !self.calls.is_empty() {
             message.insert("tool_calls".into(), self.calls.into());

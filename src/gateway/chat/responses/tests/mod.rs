@@ -1,9 +1,11 @@
 //! Tests of the Responses codec, against transcripts in the shape that OpenAI's documentation and SDKs have.
 
+mod decoding;
 mod encoding;
 mod requests;
 mod store;
 mod tools;
+mod upstream;
 
 use super::super::encode::AnswerHead;
 use super::request::{Asked, NothingKept, Request, read};

@@ -1,6 +1,6 @@
 //! Requests as chat completions.
 
-use super::super::envelope::{Envelope, Piece};
+use super::super::envelope::Envelope;
 use super::{chat, request};
 use serde_json::{Value, json};
 
@@ -122,18 +122,23 @@ fn typed_calls_and_calls_of_servers_in_a_history() {
 
 #[test]
 fn reasoning_comes_back_with_what_was_signed() {
-    let pieces = vec![
-        Piece { text: "first ".into(), signature: Some("sig".into()), data: None },
-        Piece { data: Some("hidden".into()), ..Piece::default() },
-        Piece { text: "second".into(), ..Piece::default() },
-    ];
-    let sealed = Envelope { format: Some("anthropic-claude-v1".into()), pieces }.seal();
-    let read = |item: Value| {
-        messages(json!([{"role": "user", "content": "x"}, item, {"role": "assistant", "content": "y"}]))[1]
-            .clone()
+    let format = Some("anthropic-claude-v1".to_owned());
+    let sealed = |envelope: Envelope| {
+        let encrypted = Envelope { format: format.clone(), ..envelope }.seal();
+        json!({"type": "reasoning", "summary": [], "encrypted_content": encrypted})
+    };
+    let read = |items: Vec<Value>| {
+        let mut input = vec![json!({"role": "user", "content": "x"})];
+        input.extend(items);
+        input.push(json!({"role": "assistant", "content": "y"}));
+        messages(input.into())[1].clone()
     };
     // Codex sends neither summary nor content with it.
-    let message = read(json!({"type": "reasoning", "summary": [], "encrypted_content": sealed}));
+    let message = read(vec![
+        sealed(Envelope { text: "first ".into(), signature: Some("sig".into()), ..Envelope::default() }),
+        sealed(Envelope { data: Some("hidden".into()), ..Envelope::default() }),
+        sealed(Envelope { text: "second".into(), ..Envelope::default() }),
+    ]);
     assert_eq!(
         message,
         json!({
@@ -146,8 +151,8 @@ fn reasoning_comes_back_with_what_was_signed() {
         })
     );
     // Another server's is opaque; it stays what it was.
-    let message = read(json!({"type": "reasoning", "encrypted_content": "gAAAA",
-                              "summary": [{"type": "summary_text", "text": "s"}]}));
+    let summary = json!([{"type": "summary_text", "text": "s"}]);
+    let message = read(vec![json!({"type": "reasoning", "encrypted_content": "gAAAA", "summary": summary})]);
     assert_eq!(message["reasoning_content"], "s");
     assert_eq!(message["reasoning_details"][0]["data"], "openai-responses:gAAAA");
     let open = Envelope::open("gAAAA").unwrap();
