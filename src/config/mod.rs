@@ -223,6 +223,8 @@ pub enum Format {
     OpenAi,
     /// Anthropic's messages: `{base_url}/v1/messages`.
     Anthropic,
+    /// OpenAI's Responses: `{base_url}/responses`.
+    Responses,
 }
 
 /// An upstream.

@@ -173,6 +173,8 @@ fn continues(declared: Option<bool>, preset: Option<&Preset>, format: Format) ->
     let openai = |name: &str| format == Format::OpenAi && preset.is_some_and(|preset| preset.name == name);
     match declared {
         Some(false) => None,
+        // A response is gone on from whole, not from a part of it.
+        _ if format == Format::Responses => None,
         _ if openai("novastack") => Some(Continues::Tokens),
         None => None,
         // https://api-docs.deepseek.com/guides/chat_prefix_completion
@@ -198,8 +200,9 @@ fn format(reader: &mut Reader, node: &Node, what: &str) -> Option<Format> {
     match reader.text(node, &format!("`format` of {what}"))? {
         "openai" => Some(Format::OpenAi),
         "anthropic" => Some(Format::Anthropic),
+        "responses" => Some(Format::Responses),
         other => {
-            let there_are = reader.there_are(other, &["openai", "anthropic"]);
+            let there_are = reader.there_are(other, &["openai", "anthropic", "responses"]);
             reader.error(node.line, format!("{what}: unknown format {}{there_are}", in_backticks(other)));
             None
         }

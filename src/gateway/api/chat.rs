@@ -23,6 +23,7 @@ use crate::gateway::route::{self, Asked, Plan, Target};
 use crate::gateway::target::answer::{Answer, Piece, Whole};
 use crate::gateway::target::failure::{Failure, Then};
 use crate::gateway::target::local::{LocalTarget, failure};
+use crate::gateway::target::remote::ANTHROPIC_BETA;
 use crate::gateway::target::resume::ResumeState;
 use crate::gateway::target::{ChatRequest, ChatTarget};
 use crate::gateway::wire::bounds::Limits;
@@ -40,8 +41,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 use stream::{AnswerStream, Out, Resume};
 
-/// What callers of Anthropic's API ask for beyond its version: their upstream sees it too.
-const ANTHROPIC_BETA: HeaderName = HeaderName::from_static("anthropic-beta");
 /// Who answered, why, after how many attempts, for how many dollars.
 const MODEL: HeaderName = HeaderName::from_static("x-novastack-model");
 const ROUTE: HeaderName = HeaderName::from_static("x-novastack-route");
@@ -330,7 +329,7 @@ impl Chat {
     fn head(&self, name: &str) -> AnswerHead {
         let prefix = match (&self.responses, self.dialect) {
             (Some(_), _) => "resp_",
-            (None, Dialect::OpenAi) => "chatcmpl-",
+            (None, Dialect::OpenAi | Dialect::Responses) => "chatcmpl-",
             (None, Dialect::Anthropic) => "msg_",
         };
         AnswerHead {

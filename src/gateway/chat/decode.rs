@@ -2,6 +2,7 @@
 
 use super::anthropic::decode::AnthropicDecoder;
 use super::openai::decode::OpenAiDecoder;
+use super::responses::decode::ResponsesDecoder;
 use super::{ChatEvent, Dialect};
 use crate::gateway::wire::frames::{Frame, FrameError};
 use crate::gateway::wire::json::beginning;
@@ -65,6 +66,7 @@ pub struct StreamDecoder {
 enum Codec {
     OpenAi(OpenAiDecoder),
     Anthropic(AnthropicDecoder),
+    Responses(Box<ResponsesDecoder>),
 }
 
 impl StreamDecoder {
@@ -73,6 +75,7 @@ impl StreamDecoder {
         let codec = match dialect {
             Dialect::OpenAi => Codec::OpenAi(OpenAiDecoder::default()),
             Dialect::Anthropic => Codec::Anthropic(AnthropicDecoder::default()),
+            Dialect::Responses => Codec::Responses(Box::default()),
         };
         Self { codec, done: false }
     }
@@ -86,6 +89,7 @@ impl StreamDecoder {
         let progress = match &mut self.codec {
             Codec::OpenAi(codec) => codec.frame(frame, out),
             Codec::Anthropic(codec) => codec.frame(frame, out),
+            Codec::Responses(codec) => codec.frame(frame, out),
         }?;
         self.done = progress == Progress::Done;
         Ok(progress)
@@ -96,6 +100,7 @@ impl StreamDecoder {
         match &self.codec {
             Codec::OpenAi(codec) => codec.is_finished() && codec.choices() as u64 >= choices,
             Codec::Anthropic(codec) => codec.is_finished(),
+            Codec::Responses(codec) => codec.is_finished(),
         }
     }
 
@@ -105,6 +110,7 @@ impl StreamDecoder {
         let finished = match &self.codec {
             Codec::OpenAi(codec) => codec.is_finished(),
             Codec::Anthropic(codec) => codec.is_finished(),
+            Codec::Responses(codec) => codec.is_finished(),
         };
         match (self.done || finished, &self.codec) {
             (true, _) => Ok(()),
@@ -113,6 +119,9 @@ impl StreamDecoder {
             }
             (false, Codec::Anthropic(_)) => {
                 Err(DecodeError::EndedEarly("neither a stop_reason nor message_stop came"))
+            }
+            (false, Codec::Responses(_)) => {
+                Err(DecodeError::EndedEarly("neither response.completed nor response.incomplete came"))
             }
         }
     }
@@ -126,6 +135,7 @@ pub fn decode_whole(dialect: Dialect, body: &[u8]) -> Result<Vec<ChatEvent>, Dec
     match dialect {
         Dialect::OpenAi => super::openai::decode::whole(text),
         Dialect::Anthropic => super::anthropic::decode::whole(text),
+        Dialect::Responses => super::responses::decode::whole(text),
     }
 }
 

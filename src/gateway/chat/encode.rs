@@ -85,6 +85,7 @@ impl StreamEncoder {
         let codec = match dialect {
             Dialect::OpenAi => Codec::OpenAi(OpenAiEncoder::new(&head, options)),
             Dialect::Anthropic => Codec::Anthropic(AnthropicEncoder::new(head, options)),
+            Dialect::Responses => Codec::Responses(Box::new(ResponsesEncoder::new(head, Arc::default()))),
         };
         Self { codec, dialect }
     }
@@ -92,7 +93,7 @@ impl StreamEncoder {
     /// The same for a caller of OpenAI's Responses, whose requests are chat completions inside.
     pub fn for_responses(head: AnswerHead, asked: Arc<Asked>) -> Self {
         let codec = Codec::Responses(Box::new(ResponsesEncoder::new(head, asked)));
-        Self { codec, dialect: Dialect::OpenAi }
+        Self { codec, dialect: Dialect::Responses }
     }
 
     /// The response object that its caller has been told of last; None in other formats.
@@ -145,6 +146,7 @@ pub fn encode_whole(
     match dialect {
         Dialect::OpenAi => super::openai::encode::whole(head, options, events),
         Dialect::Anthropic => super::anthropic::encode::whole(head, events),
+        Dialect::Responses => super::responses::encode::whole(head, Arc::default(), events),
     }
 }
 

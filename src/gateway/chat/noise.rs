@@ -15,7 +15,7 @@ const LINES: [&str; 1] = ["x-anthropic-billing-header:"];
 /// Leaves them out of the system prompt of a body.
 pub fn drop(body: &mut Map<String, Value>, dialect: Dialect) {
     match dialect {
-        Dialect::OpenAi => {
+        Dialect::OpenAi | Dialect::Responses => {
             let Some(messages) = body.get_mut("messages").and_then(Value::as_array_mut) else { return };
             messages.retain_mut(|message| {
                 let system = message["role"] == "system" || message["role"] == "developer";

@@ -38,7 +38,7 @@ pub fn write(frame: &Frame, model: &str, out: &mut String) {
 /// The last frame of a stream, for one that its upstream did not end with it.
 pub fn end(dialect: Dialect) -> &'static str {
     match dialect {
-        Dialect::OpenAi => "data: [DONE]\n\n",
+        Dialect::OpenAi | Dialect::Responses => "data: [DONE]\n\n",
         Dialect::Anthropic => "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n",
     }
 }

@@ -3,6 +3,7 @@
 use super::anthropic::{cache, fit as anthropic};
 use super::openai::fit as openai;
 use super::openai::request::to_openai_model;
+use super::responses::upstream::to_responses;
 use super::{Dialect, Takes, noise, takes, to_anthropic};
 use crate::config::Compat;
 use crate::gateway::wire::fields::BadField;
@@ -36,6 +37,9 @@ pub struct Peer<'a> {
 /// upstream is known to refuse or to call otherwise; else it is translated. An error names the field
 /// of the caller's body that cannot be.
 pub fn for_upstream(from: Dialect, body: &Value, to: &Peer) -> Result<Value, BadField> {
+    if to.dialect == Dialect::Responses {
+        return to_responses(&for_upstream(from, body, &Peer { dialect: Dialect::OpenAi, ..*to })?);
+    }
     to.takes.check_images(body)?;
     let mut body = Cow::Borrowed(body);
     if !to.takes.capabilities.reasoning && takes::says_reasoning(&body) {
@@ -43,9 +47,13 @@ pub fn for_upstream(from: Dialect, body: &Value, to: &Peer) -> Result<Value, Bad
         body.to_mut().as_object_mut().into_iter().for_each(takes::forget_reasoning);
     }
     let mut out = match (from, to.dialect) {
-        (Dialect::OpenAi, Dialect::Anthropic) => to_anthropic(&body, to.model, ANTHROPIC_MAX_TOKENS)?,
-        (Dialect::Anthropic, Dialect::OpenAi) => to_openai_model(&body, Some(to.model), to.compat)?,
-        (Dialect::OpenAi, Dialect::OpenAi) | (Dialect::Anthropic, Dialect::Anthropic) => body.into_owned(),
+        (Dialect::OpenAi | Dialect::Responses, Dialect::Anthropic) => {
+            to_anthropic(&body, to.model, ANTHROPIC_MAX_TOKENS)?
+        }
+        (Dialect::Anthropic, Dialect::OpenAi | Dialect::Responses) => {
+            to_openai_model(&body, Some(to.model), to.compat)?
+        }
+        _ => body.into_owned(),
     };
     if let Some(out) = out.as_object_mut() {
         out.insert("model".into(), to.model.into());
@@ -77,7 +85,7 @@ fn hash_long_names(body: &mut Map<String, Value>, dialect: Dialect) {
         }
     };
     match dialect {
-        Dialect::OpenAi => {
+        Dialect::OpenAi | Dialect::Responses => {
             for name in ["user", "safety_identifier", "prompt_cache_key"] {
                 body.get_mut(name).into_iter().for_each(|name| hash(name, OPENAI_NAME_CHARS_MAX));
             }

@@ -8,7 +8,7 @@
 //! Two names never become one: where a replacement is taken already, by another tool's own name or by chance, the
 //! next digest is tried.
 
-use super::Dialect;
+use super::{ChatEvent, Dialect};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,7 +31,7 @@ impl ToolNames {
     pub fn shorten(body: &mut Value, dialect: Dialect, chars_max: Option<usize>) -> Self {
         let chars_max = match dialect {
             Dialect::Anthropic => ANTHROPIC_CHARS_MAX,
-            Dialect::OpenAi => match chars_max {
+            Dialect::OpenAi | Dialect::Responses => match chars_max {
                 Some(chars_max) => chars_max,
                 None => return Self::default(),
             },
@@ -71,6 +71,17 @@ impl ToolNames {
         self.originals.is_empty()
     }
 
+    /// Puts the caller's names back into events.
+    pub fn restore_events(&self, events: &mut [ChatEvent]) {
+        for event in events.iter_mut().filter(|_| !self.is_empty()) {
+            if let ChatEvent::ToolCall { name, .. } = event
+                && let Some(original) = self.originals.get(name)
+            {
+                name.clone_from(original);
+            }
+        }
+    }
+
     /// Puts the caller's names back into a whole answer, or into a piece of one, of this dialect.
     pub fn restore(&self, answer: &mut Value, dialect: Dialect) {
         if self.is_empty() {
@@ -82,7 +93,7 @@ impl ToolNames {
             }
         };
         match dialect {
-            Dialect::OpenAi => {
+            Dialect::OpenAi | Dialect::Responses => {
                 for choice in items(answer, "choices") {
                     for place in ["message", "delta"] {
                         choice.get_mut(place).into_iter().for_each(|message| calls_of(message, put_back));
@@ -133,7 +144,7 @@ fn name_in(object: Option<&mut Value>, field: &str, each: &mut dyn FnMut(&mut St
 /// Every name of a tool in a request.
 fn each_name(body: &mut Value, dialect: Dialect, each: &mut dyn FnMut(&mut String)) {
     match dialect {
-        Dialect::OpenAi => {
+        Dialect::OpenAi | Dialect::Responses => {
             items(body, "tools").for_each(|tool| tool_name(tool, each));
             items(body, "functions").for_each(|function| name_in(Some(function), "name", each));
             name_in(body.get_mut("function_call"), "name", each);

@@ -417,7 +417,7 @@ impl Attempt {
         let said = self.used.unwrap_or_default();
         let output = match self.dialect {
             // One token a piece is usual there.
-            Some(Dialect::OpenAi) => self.pieces,
+            Some(Dialect::OpenAi | Dialect::Responses) => self.pieces,
             _ => (self.bytes as u64).div_ceil(BYTES_PER_TOKEN),
         };
         let input = if said.input > 0 { said.input } else { self.expected_input() };

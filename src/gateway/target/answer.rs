@@ -106,7 +106,9 @@ impl Answer {
             }
             Self::Remote(answer) => {
                 let body = answer.whole(limits).await?;
-                let events = decode_whole(answer.dialect(), &body).map_err(|error| answer.unread(error))?;
+                let events = decode_whole(answer.dialect(), &body);
+                let mut events = events.map_err(|error| answer.unread(error))?;
+                answer.names().restore_events(&mut events);
                 let json = String::from_utf8(body)
                     .map_err(|error| answer.unread(DecodeError::shape(error.to_string(), "")))?;
                 Ok(Whole { json: Some(json), events })

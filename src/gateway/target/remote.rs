@@ -23,6 +23,8 @@ use crate::config::{BodyRules, Continues, Format, KeySource, Provider};
 use crate::connect::chain;
 use crate::files;
 use crate::gateway::chat::anthropic::{fit, models};
+use crate::gateway::chat::responses::upstream::to_responses;
+use crate::gateway::chat::tool_names::ToolNames;
 use crate::gateway::chat::{Dialect, Peer, Takes, UpstreamError, decode_error, for_upstream};
 use crate::gateway::ledger::account::Attempt;
 use crate::gateway::ledger::observe::quoted;
@@ -48,7 +50,7 @@ const ERROR_BYTES_MAX: usize = 64 << 10;
 /// The version of Anthropic's API that is spoken.
 const ANTHROPIC_VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
 /// What callers of Anthropic's API ask for beyond its version.
-const ANTHROPIC_BETA: HeaderName = HeaderName::from_static("anthropic-beta");
+pub const ANTHROPIC_BETA: HeaderName = HeaderName::from_static("anthropic-beta");
 /// What upstreams are told of who asks, unless their configuration names another.
 const USER_AGENT: &str = concat!("novastack/", env!("CARGO_PKG_VERSION"));
 
@@ -75,7 +77,7 @@ impl ChatTarget for UpstreamModel {
         limits: &mut Limits,
         attempt: &mut Option<Attempt>,
     ) -> Result<Answer, Failure> {
-        let body = self.body_of(request)?;
+        let (body, names) = self.body_of(request)?;
         let mut headers = HeaderMap::new();
         if request.dialect == self.upstream.dialect() {
             headers.extend(request.headers.clone());
@@ -84,6 +86,7 @@ impl ChatTarget for UpstreamModel {
         attempt.iter().for_each(|attempt| attempt.introduce(&mut headers));
         let mut answer = self.upstream.send(&self.load, body, headers, limits).await?;
         answer.expects(request.choices);
+        answer.renames(names);
         Ok(Answer::Remote(Box::new(answer)))
     }
 }
@@ -111,12 +114,18 @@ impl UpstreamModel {
         }
     }
 
-    /// What it is sent; for the rest of an answer, with what its caller has.
-    fn body_of(&self, request: &ChatRequest<'_>) -> Result<Vec<u8>, Failure> {
+    /// What it is sent, and which tools have other names there; for the rest of an answer, with what its caller has.
+    fn body_of(&self, request: &ChatRequest<'_>) -> Result<(Vec<u8>, ToolNames), Failure> {
         let upstream = &self.upstream;
         // What cannot be translated may pass through to another target.
-        let body = for_upstream(request.dialect, request.body, &self.peer());
+        let is_responses = upstream.dialect() == Dialect::Responses;
+        let dialect = if is_responses { Dialect::OpenAi } else { upstream.dialect() };
+        let body = for_upstream(request.dialect, request.body, &Peer { dialect, ..self.peer() });
         let mut body = body.map_err(Failure::next)?;
+        let names = ToolNames::shorten(&mut body, dialect, upstream.provider.compat.tool_name_chars_max);
+        if is_responses {
+            body = to_responses(&body).map_err(Failure::next)?;
+        }
         if upstream.continues() != Some(Continues::Tokens) {
             if body.get("resume_token_ids").is_some() {
                 let why = "this model's provider does not go on by token ids";
@@ -135,7 +144,9 @@ impl UpstreamModel {
             resume.ask(&mut body, upstream.dialect());
         }
         body.as_object_mut().into_iter().for_each(|body| self.body.apply(body));
-        serde_json::to_vec(&body).map_err(|error| Failure::report(ApiError::internal(&error.to_string())))
+        let bytes = serde_json::to_vec(&body);
+        let bytes = bytes.map_err(|error| Failure::report(ApiError::internal(&error.to_string())))?;
+        Ok((bytes, names))
     }
 }
 
@@ -159,6 +170,7 @@ impl Upstream {
     pub fn new(name: &str, provider: &Provider, tls: &Arc<ClientConfig>) -> Result<Self, String> {
         let path = match provider.format {
             Format::OpenAi => "/chat/completions",
+            Format::Responses => "/responses",
             Format::Anthropic => "/v1/messages",
         };
         let failed = |reason: String| format!("provider {name}: {reason}");
@@ -189,6 +201,7 @@ impl Upstream {
         match self.provider.format {
             Format::OpenAi => Dialect::OpenAi,
             Format::Anthropic => Dialect::Anthropic,
+            Format::Responses => Dialect::Responses,
         }
     }
 
@@ -345,7 +358,7 @@ fn headers(provider: &Provider) -> Result<HeaderMap, String> {
         Ok::<_, String>(value)
     };
     match (provider.format, key) {
-        (Format::OpenAi, Some(key)) => {
+        (Format::OpenAi | Format::Responses, Some(key)) => {
             headers.insert(header::AUTHORIZATION, secret(format!("Bearer {key}"))?);
         }
         (Format::Anthropic, key) => {
@@ -354,7 +367,7 @@ fn headers(provider: &Provider) -> Result<HeaderMap, String> {
                 headers.insert("x-api-key", secret(key)?);
             }
         }
-        (Format::OpenAi, None) => {}
+        (Format::OpenAi | Format::Responses, None) => {}
     }
     Ok(headers)
 }

@@ -195,7 +195,7 @@ impl ResumeState {
             messages.push(message);
         }
         let bounds = match dialect {
-            Dialect::OpenAi => ["max_tokens", "max_completion_tokens"].as_slice(),
+            Dialect::OpenAi | Dialect::Responses => ["max_tokens", "max_completion_tokens"].as_slice(),
             Dialect::Anthropic => &["max_tokens"],
         };
         for name in bounds {
@@ -226,7 +226,7 @@ impl ResumeState {
             return true;
         }
         match dialect {
-            Dialect::OpenAi => self.splice_chunk(data),
+            Dialect::OpenAi | Dialect::Responses => self.splice_chunk(data),
             Dialect::Anthropic => self.splice_block(data),
         }
     }

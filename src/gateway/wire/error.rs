@@ -298,7 +298,7 @@ impl ApiError {
     /// The body in a dialect's shape; also the data of an error event in a stream.
     pub fn in_dialect(&self, dialect: Dialect, request_id: &str) -> String {
         match dialect {
-            Dialect::OpenAi => self.to_json(),
+            Dialect::OpenAi | Dialect::Responses => self.to_json(),
             Dialect::Anthropic => {
                 let mut message = secrets::hide(&self.message);
                 if self.code == Some("context_length_exceeded") {

@@ -24,4 +24,7 @@ pub enum Dialect {
     OpenAi,
     /// Messages (<https://docs.anthropic.com/en/api/messages>).
     Anthropic,
+    /// Responses (<https://platform.openai.com/docs/api-reference/responses>): of upstreams; a caller's request is
+    /// made one of chat completions before anybody else reads it.
+    Responses,
 }

@@ -44,14 +44,14 @@ impl States {
         now_unix_s: u64,
     ) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
         let names = match dialect {
-            Dialect::OpenAi => &OPENAI,
+            Dialect::OpenAi | Dialect::Responses => &OPENAI,
             Dialect::Anthropic => &ANTHROPIC,
         };
         let states = names.iter().zip([self.requests, self.tokens]);
         states.filter_map(|(names, state)| Some((names, state?))).flat_map(
             move |([limit, remaining, reset], state)| {
                 let until = match dialect {
-                    Dialect::OpenAi => go_duration(state.reset),
+                    Dialect::OpenAi | Dialect::Responses => go_duration(state.reset),
                     Dialect::Anthropic => rfc3339(now_unix_s, state.reset),
                 };
                 let until = HeaderValue::try_from(until).expect("a duration or time is visible ASCII");

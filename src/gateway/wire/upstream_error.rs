@@ -187,7 +187,7 @@ impl UpstreamError {
     /// The error in a dialect's shape.
     pub fn to_value(&self, dialect: Dialect) -> Value {
         match dialect {
-            Dialect::OpenAi => self.to_openai(),
+            Dialect::OpenAi | Dialect::Responses => self.to_openai(),
             Dialect::Anthropic => self.to_anthropic(None),
         }
     }

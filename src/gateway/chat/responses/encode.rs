@@ -147,8 +147,6 @@ impl ResponsesEncoder {
             }
             ChatEvent::ToolCall { call, id, name, .. } => self.call(*call, id, name, out),
             ChatEvent::ToolArguments { call, json, .. } => self.arguments(*call, json, out)?,
-            // Log-probabilities of a response are not written.
-            ChatEvent::Tokens { .. } => {}
             ChatEvent::Finish { reason, .. } => self.reason = Some(reason.clone()),
             ChatEvent::Usage(usage) => self.usage = Some(*usage),
         }

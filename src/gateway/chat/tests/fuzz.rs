@@ -83,6 +83,7 @@ fn choice(dialect: Dialect) -> impl Strategy<Value = Choice> {
     reasons.push(match dialect {
         Dialect::OpenAi => StopReason::Other("odd\"".into()),
         Dialect::Anthropic => StopReason::Pause,
+        Dialect::Responses => StopReason::End,
     });
     let calls = prop::collection::vec((word(), word(), arguments()), 0..4);
     (prop::collection::vec(said, 0..6), calls, any::<bool>(), prop::sample::select(reasons))

@@ -17,6 +17,7 @@ fn stream(dialect: Dialect) -> (String, String, String) {
             "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\" hello\"}}\n\n".into(),
             "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n".into(),
         ),
+        Dialect::Responses => unreachable!("two are measured"),
     }
 }
 

@@ -6,7 +6,7 @@ use super::{TRANSCRIPTS, essence, named, read, with_fixed_ids, written};
 fn other(dialect: Dialect) -> Dialect {
     match dialect {
         Dialect::OpenAi => Dialect::Anthropic,
-        Dialect::Anthropic => Dialect::OpenAi,
+        Dialect::Anthropic | Dialect::Responses => Dialect::OpenAi,
     }
 }
 

@@ -239,7 +239,7 @@ impl Reading {
 /// A conversation in any dialect as our engines read it. An error names the field of the caller's body.
 pub fn body_for_engine(dialect: Dialect, body: &Value) -> Result<Cow<'_, Value>, BadField> {
     match dialect {
-        Dialect::OpenAi => Ok(Cow::Borrowed(body)),
+        Dialect::OpenAi | Dialect::Responses => Ok(Cow::Borrowed(body)),
         Dialect::Anthropic => for_engine(body).map(Cow::Owned),
     }
 }

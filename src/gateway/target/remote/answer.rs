@@ -9,6 +9,7 @@
 //! Invariant: no secret that we know is in what is told of it, unless it came in pieces of several frames.
 
 use crate::connect::{chain, data};
+use crate::gateway::chat::tool_names::ToolNames;
 use crate::gateway::chat::{
     AnswerHead, ChatEvent, DecodeError, Dialect, EncodeOptions, FrameError, FrameReader, Progress,
     StreamDecoder, StreamEncoder, decode_whole,
@@ -58,6 +59,8 @@ pub struct RemoteAnswer {
     said_end: bool,
     /// Answers that were asked for.
     choices: u64,
+    /// Tools that have other names there.
+    names: ToolNames,
     /// What it takes of the requests' memory.
     share: Share,
 }
@@ -149,6 +152,7 @@ impl RemoteAnswer {
             state: State::New,
             said_end: false,
             choices: 1,
+            names: ToolNames::default(),
             share,
         }
     }
@@ -156,6 +160,16 @@ impl RemoteAnswer {
     /// So many answers were asked for.
     pub fn expects(&mut self, choices: u64) {
         self.choices = choices;
+    }
+
+    /// Tools have these names there, and the caller's in what is told of it.
+    pub fn renames(&mut self, names: ToolNames) {
+        self.names = names;
+    }
+
+    /// Which tools have other names there.
+    pub fn names(&self) -> &ToolNames {
+        &self.names
     }
 
     /// Whether the upstream said that its stream was over. Some close it after the last `finish_reason`, or
@@ -293,8 +307,15 @@ impl RemoteAnswer {
                 kept += parsed_bytes(frame.data.as_bytes());
                 self.share.hold(kept)?;
             }
+            if !self.names.is_empty()
+                && let Ok(mut data) = serde_json::from_str(&frame.data)
+            {
+                self.names.restore(&mut data, self.dialect);
+                frame.data = data.to_string();
+            }
             let mut events = Vec::new();
             let progress = self.decoder.frame(&frame, &mut events)?;
+            self.names.restore_events(&mut events);
             self.waiting.push_back(Piece { frame: Some(frame), events });
             if progress == Progress::Done {
                 self.said_end = true;
@@ -341,6 +362,12 @@ impl RemoteAnswer {
         }
         secrets::hide_in_bytes(&mut all);
         mend_surrogates(&mut all);
+        if !self.names.is_empty()
+            && let Ok(mut answer) = serde_json::from_slice(&all)
+        {
+            self.names.restore(&mut answer, self.dialect);
+            all = answer.to_string().into_bytes();
+        }
         Ok(all)
     }
 
