@@ -103,7 +103,7 @@ fn suggestions_are_near_and_nothing_is_said_twice() {
 fn flags_that_cannot_be_done_are_answered() {
     for (arguments, words) in [
         (&["--chat-template", "x.jinja"][..], "chat_template.jinja"),
-        (&["--tool-call-parser", "hermes"], "--tool-call-parser: local models take no tools yet"),
+        (&["--tool-parser-plugin", "x.py"], "--tool-parser-plugin: no code of others is run"),
         (&["-md", "draft.gguf"], "no speculative decoding"),
         (&["--kv-cache-dtype", "fp8"], "16 bits"),
     ] {

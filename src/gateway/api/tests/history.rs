@@ -158,7 +158,6 @@ fn thinking_is_switched_where_the_template_can() {
         (json!({"reasoning_effort": "some"}), "reasoning_effort"),
         (json!({"enable_thinking": "no"}), "enable_thinking"),
         (json!({"thinking": {"type": "maybe"}}), "thinking.type"),
-        (json!({"thinking_budget": 512}), "thinking_budget"),
         (json!({"documents": [{"text": "a"}]}), "documents"),
     ] {
         assert_eq!(variables(qwen, more).unwrap_err().param, param);
