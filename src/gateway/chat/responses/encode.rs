@@ -147,8 +147,6 @@ impl ResponsesEncoder {
             }
             ChatEvent::ToolCall { call, id, name, .. } => self.call(*call, id, name, out),
             ChatEvent::ToolArguments { call, json, .. } => self.arguments(*call, json, out)?,
-            // Log-probabilities of a response are not written.
-            ChatEvent::Tokens { .. } => {}
             ChatEvent::Finish { reason, .. } => self.reason = Some(reason.clone()),
             ChatEvent::Usage(usage) => self.usage = Some(*usage),
         }
@@ -181,7 +179,7 @@ impl ResponsesEncoder {
         self.end(Status::Failed, Some(error), out);
     }
 
-    /// The response as its last event had it: what a store keeps.
+    /// The response as its last event has it: what a store keeps.
     pub fn response_told(&self) -> Option<&Value> {
         self.last.as_ref()
     }
