@@ -6,8 +6,8 @@
 //!
 //! Where all fail, one error of several is told ([`Says`]): that of a target which was asked and failed, of several
 //! the last one's. That a target could not be asked this request at all (its format has no place for a field, its
-//! context is too short, it found a field wrong) is told only where none before it failed: a client that is told of
-//! an overload comes back, one that is told of a field gives up. That a target rests is told only where nothing else is.
+//! context is too short, it found a field wrong) is told only where none before it failed or rests: a client that is
+//! told of an overload comes back, one that is told of a field gives up.
 //!
 //! A target may be hedged (`hedge_after_s`): where its answer has not begun by then, the next one is asked
 //! beside it. Who begins first answers; the others are dropped.
@@ -116,10 +116,10 @@ pub async fn first<A: Ask>(plan: &Plan, limits: Limits, asks: &A) -> Result<Answ
 /// What an error tells of, the more telling the later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Says {
-    /// The target was not asked: it rests.
-    Resting,
     /// The target does not take this request.
     Unfit,
+    /// The target was not asked: it has failed again and again, and rests.
+    Resting,
     /// The target failed, or is busy.
     Failed,
 }

@@ -31,7 +31,7 @@ pub(in super::super) enum Effort {
 
 impl Effort {
     /// A caller's word as far as a model goes; None where it takes none.
-    pub fn word<'a>(self, word: &'a str) -> Option<&'a str> {
+    pub fn word(self, word: &str) -> Option<&str> {
         match word {
             _ if self == Self::None => None,
             "minimal" => Some("low"),

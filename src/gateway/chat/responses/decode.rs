@@ -82,8 +82,9 @@ impl ResponsesDecoder {
         }
         let read;
         let kind = match frame.event.as_deref() {
-            Some(kind) => kind,
-            None => {
+            Some(kind) if kind.starts_with("response.") || kind == "error" => kind,
+            // Some servers name no event, or all of them `message`.
+            _ => {
                 read = parse::<Kind>(text)?;
                 match filled(&read.kind) {
                     Some(kind) => kind,

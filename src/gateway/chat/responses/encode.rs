@@ -179,7 +179,7 @@ impl ResponsesEncoder {
         self.end(Status::Failed, Some(error), out);
     }
 
-    /// The response as its last event had it: what a store keeps.
+    /// The response as its last event has it: what a store keeps.
     pub fn response_told(&self) -> Option<&Value> {
         self.last.as_ref()
     }

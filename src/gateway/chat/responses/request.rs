@@ -8,13 +8,14 @@
 //! | `tools`, `tool_choice` | the same: tools.rs |
 //! | `max_output_tokens` | `max_completion_tokens` |
 //! | `reasoning.effort` | `reasoning_effort` |
-//! | `text.format`, `text.verbosity` | `response_format`, `verbosity` |
+//! | `text.format` | `response_format` |
 //! | `include` with `message.output_text.logprobs`, `top_logprobs` | `logprobs`, `top_logprobs` |
 //! | [`SAME`] | the same |
 //!
 //! Done by the codec itself: `reasoning.summary` (with it reasoning comes as a summary), `store`, `include` with
-//! `reasoning.encrypted_content`. Of no effect: `max_tool_calls`, which bounds tools of OpenAI's servers, other
-//! words of `include`, which show what those tools found, and fields that are not known. Refused: what would
+//! `reasoning.encrypted_content`. Of no effect: `text.verbosity`, a hint that only OpenAI's models know and clients
+//! send by the model's name, `max_tool_calls`, which bounds tools of OpenAI's servers, other words of `include`,
+//! which show what those tools found, and fields that are not known. Refused: what would
 //! change the answer and cannot be done.
 
 use super::items;
@@ -259,9 +260,7 @@ fn include<'a>(body: &Fields<'a>) -> Result<Vec<&'a str>, BadField> {
 
 fn push_text(body: &Fields, out: &mut Map<String, Value>) -> Result<(), BadField> {
     let Some(text) = body.object("text")? else { return Ok(()) };
-    if let Some(verbosity) = text.str("verbosity")? {
-        out.insert("verbosity".into(), verbosity.into());
-    }
+    text.str("verbosity")?;
     let Some(format) = text.object("format")? else { return Ok(()) };
     let value = match format.required_str("type", "text, json_object or json_schema")? {
         "text" => return Ok(()),

@@ -162,6 +162,8 @@ fn what_a_server_leaves_out_is_taken_from_where_it_is_said_again() {
     // Nothing but the end.
     let expected = [text("Hi"), call(0, "a"), arguments(0, "{}"), finish(StopReason::ToolCalls)];
     assert_eq!(stream(std::slice::from_ref(&completed)), expected);
+    let named = format!("event: message\ndata: {completed}\n\n");
+    assert_eq!(self::events(named.as_bytes())[1..], expected);
     // Nothing but whole items, as mocks of agents send them.
     let done = |index: u32, item: &Value| json!({"type": "response.output_item.done", "output_index": index, "item": item});
     assert_eq!(stream(&[done(0, &item), done(1, &call_item), completed.clone()]), expected);

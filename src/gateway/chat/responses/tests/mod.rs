@@ -2,6 +2,7 @@
 
 mod decoding;
 mod encoding;
+mod fuzz;
 mod requests;
 mod store;
 mod tools;
