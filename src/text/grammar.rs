@@ -16,7 +16,9 @@
 //! Compiling takes from half a millisecond to [`COMPILE_TIME_MAX`]: it is nothing for an async thread.
 
 mod constraint;
+mod families;
 mod schema;
+mod tools;
 mod vocabulary;
 
 use super::Tokenizer;
@@ -33,6 +35,7 @@ use std::time::Duration;
 use vocabulary::Vocabulary;
 
 pub use schema::{ANNOTATIONS, KEYWORDS};
+pub use tools::{Arguments, CallFormat, Tool, ToolCalls};
 
 /// A grammar that takes longer to compile is refused.
 pub const COMPILE_TIME_MAX: Duration = Duration::from_secs(5);
@@ -60,6 +63,8 @@ pub enum Grammar {
     Choice(Vec<String>),
     /// A text of a grammar in llguidance's Lark syntax.
     Lark(String),
+    /// Calls of tools, with or without text before them.
+    Tools(Box<ToolCalls>),
 }
 
 /// Why a grammar is refused; fit for callers.
@@ -138,7 +143,7 @@ impl GrammarCompiler {
     /// # Errors
     /// What is wrong with it, or which limit it exceeds.
     pub fn compile(&self, grammar: &Grammar) -> Result<Arc<CompiledGrammar>, GrammarError> {
-        let grammar = source(grammar)?;
+        let grammar = source(grammar, &self.vocabulary)?;
         let parsers = self.parsers.clone();
         let matcher = bounded(move || {
             let parser = parsers.create_parser(TopLevelGrammar::from_grammar(grammar));
@@ -205,7 +210,7 @@ impl ConstraintFactory for Factory {
 }
 
 /// As llguidance takes it.
-fn source(grammar: &Grammar) -> Result<GrammarWithLexer, GrammarError> {
+fn source(grammar: &Grammar, vocabulary: &Vocabulary) -> Result<GrammarWithLexer, GrammarError> {
     let small = |what, found, limit| match found <= limit {
         true => Ok(()),
         false => Err(GrammarError::TooLarge { what, limit, found }),
@@ -234,6 +239,7 @@ fn source(grammar: &Grammar) -> Result<GrammarWithLexer, GrammarError> {
             small("bytes of the grammar", lark.len(), GRAMMAR_BYTES_MAX)?;
             Ok(GrammarWithLexer::from_lark(lark.clone()))
         }
+        Grammar::Tools(calls) => Ok(GrammarWithLexer::from_lark(tools::lark(calls, vocabulary)?)),
     }
 }
 

@@ -18,6 +18,8 @@ const SECONDS_MAX: &str = "120";
 
 /// An agent's words for the same four things.
 struct Tools {
+    /// It lets the model call several at once.
+    parallel: bool,
     read: fn(&str) -> Value,
     edit: fn(&str) -> Value,
     run: fn(&str) -> Value,
@@ -35,7 +37,11 @@ fn script(folder: PathBuf, tools: Tools) -> Script {
         };
         let file = |name: &str| folder.join(name).display().to_string();
         let (text, calls) = match prompt[at..].matches("<tool_response>").count() {
-            0 => ("I read both.", vec![(tools.read)(&file("a.txt")), (tools.read)(&file("b.txt"))]),
+            0 if tools.parallel => {
+                ("I read both.", vec![(tools.read)(&file("a.txt")), (tools.read)(&file("b.txt"))])
+            }
+            0 => ("I read.", vec![(tools.read)(&file("a.txt"))]),
+            1 => ("", vec![(tools.read)(&file("b.txt"))]),
             2 => ("", vec![(tools.edit)(&file("a.txt"))]),
             3 => ("Now I look.", vec![(tools.run)("cat a.txt b.txt")]),
             _ => return format!("<think>\nThat was it.\n</think>\n\n{DONE}"),
@@ -127,6 +133,7 @@ async fn claude_code_does_a_task() {
     let Some(claude) = program("claude") else { return };
     let folder = workplace();
     let tools = Tools {
+        parallel: true,
         read: |path| call("Read", json!({"file_path": path})),
         edit: |path| call("Edit", json!({"file_path": path, "old_string": "alpha", "new_string": "gamma"})),
         run: |command| call("Bash", json!({"command": command, "description": "Shows both files"})),
@@ -144,6 +151,7 @@ async fn codex_does_a_task() {
     let Some(codex) = program("codex") else { return };
     let folder = workplace();
     let tools = Tools {
+        parallel: false,
         read: |path| call("exec_command", json!({"cmd": format!("cat {path}")})),
         edit: |path| call("exec_command", json!({"cmd": format!("sed -i s/alpha/gamma/ {path}")})),
         run: |command| call("exec_command", json!({"cmd": command})),
@@ -171,6 +179,7 @@ async fn opencode_does_a_task() {
     let Some(opencode) = program("opencode") else { return };
     let folder = workplace();
     let tools = Tools {
+        parallel: true,
         read: |path| call("read", json!({"filePath": path})),
         edit: |path| call("edit", json!({"filePath": path, "oldString": "alpha", "newString": "gamma"})),
         run: |command| call("bash", json!({"command": command, "description": "Shows both files"})),
@@ -191,6 +200,7 @@ async fn qwen_code_does_a_task() {
     let Some(qwen) = program("qwen") else { return };
     let folder = workplace();
     let tools = Tools {
+        parallel: true,
         read: |path| call("read_file", json!({"file_path": path})),
         edit: |path| call("edit", json!({"file_path": path, "old_string": "alpha", "new_string": "gamma"})),
         run: |command| call("run_shell_command", json!({"command": command, "is_background": false})),

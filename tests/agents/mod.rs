@@ -4,6 +4,7 @@
 mod clients;
 mod families;
 mod scripted;
+mod upstreams;
 
 use crate::text::{family_file, read_json};
 use novastack::checkpoint::TokenizerSource;

@@ -47,6 +47,10 @@ impl LocalRequest {
         known_fields::check(fields, known_fields::CHAT)?;
         let mut params = Params::read(fields, model)?;
         let tools = OfferedTools::read(fields, model.can_call())?;
+        let other = params.grammar.as_ref().map(|(field, _)| field.as_str());
+        if let Some(held) = tools.grammar(model.answer_format.tools, other)? {
+            params.grammar = Some(held);
+        }
         let mut render = history::render_input(fields, model.template)?;
         render.tools = tools.rendered.clone();
         let top = fields.integer("top_logprobs", 0, TOP_LOGPROBS_MAX)?;

@@ -4,7 +4,8 @@
 //! target may take it. With `tool_choice` none the model is not told of the tools, and cannot call any.
 
 use crate::gateway::wire::fields::{BadField, Fields};
-use crate::text::Tool;
+use crate::text::grammar::{self, CallFormat, Grammar, ToolCalls};
+use crate::text::{Tool, ToolFormat};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -84,6 +85,54 @@ impl OfferedTools {
         }
         offered.callable = callable.into();
         Ok(offered)
+    }
+}
+
+impl OfferedTools {
+    /// What holds a model to what the request says of calling, and the field that says so. None: it calls as it
+    /// likes, and the parser finds what it calls. `other` is a field that says what the answer must be.
+    pub fn grammar(
+        &self,
+        format: Option<ToolFormat>,
+        other: Option<&str>,
+    ) -> Result<Option<(String, Grammar)>, BadField> {
+        if self.callable.is_empty() {
+            return Ok(None);
+        }
+        let required = self.calls == Calls::Required;
+        if let Some(other) = other.filter(|_| !required) {
+            let why =
+                "does not go with `tools` that may be called or not: set `tool_choice` to none or required";
+            return Err(BadField::unsupported(other, why));
+        }
+        let field = if required || self.callable.len() < self.rendered.len() {
+            "tool_choice"
+        } else if !self.parallel {
+            "parallel_tool_calls"
+        } else if self.strict.contains(&true) {
+            "tools"
+        } else {
+            return Ok(None);
+        };
+        let Some(format) = format.and_then(CallFormat::of) else {
+            let why =
+                "must be none or auto: a model that writes its calls as this one does cannot be held to them";
+            return if required { Err(BadField::unsupported(field, why)) } else { Ok(None) };
+        };
+        let tools = self.callable.iter().zip(&self.strict);
+        let tools = tools.map(|(tool, strict)| grammar::Tool {
+            name: tool.name.clone(),
+            parameters: tool.parameters.clone(),
+            strict: *strict,
+        });
+        let calls = ToolCalls {
+            tools: tools.collect(),
+            format,
+            required,
+            parallel: self.parallel,
+            text_before: !required,
+        };
+        Ok(Some((field.to_owned(), Grammar::Tools(Box::new(calls)))))
     }
 }
 
