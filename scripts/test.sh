@@ -55,6 +55,8 @@ command -v npm >/dev/null || apt_install npm
 python3 -m pip --version >/dev/null 2>&1 || apt_install python3-pip
 export NOVASTACK_TEST_CACHE=${NOVASTACK_TEST_CACHE:-$PWD/target/test-cache}
 scripts/fetch_tokenizers.sh
+# Without them the tests that run agents' own programs skip themselves and say so.
+scripts/fetch_agents.sh || echo "SKIPPED: the agents' programs could not be installed"
 NOVASTACK_DEMO_GGUF=$(scripts/demo_checkpoint.sh)
 export NOVASTACK_DEMO_GGUF
 ln -sf "$NOVASTACK_DEMO_GGUF" "$NOVASTACK_TEST_CACHE/"
