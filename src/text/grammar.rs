@@ -17,6 +17,7 @@
 
 mod constraint;
 mod schema;
+mod tools;
 mod vocabulary;
 
 use super::Tokenizer;
@@ -33,6 +34,7 @@ use std::time::Duration;
 use vocabulary::Vocabulary;
 
 pub use schema::{ANNOTATIONS, KEYWORDS};
+pub use tools::{Arguments, CallFormat, Tool, ToolCalls};
 
 /// A grammar that takes longer to compile is refused.
 pub const COMPILE_TIME_MAX: Duration = Duration::from_secs(5);
@@ -60,6 +62,8 @@ pub enum Grammar {
     Choice(Vec<String>),
     /// A text of a grammar in llguidance's Lark syntax.
     Lark(String),
+    /// Calls of tools, with or without text before them.
+    Tools(Box<ToolCalls>),
 }
 
 /// Why a grammar is refused; fit for callers.
@@ -138,7 +142,7 @@ impl GrammarCompiler {
     /// # Errors
     /// What is wrong with it, or which limit it exceeds.
     pub fn compile(&self, grammar: &Grammar) -> Result<Arc<CompiledGrammar>, GrammarError> {
-        let grammar = source(grammar)?;
+        let grammar = source(grammar, &self.vocabulary)?;
         let parsers = self.parsers.clone();
         let matcher = bounded(move || {
             let parser = parsers.create_parser(TopLevelGrammar::from_grammar(grammar));
@@ -205,7 +209,7 @@ impl ConstraintFactory for Factory {
 }
 
 /// As llguidance takes it.
-fn source(grammar: &Grammar) -> Result<GrammarWithLexer, GrammarError> {
+fn source(grammar: &Grammar, vocabulary: &Vocabulary) -> Result<GrammarWithLexer, GrammarError> {
     let small = |what, found, limit| match found <= limit {
         true => Ok(()),
         false => Err(GrammarError::TooLarge { what, limit, found }),
@@ -234,6 +238,7 @@ fn source(grammar: &Grammar) -> Result<GrammarWithLexer, GrammarError> {
             small("bytes of the grammar", lark.len(), GRAMMAR_BYTES_MAX)?;
             Ok(GrammarWithLexer::from_lark(lark.clone()))
         }
+        Grammar::Tools(calls) => Ok(GrammarWithLexer::from_lark(tools::lark(calls, vocabulary)?)),
     }
 }
 

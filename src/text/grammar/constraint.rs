@@ -266,7 +266,8 @@ impl TokenConstraint for Constraint {
                 let left = &reasoning.open.as_deref().unwrap_or_default()[read..];
                 if let Some(rest) = bytes.strip_prefix(left) {
                     self.reason(1, 0, rest);
-                    return Ok(());
+                    // What opened the reasoning was not the answer's.
+                    return self.grammar.as_mut().map_or(Ok(()), |grammar| grammar.reset().map_err(words));
                 }
                 if !bytes.is_empty() && left.starts_with(bytes) {
                     let fits = |grammar: &mut Matcher| matches!(grammar.try_consume_tokens(&[token]), Ok(1));

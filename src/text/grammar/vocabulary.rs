@@ -20,6 +20,8 @@ const GRAMMAR_SYMBOLS_MAX: usize = 500_000;
 pub(super) struct Vocabulary {
     tokens: TokEnv,
     ends: Vec<TokenId>,
+    /// Special tokens by their names, the longest first.
+    specials: Vec<(String, TokenId)>,
 }
 
 impl std::fmt::Debug for Vocabulary {
@@ -49,12 +51,19 @@ impl Vocabulary {
                 bytes
             })
             .collect();
+        let special = |(id, bytes): (usize, &Vec<u8>)| {
+            let name = bytes.strip_prefix(&[TokTrie::SPECIAL_TOKEN_MARKER])?;
+            let name = std::str::from_utf8(name).ok().filter(|name| name.chars().count() > 1)?;
+            Some((name.to_owned(), id as TokenId))
+        };
+        let mut specials: Vec<_> = words.iter().enumerate().filter_map(special).collect();
+        specials.sort_by_key(|(name, _)| std::cmp::Reverse(name.len()));
         let tokens = super::guarded(|| {
             let info = TokRxInfo::new(words.len() as u32, *end);
             let trie = TokTrie::from(&info, &words).with_eos_tokens(&ends);
             Ok(Arc::new(ApproximateTokEnv::new(trie)))
         })?;
-        Ok(Self { tokens, ends })
+        Ok(Self { tokens, ends, specials })
     }
 
     /// What makes parsers over these tokens.
@@ -102,6 +111,37 @@ impl Vocabulary {
         let tokens = trie.greedy_tokenize(text.as_bytes());
         let bytes: Vec<u8> = tokens.iter().flat_map(|token| self.bytes(*token)).copied().collect();
         (bytes == text.as_bytes()).then_some(tokens)
+    }
+
+    /// A text as the body of a Lark rule: special tokens that are spelled out in it, and literals.
+    pub fn lark(&self, text: &str) -> String {
+        self.lark_parts(text).1
+    }
+
+    /// The same, and whether it begins with a special token.
+    pub fn lark_parts(&self, text: &str) -> (bool, String) {
+        let mut parts = Vec::new();
+        let mut literal = String::new();
+        let mut rest = text;
+        let mut begins_special = false;
+        while let Some(first) = rest.chars().next() {
+            let special = self.specials.iter().find(|(name, _)| rest.starts_with(name.as_str()));
+            if let Some((name, id)) = special {
+                begins_special |= rest.len() == text.len();
+                if !literal.is_empty() {
+                    parts.push(super::lark_string(&std::mem::take(&mut literal)));
+                }
+                parts.push(format!("<[{id}]>"));
+                rest = &rest[name.len()..];
+            } else {
+                literal.push(first);
+                rest = &rest[first.len_utf8()..];
+            }
+        }
+        if !literal.is_empty() {
+            parts.push(super::lark_string(&literal));
+        }
+        (begins_special, parts.join(" "))
     }
 
     /// All tokens that write something.
