@@ -80,6 +80,8 @@ if [ ! -x "$python" ]; then
   python=python3
   export PYTHONPATH=$PWD/target/sdk-venv/lib
 fi
+# Answers to random schemas are validated by its jsonschema.
+export NOVASTACK_TEST_PYTHON=$python
 
 # The binary that the Rust tests start serves the SDK tests too: one build, kernels optimised.
 step "build"

@@ -8,6 +8,7 @@ mod checkpoint;
 mod config;
 mod gateway;
 mod imports;
+mod grammar;
 mod inspect;
 mod kernels;
 mod models;

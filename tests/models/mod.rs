@@ -3,6 +3,7 @@
 
 mod broken;
 mod config;
+mod constrained;
 mod dummy;
 mod hip;
 mod oracle;
