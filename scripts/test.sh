@@ -123,7 +123,8 @@ for _ in range(1200):
 sys.exit(f"{url} was not ready within 120 seconds")
 PYTHON
 for model in smollm2-135m-instruct golden; do
-  NOVASTACK_TEST_URL=$url NOVASTACK_TEST_MODEL=$model "$python" -m pytest -q -p no:cacheprovider tests/sdk/test_openai.py
+  NOVASTACK_TEST_URL=$url NOVASTACK_TEST_MODEL=$model \
+    "$python" -m pytest -q -p no:cacheprovider tests/sdk/test_openai.py tests/sdk/test_responses.py
 done
 NOVASTACK_TEST_BINARY=$program NOVASTACK_TEST_SOURCE=$PWD/tests/goldens/llama \
   "$python" -m pytest -q -p no:cacheprovider tests/sdk/test_gateway.py

@@ -2,6 +2,7 @@
 //! scripts that say what each family's model writes ([`scripted`]).
 
 mod clients;
+mod constrained;
 mod families;
 mod scripted;
 mod upstreams;

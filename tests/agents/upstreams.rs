@@ -25,8 +25,8 @@ async fn an_upstream_of_every_format_serves_callers_of_every_format() {
     let upstream = serve(tokenizer, template, script).await;
     let config = format!(
         "providers:\n  chat: {{ format: openai, base_url: {0}/v1 }}\n  messages: {{ format: anthropic, base_url: {0} }}\n  \
-         responses: {{ format: responses, base_url: {0}/v1 }}\nmodels:\n  by-chat: {{ provider: chat, model: m }}\n  \
-         by-messages: {{ provider: messages, model: m }}\n  by-responses: {{ provider: responses, model: m }}\n",
+         responses: {{ format: responses, base_url: {0}/v1 }}\nmodels:\n  by-chat: {{ provider: chat, upstream_name: m }}\n  \
+         by-messages: {{ provider: messages, upstream_name: m }}\n  by-responses: {{ provider: responses, upstream_name: m }}\n",
         upstream.url
     );
     let gateway = crate::gateway::start(&config, &[]);
@@ -86,7 +86,7 @@ async fn a_tools_long_name_is_the_callers_again_in_the_answer() {
     let upstream = serve(tokenizer, template, script).await;
     let config = format!(
         "providers:\n  chat: {{ format: openai, base_url: {0}/v1, compat: {{ tool_name_chars_max: 64 }} }}\nmodels:\n  by-chat: {{ provider: chat, \
-         model: m }}\n",
+         upstream_name: m }}\n",
         upstream.url
     );
     let gateway = crate::gateway::start(&config, &[]);

@@ -1,0 +1,148 @@
+//! What a random model answers under a grammar: whatever its weights, calls that are asked for come and are valid, and
+//! so is JSON.
+
+use crate::support::golden_dir;
+use crate::support::server::Server;
+use serde_json::{Value, json};
+
+/// A tiny model of random weights whose template knows tools.
+fn model() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    for file in std::fs::read_dir(golden_dir("llama")).expect("goldens").flatten() {
+        std::fs::copy(file.path(), folder.path().join(file.file_name())).expect("copied");
+    }
+    let template = "{% if tools %}{{ tools | length }} tools\n{% endif %}{% for message in messages %}<|im_start|>\
+        {{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n";
+    std::fs::write(folder.path().join("chat_template.jinja"), template).expect("written");
+    folder
+}
+
+fn schema() -> Value {
+    json!({"type": "object", "required": ["city", "days"], "additionalProperties": false, "properties": {
+        "city": {"type": "string", "enum": ["Paris", "R\u{f6}me <b>"]}, "days": {"type": "integer", "minimum": 1, "maximum": 9}}})
+}
+
+fn is_valid(arguments: &Value) -> bool {
+    let city = arguments["city"].as_str().is_some_and(|city| ["Paris", "R\u{f6}me <b>"].contains(&city));
+    let days = arguments["days"].as_u64().is_some_and(|days| (1..=9).contains(&days));
+    city && days && arguments.as_object().is_some_and(|all| all.len() == 2)
+}
+
+fn parsed(text: &Value) -> Value {
+    let text = text.as_str().expect("a text");
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+#[tokio::test]
+async fn a_call_that_is_required_comes_in_every_format() {
+    let folder = model();
+    let source = format!("tiny={}", folder.path().display());
+    let functions = json!([
+        {"type": "function", "function": {"name": "get_weather", "parameters": schema(), "strict": true}},
+        {"type": "function", "function": {"name": "get_time", "parameters": schema(), "strict": true}},
+    ]);
+    for format in [
+        "hermes",
+        "llama3_json",
+        "qwen3_coder",
+        "deepseek_v3",
+        "deepseek_v31",
+        "kimi_k2",
+        "minimax_m2",
+        "glm45",
+    ] {
+        let server = Server::start(&["--model", &source, "--tool-call-parser", format]);
+        for (choice, names) in [
+            (json!("required"), &["get_weather", "get_time"][..]),
+            (json!({"type": "function", "function": {"name": "get_time"}}), &["get_time"]),
+        ] {
+            for seed in 0..3 {
+                let body = json!({"model": "tiny", "messages": [{"role": "user", "content": "hello"}], "seed": seed,
+                    "tools": functions, "tool_choice": choice, "parallel_tool_calls": false});
+                let (status, answer) = server.post("/v1/chat/completions", &body).await;
+                assert_eq!(status, 200, "{format}: {answer}");
+                let choice = &answer["choices"][0];
+                let calls = choice["message"]["tool_calls"]
+                    .as_array()
+                    .unwrap_or_else(|| panic!("{format}: {answer}"));
+                assert_eq!(
+                    (calls.len(), &choice["finish_reason"]),
+                    (1, &json!("tool_calls")),
+                    "{format}: {answer}"
+                );
+                let function = &calls[0]["function"];
+                assert!(names.contains(&function["name"].as_str().expect("a name")), "{format}: {answer}");
+                assert!(is_valid(&parsed(&function["arguments"])), "{format}: {answer}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn json_is_valid_in_every_callers_format() {
+    let folder = model();
+    let source = format!("tiny={}", folder.path().display());
+    let server = Server::start(&["--model", &source, "--tool-call-parser", "hermes"]);
+    let user = json!([{"role": "user", "content": "hello"}]);
+    let named = json!({"name": "answer", "schema": schema(), "strict": true});
+    for seed in 0..3 {
+        let chat = json!({"model": "tiny", "messages": user, "seed": seed, "n": 2,
+            "response_format": {"type": "json_schema", "json_schema": named}});
+        let (status, answer) = server.post("/v1/chat/completions", &chat).await;
+        assert_eq!(status, 200, "{answer}");
+        for choice in answer["choices"].as_array().expect("choices") {
+            assert!(is_valid(&parsed(&choice["message"]["content"])), "{answer}");
+        }
+        let text = json!({"model": "tiny", "prompt": "hello", "seed": seed, "max_tokens": 200, "guided_json": schema()});
+        let (status, answer) = server.post("/v1/completions", &text).await;
+        assert_eq!(status, 200, "{answer}");
+        assert!(is_valid(&parsed(&answer["choices"][0]["text"])), "{answer}");
+        let message = json!({"model": "tiny", "max_tokens": 200, "messages": user,
+            "output_config": {"format": {"type": "json_schema", "schema": schema()}}});
+        let (status, answer) = server.post("/v1/messages", &message).await;
+        assert_eq!(status, 200, "{answer}");
+        assert!(is_valid(&parsed(&answer["content"][0]["text"])), "{answer}");
+        let response = json!({"model": "tiny", "input": "hello", "seed": seed,
+            "text": {"format": {"type": "json_schema", "name": "answer", "schema": schema(), "strict": true}}});
+        let (status, answer) = server.post("/v1/responses", &response).await;
+        assert_eq!(status, 200, "{answer}");
+        let items = answer["output"].as_array().expect("items");
+        let said = items.iter().find(|item| item["type"] == "message").expect("a message");
+        assert!(is_valid(&parsed(&said["content"][0]["text"])), "{answer}");
+    }
+    let body = json!({"model": "tiny", "messages": user, "guided_choice": ["yes", "no"]});
+    let (status, answer) = server.post("/v1/chat/completions", &body).await;
+    let said = answer["choices"][0]["message"]["content"].as_str().unwrap_or_default();
+    assert!(status == 200 && ["yes", "no"].contains(&said), "{answer}");
+}
+
+#[tokio::test]
+async fn a_schema_that_cannot_be_held_is_refused_by_its_keyword() {
+    let folder = model();
+    let source = format!("tiny={}", folder.path().display());
+    let server = Server::start(&["--model", &source, "--tool-call-parser", "hermes"]);
+    let user = json!([{"role": "user", "content": "hello"}]);
+    for (more, param, says) in [
+        (
+            json!({"guided_json": {"type": "object", "dependentRequired": {}}}),
+            "guided_json",
+            "dependentRequired",
+        ),
+        (json!({"guided_json": {"$ref": "https://example.com/schema.json"}}), "guided_json", "$ref"),
+        (json!({"guided_regex": "("}), "guided_regex", ""),
+        (
+            json!({"response_format": {"type": "json_object"}, "tools": [{"type": "function", "function": {"name": "f"}}]}),
+            "response_format",
+            "tool_choice",
+        ),
+    ] {
+        let mut body = json!({"model": "tiny", "messages": user});
+        body.as_object_mut().expect("fields").extend(more.as_object().expect("fields").clone());
+        let (status, answer) = server.post("/v1/chat/completions", &body).await;
+        assert_eq!((status, answer["error"]["param"].as_str()), (400, Some(param)), "{answer}");
+        assert!(
+            answer["error"]["message"].as_str().is_some_and(|message| message.contains(says)),
+            "{answer}"
+        );
+    }
+}
