@@ -128,7 +128,7 @@ impl std::fmt::Debug for GrammarCompiler {
 static COMPILING: AtomicUsize = AtomicUsize::new(0);
 
 impl GrammarCompiler {
-    /// For the model of this tokenizer. Takes some 0.2 s for 150,000 tokens, and some 15 MB.
+    /// For the model of this tokenizer. Takes a second for 150,000 tokens, and some 40 MB.
     ///
     /// # Errors
     /// The tokenizer names no token that ends an answer, or its vocabulary is none that llguidance takes.
