@@ -53,6 +53,7 @@ fn sample(name: &str, at: Endpoint) -> Value {
         "metadata" => json!({"tag": "a"}),
         "modalities" => json!(["text"]),
         "model" => json!("tiny"),
+        "output_format" => json!({"type": "json_schema", "schema": {"type": "boolean"}}),
         "output_config" => json!({"effort": "low"}),
         "prompt" => json!("hello"),
         "reasoning" => json!({"effort": "none"}),

@@ -236,7 +236,7 @@ pub const KNOWN: &[Known] = &[
     refused("no_stop_trim", BOTH, &[Is(false)], "is not supported; use include_stop_str_in_output"),
     refused("options", BOTH, &[EmptyObject], "is Ollama's: send its fields on their own"),
     done_if("output_config", MESSAGES, "`effort` as thinking below; `format` with a JSON schema"),
-    refused("output_format", MESSAGES, &[], CONSTRAINED),
+    done_if("output_format", MESSAGES, "the `format` of `output_config` by its older name"),
     done("parallel_tool_calls", CHAT),
     refused("parse_tool_calls", CHAT, &[Is(true)], "is not supported: calls are always told as calls"),
     refused("penalty_prompt", BOTH, &[], SAMPLER),
