@@ -12,6 +12,7 @@ use super::app::{App, RequestContext};
 use super::body::ParsedBody;
 use super::count_tokens::counts_of;
 use super::responses::OfResponses;
+use crate::gateway::chat::custom_tools::CustomTools;
 use crate::gateway::chat::{
     AnswerHead, ChatEvent, Dialect, EncodeError, EncodeOptions, StreamEncoder, TokenUsage, encode_whole, pass,
 };
@@ -321,6 +322,11 @@ impl Chat {
         EncodeOptions {
             include_usage: self.wants_usage(),
             input_tokens: self.counts.of(target),
+            custom_tools: if self.dialect == Dialect::OpenAi {
+                CustomTools::of(&self.body)
+            } else {
+                CustomTools::default()
+            },
             ..EncodeOptions::default()
         }
     }

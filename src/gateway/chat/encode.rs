@@ -1,6 +1,7 @@
 //! From [`ChatEvent`]s to what a caller expects.
 
 use super::anthropic::encode::AnthropicEncoder;
+use super::custom_tools::CustomTools;
 use super::openai::encode::OpenAiEncoder;
 use super::responses::encode::ResponsesEncoder;
 use super::responses::request::Asked;
@@ -32,6 +33,8 @@ pub struct EncodeOptions {
     pub choices: u32,
     /// OpenAI's `logprobs`.
     pub logprobs: bool,
+    /// Calls of these tools are told as OpenAI's custom calls, with their text for an input.
+    pub custom_tools: CustomTools,
     /// Tell the output's token ids in a stream, which a whole answer does with `prompt_ids`.
     pub token_ids: bool,
     /// The prompt's token ids, where they are to be told.

@@ -11,7 +11,9 @@
 //! latest with its end.
 
 use super::super::anthropic::thinking::is_claude;
+use super::super::custom_tools;
 use super::super::encode::{AnswerHead, Collected, EncodeError, EncodeOptions, Part, collect};
+use super::super::responses::custom_input::CustomInput;
 use super::super::{ChatEvent, StopReason, TokenUsage};
 use super::fit::CLAUDE_FORMAT;
 use super::logprobs::ChatLogprobs;
@@ -43,9 +45,17 @@ struct ChoiceState {
     thinking: String,
     /// Reasoning details so far.
     details: usize,
+    /// Custom calls: their numbers, and what is read of their arguments.
+    custom: Vec<(u32, CustomInput)>,
     /// Tokens whose piece has not gone out.
     ids: Vec<TokenId>,
     scores: Vec<TokenScore>,
+}
+
+impl ChoiceState {
+    fn is_custom(&self, call: u32) -> bool {
+        self.custom.iter().any(|(custom, _)| *custom == call)
+    }
 }
 
 impl OpenAiEncoder {
@@ -108,6 +118,15 @@ impl OpenAiEncoder {
                 self.detail(at, signed(&thinking, signature), out);
             }
             ChatEvent::RedactedReasoning { data, .. } => self.detail(at, encrypted(data), out),
+            ChatEvent::ToolCall { call, id, name, .. } if self.options.custom_tools.has(name) => {
+                self.choices[at].custom.push((*call, CustomInput::default()));
+                let _ = write!(self.open(at, out), "{{\"tool_calls\":[{{\"index\":{call},\"id\":");
+                push_json(out, id);
+                out.push_str(",\"type\":\"custom\",\"custom\":{\"name\":");
+                push_json(out, name);
+                out.push_str(",\"input\":\"\"}}]}");
+                self.close(at, "null", out);
+            }
             ChatEvent::ToolCall { call, id, name, .. } => {
                 let _ = write!(self.open(at, out), "{{\"tool_calls\":[{{\"index\":{call},\"id\":");
                 push_json(out, id);
@@ -115,6 +134,12 @@ impl OpenAiEncoder {
                 push_json(out, name);
                 out.push_str(",\"arguments\":\"\"}}]}");
                 self.close(at, "null", out);
+            }
+            ChatEvent::ToolArguments { call, json, .. } if self.choices[at].is_custom(*call) => {
+                let input = &mut self.choices[at].custom;
+                let pieces = input.iter_mut().filter(|(it, _)| it == call).map(|(_, input)| input.push(json));
+                let piece: String = pieces.collect();
+                self.custom_input(at, *call, &piece, out);
             }
             ChatEvent::ToolArguments { call, json, .. } => {
                 let open = self.open(at, out);
@@ -124,6 +149,9 @@ impl OpenAiEncoder {
                 self.close(at, "null", out);
             }
             ChatEvent::Finish { reason, .. } => {
+                for (call, mut input) in std::mem::take(&mut self.choices[at].custom) {
+                    self.custom_input(at, call, &input.end(), out);
+                }
                 self.open(at, out).push_str("{}");
                 let mut word = serde_json::to_string(finish_reason(reason)).expect("a string");
                 if let StopReason::StopSequence(Some(matched)) = reason {
@@ -202,6 +230,18 @@ impl OpenAiEncoder {
             out.push_str(",\"usage\":null");
         }
         out.push_str("}\n\n");
+    }
+
+    /// More of a custom call's text.
+    fn custom_input(&mut self, at: usize, call: u32, piece: &str, out: &mut String) {
+        if piece.is_empty() {
+            return;
+        }
+        let open = self.open(at, out);
+        let _ = write!(open, "{{\"tool_calls\":[{{\"index\":{call},\"custom\":{{\"input\":");
+        push_json(out, piece);
+        out.push_str("}}]}");
+        self.close(at, "null", out);
     }
 
     fn text(&mut self, at: usize, field: &str, text: &str, out: &mut String) {
@@ -299,6 +339,10 @@ fn choice_value(choice: Collected, format: Option<&str>, options: &EncodeOptions
                 details.extend(signature.map(|signature| signed(&text, &signature)));
             }
             Part::Redacted(data) => details.push(encrypted(&data)),
+            Part::Call { id, name, arguments, .. } if options.custom_tools.has(&name) => calls.push(json!({
+                "id": id, "type": "custom",
+                "custom": {"name": name, "input": custom_tools::input(&arguments)},
+            })),
             Part::Call { id, name, arguments, .. } => calls.push(json!({
                 "id": id, "type": "function", "function": {"name": name, "arguments": arguments},
             })),

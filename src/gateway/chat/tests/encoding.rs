@@ -1,5 +1,6 @@
 //! What encoders write, to the byte where it matters.
 
+use super::super::custom_tools::CustomTools;
 use super::super::{
     ChatEvent, Dialect, EncodeError, EncodeOptions, StopReason, StreamEncoder, TokenUsage, UpstreamError,
     encode_whole,
@@ -288,4 +289,34 @@ fn write_for_the_sdks() {
             std::fs::write(folder.join(format!("{name}.{ending}.sse")), written(to, &events)).unwrap();
         }
     }
+}
+
+#[test]
+fn calls_of_custom_tools_are_told_with_their_text() {
+    let body = json!({"tools": [{"type": "custom", "custom": {"name": "f0"}}]});
+    let options = EncodeOptions { custom_tools: CustomTools::of(&body), ..EncodeOptions::default() };
+    let events = [
+        call(0),
+        arguments(0, r#"{"input": "a \"b"#),
+        arguments(0, r#"\" c"}"#),
+        call(1),
+        arguments(1, "{}"),
+        ChatEvent::Finish { choice: 0, reason: StopReason::ToolCalls },
+    ];
+    let whole = encode_whole(Dialect::OpenAi, &head(), &options, &events).unwrap();
+    let calls = &whole["choices"][0]["message"]["tool_calls"];
+    assert_eq!(
+        calls[0],
+        json!({"id": "id0", "type": "custom", "custom": {"name": "f0", "input": "a \"b\" c"}})
+    );
+    assert_eq!(calls[1]["function"], json!({"name": "f1", "arguments": "{}"}));
+    let mut encoder = StreamEncoder::new(Dialect::OpenAi, head(), options);
+    let mut out = String::new();
+    events.iter().for_each(|event| encoder.event(event, &mut out).unwrap());
+    let frames = out.lines().filter_map(|line| line.strip_prefix("data: "));
+    let frames = frames.map(|data| serde_json::from_str::<serde_json::Value>(data).unwrap());
+    let calls: Vec<_> = frames.map(|frame| frame["choices"][0]["delta"]["tool_calls"][0].clone()).collect();
+    let input: String = calls.iter().filter_map(|call| call["custom"]["input"].as_str()).collect();
+    assert_eq!(input, "a \"b\" c", "{out}");
+    assert!(calls.iter().any(|call| call["type"] == "custom" && call["id"] == "id0"), "{out}");
 }
