@@ -49,6 +49,24 @@ impl Drop for ParsedBody {
     }
 }
 
+impl ParsedBody {
+    /// Holds memory for so many bytes that are made of it, or of what it refers to.
+    ///
+    /// # Errors
+    /// There is no room for them.
+    pub fn hold_more(&mut self, bytes: usize) -> Result<(), ApiError> {
+        match &mut self.share {
+            Some(share) => Ok(share.hold(share.bytes() + bytes)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Bytes that are held for it.
+    pub fn held_bytes(&self) -> usize {
+        self.share.as_ref().map_or(0, Share::bytes)
+    }
+}
+
 impl Deref for ParsedBody {
     type Target = Value;
 

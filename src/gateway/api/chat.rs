@@ -93,7 +93,7 @@ pub struct Conversation {
     /// In that dialect.
     pub body: ParsedBody,
     /// Of a caller of Responses, whose body was made one of chat completions.
-    pub responses: Option<OfResponses>,
+    pub responses: Option<Arc<OfResponses>>,
 }
 
 /// Routes a conversation, has it answered and tells the answer.
@@ -198,7 +198,7 @@ pub struct Chat {
     /// The body's.
     dialect: Dialect,
     /// Of a caller who is answered as a response.
-    responses: Option<OfResponses>,
+    responses: Option<Arc<OfResponses>>,
     headers: HeaderMap,
     body: ParsedBody,
     stream: bool,
@@ -312,7 +312,7 @@ impl Chat {
         events: &[ChatEvent],
     ) -> Result<String, Failure> {
         let whole = match &self.responses {
-            Some(responses) => responses.whole(head, events, &self.app, &self.context),
+            Some(responses) => responses.whole(head, events),
             None => encode_whole(self.dialect, head, options, events),
         };
         Ok(whole.map_err(|error| Failure::next(untellable(&error)))?.to_string())
@@ -378,7 +378,7 @@ impl Begun {
             limits,
             id: chat.context.id.clone(),
             resume: Resume::of(chat, plan, target),
-            chat: chat.clone(),
+            responses: chat.responses.clone(),
             _in_flight: chat.context.in_flight.clone(),
         };
         sse::response(source, chat.app.config.keep_alive)

@@ -26,27 +26,23 @@ pub struct OfResponses {
     conversation: Vec<Arc<Item>>,
     /// Of it, what came with this request.
     added: usize,
+    app: Arc<App>,
+    /// Whose it is.
+    key: String,
 }
 
 impl OfResponses {
     /// A whole answer, which is kept.
-    pub fn whole(
-        &self,
-        head: &AnswerHead,
-        events: &[ChatEvent],
-        app: &App,
-        context: &RequestContext,
-    ) -> Result<Value, EncodeError> {
+    pub fn whole(&self, head: &AnswerHead, events: &[ChatEvent]) -> Result<Value, EncodeError> {
         let response = whole(head, self.asked.clone(), events)?;
-        self.keep(&response, app, context);
+        self.keep(&response);
         Ok(response)
     }
 
     /// Keeps a response unless its caller does not want that.
-    pub fn keep(&self, response: &Value, app: &App, context: &RequestContext) {
+    pub fn keep(&self, response: &Value) {
         if self.asked.store {
-            let key = &context.tenant.name;
-            store(app).put(key, response.clone(), &self.conversation, self.added, now_s());
+            store(&self.app).put(&self.key, response.clone(), &self.conversation, self.added, now_s());
         }
     }
 }
@@ -70,11 +66,19 @@ pub async fn create(
     let (name, mut body) = read_named(&app, &context, &mut limits, &headers, request).await?;
     let read = {
         let earlier = OfOneKey { store: &app.responses, key: &context.tenant.name, now_s: now_s() };
+        // A conversation is there twice: as it was sent or kept, and as the chat that is made of it.
+        let kept = body.get("previous_response_id").and_then(Value::as_str).map_or(0, |id| earlier.bytes(id));
+        body.hold_more(body.held_bytes() + kept)?;
         request::read(&body, &earlier)?
     };
     *body = read.chat;
-    let (asked, conversation, added) = (Arc::new(read.asked), read.conversation, read.added);
-    let responses = Some(OfResponses { asked, conversation, added });
+    let responses = Some(Arc::new(OfResponses {
+        asked: Arc::new(read.asked),
+        conversation: read.conversation,
+        added: read.added,
+        app: app.clone(),
+        key: context.tenant.name.clone(),
+    }));
     let asked = Conversation { headers, path, name, dialect: Dialect::OpenAi, body, responses };
     converse(app, context, limits, asked).await
 }

@@ -3,6 +3,7 @@
 
 use super::{Begun, BegunStream, Chat, untellable};
 use crate::gateway::api::app::InFlight;
+use crate::gateway::api::responses::OfResponses;
 use crate::gateway::chat::{ChatEvent, Dialect, Frame, StreamEncoder, UpstreamError, pass};
 use crate::gateway::ledger::observe::quoted;
 use crate::gateway::route::{Plan, Target};
@@ -30,7 +31,7 @@ pub struct AnswerStream {
     pub limits: Limits,
     pub id: String,
     pub resume: Option<Box<Resume>>,
-    pub chat: Arc<Chat>,
+    pub responses: Option<Arc<OfResponses>>,
     pub _in_flight: InFlight,
 }
 
@@ -149,7 +150,9 @@ impl FrameSource for AnswerStream {
             match &mut self.out {
                 Out::Anew(encoder) => {
                     encoder.finish(frames.text());
-                    self.chat.keep(encoder);
+                    if let (Some(responses), Some(response)) = (&self.responses, encoder.response_told()) {
+                        responses.keep(response);
+                    }
                 }
                 Out::Same { .. } if self.begun.answer.said_end() => {}
                 // The answer is whole, and its caller waits for the word.
@@ -192,7 +195,7 @@ impl FrameSource for AnswerStream {
             attempt.failed(error.status.as_u16());
         }
         match &mut self.out {
-            Out::Anew(encoder) if self.chat.responses.is_some() => {
+            Out::Anew(encoder) if self.responses.is_some() => {
                 let code = error.code.map(str::to_owned);
                 let error = UpstreamError::new(error.status.as_u16(), &error.message);
                 encoder.error(&UpstreamError { code, ..error }, frames.text());
@@ -203,13 +206,6 @@ impl FrameSource for AnswerStream {
 }
 
 impl Chat {
-    /// Keeps a response that has ended, for who goes on from it.
-    fn keep(&self, encoder: &StreamEncoder) {
-        if let (Some(responses), Some(response)) = (&self.responses, encoder.response_told()) {
-            responses.keep(response, &self.app, &self.context);
-        }
-    }
-
     /// Asks for the rest of an answer that broke off: the same model, whoever serves it.
     async fn rest(
         self: Arc<Self>,

@@ -377,6 +377,11 @@ pub struct OfOneKey<'a> {
 }
 
 impl OfOneKey<'_> {
+    /// About what the conversation up to a response takes in memory.
+    pub fn bytes(&self, response_id: &str) -> usize {
+        self.conversation(response_id).iter().flatten().map(|item| item.bytes()).sum()
+    }
+
     fn with<T>(&self, f: impl FnOnce(&mut ResponseStore) -> T) -> T {
         f(&mut self.store.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
