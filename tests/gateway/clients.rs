@@ -411,3 +411,23 @@ models:
         assert_eq!(asked["tools"][0].get("cache_control").is_some(), marked, "{asked}");
     }
 }
+
+#[tokio::test]
+async fn an_answer_that_cannot_be_told_is_paid_and_not_asked_for_again() {
+    let (openai, anthropic) = (Upstream::start().await, Upstream::start().await);
+    let config = fill(CONFIG, &openai, &anthropic) + "named_routes: { both: [coder, opus] }\n";
+    let gateway = start(&config, &[]);
+    let mut broken = openai_whole(&json!({ "model": "coder" }));
+    let function = json!({ "name": "f", "arguments": "{\"a\": \"x" });
+    broken["choices"][0]["message"]["tool_calls"] =
+        json!([{ "id": "c", "type": "function", "function": function }]);
+    openai.always("coder", vec![Act::Send(answer("200 OK", &broken))]);
+    let told = gateway.message("both", false).await;
+    assert_eq!(told.status, 502, "{}", told.text);
+    assert!(told.text.contains("arguments of the tool call"), "{}", told.text);
+    assert_eq!((openai.asked().len(), anthropic.asked().len()), (1, 0), "asked once, and nobody else");
+    let (_, metrics) = gateway.server.get("/metrics").await;
+    let output =
+        metrics.lines().find(|line| line.contains("model=\"coder\"") && line.contains("tokens_total"));
+    assert!(output.is_some_and(|line| !line.ends_with(" 0")), "{output:?} {metrics}");
+}

@@ -285,11 +285,7 @@ impl Chat {
             return Ok(Begun::Stream(Box::new(BegunStream { answer, first, attempt: attempt.take() })));
         }
         let Whole { json, events } = answer.whole(limits).await?;
-        let passes = self.responses.is_none() && answer.dialect() == Some(self.dialect);
-        let whole = match json.filter(|_| passes) {
-            Some(json) => pass::renamed(&json, name),
-            None => self.whole(&self.head(name), &answer.options(self.options(target)), &events)?,
-        };
+        // Who has answered is paid, also where the answer cannot be told.
         let used = events.iter().rev().find_map(|event| match event {
             ChatEvent::Usage(usage) => Some(*usage),
             _ => None,
@@ -298,6 +294,11 @@ impl Chat {
             attempt.events(&events);
             attempt.completed()
         });
+        let passes = self.responses.is_none() && answer.dialect() == Some(self.dialect);
+        let whole = match json.filter(|_| passes) {
+            Some(json) => pass::renamed(&json, name),
+            None => self.whole(&self.head(name), &answer.options(self.options(target)), &events)?,
+        };
         Ok(Begun::Whole(whole, used.map(|used| counted.unwrap_or(used))))
     }
 
@@ -315,7 +316,8 @@ impl Chat {
             Some(responses) => responses.whole(head, events),
             None => encode_whole(self.dialect, head, options, events),
         };
-        Ok(whole.map_err(|error| Failure::next(untellable(&error)))?.to_string())
+        // Asked again, it would be paid again.
+        Ok(whole.map_err(|error| Failure::report(untellable(&error)))?.to_string())
     }
 
     fn options(&self, target: &Target) -> EncodeOptions {
