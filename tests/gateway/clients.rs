@@ -427,7 +427,9 @@ async fn an_answer_that_cannot_be_told_is_paid_and_not_asked_for_again() {
     assert!(told.text.contains("arguments of the tool call"), "{}", told.text);
     assert_eq!((openai.asked().len(), anthropic.asked().len()), (1, 0), "asked once, and nobody else");
     let (_, metrics) = gateway.server.get("/metrics").await;
-    let output =
-        metrics.lines().find(|line| line.contains("model=\"coder\"") && line.contains("tokens_total"));
+    let is_output = |line: &&str| {
+        ["attempt_tokens_total", "\"coder\"", "direction=\"output\""].iter().all(|word| line.contains(word))
+    };
+    let output = metrics.lines().find(is_output);
     assert!(output.is_some_and(|line| !line.ends_with(" 0")), "{output:?} {metrics}");
 }
