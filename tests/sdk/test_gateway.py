@@ -137,12 +137,13 @@ def test_errors_are_in_the_callers_dialect(url, by_openai, by_anthropic):
     with pytest.raises(anthropic.NotFoundError, match="qwen3-235b"):
         by_anthropic.messages.create(model="nothing", messages=MESSAGES, max_tokens=5)
     # The upstream's own complaint, about a request that is wrong there too.
+    long = [{"role": "user", "content": "so " * 600}]
     for model in ("qwen3-235b", "deepseek-v4-pro", "claude-opus-4.7"):
         with pytest.raises(openai.BadRequestError) as error:
-            by_openai.chat.completions.create(model=model, messages=MESSAGES, max_tokens=10_000_000)
+            by_openai.chat.completions.create(model=model, messages=long, max_tokens=5)
         assert error.value.code == "context_length_exceeded"
         with pytest.raises(anthropic.BadRequestError, match="prompt is too long: .* tokens > 512 maximum"):
-            by_anthropic.messages.create(model=model, messages=MESSAGES, max_tokens=10_000_000)
+            by_anthropic.messages.create(model=model, messages=long, max_tokens=5)
     with pytest.raises(anthropic.AuthenticationError):
         anthropic.Anthropic(base_url=url, api_key="wrong", max_retries=0).messages.create(
             model="qwen3-235b", messages=MESSAGES, max_tokens=5)
