@@ -460,7 +460,9 @@ fn reason_text(reason: &StopReason) -> String {
 fn operation(http_route: &str) -> Option<&'static str> {
     let ends = |end: &str| http_route.ends_with(end);
     match () {
-        () if ends("/v1/chat/completions") || ends("/v1/messages") => Some("chat"),
+        () if ["/v1/chat/completions", "/v1/messages", "/v1/responses"].iter().any(|end| ends(end)) => {
+            Some("chat")
+        }
         () if ends("/v1/completions") => Some("text_completion"),
         () => None,
     }
@@ -559,6 +561,15 @@ mod tests {
         assert!(!quoted(body).contains("secret"), "{}", quoted(body));
         let long = quoted(&"word \u{1b}[31m".repeat(1000));
         assert!(long.chars().count() == REASON_CHARS_MAX + 3 && !long.contains('\u{1b}'), "{long}");
+    }
+
+    #[test]
+    fn every_path_that_answers_has_its_operation() {
+        for path in ["/v1/chat/completions", "/router/v1/messages", "/to/{name}/v1/responses"] {
+            assert_eq!(operation(path), Some("chat"), "{path}");
+        }
+        assert_eq!(operation("/v1/completions"), Some("text_completion"));
+        assert_eq!(operation("/v1/responses/{id}"), None);
     }
 
     #[test]
