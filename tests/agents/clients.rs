@@ -121,6 +121,7 @@ async fn check(served: &Served, folder: &Path, output: &Output) {
         .filter(|line| !line.contains("route=\"unmatched\""))
         .collect();
     assert!(failed.is_empty(), "{failed:?}\n{told}");
+    assert!(metrics.contains("status=\"200\"} "), "the requests are counted: {metrics}");
 }
 
 async fn start(folder: &Path, tools: Tools) -> Option<Served> {

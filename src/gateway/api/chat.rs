@@ -212,15 +212,15 @@ pub struct Chat {
 }
 
 /// An answer to be told.
-pub enum Begun {
+pub enum ChatAnswer {
     /// A stream.
-    Stream(Box<BegunStream>),
+    Stream(Box<OpenStream>),
     /// A whole answer as JSON in the caller's dialect, and what it used, where that is known.
     Whole(String, Option<TokenUsage>),
 }
 
 /// A stream that has begun.
-pub struct BegunStream {
+pub struct OpenStream {
     answer: Answer,
     /// Its pieces up to the first that says something.
     first: VecDeque<Piece>,
@@ -229,9 +229,9 @@ pub struct BegunStream {
 }
 
 impl Ask for Chat {
-    type Answer = Begun;
+    type Answer = ChatAnswer;
 
-    async fn ask(&self, target: &Target, limits: &mut Limits) -> Result<Begun, Failure> {
+    async fn ask(&self, target: &Target, limits: &mut Limits) -> Result<ChatAnswer, Failure> {
         let number = self.attempts.fetch_add(1, Ordering::Relaxed) + 1;
         let opened = self.account.attempt(&target.books, target.price(), number).await;
         let mut attempt =
@@ -252,7 +252,7 @@ impl Chat {
         limits: &mut Limits,
         attempt: &mut Option<Attempt>,
         resume: Option<&ResumeState>,
-    ) -> Result<Begun, Failure> {
+    ) -> Result<ChatAnswer, Failure> {
         let name = &target.model.name;
         let request = ChatRequest {
             id: &self.context.id,
@@ -282,7 +282,7 @@ impl Chat {
                 true => VecDeque::new(),
                 false => answer.beginning(limits).await?,
             };
-            return Ok(Begun::Stream(Box::new(BegunStream { answer, first, attempt: attempt.take() })));
+            return Ok(ChatAnswer::Stream(Box::new(OpenStream { answer, first, attempt: attempt.take() })));
         }
         let Whole { json, events } = answer.whole(limits).await?;
         // Who has answered is paid, also where the answer cannot be told.
@@ -299,7 +299,7 @@ impl Chat {
             Some(json) => pass::renamed(&json, name),
             None => self.whole(&self.head(name), &answer.options(self.options(target)), &events)?,
         };
-        Ok(Begun::Whole(whole, used.map(|used| counted.unwrap_or(used))))
+        Ok(ChatAnswer::Whole(whole, used.map(|used| counted.unwrap_or(used))))
     }
 
     fn wants_usage(&self) -> bool {
@@ -348,7 +348,7 @@ impl Chat {
     }
 }
 
-impl Begun {
+impl ChatAnswer {
     fn respond(self, chat: &Arc<Chat>, plan: &Arc<Plan>, target: &Arc<Target>, limits: Limits) -> Response {
         let begun = match self {
             Self::Whole(whole, used) => {
@@ -374,7 +374,7 @@ impl Begun {
             }
         };
         let source = AnswerStream {
-            begun,
+            open: begun,
             out,
             dialect: chat.dialect,
             limits,

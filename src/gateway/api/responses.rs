@@ -90,7 +90,7 @@ pub async fn get(
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
     let response = store(&app).get(&context.tenant.name, &id, now_s());
-    let response = response.ok_or_else(|| unknown(&id))?;
+    let response = response.ok_or_else(|| ApiError::unknown_response(&id))?;
     Ok(Json(&*response).into_response())
 }
 
@@ -102,7 +102,7 @@ pub async fn delete(
 ) -> Result<Response, ApiError> {
     match store(&app).delete(&context.tenant.name, &id) {
         true => Ok(Json(json!({"id": id, "object": "response", "deleted": true})).into_response()),
-        false => Err(unknown(&id)),
+        false => Err(ApiError::unknown_response(&id)),
     }
 }
 
@@ -121,9 +121,5 @@ pub async fn input_items(
     let query: Map<String, Value> =
         given.map(|(name, given)| (name.to_string(), value(&name, &given))).collect();
     let items = store(&app).input_items(&context.tenant.name, &id, &query.into(), now_s())?;
-    Ok(Json(items.ok_or_else(|| unknown(&id))?).into_response())
-}
-
-fn unknown(id: &str) -> ApiError {
-    ApiError::unknown_response(id)
+    Ok(Json(items.ok_or_else(|| ApiError::unknown_response(&id))?).into_response())
 }

@@ -10,7 +10,7 @@ use crate::gateway::chat::{
     AnswerHead, ChatEvent, Dialect, EncodeOptions, StreamEncoder, TokenScore, TokenUsage, encode_whole,
 };
 use crate::gateway::target::local::{
-    Delta, LocalRequest, ModelView, StreamOptions, Telling, TextEvent, Usage,
+    AnswerOptions, Delta, LocalRequest, ModelView, StreamOptions, TextEvent, Usage,
 };
 use crate::gateway::target::registry::GenerationDefaults;
 use crate::gateway::wire::fields::{BadField, Fields};
@@ -407,7 +407,7 @@ fn format(full: bool) -> Format {
 fn chat_answer(full: bool) -> (AnswerHead, EncodeOptions, Vec<ChatEvent>) {
     let Head { id, created, model } = head("chatcmpl");
     let head = AnswerHead { id, model, created_unix_s: created };
-    let telling = Telling {
+    let answer_options = AnswerOptions {
         choices: 2,
         logprobs: full,
         ids: full,
@@ -415,9 +415,9 @@ fn chat_answer(full: bool) -> (AnswerHead, EncodeOptions, Vec<ChatEvent>) {
         continuous_usage: false,
         hides_reasoning: false,
     };
-    let options = telling.options(EncodeOptions { include_usage: full, ..EncodeOptions::default() });
+    let options = answer_options.options(EncodeOptions { include_usage: full, ..EncodeOptions::default() });
     let mut all = Vec::new();
-    events(full).into_iter().for_each(|event| telling.events(event, &USAGE, &mut all));
+    events(full).into_iter().for_each(|event| answer_options.events(event, &USAGE, &mut all));
     all.push(ChatEvent::Usage(TokenUsage::from(&USAGE)));
     (head, options, all)
 }

@@ -1,5 +1,5 @@
 //! Chat as providers and our own models speak it. One typed stream of events inside ([`ChatEvent`]); OpenAI's
-//! and Anthropic's formats are codecs over it: [`decode`] for what an upstream sends, [`encode`] for what
+//! chat completions and Responses and Anthropic's messages are codecs over it: [`decode`] for what an upstream sends, [`encode`] for what
 //! a caller expects, [`pass`] for what goes on as it came. Everything here is pure: no network, no clock.
 //!
 //! Requests are translated from JSON to JSON, for the provider as its settings say: [`request::for_upstream`].

@@ -9,7 +9,7 @@ mod generation;
 mod params;
 mod tools;
 
-pub use answer::{LocalAnswer, Telling, failure};
+pub use answer::{AnswerOptions, LocalAnswer, failure};
 pub use chat::{LocalRequest, LocalTarget, chat_prompt, prompt_ids};
 pub use error::LocalError;
 pub use generation::{Delta, Generation, GenerationRequest, MaxTokens, TextEvent, Usage};

@@ -1,7 +1,7 @@
 //! A stream on its way to a caller. An upstream's that breaks off goes on elsewhere where its provider allows it
 //! ([`ResumeState`]).
 
-use super::{Begun, BegunStream, Chat, untellable};
+use super::{Chat, ChatAnswer, OpenStream, untellable};
 use crate::gateway::api::app::InFlight;
 use crate::gateway::api::responses::OfResponses;
 use crate::gateway::chat::{ChatEvent, Dialect, Frame, StreamEncoder, UpstreamError, pass};
@@ -25,7 +25,7 @@ const CHOICES_MAX: u64 = 128;
 
 /// The stream.
 pub struct AnswerStream {
-    pub begun: Box<BegunStream>,
+    pub open: Box<OpenStream>,
     pub out: Out,
     pub dialect: Dialect,
     pub limits: Limits,
@@ -53,14 +53,14 @@ pub struct Resume {
     plan: Arc<Plan>,
     /// Who answers.
     target: Arc<Target>,
-    told: ResumeState,
+    state: ResumeState,
     /// The caller did not ask for token ids.
     hides_ids: bool,
     /// Somebody is being asked for the rest.
     under_way: Option<Pin<Box<dyn Future<Output = Rest> + Send>>>,
 }
 
-type Rest = Result<(Box<BegunStream>, Arc<Target>), ApiError>;
+type Rest = Result<(Box<OpenStream>, Arc<Target>), ApiError>;
 
 impl Resume {
     /// None: this target does not go on.
@@ -72,7 +72,7 @@ impl Resume {
         }
         let asked = |name: &str| chat.body.get(name).and_then(Value::as_bool).unwrap_or(false);
         Some(Box::new(Self {
-            told: ResumeState::new(manner, choices as usize, &chat.body),
+            state: ResumeState::new(manner, choices as usize, &chat.body),
             hides_ids: !asked("return_token_ids") && !asked("resumable"),
             chat: chat.clone(),
             plan: plan.clone(),
@@ -83,11 +83,11 @@ impl Resume {
 
     /// A frame's JSON, where it has to be read: spliced, without what the caller did not ask for.
     fn read(&self, frame: &Frame, dialect: Dialect) -> Option<(Value, bool)> {
-        if !self.told.reads_frames(&frame.data) {
+        if !self.state.reads_frames(&frame.data) {
             return None;
         }
         let mut data: Value = serde_json::from_str(&frame.data).ok().filter(Value::is_object)?;
-        let stays = self.told.splice_frame(dialect, &mut data);
+        let stays = self.state.splice_frame(dialect, &mut data);
         Some((data, stays))
     }
 }
@@ -96,14 +96,14 @@ impl AnswerStream {
     /// Whether the rest is being asked for.
     fn goes_on(&mut self, failure: &Failure) -> bool {
         let Some(resume) = &mut self.resume else { return false };
-        if failure.then == Then::Report || !resume.told.broke() {
+        if failure.then == Then::Report || !resume.state.broke() {
             return false;
         }
-        if let Some(attempt) = self.begun.attempt.take() {
+        if let Some(attempt) = self.open.attempt.take() {
             attempt.failed(failure.error.status.as_u16());
         }
         // The rest needs one perhaps.
-        self.begun.answer.free_place();
+        self.open.answer.free_place();
         resume.target.upstream.iter().for_each(|hosted| hosted.breaker.failed(Instant::now()));
         tracing::warn!(
             model = resume.target.model.name,
@@ -113,7 +113,7 @@ impl AnswerStream {
         let rest = resume.chat.clone().rest(
             resume.plan.clone(),
             resume.target.clone(),
-            resume.told.clone(),
+            resume.state.clone(),
             self.limits.clone(),
             failure.error.clone(),
         );
@@ -130,12 +130,12 @@ impl AnswerStream {
                 // Dropped before it is ready, it is asked again: it stays where it is.
                 let rest = rest.await;
                 resume.under_way = None;
-                (self.begun, resume.target) = rest?;
+                (self.open, resume.target) = rest?;
             }
-            if let Some(piece) = self.begun.first.pop_front() {
+            if let Some(piece) = self.open.first.pop_front() {
                 return Ok(Some(piece));
             }
-            match self.begun.answer.next(&mut self.limits).await {
+            match self.open.answer.next(&mut self.limits).await {
                 Ok(piece) => return Ok(piece),
                 Err(failure) if self.goes_on(&failure) => {}
                 Err(failure) => return Err(failure.error),
@@ -154,24 +154,24 @@ impl FrameSource for AnswerStream {
                         responses.keep(response);
                     }
                 }
-                Out::Same { .. } if self.begun.answer.said_end() => {}
+                Out::Same { .. } if self.open.answer.said_end() => {}
                 // The answer is whole, and its caller waits for the word.
                 Out::Same { .. } => frames.text().push_str(pass::end(self.dialect)),
             }
-            if let Some(attempt) = self.begun.attempt.take() {
+            if let Some(attempt) = self.open.attempt.take() {
                 attempt.completed();
             }
             return Ok(false);
         };
-        if let Some(attempt) = &mut self.begun.attempt {
+        if let Some(attempt) = &mut self.open.attempt {
             attempt.events(&events);
         }
-        let resuming = self.resume.as_ref().zip(frame.as_ref()).zip(self.begun.answer.dialect());
+        let resuming = self.resume.as_ref().zip(frame.as_ref()).zip(self.open.answer.dialect());
         let read = resuming.and_then(|((resume, frame), dialect)| resume.read(frame, dialect));
         match (&mut self.out, &self.resume) {
             (Out::Anew(encoder), None) => tell(encoder, events.iter(), frames)?,
             (Out::Anew(encoder), Some(resume)) => {
-                let events = events.iter().cloned().filter_map(|event| resume.told.splice(event));
+                let events = events.iter().cloned().filter_map(|event| resume.state.splice(event));
                 tell(encoder, events, frames)?;
             }
             (Out::Same { name, hides_usage }, _) if read.is_none() => {
@@ -180,7 +180,7 @@ impl FrameSource for AnswerStream {
             (Out::Same { .. }, _) => {}
         }
         if let Some(resume) = &mut self.resume {
-            resume.told.note(read.as_ref().map(|(data, _)| data), &events);
+            resume.state.note(read.as_ref().map(|(data, _)| data), &events);
             if let (Out::Same { name, hides_usage }, Some((data, true)), Some(frame)) =
                 (&self.out, read, frame)
             {
@@ -191,7 +191,7 @@ impl FrameSource for AnswerStream {
     }
 
     fn failed(&mut self, error: &ApiError, frames: &mut Frames) {
-        if let Some(attempt) = self.begun.attempt.take() {
+        if let Some(attempt) = self.open.attempt.take() {
             attempt.failed(error.status.as_u16());
         }
         match &mut self.out {
@@ -211,7 +211,7 @@ impl Chat {
         self: Arc<Self>,
         plan: Arc<Plan>,
         broken: Arc<Target>,
-        told: ResumeState,
+        state: ResumeState,
         mut limits: Limits,
         error: ApiError,
     ) -> Rest {
@@ -225,7 +225,7 @@ impl Chat {
         };
         let mut targets: Vec<&Arc<Target>> = plan.targets.iter().filter(same).collect();
         // A node that broke off is probably gone; a provider's other answers go on.
-        targets.sort_by_key(|target| Arc::ptr_eq(target, &broken) == told.by_tokens());
+        targets.sort_by_key(|target| Arc::ptr_eq(target, &broken) == state.by_tokens());
         for target in targets {
             let Some(hosted) = &target.upstream else { continue };
             if !hosted.breaker.admit(Instant::now()) {
@@ -236,14 +236,14 @@ impl Chat {
                 continue;
             };
             let mut attempt = Some(attempt.of_rest());
-            match self.begin(target, &mut limits, &mut attempt, Some(&told)).await {
-                Ok(Begun::Stream(mut begun)) => {
+            match self.begin(target, &mut limits, &mut attempt, Some(&state)).await {
+                Ok(ChatAnswer::Stream(mut open)) => {
                     hosted.breaker.succeeded();
-                    if begun.first.iter().all(|piece| told.is_same(&piece.events)) {
-                        return Ok((begun, target.clone()));
+                    if open.first.iter().all(|piece| state.is_same(&piece.events)) {
+                        return Ok((open, target.clone()));
                     }
                     tracing::warn!(model = target.model.name, "another model answered: it does not go on");
-                    begun.attempt.take().into_iter().for_each(|attempt| attempt.failed(502));
+                    open.attempt.take().into_iter().for_each(|attempt| attempt.failed(502));
                 }
                 Ok(_) => {}
                 Err(failure) => {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 /// How the caller wants it told.
 #[derive(Debug)]
-pub struct Telling {
+pub struct AnswerOptions {
     /// Choices.
     pub choices: u32,
     /// With log-probabilities.
@@ -26,7 +26,7 @@ pub struct Telling {
     pub hides_reasoning: bool,
 }
 
-impl Telling {
+impl AnswerOptions {
     /// What a request says of it.
     pub fn of(params: &Params, prompt: &Arc<[TokenId]>) -> Self {
         Self {
@@ -119,19 +119,19 @@ impl Telling {
 /// The answer.
 pub struct LocalAnswer {
     generation: Generation,
-    telling: Telling,
+    answer_options: AnswerOptions,
     ended: bool,
 }
 
 impl LocalAnswer {
     /// Of a generation at its beginning.
-    pub fn new(generation: Generation, telling: Telling) -> Self {
-        Self { generation, telling, ended: false }
+    pub fn new(generation: Generation, answer_options: AnswerOptions) -> Self {
+        Self { generation, answer_options, ended: false }
     }
 
     /// Adds how it is told.
     pub fn options(&self, options: EncodeOptions) -> EncodeOptions {
-        self.telling.options(options)
+        self.answer_options.options(options)
     }
 
     /// The next events; None after the last, which are the usage.
@@ -141,7 +141,7 @@ impl LocalAnswer {
         }
         let mut events = Vec::new();
         match self.generation.next().await? {
-            Some(event) => self.telling.events(event, &self.generation.usage(), &mut events),
+            Some(event) => self.answer_options.events(event, &self.generation.usage(), &mut events),
             None => {
                 self.ended = true;
                 events.push(ChatEvent::Usage((&self.generation.usage()).into()));

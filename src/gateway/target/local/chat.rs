@@ -1,7 +1,7 @@
 //! A conversation for one of our engines: what its prompt is, and how to answer it.
 
 use super::LocalError;
-use super::answer::{LocalAnswer, Telling, failure};
+use super::answer::{AnswerOptions, LocalAnswer, failure};
 use super::generation::{Generation, GenerationRequest, MaxTokens};
 use super::params::{ModelView, Params, ReasoningShown, TOP_LOGPROBS_MAX};
 use super::tools::OfferedTools;
@@ -20,7 +20,9 @@ use crate::gateway::wire::error::ApiError;
 use crate::gateway::wire::fields::{BadField, Fields};
 use crate::protocol::{ConstraintFactory, TokenId};
 use crate::text::grammar::{After, Grammar};
-use crate::text::{AnswerFormat, Marked, ParserOptions, RenderInput, Tool, reasoning_is_open};
+use crate::text::{
+    AnswerFormat, Marked, ParserOptions, ReasoningFormat, RenderInput, Tool, reasoning_is_open,
+};
 use serde_json::Value;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -50,6 +52,12 @@ impl LocalRequest {
         let other = params.grammar.as_ref().map(|(field, _)| field.as_str());
         if let Some(held) = tools.grammar(model.answer_format.tools, other)? {
             params.grammar = Some(held);
+        }
+        if let Some((field, _)) = &params.grammar
+            && model.answer_format.reasoning == Some(ReasoningFormat::Harmony)
+        {
+            let why = "is not supported: this model answers in channels, and a grammar would leave them out";
+            return Err(BadField::unsupported(field.as_str(), why));
         }
         let mut render = history::render_input(fields, model.template)?;
         render.tools = tools.rendered.clone();
@@ -139,7 +147,7 @@ impl LocalTarget<'_> {
             let field = if matches!(error, LocalError::Grammar(_)) { field.as_str() } else { "messages" };
             ApiError::from(error).at(field)
         };
-        let reading = Reading {
+        let shape = AnswerShape {
             model: model.clone(),
             shown: params.reasoning,
             tools: tools.callable,
@@ -148,7 +156,7 @@ impl LocalTarget<'_> {
         };
         let (prompt, parser, constraint) = match &request.prompt {
             // Nothing that takes long is left to do.
-            Some(prompt) if !reading.is_constrained() => (prompt.clone(), reading.parser(prompt), None),
+            Some(prompt) if !shape.is_constrained() => (prompt.clone(), shape.parser(prompt), None),
             known => {
                 let (model, known) = (model.clone(), known.clone());
                 let work = move || {
@@ -156,13 +164,13 @@ impl LocalTarget<'_> {
                         Some(prompt) => prompt,
                         None => prompt_ids(&model, &render, add_special)?.into(),
                     };
-                    let (parser, constraint) = (reading.parser(&prompt), reading.constraint(&prompt)?);
+                    let (parser, constraint) = (shape.parser(&prompt), shape.constraint(&prompt)?);
                     Ok((prompt, parser, constraint))
                 };
                 self.text.run(&request.tenant.name, limits, work).await.map_err(at)?
             }
         };
-        let telling = Telling::of(&params, &prompt);
+        let answer_options = AnswerOptions::of(&params, &prompt);
         let max_tokens_default = model.defaults.max_tokens.unwrap_or(u32::MAX);
         let generation = GenerationRequest {
             id: request.id.to_owned(),
@@ -185,12 +193,12 @@ impl LocalTarget<'_> {
         if let Some(attempt) = attempt.take() {
             generation.account(attempt);
         }
-        Ok(LocalAnswer::new(generation, telling))
+        Ok(LocalAnswer::new(generation, answer_options))
     }
 }
 
 /// How an answer is read, and what it must be.
-struct Reading {
+struct AnswerShape {
     model: Arc<LocalModel>,
     shown: ReasoningShown,
     tools: Arc<[Tool]>,
@@ -198,7 +206,7 @@ struct Reading {
     reasoning_budget: Option<u32>,
 }
 
-impl Reading {
+impl AnswerShape {
     /// None where the answer can have nothing but text.
     fn parser(&self, prompt: &[TokenId]) -> Option<(AnswerFormat, ParserOptions)> {
         let format = self.model.answer_format;
