@@ -153,11 +153,11 @@ impl App {
     }
 
     /// What bounds this request's time and memory.
-    pub fn limits(&self, context: &RequestContext) -> bounds::Limits {
+    pub fn bounds(&self, context: &RequestContext) -> bounds::RequestBounds {
         let timeout = self.config.request_timeout;
         let deadline = tokio::time::Instant::from_std(context.arrived) + timeout;
-        let limits = bounds::Limits::new(deadline, timeout, self.phase.subscribe());
-        limits.with_memory(self.memory.clone())
+        let bounds = bounds::RequestBounds::new(deadline, timeout, self.phase.subscribe());
+        bounds.with_memory(self.memory.clone())
     }
 
     /// What requests are routed by now.

@@ -5,7 +5,7 @@
 //! memory for all requests ([`crate::gateway::wire::request_memory`]) until their JSON is dropped.
 
 use super::app::{App, RequestContext};
-use crate::gateway::wire::bounds::Limits;
+use crate::gateway::wire::bounds::RequestBounds;
 use crate::gateway::wire::error::ApiError;
 use crate::gateway::wire::json::mend_surrogates;
 use crate::gateway::wire::request_memory::{Share, parsed_bytes};
@@ -86,7 +86,7 @@ impl App {
     pub async fn read_json(
         &self,
         context: &RequestContext,
-        limits: &mut Limits,
+        bounds: &mut RequestBounds,
         request: Request,
     ) -> Result<ParsedBody, ApiError> {
         let headers = request.headers();
@@ -105,7 +105,7 @@ impl App {
         }
         let (gzip, announced) = (is_gzip(headers)?, announced(headers));
         let mut share = self.memory.share();
-        let bytes = read(limits, request.into_body(), announced, bytes_max, &mut share).await?;
+        let bytes = read(bounds, request.into_body(), announced, bytes_max, &mut share).await?;
         let is_short = !gzip && bytes.len() <= PARSE_INLINE_BYTES_MAX;
         let parse = move || {
             let bytes = if gzip { unpacked(&bytes, bytes_max, &mut share)? } else { bytes };
@@ -125,14 +125,14 @@ impl App {
         };
         match is_short {
             true => parse(),
-            false => self.text.run(&context.tenant.name, limits, || Ok(parse())).await?,
+            false => self.text.run(&context.tenant.name, bounds, || Ok(parse())).await?,
         }
     }
 }
 
 /// All of a body, whose memory `share` holds.
 async fn read(
-    limits: &mut Limits,
+    bounds: &mut RequestBounds,
     mut body: Body,
     announced: Option<u64>,
     bytes_max: usize,
@@ -141,7 +141,7 @@ async fn read(
     // Pages are taken as they are written.
     let mut all = Vec::with_capacity(announced.unwrap_or(0).min(bytes_max as u64) as usize);
     loop {
-        let next = limits.bound(tokio::time::timeout(SILENCE_MAX, body.frame())).await?;
+        let next = bounds.bound(tokio::time::timeout(SILENCE_MAX, body.frame())).await?;
         let frame = match next.map_err(|_| ApiError::slow_body(SILENCE_MAX))? {
             None => return Ok(all),
             Some(Err(error)) => return Err(ApiError::unreadable_body(&error.to_string())),

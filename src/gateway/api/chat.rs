@@ -27,7 +27,7 @@ use crate::gateway::target::local::{LocalTarget, failure};
 use crate::gateway::target::remote::ANTHROPIC_BETA;
 use crate::gateway::target::resume::ResumeState;
 use crate::gateway::target::{ChatRequest, ChatTarget};
-use crate::gateway::wire::bounds::Limits;
+use crate::gateway::wire::bounds::RequestBounds;
 use crate::gateway::wire::error::ApiError;
 use crate::gateway::wire::fields::Fields;
 use crate::gateway::wire::rate_limit::insert_limits;
@@ -73,11 +73,11 @@ async fn answer(
     dialect: Dialect,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let mut limits = app.limits(&context);
+    let mut bounds = app.bounds(&context);
     let (headers, path) = (request.headers().clone(), request.uri().path().to_owned());
-    let (name, body) = read_named(&app, &context, &mut limits, &headers, request).await?;
+    let (name, body) = read_named(&app, &context, &mut bounds, &headers, request).await?;
     let asked = Conversation { headers, path, name, dialect, body, responses: None };
-    converse(app, context, limits, asked).await
+    converse(app, context, bounds, asked).await
 }
 
 /// What a caller asks, read as far as its format goes.
@@ -100,14 +100,14 @@ pub struct Conversation {
 pub async fn converse(
     app: Arc<App>,
     context: RequestContext,
-    mut limits: Limits,
+    mut bounds: RequestBounds,
     conversation: Conversation,
 ) -> Result<Response, ApiError> {
     let Conversation { headers, path, name, dialect, mut body, responses } = conversation;
     let stream = Fields::root(&body)?.flag("stream", false)?;
     let routing = app.routing();
     routing.check_allowed(&name, &context.tenant)?;
-    let counts = counts_of(&app, &context, &mut limits, &name, dialect, &body).await?;
+    let counts = counts_of(&app, &context, &mut bounds, &name, dialect, &body).await?;
     let asked =
         Asked { body: &body, headers: &headers, path: &path, tenant: &context.tenant, counts: &counts };
     let mut plan = routing.plan(&name, &asked)?;
@@ -136,7 +136,7 @@ pub async fn converse(
         counts,
         attempts,
     });
-    let answered = fallback::first(&plan, limits.clone(), &*chat).await;
+    let answered = fallback::first(&plan, bounds.clone(), &*chat).await;
     let answering = answered.as_ref().ok().map(|answered| &answered.target).or(plan.targets.first());
     if let Some(target) = answering {
         chat.context.names(&target.model.name);
@@ -146,7 +146,7 @@ pub async fn converse(
         chat.app.metrics.attempts().hedged(&slow.model.name, !Arc::ptr_eq(&slow, &target));
     }
     let name = &target.model.name;
-    let mut response = answer.respond(&chat, &plan, &target, limits);
+    let mut response = answer.respond(&chat, &plan, &target, bounds);
     let headers = response.headers_mut();
     let mut tell = |header: HeaderName, value: &str| {
         if let Ok(value) = HeaderValue::from_str(value) {
@@ -166,7 +166,7 @@ pub async fn converse(
 pub async fn read_named(
     app: &App,
     context: &RequestContext,
-    limits: &mut Limits,
+    bounds: &mut RequestBounds,
     headers: &HeaderMap,
     request: Request,
 ) -> Result<(String, ParsedBody), ApiError> {
@@ -175,7 +175,7 @@ pub async fn read_named(
     let named = params
         .ok()
         .and_then(|params| params.iter().find(|(name, _)| *name == "name").map(|(_, it)| it.to_owned()));
-    let body = app.read_json(context, limits, Request::from_parts(parts, body)).await?;
+    let body = app.read_json(context, bounds, Request::from_parts(parts, body)).await?;
     let name = match &named {
         Some(name) => name,
         None => {
@@ -231,12 +231,12 @@ pub struct OpenStream {
 impl Ask for Chat {
     type Answer = ChatAnswer;
 
-    async fn ask(&self, target: &Target, limits: &mut Limits) -> Result<ChatAnswer, Failure> {
+    async fn ask(&self, target: &Target, bounds: &mut RequestBounds) -> Result<ChatAnswer, Failure> {
         let number = self.attempts.fetch_add(1, Ordering::Relaxed) + 1;
         let opened = self.account.attempt(&target.books, target.price(), number).await;
         let mut attempt =
             Some(opened.map_err(|refusal| Failure { error: ApiError::from(&*refusal), then: Then::Next })?);
-        let begun = self.begin(target, limits, &mut attempt, None).await;
+        let begun = self.begin(target, bounds, &mut attempt, None).await;
         if let (Err(failure), Some(attempt)) = (&begun, attempt) {
             attempt.failed(failure.error.status.as_u16());
         }
@@ -249,7 +249,7 @@ impl Chat {
     async fn begin(
         &self,
         target: &Target,
-        limits: &mut Limits,
+        bounds: &mut RequestBounds,
         attempt: &mut Option<Attempt>,
         resume: Option<&ResumeState>,
     ) -> Result<ChatAnswer, Failure> {
@@ -272,19 +272,19 @@ impl Chat {
             None => {
                 let model = self.app.engine(name).map_err(failure)?;
                 let engine = LocalTarget { model, text: &self.app.text, metrics: &self.app.metrics };
-                Box::pin(engine.ask(&request, limits, attempt)).await?
+                Box::pin(engine.ask(&request, bounds, attempt)).await?
             }
-            Some(upstream) => upstream.ask(&request, limits, attempt).await?,
+            Some(upstream) => upstream.ask(&request, bounds, attempt).await?,
         };
         if self.stream {
             // Until there is output, another target may take over; one that is ours and the last need not wait.
             let first = match target.upstream.is_none() && self.last.as_deref() == Some(name) {
                 true => VecDeque::new(),
-                false => answer.beginning(limits).await?,
+                false => answer.beginning(bounds).await?,
             };
             return Ok(ChatAnswer::Stream(Box::new(OpenStream { answer, first, attempt: attempt.take() })));
         }
-        let Whole { json, events } = answer.whole(limits).await?;
+        let Whole { json, events } = answer.whole(bounds).await?;
         // Who has answered is paid, also where the answer cannot be told.
         let used = events.iter().rev().find_map(|event| match event {
             ChatEvent::Usage(usage) => Some(*usage),
@@ -349,7 +349,13 @@ impl Chat {
 }
 
 impl ChatAnswer {
-    fn respond(self, chat: &Arc<Chat>, plan: &Arc<Plan>, target: &Arc<Target>, limits: Limits) -> Response {
+    fn respond(
+        self,
+        chat: &Arc<Chat>,
+        plan: &Arc<Plan>,
+        target: &Arc<Target>,
+        bounds: RequestBounds,
+    ) -> Response {
         let begun = match self {
             Self::Whole(whole, used) => {
                 let kind = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
@@ -377,7 +383,7 @@ impl ChatAnswer {
             open: begun,
             out,
             dialect: chat.dialect,
-            limits,
+            bounds,
             id: chat.context.id.clone(),
             resume: Resume::of(chat, plan, target),
             responses: chat.responses.clone(),

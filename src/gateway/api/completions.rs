@@ -14,7 +14,7 @@ use crate::gateway::target::local::{
     StreamOptions, TOP_LOGPROBS_MAX, TextEvent,
 };
 use crate::gateway::target::registry::LocalModel;
-use crate::gateway::wire::bounds::Limits;
+use crate::gateway::wire::bounds::RequestBounds;
 use crate::gateway::wire::error::ApiError;
 use crate::gateway::wire::fields::{BadField, Fields, token_ids};
 use crate::gateway::wire::rate_limit::insert_limits;
@@ -176,9 +176,9 @@ pub async fn create(
     Extension(context): Extension<RequestContext>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let mut limits = app.limits(&context);
+    let mut bounds = app.bounds(&context);
     let (headers, path) = (request.headers().clone(), request.uri().path().to_owned());
-    let body = app.read_json(&context, &mut limits, request).await?;
+    let body = app.read_json(&context, &mut bounds, request).await?;
     let fields = Fields::root(&body)?;
     let name = fields.required_str("model", "the name of a served model")?;
     let model = app.model(name, &context)?;
@@ -188,7 +188,7 @@ pub async fn create(
     let read = CompletionRequest::read(&fields, ModelView::of(&model))?;
     let mut attempt = app.attempt(&context, name, &asked).await?;
     let states = attempt.as_ref().map(Attempt::states);
-    match complete(&app, context, limits, model, read, &mut attempt).await {
+    match complete(&app, context, bounds, model, read, &mut attempt).await {
         Ok(mut response) => {
             states.inspect(|states| insert_limits(&mut response, states, Dialect::OpenAi));
             Ok(response)
@@ -204,7 +204,7 @@ pub async fn create(
 async fn complete(
     app: &App,
     context: RequestContext,
-    mut limits: Limits,
+    mut bounds: RequestBounds,
     model: Arc<LocalModel>,
     read: CompletionRequest,
     attempt: &mut Option<Attempt>,
@@ -225,7 +225,7 @@ async fn complete(
             Ok((prompts, grammar.as_ref().map(constraint).transpose()?))
         }
     };
-    let (prompts, constraint) = app.text.run(&context.tenant.name, &mut limits, work).await.map_err(at)?;
+    let (prompts, constraint) = app.text.run(&context.tenant.name, &mut bounds, work).await.map_err(at)?;
     let request = GenerationRequest {
         generated: Vec::new(),
         parser: None,
@@ -250,7 +250,7 @@ async fn complete(
         token_ids: params.return_token_ids,
     };
     let metrics = app.metrics.generation(&model.name, context.arrived);
-    let mut generation = Generation::start(&model, request, limits, metrics).map_err(at)?;
+    let mut generation = Generation::start(&model, request, bounds, metrics).map_err(at)?;
     if let Some(attempt) = attempt.take() {
         generation.account(attempt);
     }

@@ -13,7 +13,7 @@ use crate::gateway::route::count::Counts;
 use crate::gateway::route::{self, Asked};
 use crate::gateway::target::local::chat_prompt;
 use crate::gateway::target::registry::LocalModel;
-use crate::gateway::wire::bounds::Limits;
+use crate::gateway::wire::bounds::RequestBounds;
 use crate::gateway::wire::error::ApiError;
 use crate::protocol::TokenId;
 use axum::extract::{Extension, Request, State};
@@ -30,7 +30,7 @@ use std::time::Instant;
 pub async fn counts_of(
     app: &App,
     context: &RequestContext,
-    limits: &mut Limits,
+    bounds: &mut RequestBounds,
     name: &str,
     dialect: Dialect,
     body: &Value,
@@ -45,7 +45,7 @@ pub async fn counts_of(
         if model.engine.failure().is_some() || !reached.contains(&model.name) {
             continue;
         }
-        if let Some(prompt) = tokens(app, context, limits, &model, dialect, body).await? {
+        if let Some(prompt) = tokens(app, context, bounds, &model, dialect, body).await? {
             counts.knows(&model.name, prompt);
         }
     }
@@ -56,13 +56,13 @@ pub async fn counts_of(
 async fn tokens(
     app: &App,
     context: &RequestContext,
-    limits: &mut Limits,
+    bounds: &mut RequestBounds,
     model: &Arc<LocalModel>,
     dialect: Dialect,
     body: &Value,
 ) -> Result<Option<Arc<[TokenId]>>, ApiError> {
     let Ok(work) = chat_prompt(model, dialect, body) else { return Ok(None) };
-    let tokens = app.text.run(&context.tenant.name, limits, move || Ok(work().ok())).await?;
+    let tokens = app.text.run(&context.tenant.name, bounds, move || Ok(work().ok())).await?;
     Ok(tokens.map(Into::into))
 }
 
@@ -72,14 +72,14 @@ pub async fn count_tokens(
     Extension(context): Extension<RequestContext>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let mut limits = app.limits(&context);
+    let mut bounds = app.bounds(&context);
     let (headers, path) = (request.headers().clone(), request.uri().path().to_owned());
-    let (name, mut body) = read_named(&app, &context, &mut limits, &headers, request).await?;
+    let (name, mut body) = read_named(&app, &context, &mut bounds, &headers, request).await?;
     let routing = app.routing();
     routing.check_allowed(&name, &context.tenant)?;
     // One of the key's requests, of no tokens.
     let admitted = app.admit(&context).await?;
-    let counts = counts_of(&app, &context, &mut limits, &name, Dialect::Anthropic, &body).await?;
+    let counts = counts_of(&app, &context, &mut bounds, &name, Dialect::Anthropic, &body).await?;
     let asked =
         Asked { body: &body, headers: &headers, path: &path, tenant: &context.tenant, counts: &counts };
     let plan = routing.plan(&name, &asked)?;
@@ -92,14 +92,14 @@ pub async fn count_tokens(
             let work = chat_prompt(&model, Dialect::Anthropic, &body)?;
             let prompt = app
                 .text
-                .run(&context.tenant.name, &mut limits, work)
+                .run(&context.tenant.name, &mut bounds, work)
                 .await
                 .map_err(|e| ApiError::from(e).at("messages"))?;
             (prompt.len() as u64, "exact")
         }
         Some(hosted) => {
             body["model"] = hosted.name.as_str().into();
-            match hosted.upstream.count(&body, beta(&headers), &mut limits).await? {
+            match hosted.upstream.count(&body, beta(&headers), &mut bounds).await? {
                 Some(tokens) => (tokens, "exact"),
                 None => (counts.of(&target), "estimate"),
             }

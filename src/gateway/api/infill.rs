@@ -13,7 +13,7 @@ use crate::gateway::target::local::{
     Generation, GenerationRequest, LocalError, MaxTokens, ModelView, Params, TextEvent, Usage,
 };
 use crate::gateway::target::registry::LocalModel;
-use crate::gateway::wire::bounds::Limits;
+use crate::gateway::wire::bounds::RequestBounds;
 use crate::gateway::wire::error::ApiError;
 use crate::gateway::wire::fields::{BadField, Fields};
 use crate::gateway::wire::rate_limit::insert_limits;
@@ -100,9 +100,9 @@ pub async fn create(
     Extension(context): Extension<RequestContext>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let mut limits = app.limits(&context);
+    let mut bounds = app.bounds(&context);
     let (headers, path) = (request.headers().clone(), request.uri().path().to_owned());
-    let body = app.read_json(&context, &mut limits, request).await?;
+    let body = app.read_json(&context, &mut bounds, request).await?;
     let fields = Fields::root(&body)?;
     let model = app.model_or_only(fields.str("model")?, &context)?;
     let counts = Counts::estimated(&body);
@@ -111,7 +111,7 @@ pub async fn create(
     let read = InfillRequest::read(&fields, ModelView::of(&model))?;
     let mut attempt = app.attempt(&context, &model.name, &asked).await?;
     let states = attempt.as_ref().map(Attempt::states);
-    match fill(&app, context, limits, model, read, &mut attempt).await {
+    match fill(&app, context, bounds, model, read, &mut attempt).await {
         Ok(mut response) => {
             states.inspect(|states| insert_limits(&mut response, states, Dialect::OpenAi));
             Ok(response)
@@ -126,7 +126,7 @@ pub async fn create(
 async fn fill(
     app: &App,
     context: RequestContext,
-    mut limits: Limits,
+    mut bounds: RequestBounds,
     model: Arc<LocalModel>,
     InfillRequest { gap, params }: InfillRequest,
     attempt: &mut Option<Attempt>,
@@ -136,7 +136,7 @@ async fn fill(
         let model = model.clone();
         move || gap_ids(&model, &gap, true)
     };
-    let prompt = app.text.run(&context.tenant.name, &mut limits, encode).await.map_err(at)?;
+    let prompt = app.text.run(&context.tenant.name, &mut bounds, encode).await.map_err(at)?;
     let request = GenerationRequest {
         generated: Vec::new(),
         parser: None,
@@ -155,7 +155,7 @@ async fn fill(
         tokens_as_ids: false,
     };
     let metrics = app.metrics.generation(&model.name, context.arrived);
-    let mut generation = Generation::start(&model, request, limits, metrics).map_err(at)?;
+    let mut generation = Generation::start(&model, request, bounds, metrics).map_err(at)?;
     if let Some(attempt) = attempt.take() {
         generation.account(attempt);
     }

@@ -61,9 +61,9 @@ pub async fn create(
     Extension(context): Extension<RequestContext>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let mut limits = app.limits(&context);
+    let mut bounds = app.bounds(&context);
     let (headers, path) = (request.headers().clone(), request.uri().path().to_owned());
-    let (name, mut body) = read_named(&app, &context, &mut limits, &headers, request).await?;
+    let (name, mut body) = read_named(&app, &context, &mut bounds, &headers, request).await?;
     let read = {
         let earlier = OfOneKey { store: &app.responses, key: &context.tenant.name, now_s: now_s() };
         // A conversation is there twice: as it was sent or kept, and as the chat that is made of it.
@@ -80,7 +80,7 @@ pub async fn create(
         key: context.tenant.name.clone(),
     }));
     let asked = Conversation { headers, path, name, dialect: Dialect::OpenAi, body, responses };
-    converse(app, context, limits, asked).await
+    converse(app, context, bounds, asked).await
 }
 
 /// `GET /v1/responses/{id}`.

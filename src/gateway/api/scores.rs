@@ -31,10 +31,10 @@ pub async fn create(
     request: Request,
 ) -> Result<Json<Value>, ApiError> {
     let store = app.store.clone().ok_or_else(ApiError::no_store)?;
-    let mut limits = app.limits(&context);
-    let body = app.read_json(&context, &mut limits, request).await?;
+    let mut bounds = app.bounds(&context);
+    let body = app.read_json(&context, &mut bounds, request).await?;
     let (score, answer) = read(&Fields::root(&body)?, &[])?;
-    limits.bound(keep(store, context.tenant.name.clone(), score)).await??;
+    bounds.bound(keep(store, context.tenant.name.clone(), score)).await??;
     Ok(Json(answer))
 }
 

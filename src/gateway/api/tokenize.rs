@@ -88,13 +88,13 @@ pub async fn tokenize(
     Extension(context): Extension<RequestContext>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let mut limits = app.limits(&context);
-    let body = app.read_json(&context, &mut limits, request).await?;
+    let mut bounds = app.bounds(&context);
+    let body = app.read_json(&context, &mut bounds, request).await?;
     let fields = Fields::root(&body)?;
     let model = app.model_or_only(fields.str("model")?, &context)?;
     let request = TokenizeRequest::read(&fields, model.template.as_deref().ok())?;
     let param = if matches!(request.source, Source::Text(_)) { "prompt" } else { "messages" };
-    let tokenized = app.text.run(&context.tenant.name, &mut limits, move || run(&model, request)).await;
+    let tokenized = app.text.run(&context.tenant.name, &mut bounds, move || run(&model, request)).await;
     let tokenized = tokenized.map_err(|error| ApiError::from(error).at(param))?;
     Ok(Json(tokenized).into_response())
 }
@@ -131,8 +131,8 @@ pub async fn detokenize(
     Extension(context): Extension<RequestContext>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let mut limits = app.limits(&context);
-    let body = app.read_json(&context, &mut limits, request).await?;
+    let mut bounds = app.bounds(&context);
+    let body = app.read_json(&context, &mut bounds, request).await?;
     let fields = Fields::root(&body)?;
     let model = app.model_or_only(fields.str("model")?, &context)?;
     fields.required("tokens", "a list of token ids")?;
@@ -141,6 +141,6 @@ pub async fn detokenize(
         let tokenizer = model.tokenizer.as_ref().ok_or(LocalError::NoTokenizer)?;
         Ok(tokenizer.decode(&ids, false)?)
     };
-    let prompt = app.text.run(&context.tenant.name, &mut limits, work).await?;
+    let prompt = app.text.run(&context.tenant.name, &mut bounds, work).await?;
     Ok(Json(Detokenized { prompt }).into_response())
 }

@@ -15,7 +15,7 @@
 use super::{Plan, Target};
 use crate::gateway::target::breaker;
 use crate::gateway::target::failure::{Failure, Then};
-use crate::gateway::wire::bounds::Limits;
+use crate::gateway::wire::bounds::RequestBounds;
 use crate::gateway::wire::error::ApiError;
 use axum::http::StatusCode;
 use futures_util::StreamExt;
@@ -53,7 +53,7 @@ pub trait Ask: Sync {
     fn ask(
         &self,
         target: &Target,
-        limits: &mut Limits,
+        bounds: &mut RequestBounds,
     ) -> impl Future<Output = Result<Self::Answer, Failure>> + Send;
 }
 
@@ -61,14 +61,18 @@ pub trait Ask: Sync {
 ///
 /// # Errors
 /// The most telling one of all targets', or of those before one whose error no target would help with.
-pub async fn first<A: Ask>(plan: &Plan, limits: Limits, asks: &A) -> Result<Answered<A::Answer>, ApiError> {
+pub async fn first<A: Ask>(
+    plan: &Plan,
+    bounds: RequestBounds,
+    asks: &A,
+) -> Result<Answered<A::Answer>, ApiError> {
     let attempts = AtomicU32::new(0);
     let (mut under_way, mut hedged) = (FuturesUnordered::new(), Vec::new());
     let (mut asked, mut told) = (Vec::new(), None);
     for (index, target) in plan.targets.iter().enumerate() {
         asked.push(index);
         // Boxed: a set moves its futures about, and these are large.
-        under_way.push(Box::pin(one(index, target, limits.clone(), asks, &attempts)));
+        under_way.push(Box::pin(one(index, target, bounds.clone(), asks, &attempts)));
         let is_last = index + 1 == plan.targets.len();
         let hedge_after = target.model.hedge_after.filter(|_| !is_last);
         let mut hedge_due = pin!(async {
@@ -153,7 +157,7 @@ struct GivenUp {
 async fn one<'a, A: Ask>(
     index: usize,
     target: &'a Arc<Target>,
-    mut limits: Limits,
+    mut bounds: RequestBounds,
     asks: &A,
     attempts: &AtomicU32,
 ) -> Result<(A::Answer, &'a Arc<Target>), GivenUp> {
@@ -168,7 +172,7 @@ async fn one<'a, A: Ask>(
             return Err(GivenUp { index, error, then: Then::Next, tried });
         }
         attempts.fetch_add(1, Ordering::Relaxed);
-        let Failure { error, then } = match asks.ask(target, &mut limits).await {
+        let Failure { error, then } = match asks.ask(target, &mut bounds).await {
             Ok(answer) => {
                 breaker.inspect(|breaker| breaker.succeeded());
                 return Ok((answer, target));
@@ -192,7 +196,7 @@ async fn one<'a, A: Ask>(
         turn += 1;
         match wait {
             Some(wait) if turn < ATTEMPTS_MAX && wait <= WAIT_MAX => {
-                let waited = limits.bound(tokio::time::sleep(wait)).await;
+                let waited = bounds.bound(tokio::time::sleep(wait)).await;
                 waited.map_err(|error| give_up(error.into(), Then::Report))?;
                 failed = Some(error);
             }

@@ -4,7 +4,7 @@ use super::failure::Failure;
 use super::local::{self, LocalAnswer};
 use super::remote::RemoteAnswer;
 use crate::gateway::chat::{ChatEvent, DecodeError, Dialect, EncodeOptions, Frame, decode_whole};
-use crate::gateway::wire::bounds::Limits;
+use crate::gateway::wire::bounds::RequestBounds;
 use std::collections::VecDeque;
 
 /// An answer that has begun.
@@ -72,30 +72,30 @@ impl Answer {
     }
 
     /// The next piece; None after the stream's proper end. Loses nothing when dropped before it is ready.
-    pub async fn next(&mut self, limits: &mut Limits) -> Result<Option<Piece>, Failure> {
+    pub async fn next(&mut self, bounds: &mut RequestBounds) -> Result<Option<Piece>, Failure> {
         match self {
             Self::Local(answer) => {
                 let events = answer.next().await.map_err(Failure::report)?;
                 Ok(events.map(|events| Piece { frame: None, events }))
             }
-            Self::Remote(answer) => answer.next(limits).await,
+            Self::Remote(answer) => answer.next(bounds).await,
         }
     }
 
     /// Its pieces up to the first that says something, so that nothing of it has been told when another
     /// target takes over.
-    pub async fn beginning(&mut self, limits: &mut Limits) -> Result<VecDeque<Piece>, Failure> {
+    pub async fn beginning(&mut self, bounds: &mut RequestBounds) -> Result<VecDeque<Piece>, Failure> {
         match self {
             Self::Local(answer) => {
                 let events = answer.beginning().await?;
                 Ok(events.into_iter().map(|events| Piece { frame: None, events }).collect())
             }
-            Self::Remote(answer) => answer.beginning(limits).await,
+            Self::Remote(answer) => answer.beginning(bounds).await,
         }
     }
 
     /// All of it, of a request that does not stream.
-    pub async fn whole(&mut self, limits: &mut Limits) -> Result<Whole, Failure> {
+    pub async fn whole(&mut self, bounds: &mut RequestBounds) -> Result<Whole, Failure> {
         match self {
             Self::Local(answer) => {
                 let mut events = Vec::new();
@@ -105,7 +105,7 @@ impl Answer {
                 Ok(Whole { json: None, events })
             }
             Self::Remote(answer) => {
-                let body = answer.whole(limits).await?;
+                let body = answer.whole(bounds).await?;
                 let events = decode_whole(answer.dialect(), &body);
                 let mut events = events.map_err(|error| answer.unread(error))?;
                 answer.names().restore_events(&mut events);

@@ -20,7 +20,7 @@ pub mod text_queue;
 use super::chat::Dialect;
 use super::ledger::account::Attempt;
 use super::ledger::auth::Tenant;
-use super::wire::bounds::Limits;
+use super::wire::bounds::RequestBounds;
 use crate::protocol::TokenId;
 use answer::Answer;
 use axum::http::HeaderMap;
@@ -65,7 +65,7 @@ pub trait ChatTarget {
     fn ask(
         &self,
         request: &ChatRequest<'_>,
-        limits: &mut Limits,
+        bounds: &mut RequestBounds,
         attempt: &mut Option<Attempt>,
     ) -> impl Future<Output = Result<Answer, Failure>> + Send;
 }

@@ -28,7 +28,7 @@ use crate::gateway::chat::tool_names::ToolNames;
 use crate::gateway::chat::{Dialect, Peer, Takes, UpstreamError, decode_error, for_upstream};
 use crate::gateway::ledger::account::Attempt;
 use crate::gateway::ledger::observe::quoted;
-use crate::gateway::wire::bounds::Limits;
+use crate::gateway::wire::bounds::RequestBounds;
 use crate::gateway::wire::error::ApiError;
 use crate::gateway::wire::fields::BadField;
 use crate::secrets;
@@ -74,7 +74,7 @@ impl ChatTarget for UpstreamModel {
     async fn ask(
         &self,
         request: &ChatRequest<'_>,
-        limits: &mut Limits,
+        bounds: &mut RequestBounds,
         attempt: &mut Option<Attempt>,
     ) -> Result<Answer, Failure> {
         let (body, names) = self.body_of(request)?;
@@ -84,7 +84,7 @@ impl ChatTarget for UpstreamModel {
             self.fit_betas(&mut headers);
         }
         attempt.iter().for_each(|attempt| attempt.introduce(&mut headers));
-        let mut answer = self.upstream.send(&self.load, body, headers, limits).await?;
+        let mut answer = self.upstream.send(&self.load, body, headers, bounds).await?;
         answer.expects(request.choices);
         answer.renames(names);
         Ok(Answer::Remote(Box::new(answer)))
@@ -217,11 +217,11 @@ impl Upstream {
         load: &AdaptiveLimiter,
         body: Vec<u8>,
         extra: HeaderMap,
-        limits: &mut Limits,
+        bounds: &mut RequestBounds,
     ) -> Result<RemoteAnswer, Failure> {
         let body = Bytes::from(body);
         let kept = (self.dialect() == Dialect::Anthropic).then(|| body.clone());
-        let refused = match self.send_once(load, body, extra.clone(), limits).await? {
+        let refused = match self.send_once(load, body, extra.clone(), bounds).await? {
             Ok(answer) => return Ok(answer),
             Err(refused) => refused,
         };
@@ -231,7 +231,7 @@ impl Upstream {
             return Err(Failure::of_upstream(&self.name, refused));
         };
         tracing::info!(provider = self.name, "asked again without the thinking of earlier answers");
-        let answer = self.send_once(load, body.into(), extra, limits).await?;
+        let answer = self.send_once(load, body.into(), extra, bounds).await?;
         answer.map_err(|refused| Failure::of_upstream(&self.name, refused))
     }
 
@@ -241,7 +241,7 @@ impl Upstream {
         load: &AdaptiveLimiter,
         body: Bytes,
         extra: HeaderMap,
-        limits: &mut Limits,
+        bounds: &mut RequestBounds,
     ) -> Result<Result<RemoteAnswer, UpstreamError>, Failure> {
         let headers = self.headers.as_ref().map_err(|reason| {
             tracing::error!(provider = self.name, reason, "an upstream cannot be asked");
@@ -255,7 +255,7 @@ impl Upstream {
         let place = self.places.clone().try_acquire_owned().map_err(|_| full())?;
         let mut permit = load.try_acquire(begun).ok_or_else(full)?;
         let sent = self.client.post(self.url.clone(), headers, extra, body);
-        let sent = limits.bound(tokio::time::timeout(self.provider.timeout, sent)).await;
+        let sent = bounds.bound(tokio::time::timeout(self.provider.timeout, sent)).await;
         let response = match sent.map_err(Failure::report)? {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => {
@@ -277,11 +277,11 @@ impl Upstream {
         permit.tell(outcome, Instant::now());
         let place =
             Place { name: self.name.clone(), timeout: self.provider.timeout, held: Some((permit, place)) };
-        let mut answer = RemoteAnswer::new(response, self.dialect(), place, limits.share());
+        let mut answer = RemoteAnswer::new(response, self.dialect(), place, bounds.share());
         if status.is_success() {
             return Ok(Ok(answer));
         }
-        let body = answer.bytes(ERROR_BYTES_MAX, limits).await.unwrap_or_default();
+        let body = answer.bytes(ERROR_BYTES_MAX, bounds).await.unwrap_or_default();
         let error = decode_error(status.as_u16(), &body);
         let message = quoted(&error.message);
         tracing::warn!(provider = self.name, status = error.status, message, "refused");
@@ -306,7 +306,7 @@ impl Upstream {
         &self,
         body: &Value,
         extra: HeaderMap,
-        limits: &mut Limits,
+        bounds: &mut RequestBounds,
     ) -> Result<Option<u64>, ApiError> {
         let (Format::Anthropic, Ok(headers)) = (self.provider.format, &self.headers) else { return Ok(None) };
         let Ok(_place) = self.places.try_acquire() else { return Ok(None) };
@@ -320,7 +320,7 @@ impl Upstream {
             let answer = Limited::new(response.into_body(), ERROR_BYTES_MAX).collect().await.ok()?;
             serde_json::from_slice::<Value>(&answer.to_bytes()).ok()?.get("input_tokens")?.as_u64()
         };
-        Ok(limits.bound(tokio::time::timeout(self.provider.timeout, counted)).await?.ok().flatten())
+        Ok(bounds.bound(tokio::time::timeout(self.provider.timeout, counted)).await?.ok().flatten())
     }
 
     fn error(&self, status: StatusCode, message: &str) -> ApiError {

@@ -10,7 +10,7 @@
 //! Absent on purpose: priorities, which the engine's own queue has.
 
 use super::local::LocalError;
-use crate::gateway::wire::bounds::Limits;
+use crate::gateway::wire::bounds::RequestBounds;
 use crate::text::Stop;
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -110,7 +110,7 @@ impl TextQueue {
     pub async fn run<T: Send + 'static>(
         &self,
         tenant: &str,
-        limits: &mut Limits,
+        bounds: &mut RequestBounds,
         work: impl FnOnce() -> Result<T, LocalError> + Send + 'static,
     ) -> Result<T, LocalError> {
         let stop = Arc::new(Stop::after(self.shared.time_max));
@@ -125,7 +125,7 @@ impl TextQueue {
             })
         };
         let waiting = self.shared.push(tenant, job, stop)?;
-        let outcome = limits.bound(told).await;
+        let outcome = bounds.bound(told).await;
         drop(waiting);
         outcome?.unwrap_or_else(|_| Err(LocalError::Internal("a text task failed".into())))
     }

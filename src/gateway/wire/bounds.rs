@@ -33,7 +33,7 @@ pub enum Overdue {
 }
 
 /// What bounds a request's time and memory.
-pub struct Limits {
+pub struct RequestBounds {
     deadline: Instant,
     /// For the message: the whole time it has.
     timeout: Duration,
@@ -43,13 +43,13 @@ pub struct Limits {
     over: Option<Pin<Box<dyn Future<Output = Overdue> + Send>>>,
 }
 
-impl Clone for Limits {
+impl Clone for RequestBounds {
     fn clone(&self) -> Self {
         Self::new(self.deadline, self.timeout, self.phase.clone()).with_memory(self.memory.clone())
     }
 }
 
-impl Limits {
+impl RequestBounds {
     /// A request times out at `deadline`, after `timeout` in all; the end of a shutdown ends it too. Its memory
     /// is not bounded yet.
     pub fn new(deadline: Instant, timeout: Duration, phase: watch::Receiver<Phase>) -> Self {
@@ -103,20 +103,20 @@ async fn over(deadline: Instant, timeout: Duration, mut phase: watch::Receiver<P
 mod tests {
     use super::*;
 
-    fn limits(phase: &watch::Sender<Phase>, ms: u64) -> Limits {
+    fn bounds(phase: &watch::Sender<Phase>, ms: u64) -> RequestBounds {
         let timeout = Duration::from_millis(ms);
-        Limits::new(Instant::now() + timeout, timeout, phase.subscribe())
+        RequestBounds::new(Instant::now() + timeout, timeout, phase.subscribe())
     }
 
     #[tokio::test]
     async fn time_is_bounded_by_deadline_and_shutdown() {
         let phase = watch::Sender::new(Phase::Running);
-        assert_eq!(limits(&phase, 5000).bound(async { 5 }).await.ok(), Some(5));
-        let late = limits(&phase, 20).bound(std::future::pending::<()>()).await;
+        assert_eq!(bounds(&phase, 5000).bound(async { 5 }).await.ok(), Some(5));
+        let late = bounds(&phase, 20).bound(std::future::pending::<()>()).await;
         assert!(matches!(late, Err(Overdue::Timeout { .. })));
         phase.send_replace(Phase::Draining);
-        assert_eq!(limits(&phase, 5000).bound(async { 5 }).await.ok(), Some(5));
-        let mut waiting = limits(&phase, 5000);
+        assert_eq!(bounds(&phase, 5000).bound(async { 5 }).await.ok(), Some(5));
+        let mut waiting = bounds(&phase, 5000);
         let (cut, _) = tokio::join!(waiting.bound(std::future::pending::<()>()), async {
             tokio::task::yield_now().await;
             phase.send_replace(Phase::Aborting)

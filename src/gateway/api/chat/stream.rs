@@ -10,7 +10,7 @@ use crate::gateway::route::{Plan, Target};
 use crate::gateway::target::answer::Piece;
 use crate::gateway::target::failure::{Failure, Then};
 use crate::gateway::target::resume::ResumeState;
-use crate::gateway::wire::bounds::Limits;
+use crate::gateway::wire::bounds::RequestBounds;
 use crate::gateway::wire::error::ApiError;
 use crate::gateway::wire::sse::{FrameSource, Frames};
 use serde_json::Value;
@@ -28,7 +28,7 @@ pub struct AnswerStream {
     pub open: Box<OpenStream>,
     pub out: Out,
     pub dialect: Dialect,
-    pub limits: Limits,
+    pub bounds: RequestBounds,
     pub id: String,
     pub resume: Option<Box<Resume>>,
     pub responses: Option<Arc<OfResponses>>,
@@ -114,7 +114,7 @@ impl AnswerStream {
             resume.plan.clone(),
             resume.target.clone(),
             resume.state.clone(),
-            self.limits.clone(),
+            self.bounds.clone(),
             failure.error.clone(),
         );
         resume.under_way = Some(Box::pin(rest));
@@ -135,7 +135,7 @@ impl AnswerStream {
             if let Some(piece) = self.open.first.pop_front() {
                 return Ok(Some(piece));
             }
-            match self.open.answer.next(&mut self.limits).await {
+            match self.open.answer.next(&mut self.bounds).await {
                 Ok(piece) => return Ok(piece),
                 Err(failure) if self.goes_on(&failure) => {}
                 Err(failure) => return Err(failure.error),
@@ -212,7 +212,7 @@ impl Chat {
         plan: Arc<Plan>,
         broken: Arc<Target>,
         state: ResumeState,
-        mut limits: Limits,
+        mut bounds: RequestBounds,
         error: ApiError,
     ) -> Rest {
         let Some(first) = &broken.upstream else { return Err(error) };
@@ -236,7 +236,7 @@ impl Chat {
                 continue;
             };
             let mut attempt = Some(attempt.of_rest());
-            match self.begin(target, &mut limits, &mut attempt, Some(&state)).await {
+            match self.begin(target, &mut bounds, &mut attempt, Some(&state)).await {
                 Ok(ChatAnswer::Stream(mut open)) => {
                     hosted.breaker.succeeded();
                     if open.first.iter().all(|piece| state.is_same(&piece.events)) {

@@ -15,7 +15,7 @@ use crate::gateway::target::failure::Failure;
 use crate::gateway::target::registry::LocalModel;
 use crate::gateway::target::text_queue::TextQueue;
 use crate::gateway::target::{ChatRequest, ChatTarget};
-use crate::gateway::wire::bounds::Limits;
+use crate::gateway::wire::bounds::RequestBounds;
 use crate::gateway::wire::error::ApiError;
 use crate::gateway::wire::fields::{BadField, Fields};
 use crate::protocol::{ConstraintFactory, TokenId};
@@ -120,10 +120,10 @@ impl ChatTarget for LocalTarget<'_> {
     async fn ask(
         &self,
         request: &ChatRequest<'_>,
-        limits: &mut Limits,
+        bounds: &mut RequestBounds,
         attempt: &mut Option<Attempt>,
     ) -> Result<Answer, Failure> {
-        let answer = self.submit(request, limits, attempt).await.map_err(failure)?;
+        let answer = self.submit(request, bounds, attempt).await.map_err(failure)?;
         Ok(Answer::Local(Box::new(answer)))
     }
 }
@@ -134,7 +134,7 @@ impl LocalTarget<'_> {
     async fn submit(
         &self,
         request: &ChatRequest<'_>,
-        limits: &mut Limits,
+        bounds: &mut RequestBounds,
         attempt: &mut Option<Attempt>,
     ) -> Result<LocalAnswer, ApiError> {
         let model = &self.model;
@@ -167,7 +167,7 @@ impl LocalTarget<'_> {
                     let (parser, constraint) = (shape.parser(&prompt), shape.constraint(&prompt)?);
                     Ok((prompt, parser, constraint))
                 };
-                self.text.run(&request.tenant.name, limits, work).await.map_err(at)?
+                self.text.run(&request.tenant.name, bounds, work).await.map_err(at)?
             }
         };
         let answer_options = AnswerOptions::of(&params, &prompt);
@@ -189,7 +189,7 @@ impl LocalTarget<'_> {
             generated: params.generated,
         };
         let metrics = self.metrics.generation(&model.name, request.arrived);
-        let mut generation = Generation::start(model, generation, limits.clone(), metrics).map_err(at)?;
+        let mut generation = Generation::start(model, generation, bounds.clone(), metrics).map_err(at)?;
         if let Some(attempt) = attempt.take() {
             generation.account(attempt);
         }

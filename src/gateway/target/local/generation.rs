@@ -16,7 +16,7 @@ use crate::gateway::ledger::account::Attempt;
 use crate::gateway::ledger::metrics::{Outcome, RequestMetrics};
 use crate::gateway::target::registry::LocalModel;
 use crate::gateway::target::replicas::ReplicaStream;
-use crate::gateway::wire::bounds::{Limits, Overdue};
+use crate::gateway::wire::bounds::{Overdue, RequestBounds};
 use crate::protocol::{
     ConstraintFactory, FinishReason, GenerateRequest, SamplingParams, TokenEvent, TokenId, TokenLogprob,
 };
@@ -158,7 +158,7 @@ pub struct Generation {
     prompts: Vec<Arc<[TokenId]>>,
     text: TextOptions,
     usage: Usage,
-    limits: Limits,
+    bounds: RequestBounds,
     metrics: RequestMetrics,
     /// Until it is over.
     attempt: Option<Attempt>,
@@ -194,7 +194,7 @@ impl Generation {
     pub fn start(
         model: &LocalModel,
         request: GenerationRequest,
-        limits: Limits,
+        bounds: RequestBounds,
         mut metrics: RequestMetrics,
     ) -> Result<Self, LocalError> {
         if !request.stops.is_empty() && model.tokenizer.is_none() {
@@ -275,7 +275,7 @@ impl Generation {
             prompts,
             text,
             usage,
-            limits,
+            bounds,
             metrics,
             attempt: None,
             waiting: VecDeque::new(),
@@ -314,7 +314,7 @@ impl Generation {
             return Ok(Some(event));
         }
         while self.streams.iter().any(Option::is_some) {
-            let event = match self.limits.bound(next_of(&mut self.streams)).await {
+            let event = match self.bounds.bound(next_of(&mut self.streams)).await {
                 Ok((prompt, Some(event))) => self.event(prompt, event),
                 // A stream is dropped with its last choice, so its end is never seen.
                 Ok((_, None)) => Err(LocalError::Failed("the engine ended the request early".into())),

@@ -17,7 +17,7 @@ use crate::gateway::chat::{
 use crate::gateway::target::adaptive::Permit;
 use crate::gateway::target::answer::Piece;
 use crate::gateway::target::failure::{Failure, Then};
-use crate::gateway::wire::bounds::Limits;
+use crate::gateway::wire::bounds::RequestBounds;
 use crate::gateway::wire::error::ApiError;
 use crate::gateway::wire::json::mend_surrogates;
 use crate::gateway::wire::request_memory::{Share, Shortage, parsed_bytes};
@@ -190,14 +190,14 @@ impl RemoteAnswer {
 
     /// The next frame; None after the stream's proper end. Frames that came before a failure are
     /// told before it. Loses nothing when dropped before it is ready.
-    pub async fn next(&mut self, limits: &mut Limits) -> Result<Option<Piece>, Failure> {
+    pub async fn next(&mut self, bounds: &mut RequestBounds) -> Result<Option<Piece>, Failure> {
         loop {
             if let Some(piece) = self.waiting.pop_front() {
                 return Ok(Some(piece));
             }
             match &self.state {
                 State::New => {
-                    self.state = self.begin(limits).await?;
+                    self.state = self.begin(bounds).await?;
                     continue;
                 }
                 State::Open => {}
@@ -205,7 +205,7 @@ impl RemoteAnswer {
                 State::Broken(Unread::Wrong(error)) => return Err(self.unread(error.clone())),
                 State::Broken(Unread::TooLarge(shortage)) => return Err(self.too_large(*shortage)),
             }
-            let bytes = match self.chunk(limits).await {
+            let bytes = match self.chunk(bounds).await {
                 Ok(bytes) => bytes,
                 // Nothing is missing but the word for the end.
                 Err(failure) if failure.then != Then::Report && self.decoder.has_finished(self.choices) => {
@@ -227,10 +227,10 @@ impl RemoteAnswer {
 
     /// Its frames up to the first that says something, so that nothing of it has been told when another
     /// target takes over.
-    pub async fn beginning(&mut self, limits: &mut Limits) -> Result<VecDeque<Piece>, Failure> {
+    pub async fn beginning(&mut self, bounds: &mut RequestBounds) -> Result<VecDeque<Piece>, Failure> {
         let timeout = self.upstream.timeout;
         // Comments keep a connection from being silent, and say nothing.
-        let told = tokio::time::timeout(timeout, self.until_it_says(limits)).await;
+        let told = tokio::time::timeout(timeout, self.until_it_says(bounds)).await;
         told.unwrap_or_else(|_| {
             let message = format!("its answer said nothing within {} seconds", timeout.as_secs());
             let error = ApiError::upstream(&self.upstream.name, StatusCode::GATEWAY_TIMEOUT, &message);
@@ -238,9 +238,9 @@ impl RemoteAnswer {
         })
     }
 
-    async fn until_it_says(&mut self, limits: &mut Limits) -> Result<VecDeque<Piece>, Failure> {
+    async fn until_it_says(&mut self, bounds: &mut RequestBounds) -> Result<VecDeque<Piece>, Failure> {
         let (mut pieces, mut bytes) = (VecDeque::new(), 0);
-        while let Some(piece) = self.next(limits).await? {
+        while let Some(piece) = self.next(bounds).await? {
             let begins = piece.says_something();
             bytes += piece.frame.as_ref().map_or(0, |frame| frame.data.len());
             pieces.push_back(piece);
@@ -277,11 +277,11 @@ impl RemoteAnswer {
     }
 
     /// Looks whether a stream comes, and tells a whole answer as one.
-    async fn begin(&mut self, limits: &mut Limits) -> Result<State, Failure> {
+    async fn begin(&mut self, bounds: &mut RequestBounds) -> Result<State, Failure> {
         if self.content()? != Content::Json {
             return Ok(State::Open);
         }
-        let body = self.whole(limits).await?;
+        let body = self.whole(bounds).await?;
         let told = retold(self.dialect, &body).map_err(|error| self.unread(error))?;
         Ok(match self.read(Some(told.into())) {
             Ok(_) => State::Ended,
@@ -338,18 +338,22 @@ impl RemoteAnswer {
     }
 
     /// The whole body.
-    pub async fn whole(&mut self, limits: &mut Limits) -> Result<Vec<u8>, Failure> {
+    pub async fn whole(&mut self, bounds: &mut RequestBounds) -> Result<Vec<u8>, Failure> {
         if self.content()? == Content::Stream {
             return Err(self.wrong_kind("text/event-stream"));
         }
-        let body = self.bytes(ANSWER_BYTES_MAX, limits).await?;
+        let body = self.bytes(ANSWER_BYTES_MAX, bounds).await?;
         self.share.hold(counted(parsed_bytes(&body))).map_err(|shortage| self.too_large(shortage))?;
         Ok(body)
     }
 
-    pub(super) async fn bytes(&mut self, bytes_max: usize, limits: &mut Limits) -> Result<Vec<u8>, Failure> {
+    pub(super) async fn bytes(
+        &mut self,
+        bytes_max: usize,
+        bounds: &mut RequestBounds,
+    ) -> Result<Vec<u8>, Failure> {
         let mut all = Vec::new();
-        while let Some(bytes) = self.chunk(limits).await? {
+        while let Some(bytes) = self.chunk(bounds).await? {
             if all.len() + bytes.len() > bytes_max {
                 return Err(Failure::next(
                     self.garbled(&format!("its answer is longer than {bytes_max} bytes")),
@@ -371,7 +375,7 @@ impl RemoteAnswer {
         Ok(all)
     }
 
-    async fn chunk(&mut self, limits: &mut Limits) -> Result<Option<Bytes>, Failure> {
+    async fn chunk(&mut self, bounds: &mut RequestBounds) -> Result<Option<Bytes>, Failure> {
         let Self { response, idle, is_waiting, upstream, .. } = self;
         // One timer for all pieces, set when there is something to wait for. A wait that was given up goes on.
         let silence = async {
@@ -387,7 +391,7 @@ impl RemoteAnswer {
                 () = silence => None,
             }
         };
-        let next = limits.bound(next).await.map_err(Failure::report)?;
+        let next = bounds.bound(next).await.map_err(Failure::report)?;
         *is_waiting = false;
         match next {
             Some(Some(Ok(bytes))) => Ok(Some(bytes)),
