@@ -207,6 +207,8 @@ async fn decode(
             priority: 0,
             constraint: (index < constrained).then(|| constraint.clone()),
             generated: Vec::new(),
+            pooling: None,
+            token_types: None,
         };
         streams.push(engine.submit(request).map_err(|error| error.to_string())?);
     }

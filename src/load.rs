@@ -491,6 +491,7 @@ fn warm_up(executor: &mut dyn Executor) -> Result<(), String> {
                 output: Vec::new(),
                 mask: None,
             }),
+            pooling: None,
             prompt_targets: Vec::new(),
             params: Arc::new(SamplingParams { temperature: 0.0, ..SamplingParams::default() }),
         }],

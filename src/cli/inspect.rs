@@ -338,7 +338,7 @@ fn parameters(config: &ModelConfig, tensors: &[TensorSpec]) -> Parameters {
         ("experts", &[Kind::Expert]),
         ("shared experts", &[Kind::SharedExpert]),
         ("norms", &[Kind::Norm]),
-        ("output head", &[Kind::Head]),
+        ("output head", &[Kind::Head, Kind::Classifier]),
     ];
     let parts = groups.into_iter().filter_map(|(name, kinds)| {
         let total: u64 =

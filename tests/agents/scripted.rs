@@ -12,7 +12,7 @@ use novastack::gateway::{
     self, Cors, GenerationDefaults, Grammars, LocalModel, Registry, Replicas, RequestConfig, Routing,
     ServerConfig,
 };
-use novastack::protocol::{TokenId, TokenLogprob};
+use novastack::protocol::{ModelTasks, TokenId, TokenLogprob};
 use novastack::text::{AnswerFormat, ChatTemplate, Tokenizer};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -106,6 +106,7 @@ pub async fn serve(tokenizer: Arc<Tokenizer>, template: ChatTemplate, script: Sc
     let engine = spawn(config, Box::new(executor), Clock::real()).expect("a thread").0;
     registry.set_ready(LocalModel {
         name: "m".into(),
+        tasks: ModelTasks::GENERATION,
         engine: Replicas::new(vec![engine], 64),
         tokenizer: Some(tokenizer),
         answer_format: AnswerFormat::of_template(template.source()),

@@ -10,7 +10,7 @@ use novastack::gateway::{
     self, Cors, GenerationDefaults, Grammars, LocalModel, Registry, Replicas, RequestConfig, Routing,
     ServerConfig,
 };
-use novastack::protocol::{GenerateRequest, SamplingParams, TokenEvent, TokenId};
+use novastack::protocol::{GenerateRequest, ModelTasks, SamplingParams, TokenEvent, TokenId};
 use novastack::text::AnswerFormat;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -85,6 +85,7 @@ fn model(fakes: Vec<Fake>) -> LocalModel {
     let start = |fake: Fake| spawn(config.clone(), Box::new(fake), Clock::real()).expect("a thread").0;
     LocalModel {
         name: "m".into(),
+        tasks: ModelTasks::GENERATION,
         engine: Replicas::new(fakes.into_iter().map(start).collect(), 32),
         tokenizer: None,
         template: Err("none".into()),
@@ -321,6 +322,8 @@ async fn an_engine_is_given_what_it_bears() {
         priority: 0,
         constraint: None,
         generated: Vec::new(),
+        pooling: None,
+        token_types: None,
     };
     let limit = || replicas.loads()[0].load(std::time::Instant::now()).limit;
     assert_eq!(limit(), 32.0);

@@ -11,6 +11,7 @@ use novastack::clock::Clock;
 use novastack::config;
 use novastack::engine::worker::{self, EngineConfig};
 use novastack::gateway::{Grammars, LocalModel, Registry, Replicas};
+use novastack::protocol::ModelTasks;
 use novastack::text::{AnswerFormat, ChatTemplate, Containment, ReasoningFormat, Tokenizer, ToolFormat};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -174,6 +175,7 @@ fn load(
     let answer_format = answer_format(args, template.as_ref().ok(), &recognised);
     Ok(LocalModel {
         name: name.to_string(),
+        tasks: ModelTasks::GENERATION,
         engine: Replicas::new(engines, places),
         tokenizer,
         answer_format,

@@ -6,7 +6,7 @@
 use super::local::LocalError;
 use super::local::constrained::Grammars;
 use super::replicas::Replicas;
-use crate::protocol::SamplingDefaults;
+use crate::protocol::{ModelTasks, SamplingDefaults};
 use crate::text::{AnswerFormat, ChatTemplate, Tokenizer};
 use arc_swap::ArcSwap;
 use serde_json::Value;
@@ -17,6 +17,8 @@ use std::sync::Arc;
 pub struct LocalModel {
     /// The served name, which may contain slashes.
     pub name: String,
+    /// What it is served for; requests for anything else are refused.
+    pub tasks: ModelTasks,
     /// Its engine, or several.
     pub engine: Replicas,
     /// None when the checkpoint has no tokenizer: only token ids can be served then.

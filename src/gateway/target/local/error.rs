@@ -91,6 +91,9 @@ impl From<SubmitError> for ApiError {
             SubmitError::BadToken { .. } => {
                 Self::invalid(StatusCode::BAD_REQUEST, Some("invalid_token"), message)
             }
+            SubmitError::Unsupported(_) => {
+                Self::invalid(StatusCode::BAD_REQUEST, Some("unsupported_model"), message)
+            }
             SubmitError::Draining => Self::draining(),
             SubmitError::Stopped(_) => {
                 Self { retry_after_s: None, ..Self::unavailable("engine_stopped", message) }

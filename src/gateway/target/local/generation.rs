@@ -231,6 +231,8 @@ impl Generation {
                 priority: 0,
                 constraint: request.constraint.clone(),
                 generated: request.generated.clone(),
+                pooling: None,
+                token_types: None,
             })?));
         }
         let choices_per_prompt = request.choices as usize;
@@ -393,6 +395,7 @@ impl Generation {
                 event
             }
             TokenEvent::Failed { message } => return Err(LocalError::Failed(message)),
+            TokenEvent::Pooled { .. } => unreachable!("a generation asks for tokens"),
         };
         let first = prompt * self.choices_per_prompt;
         if self.choices[first..first + self.choices_per_prompt].iter().all(|choice| choice.finished) {
