@@ -4,7 +4,7 @@
 //! they choose is one model, several in order, the cheapest that can do it, or one by weight. After a
 //! choice come the rule's fallbacks, then each model's own.
 //!
-//! How a task is named where the caller names none: `vision` with images, `agent` with tools,
+//! How a task is named where the caller names none: `embeddings` and `rerank` by the endpoint, `vision` with images, `agent` with tools,
 //! `reasoning` where reasoning is asked for, `long_document_qa` from 32,000 tokens on, else `chat`.
 //! A prompt's tokens are counted by [`count`], which estimates from its bytes where it has no tokenizer.
 //!
@@ -460,7 +460,10 @@ fn facts_of(name: &str, asked: &Asked<'_>, header_names: &[&str]) -> Facts {
     let (context_length, images, tools) = (counts.estimate, counts.images, tools(body));
     let reasons = body.get("reasoning_effort").is_some_and(|effort| !effort.is_null() && effort != "none")
         || body.pointer("/thinking/type").is_some_and(|kind| kind == "enabled" || kind == "adaptive");
+    let is_for = |ends: &[&str]| ends.iter().any(|end| path.ends_with(end));
     let inferred = || match () {
+        () if is_for(&["/embeddings"]) => "embeddings",
+        () if is_for(&["/rerank", "/score"]) => "rerank",
         () if images > 0 => "vision",
         () if tools > 0 => "agent",
         () if reasons => "reasoning",

@@ -4,7 +4,7 @@
 mod clients;
 mod constrained;
 mod families;
-mod scripted;
+pub mod scripted;
 mod upstreams;
 
 use crate::text::{family_file, read_json};

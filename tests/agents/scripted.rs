@@ -118,6 +118,12 @@ pub async fn serve(tokenizer: Arc<Tokenizer>, template: ChatTemplate, script: Sc
         created_unix_s: 0,
         root: "nowhere".into(),
     });
+    let models = vec![Model::local("m".into(), "nowhere".into())];
+    serve_models(registry, Config { models, default_model: Some("m".into()), ..Config::default() }).await
+}
+
+/// Serves models that are there by this configuration.
+pub async fn serve_models(registry: Arc<Registry>, config: Config) -> Served {
     let server = ServerConfig {
         requests: RequestConfig {
             request_timeout: Duration::from_secs(300),
@@ -137,8 +143,6 @@ pub async fn serve(tokenizer: Arc<Tokenizer>, template: ChatTemplate, script: Sc
         cors: Cors::Off,
         allowed_hosts: Vec::new(),
     };
-    let models = vec![Model::local("m".into(), "nowhere".into())];
-    let config = Config { models, default_model: Some("m".into()), ..Config::default() };
     let routing = Routing::new(config, &[], &registry).expect("a routing");
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));

@@ -210,10 +210,24 @@ impl App {
         plan: &mut Plan,
         asked: &Asked<'_>,
     ) -> Result<Account, ApiError> {
+        self.account_of(context, plan, asked, Demand::of(asked.body)).await
+    }
+
+    /// The same for a request that demands this.
+    ///
+    /// # Errors
+    /// The key is over a limit.
+    pub async fn account_of(
+        &self,
+        context: &RequestContext,
+        plan: &mut Plan,
+        asked: &Asked<'_>,
+        demand: Demand,
+    ) -> Result<Account, ApiError> {
         let routing = self.routing();
         let tenant = &context.tenant;
         context.observed.iter().for_each(|observed| observed.is_planned(&plan.route, asked.body));
-        let (counts, demand) = (asked.counts, Demand::of(asked.body));
+        let counts = asked.counts;
         let estimate =
             |target: &Arc<Target>| account::estimate(counts.held(target), &demand, target.price().as_deref());
         let mut each: Vec<Estimate> = plan.targets.iter().map(estimate).collect();

@@ -43,10 +43,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use stream::{AnswerStream, Out, Resume};
 
 /// Who answered, why, after how many attempts, for how many dollars.
-const MODEL: HeaderName = HeaderName::from_static("x-novastack-model");
-const ROUTE: HeaderName = HeaderName::from_static("x-novastack-route");
-const ARM: HeaderName = HeaderName::from_static("x-novastack-arm");
-const ATTEMPTS: HeaderName = HeaderName::from_static("x-novastack-attempts");
+pub(super) const MODEL: HeaderName = HeaderName::from_static("x-novastack-model");
+pub(super) const ROUTE: HeaderName = HeaderName::from_static("x-novastack-route");
+pub(super) const ARM: HeaderName = HeaderName::from_static("x-novastack-arm");
+pub(super) const ATTEMPTS: HeaderName = HeaderName::from_static("x-novastack-attempts");
 const COST: HeaderName = HeaderName::from_static("x-novastack-cost");
 
 /// `POST /v1/chat/completions`.
@@ -399,7 +399,7 @@ fn untellable(error: &EncodeError) -> ApiError {
 }
 
 /// Names what the answer cost, where the model has a price and the usage is known.
-fn with_cost(mut response: Response, target: &Target, usage: Option<&TokenUsage>) -> Response {
+pub(super) fn with_cost(mut response: Response, target: &Target, usage: Option<&TokenUsage>) -> Response {
     if let (Some(price), Some(usage)) = (target.price(), usage)
         && let Ok(value) = HeaderValue::try_from(format!("{:.9}", cost::cost(&price, usage)))
     {

@@ -182,6 +182,7 @@ pub async fn create(
     let fields = Fields::root(&body)?;
     let name = fields.required_str("model", "the name of a served model")?;
     let model = app.model(name, &context)?;
+    model.check_generates()?;
     let counts = Counts::estimated(&body);
     let asked =
         Asked { body: &body, headers: &headers, path: &path, tenant: &context.tenant, counts: &counts };

@@ -105,6 +105,7 @@ pub async fn create(
     let body = app.read_json(&context, &mut bounds, request).await?;
     let fields = Fields::root(&body)?;
     let model = app.model_or_only(fields.str("model")?, &context)?;
+    model.check_generates()?;
     let counts = Counts::estimated(&body);
     let asked =
         Asked { body: &body, headers: &headers, path: &path, tenant: &context.tenant, counts: &counts };

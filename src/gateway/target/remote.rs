@@ -10,8 +10,10 @@
 //! what is kept is held of the requests' memory; dropping an answer closes its connection and frees its place.
 
 mod answer;
+mod pooled;
 
 pub use answer::RemoteAnswer;
+pub use pooled::{PooledAnswer, PooledTask};
 
 use super::adaptive::{AdaptiveLimiter, Outcome};
 use super::answer::Answer;
@@ -84,7 +86,8 @@ impl ChatTarget for UpstreamModel {
             self.fit_betas(&mut headers);
         }
         attempt.iter().for_each(|attempt| attempt.introduce(&mut headers));
-        let mut answer = self.upstream.send(&self.load, body, headers, bounds).await?;
+        let upstream = &self.upstream;
+        let mut answer = upstream.send(&upstream.url, &self.load, body, headers, bounds).await?;
         answer.expects(request.choices);
         answer.renames(names);
         Ok(Answer::Remote(Box::new(answer)))
@@ -212,8 +215,9 @@ impl Upstream {
 
     /// Sends a request in its dialect under the model's `load`; the answer's head is there when this
     /// returns. `extra` headers are the caller's own that this upstream is to see.
-    pub async fn send(
+    async fn send(
         &self,
+        url: &Uri,
         load: &AdaptiveLimiter,
         body: Vec<u8>,
         extra: HeaderMap,
@@ -221,7 +225,7 @@ impl Upstream {
     ) -> Result<RemoteAnswer, Failure> {
         let body = Bytes::from(body);
         let kept = (self.dialect() == Dialect::Anthropic).then(|| body.clone());
-        let refused = match self.send_once(load, body, extra.clone(), bounds).await? {
+        let refused = match self.send_once(url, load, body, extra.clone(), bounds).await? {
             Ok(answer) => return Ok(answer),
             Err(refused) => refused,
         };
@@ -231,13 +235,14 @@ impl Upstream {
             return Err(Failure::of_upstream(&self.name, refused));
         };
         tracing::info!(provider = self.name, "asked again without the thinking of earlier answers");
-        let answer = self.send_once(load, body.into(), extra, bounds).await?;
+        let answer = self.send_once(url, load, body.into(), extra, bounds).await?;
         answer.map_err(|refused| Failure::of_upstream(&self.name, refused))
     }
 
     /// Sends it; or what the upstream said with another status than 2xx.
     async fn send_once(
         &self,
+        url: &Uri,
         load: &AdaptiveLimiter,
         body: Bytes,
         extra: HeaderMap,
@@ -254,7 +259,7 @@ impl Upstream {
         let begun = Instant::now();
         let place = self.places.clone().try_acquire_owned().map_err(|_| full())?;
         let mut permit = load.try_acquire(begun).ok_or_else(full)?;
-        let sent = self.client.post(self.url.clone(), headers, extra, body);
+        let sent = self.client.post(url.clone(), headers, extra, body);
         let sent = bounds.bound(tokio::time::timeout(self.provider.timeout, sent)).await;
         let response = match sent.map_err(Failure::report)? {
             Ok(Ok(response)) => response,

@@ -237,9 +237,18 @@ impl ApiError {
     /// 400: a model of an upstream, where only our own can serve.
     pub fn not_local(name: &str) -> Self {
         let message = format!(
-            "the model `{name}` is served by an upstream: only chat completions and messages reach it"
+            "the model `{name}` is served by an upstream, which this endpoint does not reach: chat, embeddings, rerank and score do"
         );
         Self::invalid(StatusCode::BAD_REQUEST, Some("model_not_local"), message).at("model")
+    }
+
+    /// 400: a provider that has no embeddings or scores.
+    pub fn no_such_task(provider: &str, format: &str, task: &str) -> Self {
+        let message = format!(
+            "provider {provider} has no {task}: it is configured with `format: {format}`; {task} are asked of \
+             providers with `format: openai`"
+        );
+        Self::invalid(StatusCode::BAD_REQUEST, Some("unsupported_task"), message).at("model")
     }
 
     /// 403: what is known of all tenants together.

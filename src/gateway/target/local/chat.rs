@@ -138,6 +138,7 @@ impl LocalTarget<'_> {
         attempt: &mut Option<Attempt>,
     ) -> Result<LocalAnswer, ApiError> {
         let model = &self.model;
+        model.check_generates()?;
         let body = body_for_engine(request.dialect, request.body)?;
         let fields = Fields::root(&body)?;
         let LocalRequest { render, tools, add_special, mut params } =

@@ -21,6 +21,12 @@ pub enum LocalError {
         "the context holds {max_context} tokens, but the prompt has {tokens_min} at least, of {bytes} bytes"
     )]
     PromptTooLong { bytes: usize, tokens_min: usize, max_context: usize },
+    #[error(
+        "has {tokens} tokens with what stands around it, and the model reads {max_context} at the most; `truncate_prompt_tokens: -1` cuts it"
+    )]
+    TextTooLong { tokens: usize, max_context: usize },
+    #[error("{0}")]
+    WrongTask(String),
     #[error("the prompt has no tokens")]
     EmptyPrompt,
     #[error("`resume_token_ids` has come to its end: a stop string is in it")]
@@ -38,7 +44,7 @@ pub enum LocalError {
     #[error("{waiting} requests wait to be rendered and tokenized already; try again later")]
     TextBusy { waiting: usize },
     #[error("the text has {bytes} bytes; {bytes_max} are the most that are tokenized at once")]
-    TextTooLong { bytes: usize, bytes_max: usize },
+    WorkTooLong { bytes: usize, bytes_max: usize },
     #[error(transparent)]
     Overdue(#[from] Overdue),
     #[error("generation failed: {0}")]
@@ -107,8 +113,13 @@ impl From<LocalError> for ApiError {
         let message = e.to_string();
         match e {
             LocalError::Submit(e) => e.into(),
-            LocalError::ContextLength { .. } | LocalError::PromptTooLong { .. } => {
+            LocalError::ContextLength { .. }
+            | LocalError::PromptTooLong { .. }
+            | LocalError::TextTooLong { .. } => {
                 Self::invalid(StatusCode::BAD_REQUEST, Some("context_length_exceeded"), message)
+            }
+            LocalError::WrongTask(_) => {
+                Self::invalid(StatusCode::BAD_REQUEST, Some("unsupported_task"), message).at("model")
             }
             LocalError::Ended => Self::invalid(StatusCode::BAD_REQUEST, None, message),
             LocalError::EmptyPrompt => Self::invalid(StatusCode::BAD_REQUEST, Some("empty_prompt"), message),
@@ -126,7 +137,7 @@ impl From<LocalError> for ApiError {
                 Self::invalid(StatusCode::BAD_REQUEST, Some("chat_template_error"), message)
             }
             LocalError::Text(TextError::Tokenizer(reason)) => Self::internal(&reason),
-            LocalError::Text(TextError::Limit(_)) | LocalError::TextTooLong { .. } => {
+            LocalError::Text(TextError::Limit(_)) | LocalError::WorkTooLong { .. } => {
                 Self::invalid(StatusCode::BAD_REQUEST, Some("text_work_limit"), message)
             }
             LocalError::TextBusy { .. } => {

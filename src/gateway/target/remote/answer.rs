@@ -337,14 +337,23 @@ impl RemoteAnswer {
         }
     }
 
-    /// The whole body.
+    /// The whole body, which is to be parsed.
     pub async fn whole(&mut self, bounds: &mut RequestBounds) -> Result<Vec<u8>, Failure> {
+        let body = self.unparsed(ANSWER_BYTES_MAX, bounds).await?;
+        self.share.hold(counted(parsed_bytes(&body))).map_err(|shortage| self.too_large(shortage))?;
+        Ok(body)
+    }
+
+    /// The whole body of JSON, of which not much is read.
+    pub(super) async fn unparsed(
+        &mut self,
+        bytes_max: usize,
+        bounds: &mut RequestBounds,
+    ) -> Result<Vec<u8>, Failure> {
         if self.content()? == Content::Stream {
             return Err(self.wrong_kind("text/event-stream"));
         }
-        let body = self.bytes(ANSWER_BYTES_MAX, bounds).await?;
-        self.share.hold(counted(parsed_bytes(&body))).map_err(|shortage| self.too_large(shortage))?;
-        Ok(body)
+        self.bytes(bytes_max, bounds).await
     }
 
     pub(super) async fn bytes(
