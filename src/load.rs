@@ -1,5 +1,7 @@
 //! From a model's files to an executor that is ready for steps: for `serve` and `bench offline`.
 
+pub mod encoder;
+
 use crate::cli::device::DeviceChoice;
 use crate::cli::parse_bytes;
 use clap::{Args, ValueEnum};
@@ -252,6 +254,9 @@ pub fn load_opened(
 ) -> Result<Loaded, String> {
     let mut shape = ModelConfig::from_json(&checkpoint.config).map_err(|error| error.to_string())?;
     args.check(&shape)?;
+    if let Some(sentence) = &checkpoint.sentence_transformers {
+        shape.normalises_embeddings = sentence.normalises;
+    }
     if let Some(tokens) = args.max_context {
         shape.serve_context(shape.max_context.min(tokens as usize));
     }

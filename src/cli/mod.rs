@@ -12,6 +12,7 @@ mod keys;
 mod models;
 pub mod sampling;
 mod serve;
+pub mod tasks;
 mod words;
 
 use bench::BenchCommand;
