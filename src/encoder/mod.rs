@@ -173,7 +173,7 @@ impl Hidden {
 
 #[cfg(test)]
 mod tests {
-    use super::batches;
+    use super::*;
 
     #[test]
     fn batches_hold_texts_of_like_length() {

@@ -74,14 +74,10 @@ async fn encoders_give_what_transformers_gives() {
     }
 }
 
-/// Where scripts/fetch_tokenizers.sh has put it; None, said aloud, without it.
+/// None, said aloud, without it.
 fn minilm() -> Option<PathBuf> {
-    let directory = crate::text::test_cache().join("minilm");
-    if !directory.join("model.safetensors").exists() {
-        eprintln!("SKIPPED: all-MiniLM-L6-v2 is not here; run scripts/fetch_tokenizers.sh");
-        return None;
-    }
-    Some(directory)
+    let weights = crate::text::downloaded("minilm/model.safetensors", "scripts/fetch_tokenizers.sh")?;
+    weights.parent().map(Path::to_owned)
 }
 
 #[tokio::test]
