@@ -116,9 +116,22 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("model", &["backend", "checkpoint", "protocol::TokenId"]),
     ("backend", &["checkpoint", "protocol"]),
     // Of the program's own modules: benchmarks go around the gateway.
-    ("cli::bench", &["cli::device", "load", "cli::parse_bytes"]),
-    ("cli::bench::ops", &["cli::bench", "cli::device", "load"]),
-    ("cli::goldens", &["cli::device"]),
+    ("cli::bench", &["cli::load_args", "cli::parse_bytes"]),
+    ("cli::bench::ops", &["cli::bench"]),
+    ("inspect", &["backend", "checkpoint", "files", "model"]),
+    (
+        "load",
+        &[
+            "backend",
+            "checkpoint",
+            "engine::executor",
+            "engine::plan",
+            "inspect",
+            "memory",
+            "model",
+            "protocol",
+        ],
+    ),
     ("selftest", &["backend", "checkpoint", "engine::plan", "engine::sampler", "protocol"]),
 ];
 
