@@ -120,9 +120,23 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("encoder", &["checkpoint", "model::ConfigError", "model::fields", "model::pooling", "protocol"]),
     ("backend", &["checkpoint", "protocol"]),
     // Of the program's own modules: benchmarks go around the gateway.
-    ("cli::bench", &["cli::device", "load", "cli::parse_bytes"]),
-    ("cli::bench::ops", &["cli::bench", "cli::device", "load"]),
-    ("cli::goldens", &["cli::device"]),
+    ("cli::bench", &["cli::load_args", "cli::parse_bytes"]),
+    ("cli::bench::ops", &["cli::bench"]),
+    ("inspect", &["backend", "checkpoint", "files", "model"]),
+    (
+        "load",
+        &[
+            "backend",
+            "checkpoint",
+            "encoder",
+            "engine::executor",
+            "engine::plan",
+            "inspect",
+            "memory",
+            "model",
+            "protocol",
+        ],
+    ),
     ("selftest", &["backend", "checkpoint", "engine::plan", "engine::sampler", "protocol"]),
 ];
 

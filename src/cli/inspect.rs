@@ -3,20 +3,16 @@
 //! refuse is refused here too: a tensor that is missing or in a type that is not read, a tokenizer
 //! that is not supported.
 //!
-//! [`known`] says who it is (catalogue, licence, chat format), [`memory`] what it takes and how
-//! much context is left, [`stored`] how its weights lie on disk, [`text`] prints it.
+//! [`known`] says who it is (catalogue, licence, chat format), `novastack::inspect` what it takes and how
+//! its weights lie on disk, [`text`] prints it.
 
 mod encoder;
 pub mod known;
-mod memory;
 #[cfg(test)]
 mod published;
-mod stored;
 mod text;
 
 use self::known::Known;
-use self::memory::{Device, Fit, Weights};
-use self::stored::{Stored, StoredFormat};
 use crate::cli::parse_bytes;
 use crate::cli::sampling::{self, SamplingChoice};
 use crate::cli::tasks;
@@ -25,14 +21,15 @@ use novastack::backend::KvDtype;
 use novastack::checkpoint::Checkpoint;
 use novastack::checkpoint::resolve::{Places, Resolved, resolve_description};
 use novastack::gateway::GenerationDefaults;
+use novastack::inspect::memory::{self, Device, Given, Weights};
+use novastack::inspect::stored::{Stored, StoredFormat};
 use novastack::memory::Memory;
 use novastack::model::config::Attention;
-use novastack::model::inventory::{self, Counts, Format, Kind, TensorSpec};
+use novastack::model::inventory::{self, Counts, Kind, TensorSpec};
 use novastack::model::{self, ConfigError, ModelConfig};
 use novastack::protocol::{ModelTasks, SamplingParams};
 use novastack::text::{ChatTemplate, Containment, EndToken, Tokenizer};
 use serde::Serialize;
-use std::path::Path;
 
 #[derive(Args)]
 pub struct InspectArgs {
@@ -152,14 +149,6 @@ struct SamplingReport {
     min_p: f32,
     repetition_penalty: f32,
     from: String,
-}
-
-/// Formats on devices that the caller has.
-#[derive(Serialize)]
-struct Given {
-    devices: usize,
-    memory_bytes: u64,
-    fits: Vec<Fit>,
 }
 
 pub fn run(args: &InspectArgs) -> Result<(), String> {
@@ -288,33 +277,6 @@ fn sampling_report(defaults: &GenerationDefaults) -> SamplingReport {
     SamplingReport { temperature, top_p, top_k, min_p, repetition_penalty, from }
 }
 
-/// For an error: what is missing, and what would fit, where memory ran out on `devices` GPUs that may
-/// use `usable` bytes each.
-pub fn shortage(
-    checkpoint: &Checkpoint,
-    config: &ModelConfig,
-    path: &Path,
-    devices: usize,
-    usable: u64,
-) -> String {
-    let tensors: Vec<TensorSpec> = inventory::tensors(config).collect();
-    let sizes = inventory::tensor_parallel_sizes(config, memory::DEVICES_MAX);
-    let formats = Stored::find(checkpoint, config, path, &tensors).formats();
-    // As it is stored first; what is stored in f32 is served in 16 bits.
-    let as_stored = formats.iter().position(|format| format.as_stored).unwrap_or(0);
-    let bf16 = formats.iter().position(|format| format.name == format_name(Format::Bf16));
-    let first = if config.full_precision { bf16.unwrap_or(as_stored) } else { as_stored };
-    memory::Model { config, tensors: &tensors, sizes: &sizes }.shortage(&formats[first..], devices, usable)
-}
-
-/// What the weights take in memory where the CPU computes.
-pub fn cpu_weight_bytes(checkpoint: &Checkpoint, config: &ModelConfig, path: &Path) -> u64 {
-    let tensors: Vec<TensorSpec> = inventory::tensors(config).collect();
-    let formats = Stored::find(checkpoint, config, path, &tensors).formats();
-    let as_stored = formats.iter().find(|format| format.as_stored).or(formats.first());
-    as_stored.map_or(0, |format| format.on_cpu().rank_bytes(&tensors, 1))
-}
-
 fn attention(config: &ModelConfig) -> AttentionReport {
     let sliding_window = config.windows.iter().flatten().next().copied();
     match config.attention {
@@ -396,15 +358,4 @@ fn kv_cache(config: &ModelConfig) -> KvCache {
         }
     };
     KvCache { bytes_per_token: spec.token_bytes(), bytes_per_value, full_heads_bytes_per_token: full }
-}
-
-/// A format by its name in tables.
-fn format_name(format: Format) -> String {
-    match format {
-        Format::F32 => "F32".into(),
-        Format::Bf16 => "BF16".into(),
-        Format::Fp8 { rows, columns } => format!("FP8 {rows}x{columns}"),
-        Format::Int4 { group } => format!("INT4 g{group}"),
-        Format::Q4_1 => "Q4_1".into(),
-    }
 }

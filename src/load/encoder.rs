@@ -1,15 +1,18 @@
 //! From an encoder's files to one that is ready for texts. It runs on the CPU, whatever `--device` says.
 
-use super::{LoadArgs, LoadFormat, size};
-use crate::cli::device::DeviceChoice;
-use novastack::checkpoint::Checkpoint;
-use novastack::checkpoint::resolve::Resolved;
-use novastack::encoder::{Encoder, EncoderConfig, Output};
+use super::device::DeviceChoice;
+use super::{LoadOptions, WeightSource, size};
+use crate::checkpoint::Checkpoint;
+use crate::checkpoint::resolve::Resolved;
+use crate::encoder::{Encoder, EncoderConfig, Output};
 
 /// An encoder, ready for texts.
 pub struct LoadedEncoder {
+    /// Its files.
     pub checkpoint: Checkpoint,
+    /// What its config says.
     pub config: EncoderConfig,
+    /// Computes.
     pub encoder: Encoder,
     /// Longest text that is taken, in tokens.
     pub max_context: usize,
@@ -18,22 +21,25 @@ pub struct LoadedEncoder {
 }
 
 /// Loads an encoder.
-pub fn load(args: &LoadArgs, name: &str, resolved: &Resolved) -> Result<LoadedEncoder, String> {
-    if args.load_format == LoadFormat::Dummy {
+///
+/// # Errors
+/// What is wrong with its files, or does not fit into memory.
+pub fn load(options: &LoadOptions, name: &str, resolved: &Resolved) -> Result<LoadedEncoder, String> {
+    if matches!(options.weights, WeightSource::Dummy { .. }) {
         return Err("--load-format dummy is for models that write text, not for encoders".into());
     }
     let checkpoint = Checkpoint::open(&resolved.path).map_err(|error| error.to_string())?;
     let sentence = checkpoint.sentence_transformers.as_ref();
     let config = EncoderConfig::read(&checkpoint.config, sentence).map_err(|error| error.to_string())?;
     let weight_bytes = weight_bytes(&checkpoint);
-    args.check_memory(weight_bytes)?;
-    let max_context = max_context(args, name, &config, weight_bytes)?;
-    let threads = args.threads_or_all();
+    options.check_memory(weight_bytes)?;
+    let max_context = max_context(options, name, &config, weight_bytes)?;
+    let threads = options.threads_or_all();
     let encoder = Encoder::load(config.clone(), &checkpoint, threads)
         .map_err(|reason| format!("{}: {reason}", resolved.path.display()))?;
     checkpoint.release_pages();
-    if !matches!(args.device, DeviceChoice::Auto | DeviceChoice::Cpu) {
-        tracing::info!(model = name, device = %args.device, "an encoder runs on the CPU, whatever --device says");
+    if !matches!(options.device, DeviceChoice::Auto | DeviceChoice::Cpu) {
+        tracing::info!(model = name, device = %options.device, "an encoder runs on the CPU, whatever --device says");
     }
     if sentence.is_none() && matches!(config.output, Output::Embedding { .. }) {
         tracing::info!(
@@ -67,20 +73,20 @@ pub fn weight_bytes(checkpoint: &Checkpoint) -> usize {
 /// The longest text that the model was made for and that the memory beside the weights holds, of which half is left
 /// to others.
 fn max_context(
-    args: &LoadArgs,
+    options: &LoadOptions,
     name: &str,
     config: &EncoderConfig,
     weight_bytes: usize,
 ) -> Result<usize, String> {
     let made_for = config.max_tokens;
-    let asked = args.max_context.map(|tokens| tokens as usize);
-    if let Some(asked) = asked.filter(|asked| *asked > made_for && !args.context_may_shrink) {
+    let asked = options.max_context;
+    if let Some(asked) = asked.filter(|asked| *asked > made_for && !options.context_may_shrink) {
         return Err(format!(
             "--max-context {asked} is more than the {made_for} tokens that the model was made for"
         ));
     }
     let wanted = asked.map_or(made_for, |asked| asked.min(made_for));
-    let left = args.free_bytes().saturating_sub(weight_bytes) / 2;
+    let left = options.free_bytes().saturating_sub(weight_bytes) / 2;
     if config.work_bytes(wanted) <= left {
         return Ok(wanted);
     }

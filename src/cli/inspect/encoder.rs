@@ -2,10 +2,10 @@
 
 use super::text::{Page, count, gib, grouped};
 use crate::cli::tasks;
-use crate::load::encoder::weight_bytes;
 use novastack::checkpoint::Checkpoint;
 use novastack::checkpoint::resolve::Resolved;
 use novastack::encoder::{EncoderConfig, Output};
+use novastack::load::encoder::weight_bytes;
 use novastack::memory::Memory;
 use serde::Serialize;
 
