@@ -5,6 +5,7 @@ mod decoders;
 mod encoder_engine;
 mod encoders;
 mod hip;
+mod program;
 
 use crate::support::golden_dir;
 use novastack::engine::handle::{EngineHandle, SubmitError, TokenStream};
