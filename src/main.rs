@@ -1,7 +1,6 @@
 //! The program: where its log goes, and the command line ([`cli`]).
 
 mod cli;
-mod load;
 
 use std::process::ExitCode;
 

@@ -8,9 +8,9 @@ pub mod ops;
 mod table;
 mod timing;
 
-use crate::cli::device::DeviceChoice;
 use clap::Subcommand;
 use novastack::backend::hip::discover::discover;
+use novastack::load::device::DeviceChoice;
 use std::process::ExitCode;
 
 #[derive(Subcommand)]

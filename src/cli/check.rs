@@ -1,7 +1,7 @@
 //! `novastack selftest`: whether a GPU computes what the CPU computes.
 
-use crate::cli::device::DeviceChoice;
 use clap::Args;
+use novastack::load::device::DeviceChoice;
 use novastack::selftest::{self, Options};
 
 #[derive(Args)]

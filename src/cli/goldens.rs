@@ -2,12 +2,12 @@
 //! against what transformers made of them (tests/goldens, scripts/goldens.py). For machines that
 //! have a GPU and neither Rust nor Python; the tests do the same and more.
 
-use crate::cli::device::DeviceChoice;
 use clap::Args;
 use hyper::Request;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use novastack::blocking_http::BlockingClient;
 use novastack::checkpoint::Checkpoint;
+use novastack::load::device::DeviceChoice;
 use novastack::model::ModelConfig;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};

@@ -3,34 +3,33 @@
 //! refuse is refused here too: a tensor that is missing or in a type that is not read, a tokenizer
 //! that is not supported.
 //!
-//! [`known`] says who it is (catalogue, licence, chat format), [`memory`] what it takes and how
-//! much context is left, [`stored`] how its weights lie on disk, [`text`] prints it.
+//! [`known`] says who it is (catalogue, licence, chat format), `novastack::inspect` what it takes and how
+//! its weights lie on disk, [`text`] prints it.
 
+mod encoder;
 pub mod known;
-mod memory;
 #[cfg(test)]
 mod published;
-mod stored;
 mod text;
 
 use self::known::Known;
-use self::memory::{Device, Fit, Weights};
-use self::stored::{Stored, StoredFormat};
 use crate::cli::parse_bytes;
 use crate::cli::sampling::{self, SamplingChoice};
+use crate::cli::tasks;
 use clap::Args;
 use novastack::backend::KvDtype;
 use novastack::checkpoint::Checkpoint;
-use novastack::checkpoint::resolve::{Places, resolve_description};
+use novastack::checkpoint::resolve::{Places, Resolved, resolve_description};
 use novastack::gateway::GenerationDefaults;
+use novastack::inspect::memory::{self, Device, Given, Weights};
+use novastack::inspect::stored::{Stored, StoredFormat};
 use novastack::memory::Memory;
 use novastack::model::config::Attention;
-use novastack::model::inventory::{self, Counts, Format, Kind, TensorSpec};
+use novastack::model::inventory::{self, Counts, Kind, TensorSpec};
 use novastack::model::{self, ConfigError, ModelConfig};
-use novastack::protocol::SamplingParams;
+use novastack::protocol::{ModelTasks, SamplingParams};
 use novastack::text::{ChatTemplate, Containment, EndToken, Tokenizer};
 use serde::Serialize;
-use std::path::Path;
 
 #[derive(Args)]
 pub struct InspectArgs {
@@ -52,6 +51,9 @@ pub struct InspectArgs {
 #[derive(Serialize)]
 struct Report {
     model: String,
+    /// What it is served for, where that is not text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    serves: Option<String>,
     #[serde(flatten)]
     known: Known,
     architecture: &'static str,
@@ -149,19 +151,16 @@ struct SamplingReport {
     from: String,
 }
 
-/// Formats on devices that the caller has.
-#[derive(Serialize)]
-struct Given {
-    devices: usize,
-    memory_bytes: u64,
-    fits: Vec<Fit>,
-}
-
 pub fn run(args: &InspectArgs) -> Result<(), String> {
-    let report = report(args)?;
-    let text = match args.json {
-        true => serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?,
-        false => text::render(&report),
+    let places = Places::from_env().map_err(|error| error.to_string())?;
+    let resolved = resolve_description(&args.model, &places).map_err(|error| error.to_string())?;
+    let text = match encoder::report(&resolved)? {
+        Some(report) if args.json => json(&report)?,
+        Some(report) => encoder::render(&report),
+        None => {
+            let report = report(args, &places, &resolved)?;
+            if args.json { json(&report)? } else { text::render(&report) }
+        }
     };
     use std::io::Write;
     match writeln!(std::io::stdout(), "{}", text.trim_end()) {
@@ -171,9 +170,11 @@ pub fn run(args: &InspectArgs) -> Result<(), String> {
     }
 }
 
-fn report(args: &InspectArgs) -> Result<Report, String> {
-    let places = Places::from_env().map_err(|error| error.to_string())?;
-    let resolved = resolve_description(&args.model, &places).map_err(|error| error.to_string())?;
+fn json(report: &impl Serialize) -> Result<String, String> {
+    serde_json::to_string_pretty(report).map_err(|error| error.to_string())
+}
+
+fn report(args: &InspectArgs, places: &Places, resolved: &Resolved) -> Result<Report, String> {
     let path = &resolved.path;
     let mut checkpoint = resolved.open_config().map_err(|error| error.to_string())?;
     let at = |error: ConfigError| match path.extension().is_some_and(|extension| extension == "json") {
@@ -208,12 +209,20 @@ fn report(args: &InspectArgs) -> Result<Report, String> {
     let tokenizer = tokenizer.map(|_| Tokenizer::contained(&checkpoint, template.as_ref(), &containment));
     let tokenizer = tokenizer.transpose().map_err(|error| format!("{}: {error}", path.display()))?;
     warnings.extend(tokenizer.iter().flat_map(|tokenizer| tokenizer.warnings().iter().cloned()));
+    let names = [resolved.served_name.as_str(), args.model.as_str()];
+    // Without its files nobody knows what a reranker's answers are.
+    let served = match opened {
+        true => tasks::of_decoder(&checkpoint, &config, tokenizer.as_ref(), &names)
+            .map_err(|reason| format!("{}: {reason}", path.display()))?,
+        false => ModelTasks::GENERATION,
+    };
+    let serves = (served != ModelTasks::GENERATION).then(|| tasks::in_words(&served));
     let end_tokens =
         tokenizer.map(|tokenizer| tokenizer.end_tokens().iter().map(EndTokenReport::from).collect());
     let tensors: Vec<TensorSpec> = inventory::tensors(&config).collect();
     let stored = Stored::find(&checkpoint, &config, path, &tensors);
-    let recognised = known::recognise(&resolved, &checkpoint, &config);
-    let known = Known::find(&resolved, &checkpoint, &recognised);
+    let recognised = known::recognise(resolved, &checkpoint, &config);
+    let known = Known::find(resolved, &checkpoint, &recognised);
     let given = SamplingChoice::default();
     let defaults = sampling::defaults(&given, &checkpoint, &recognised)
         .map_err(|reason| format!("{}: {reason}", path.display()))?;
@@ -238,7 +247,8 @@ fn report(args: &InspectArgs) -> Result<Report, String> {
         model.given(&served, Device::cpu(Memory::of_this_process().available), 1)
     });
     Ok(Report {
-        model: resolved.served_name,
+        model: resolved.served_name.clone(),
+        serves,
         known,
         architecture: config.family.architecture(),
         layers: config.layers(),
@@ -265,33 +275,6 @@ fn sampling_report(defaults: &GenerationDefaults) -> SamplingReport {
         defaults.sampling.over(&SamplingParams::default());
     let from = defaults.sampling_from.clone();
     SamplingReport { temperature, top_p, top_k, min_p, repetition_penalty, from }
-}
-
-/// For an error: what is missing, and what would fit, where memory ran out on `devices` GPUs that may
-/// use `usable` bytes each.
-pub fn shortage(
-    checkpoint: &Checkpoint,
-    config: &ModelConfig,
-    path: &Path,
-    devices: usize,
-    usable: u64,
-) -> String {
-    let tensors: Vec<TensorSpec> = inventory::tensors(config).collect();
-    let sizes = inventory::tensor_parallel_sizes(config, memory::DEVICES_MAX);
-    let formats = Stored::find(checkpoint, config, path, &tensors).formats();
-    // As it is stored first; what is stored in f32 is served in 16 bits.
-    let as_stored = formats.iter().position(|format| format.as_stored).unwrap_or(0);
-    let bf16 = formats.iter().position(|format| format.name == format_name(Format::Bf16));
-    let first = if config.full_precision { bf16.unwrap_or(as_stored) } else { as_stored };
-    memory::Model { config, tensors: &tensors, sizes: &sizes }.shortage(&formats[first..], devices, usable)
-}
-
-/// What the weights take in memory where the CPU computes.
-pub fn cpu_weight_bytes(checkpoint: &Checkpoint, config: &ModelConfig, path: &Path) -> u64 {
-    let tensors: Vec<TensorSpec> = inventory::tensors(config).collect();
-    let formats = Stored::find(checkpoint, config, path, &tensors).formats();
-    let as_stored = formats.iter().find(|format| format.as_stored).or(formats.first());
-    as_stored.map_or(0, |format| format.on_cpu().rank_bytes(&tensors, 1))
 }
 
 fn attention(config: &ModelConfig) -> AttentionReport {
@@ -375,15 +358,4 @@ fn kv_cache(config: &ModelConfig) -> KvCache {
         }
     };
     KvCache { bytes_per_token: spec.token_bytes(), bytes_per_value, full_heads_bytes_per_token: full }
-}
-
-/// A format by its name in tables.
-fn format_name(format: Format) -> String {
-    match format {
-        Format::F32 => "F32".into(),
-        Format::Bf16 => "BF16".into(),
-        Format::Fp8 { rows, columns } => format!("FP8 {rows}x{columns}"),
-        Format::Int4 { group } => format!("INT4 g{group}"),
-        Format::Q4_1 => "Q4_1".into(),
-    }
 }

@@ -4,14 +4,15 @@
 mod bench;
 mod check;
 mod check_config;
-pub mod device;
 mod devices;
 mod goldens;
 pub mod inspect;
 mod keys;
+pub mod load_args;
 mod models;
 pub mod sampling;
 mod serve;
+pub mod tasks;
 mod words;
 
 use bench::BenchCommand;

@@ -1,111 +1,100 @@
-//! `/v1/embeddings`, `/v1/rerank` and `/v1/score` of local models, as their callers see them: what is read of a body,
-//! what the model is given for it, and what is told of its numbers.
+//! Requests that want numbers in place of tokens: embeddings, logits of chosen tokens, labels. Goldens are
+//! transformers' and sentence-transformers' (scripts/goldens_embeddings.py).
 
-mod local;
-mod pooled;
-mod scores;
+mod decoders;
+mod encoder_engine;
+mod encoders;
+mod hip;
+mod program;
 
-use novastack::checkpoint::TokenizerSource;
-use novastack::protocol::{EmbeddingInfo, EmbeddingPrompts, ModelTasks, ScoreBy};
-use novastack::text::Tokenizer;
-use pooled::Fake;
-use serde_json::{Value, json};
+use crate::support::golden_dir;
+use novastack::engine::handle::{EngineHandle, SubmitError, TokenStream};
+use novastack::protocol::{FinishReason, GenerateRequest, Pooling, SamplingParams, TokenEvent, TokenId};
+use serde_json::Value;
 use std::sync::Arc;
-use std::time::Duration;
 
-/// Ids of the words that the tokenizer knows.
-const CLS: u32 = 1;
-const SEP: u32 = 2;
-const WORDS: [&str; 8] = ["a", "b", "c", "d", "e", "query", "doc", ":"];
-
-/// The id of a word.
-fn id(word: &str) -> u32 {
-    3 + WORDS.iter().position(|known| *known == word).expect("a word") as u32
+/// A text of a golden file, and what is to come of it.
+struct Case {
+    text: Option<String>,
+    ids: Vec<TokenId>,
+    types: Option<Vec<u32>>,
+    values: Vec<f32>,
 }
 
-/// A tokenizer of words, with BERT's template around one text and a pair.
-fn words() -> Arc<Tokenizer> {
-    let special = |id: u32, content: &str| {
-        json!({ "id": id, "content": content, "special": true, "single_word": false, "lstrip": false,
-                "rstrip": false, "normalized": false })
+fn cases(file: &str) -> Vec<Case> {
+    let path = golden_dir("embeddings").join(file);
+    let golden: Value = serde_json::from_slice(&std::fs::read(path).expect("a golden")).expect("JSON");
+    let numbers = |value: &Value| -> Option<Vec<u32>> {
+        Some(value.as_array()?.iter().map(|id| id.as_u64().expect("a number") as u32).collect())
     };
-    let of = |id: &str, kind: u32| json!({ "Sequence": { "id": id, "type_id": kind } });
-    let token = |id: &str, kind: u32| json!({ "SpecialToken": { "id": id, "type_id": kind } });
-    let tokens = |name: &str, id: u32| json!({ "id": name, "ids": [id], "tokens": [name] });
-    let mut vocab = json!({ "[UNK]": 0, "[CLS]": CLS, "[SEP]": SEP });
-    WORDS.iter().for_each(|word| vocab[*word] = id(word).into());
-    let file = json!({
-        "version": "1.0", "truncation": null, "padding": null,
-        "added_tokens": [special(CLS, "[CLS]"), special(SEP, "[SEP]")],
-        "normalizer": null, "pre_tokenizer": { "type": "Whitespace" },
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [token("[CLS]", 0), of("A", 0), token("[SEP]", 0)],
-            "pair": [token("[CLS]", 0), of("A", 0), token("[SEP]", 0), of("B", 1), token("[SEP]", 1)],
-            "special_tokens": { "[CLS]": tokens("[CLS]", CLS), "[SEP]": tokens("[SEP]", SEP) },
-        },
-        "decoder": null,
-        "model": { "type": "WordLevel", "unk_token": "[UNK]", "vocab": vocab },
-    });
-    let folder = tempfile::tempdir().expect("a folder");
-    let path = folder.path().join("tokenizer.json");
-    std::fs::write(&path, file.to_string()).expect("a file");
-    let tokenizer = Tokenizer::from_source(&TokenizerSource::Json(path), &json!({}));
-    Arc::new(tokenizer.expect("a tokenizer"))
+    let case = |case: &Value| Case {
+        text: case["text"].as_str().map(str::to_owned),
+        ids: numbers(&case["ids"]).expect("ids"),
+        types: numbers(&case["token_types"]),
+        values: case["values"]
+            .as_array()
+            .expect("values")
+            .iter()
+            .map(|v| v.as_f64().unwrap() as f32)
+            .collect(),
+    };
+    golden["cases"].as_array().expect("cases").iter().map(case).collect()
 }
 
-/// Qwen3's tokens, whose special ones are one id each.
-fn qwen() -> Arc<Tokenizer> {
-    let folder = crate::support::golden_dir("qwen3");
-    let config = crate::text::read_json(&folder.join("tokenizer_config.json"));
-    let source = TokenizerSource::Json(folder.join("tokenizer.json"));
-    Arc::new(Tokenizer::from_source(&source, &config).expect("a tokenizer"))
-}
-
-/// A model of a tokenizer of words that embeds a prompt as its tokens' number, their sum, the first and the last.
-fn embedder(name: &'static str, info: EmbeddingInfo) -> Fake {
-    Fake {
-        name,
-        tasks: ModelTasks { generates: false, embeds: Some(info), scores: None },
-        tokenizer: Some(words()),
-        max_context: 64,
-        max_queued: 64,
-        step: Duration::ZERO,
-        numbers: Arc::new(|ids, _| {
-            vec![ids.len() as f32, ids.iter().sum::<u32>() as f32, ids[0] as f32, ids[ids.len() - 1] as f32]
-        }),
-        computed: Arc::default(),
+fn request(ids: &[TokenId], types: Option<&[u32]>, pooling: Pooling) -> GenerateRequest {
+    GenerateRequest {
+        id: "pooled".into(),
+        prompt: ids.into(),
+        choices: 1,
+        sampling: Arc::new(SamplingParams::default()),
+        cache_salt: 0,
+        priority: 0,
+        constraint: None,
+        generated: Vec::new(),
+        pooling: Some(pooling),
+        token_types: types.map(Into::into),
     }
 }
 
-fn info() -> EmbeddingInfo {
-    EmbeddingInfo {
-        dimensions: 4,
-        normalised: false,
-        dimensions_may_be_cut: false,
-        prompts: EmbeddingPrompts::default(),
+/// The numbers, and how many tokens of the prompt came from the prefix cache.
+async fn pooled(mut stream: TokenStream) -> (Vec<f32>, u32) {
+    let mut events = Vec::new();
+    while let Some(event) = stream.next().await {
+        events.push(event);
+    }
+    match events.as_slice() {
+        [
+            TokenEvent::Prompt { cached_tokens, logprobs: None },
+            TokenEvent::Pooled { values },
+            TokenEvent::Finished { choice: 0, reason: FinishReason::Stop },
+        ] => (values.clone(), *cached_tokens),
+        other => panic!("the events of a request that wants numbers: {other:?}"),
     }
 }
 
-/// A model that scores by these numbers.
-fn scorer(name: &'static str, by: ScoreBy, tokenizer: Arc<Tokenizer>, numbers: pooled::Numbers) -> Fake {
-    let tasks = ModelTasks { generates: false, embeds: None, scores: Some(by) };
-    Fake { tasks, tokenizer: Some(tokenizer), max_context: 1024, numbers, ..embedder(name, info()) }
+fn submit(engine: &EngineHandle, case: &Case, pooling: &Pooling) -> TokenStream {
+    engine.submit(request(&case.ids, case.types.as_deref(), pooling.clone())).expect("a stream")
 }
 
-async fn post(url: &str, path: &str, body: &Value) -> (u16, Value) {
-    let answer = crate::support::client().post(format!("{url}{path}")).json(body);
-    let answer = answer.send().await.expect("an answer");
-    let status = answer.status().as_u16();
-    let text = answer.text().await.expect("a text");
-    (status, serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}")))
+fn refusal(engine: &EngineHandle, ids: &[TokenId], pooling: Option<Pooling>) -> SubmitError {
+    let request = GenerateRequest { pooling, ..request(ids, None, Pooling::Embedding) };
+    engine.submit(request).expect_err("a refusal")
 }
 
-/// The field and the words of a refusal.
-async fn refused(url: &str, path: &str, body: &Value) -> (String, String) {
-    let (status, answer) = post(url, path, body).await;
-    assert_eq!(status, 400, "{body}: {answer}");
-    let error = &answer["error"];
-    let text = |name: &str| error[name].as_str().unwrap_or_else(|| panic!("{body}: {answer}")).to_owned();
-    (text("param"), text("message"))
+/// Of the largest value.
+fn assert_near(got: &[f32], wanted: &[f32], tolerance: f32, what: &str) {
+    assert_eq!(got.len(), wanted.len(), "{what}");
+    let largest = wanted.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+    for (at, (got, wanted)) in got.iter().zip(wanted).enumerate() {
+        let off = (got - wanted).abs();
+        assert!(off <= tolerance * largest, "{what}, value {at}: {got} where {wanted} is wanted");
+    }
+}
+
+async fn all(streams: Vec<TokenStream>) -> Vec<Vec<f32>> {
+    let mut values = Vec::new();
+    for stream in streams {
+        values.push(pooled(stream).await.0);
+    }
+    values
 }

@@ -13,9 +13,8 @@ mod requests;
 use super::table::{Table, number, percent};
 use super::timing::Ceilings;
 use super::{COMMIT, described, print, progress_bar};
-use crate::cli::device::DeviceChoice;
+use crate::cli::load_args::LoadArgs;
 use crate::cli::parse_bytes;
-use crate::load::{self, LoadArgs, LoadFormat, Loaded};
 use clap::Args;
 use novastack::backend::BackendError;
 use novastack::backend::KV_BLOCK_TOKENS;
@@ -23,13 +22,15 @@ use novastack::backend::ceiling::ProbeSize;
 use novastack::backend::cpu::CpuBackend;
 use novastack::backend::hip::discover::discover;
 use novastack::backend::hip::gpu::{Gpu, Half};
-use novastack::backend::hip::{HipBackend, Options};
+use novastack::backend::hip::{HipBackend, Options as BackendOptions};
 use novastack::checkpoint::Checkpoint;
 use novastack::checkpoint::catalogue::{self, CatalogueEntry};
 use novastack::checkpoint::resolve::{Places, resolve, resolve_description};
 use novastack::clock::Clock;
 use novastack::engine::handle::EngineHandle;
 use novastack::engine::worker::{self, EngineConfig};
+use novastack::load::device::DeviceChoice;
+use novastack::load::{self, LoadOptions, Loaded, WeightSource};
 use novastack::memory::Memory;
 use novastack::model::{ModelConfig, inventory};
 use serde::Serialize;
@@ -123,22 +124,24 @@ struct Node {
 }
 
 /// Always true: what failed is an error.
-pub fn run(mut args: OfflineArgs) -> Result<bool, String> {
+pub fn run(args: OfflineArgs) -> Result<bool, String> {
     let most = |list: &[u32]| list.iter().copied().max().unwrap_or(1);
-    args.load.max_running = args.load.max_running.max(most(&args.batch));
-    args.load.context_may_shrink = args.load.max_context.is_none();
-    args.load.max_context.get_or_insert(most(&args.input).saturating_add(args.output));
-    let device = args.load.device.decided(args.load.tensor_parallel.map_or(1, usize::from));
-    let copy_rate = copy_rate(&device, &args)?;
-    let (name, loaded) = load(&args, &device)?;
-    let dummy = args.load.load_format == LoadFormat::Dummy;
+    let mut options = args.load.options();
+    options.device = options.device.decided(options.tensor_parallel.unwrap_or(1));
+    options.max_running = options.max_running.max(most(&args.batch) as usize);
+    options.context_may_shrink = options.max_context.is_none();
+    options.max_context.get_or_insert(most(&args.input).saturating_add(args.output) as usize);
+    let device = options.device.clone();
+    let copy_rate = copy_rate(&options, args.copy_memory)?;
+    let (name, loaded) = load(&args.model, &options)?;
+    let dummy = options.weights != WeightSource::Checkpoint;
     let mut report = Report {
         model: name.clone(),
         dummy_weights: dummy,
         device: described(&device),
         devices: if let DeviceChoice::Gpus(_, numbers) = &device { numbers.len() } else { 1 },
         commit: COMMIT,
-        step_tokens: args.load.step_rows(),
+        step_tokens: options.step_rows(),
         max_context: loaded.max_context,
         kv_blocks: loaded.kv_blocks,
         weight_bytes: loaded.bytes.weights(),
@@ -149,7 +152,7 @@ pub fn run(mut args: OfflineArgs) -> Result<bool, String> {
         skipped: Vec::new(),
         node: None,
     };
-    let bench = Bench::start(&args, name, loaded, copy_rate)?;
+    let bench = Bench::start(&options, args.output as usize, name, loaded, copy_rate)?;
     let bar = progress_bar(args.batch.len() * args.input.len());
     for &input in &args.input {
         for &batch in &args.batch {
@@ -173,21 +176,21 @@ pub fn run(mut args: OfflineArgs) -> Result<bool, String> {
 }
 
 /// Bytes a second of a copy, on all devices together.
-fn copy_rate(device: &DeviceChoice, args: &OfflineArgs) -> Result<f64, String> {
-    let size = ProbeSize { copy_bytes: args.copy_memory, products: 1 };
+fn copy_rate(options: &LoadOptions, copy_bytes: usize) -> Result<f64, String> {
+    let size = ProbeSize { copy_bytes, products: 1 };
     let failed = |error: BackendError| error.to_string();
-    Ok(match device {
+    Ok(match &options.device {
         DeviceChoice::Gpus(vendor, numbers) => {
             let mut sum = 0.0;
             for &number in numbers {
                 let gpu = Gpu::open(*vendor, number, Half::Bf16).map_err(failed)?;
-                let mut backend = HipBackend::alone(gpu, Options::default()).map_err(failed)?;
+                let mut backend = HipBackend::alone(gpu, BackendOptions::default()).map_err(failed)?;
                 sum += Ceilings::measure(&mut backend, size, 0.1).map_err(failed)?.copy();
             }
             sum
         }
         DeviceChoice::Auto | DeviceChoice::Cpu => {
-            let mut backend = CpuBackend::new(args.load.threads_or_all());
+            let mut backend = CpuBackend::new(options.threads_or_all());
             Ceilings::measure(&mut backend, size, 0.1).map_err(failed)?.copy()
         }
     })
@@ -219,23 +222,23 @@ fn check_memory(device: &DeviceChoice, checkpoint: &Checkpoint) -> Result<(), St
 }
 
 /// The model's name, and the model.
-fn load(args: &OfflineArgs, device: &DeviceChoice) -> Result<(String, Loaded), String> {
-    let dummy = args.load.load_format == LoadFormat::Dummy;
-    let published = catalogue::find(&args.model).and_then(CatalogueEntry::published_config);
+fn load(model: &str, options: &LoadOptions) -> Result<(String, Loaded), String> {
+    let dummy = options.weights != WeightSource::Checkpoint;
+    let published = catalogue::find(model).and_then(CatalogueEntry::published_config);
     if let Some(config) = published.filter(|_| dummy) {
         let checkpoint = Checkpoint { config, ..Checkpoint::default() };
-        check_memory(device, &checkpoint)?;
-        let loaded = load::load_opened(&args.load, &args.model, Path::new(&args.model), checkpoint)?;
-        return Ok((args.model.clone(), loaded));
+        check_memory(&options.device, &checkpoint)?;
+        let loaded = load::load_opened(options, model, Path::new(model), checkpoint)?;
+        return Ok((model.to_owned(), loaded));
     }
     let places = Places::from_env().map_err(|error| error.to_string())?;
     let resolved = match dummy {
-        true => resolve_description(&args.model, &places),
-        false => resolve(&args.model, &places),
+        true => resolve_description(model, &places),
+        false => resolve(model, &places),
     };
     let resolved = resolved.map_err(|error| error.to_string())?;
-    let loaded = load::load(&args.load, &resolved.served_name, &resolved, None)
-        .map_err(|error| format!("--model {}: {error}", args.model))?;
+    let loaded = load::load(options, &resolved.served_name, &resolved, None)
+        .map_err(|error| format!("--model {model}: {error}"))?;
     Ok((resolved.served_name, loaded))
 }
 
@@ -253,7 +256,13 @@ struct Bench {
 }
 
 impl Bench {
-    fn start(args: &OfflineArgs, name: String, loaded: Loaded, copy_rate: f64) -> Result<Self, String> {
+    fn start(
+        options: &LoadOptions,
+        output: usize,
+        name: String,
+        loaded: Loaded,
+        copy_rate: f64,
+    ) -> Result<Self, String> {
         let Loaded { shape, executor, max_context, kv_blocks, bytes, .. } = loaded;
         let failed = |error: std::io::Error| format!("a thread could not be started: {error}");
         let (engine, _thread) = worker::spawn(
@@ -261,9 +270,9 @@ impl Bench {
                 name,
                 max_context,
                 kv_blocks,
-                max_running: args.load.max_running as usize,
-                max_queued: args.load.max_running as usize,
-                step_token_budget: args.load.step_rows(),
+                max_running: options.max_running,
+                max_queued: options.max_running,
+                step_token_budget: options.step_rows(),
                 vocab: shape.vocab,
                 cache_salt: 0,
             },
@@ -279,8 +288,8 @@ impl Bench {
             bytes,
             max_context,
             kv_blocks,
-            output: args.output as usize,
-            step_rows: args.load.step_rows(),
+            output,
+            step_rows: options.step_rows(),
             copy_rate,
         })
     }

@@ -1,8 +1,8 @@
 //! What `novastack serve` takes.
 
+use crate::cli::load_args::LoadArgs;
 use crate::cli::sampling::{self, Bound};
 use crate::cli::{parse_bytes, parse_seconds};
-use crate::load::LoadArgs;
 use clap::Args;
 use novastack::gateway::check_key;
 use novastack::memory::Memory;

@@ -1,13 +1,14 @@
 //! `--device`: what a model is computed on.
 
-use novastack::backend::hip::discover::discover;
-use novastack::backend::hip::driver::Vendor;
+use crate::backend::hip::discover::discover;
+use crate::backend::hip::driver::Vendor;
 
 /// As it is written on the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeviceChoice {
     /// The first GPUs that there are kernels for, else the CPU.
     Auto,
+    /// This machine's CPU.
     Cpu,
     /// GPUs by their numbers, which share the model.
     Gpus(Vendor, Vec<usize>),
@@ -15,6 +16,9 @@ pub enum DeviceChoice {
 
 impl DeviceChoice {
     /// `cpu`, `auto`, `hip:0`, `cuda:0,1`.
+    ///
+    /// # Errors
+    /// What is allowed.
     pub fn parse(text: &str) -> Result<Self, String> {
         match text {
             "cpu" => return Ok(Self::Cpu),
@@ -36,6 +40,9 @@ impl DeviceChoice {
     }
 
     /// Equal shares for so many replicas of a model, in order; a replica's ranks are `ranks`.
+    ///
+    /// # Errors
+    /// There are no equal shares.
     pub fn shares(&self, replicas: usize, ranks: usize) -> Result<Vec<Self>, String> {
         match self.decided(ranks * replicas) {
             Self::Gpus(vendor, numbers) if numbers.len() % replicas == 0 => {

@@ -2,10 +2,10 @@
 //! config says.
 
 use super::format_name;
-use novastack::checkpoint::Checkpoint;
-use novastack::files;
-use novastack::model::inventory::{self, Format, TensorSpec};
-use novastack::model::{ModelConfig, Quantization};
+use crate::checkpoint::Checkpoint;
+use crate::files;
+use crate::model::inventory::{self, Format, TensorSpec};
+use crate::model::{ModelConfig, Quantization};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -30,10 +30,14 @@ pub struct Stored {
     known: Option<Format>,
 }
 
+/// Weights of one type.
 #[derive(Serialize)]
 pub struct TypeBytes {
+    /// The type's name.
     pub name: &'static str,
+    /// How many tensors.
     pub tensors: usize,
+    /// Of them all.
     pub bytes: u64,
     /// Whether it is one of GGUF's block types.
     #[serde(skip)]
@@ -42,7 +46,9 @@ pub struct TypeBytes {
 
 /// A format as a row of a table: one that is computed, or the stored mixture.
 pub struct StoredFormat {
+    /// In words.
     pub name: String,
+    /// Whether the checkpoint is stored so.
     pub as_stored: bool,
     how: How,
 }
@@ -76,6 +82,7 @@ impl StoredFormat {
 }
 
 impl Stored {
+    /// Reads headers, or the index; no weight.
     pub fn find(
         checkpoint: &Checkpoint,
         config: &ModelConfig,

@@ -5,9 +5,9 @@
 //! least that splits the heads evenly and still holds one sequence of the model's full context.
 
 use super::stored::StoredFormat;
-use novastack::backend::KV_BLOCK_TOKENS;
-use novastack::model::ModelConfig;
-use novastack::model::inventory::{self, TensorSpec};
+use crate::backend::KV_BLOCK_TOKENS;
+use crate::model::ModelConfig;
+use crate::model::inventory::{self, TensorSpec};
 use serde::Serialize;
 
 /// Tensor-parallel groups that are considered.
@@ -25,9 +25,13 @@ const SHORT_CONTEXT_MIN: u64 = 2048;
 /// What the numbers rest on.
 #[derive(Serialize)]
 pub struct Assumptions {
+    /// Memory of one die of an MI250.
     pub gcd_bytes: u64,
+    /// Of a device's memory.
     pub usable_percent: u64,
+    /// For activations and buffers, on a GPU.
     pub reserve_bytes_per_gpu: u64,
+    /// The same on a CPU.
     pub reserve_bytes_on_cpu: u64,
 }
 
@@ -53,10 +57,12 @@ impl Device {
     /// One of the two dies of an MI250.
     pub const MI250_GCD: Device = Device { bytes: GCD_BYTES, reserve: GPU_RESERVE_BYTES };
 
+    /// A GPU with so much memory.
     pub fn gpu(bytes: u64) -> Self {
         Self { bytes, reserve: GPU_RESERVE_BYTES }
     }
 
+    /// A CPU with so much free memory.
     pub fn cpu(free_bytes: usize) -> Self {
         Self { bytes: free_bytes as u64, reserve: CPU_RESERVE_BYTES }
     }
@@ -70,8 +76,11 @@ impl Device {
 /// One format's weights, and the MI250 GCDs that they need.
 #[derive(Serialize)]
 pub struct Weights {
+    /// Its name.
     pub format: String,
+    /// Whether the checkpoint is stored so.
     pub as_stored: bool,
+    /// Of all weights.
     pub bytes: u64,
     /// None where no group of [`DEVICES_MAX`] or fewer holds them.
     pub mi250: Option<Fit>,
@@ -82,11 +91,17 @@ pub struct Weights {
 /// One format on a group of devices.
 #[derive(Clone, Serialize)]
 pub struct Fit {
+    /// Its name.
     pub format: String,
+    /// Whether the checkpoint is stored so.
     pub as_stored: bool,
+    /// How many share the model.
     pub devices: usize,
+    /// Of weights.
     pub weight_bytes_per_device: u64,
+    /// For weights and KV cache.
     pub usable_bytes_per_device: u64,
+    /// Of a token's keys and values.
     pub kv_bytes_per_token_per_device: u64,
     /// Of all sequences together; None where the weights do not fit.
     pub kv_tokens: Option<u64>,
@@ -94,15 +109,29 @@ pub struct Fit {
     pub longest_context: Option<u64>,
 }
 
+/// Formats on devices that the caller has.
+#[derive(Serialize)]
+pub struct Given {
+    /// How many.
+    pub devices: usize,
+    /// Each one's.
+    pub memory_bytes: u64,
+    /// One per format.
+    pub fits: Vec<Fit>,
+}
+
 /// A model whose tensors are to be placed.
 pub struct Model<'a> {
+    /// Its shape.
     pub config: &'a ModelConfig,
+    /// All that is loaded.
     pub tensors: &'a [TensorSpec],
     /// Allowed numbers of devices.
     pub sizes: &'a [usize],
 }
 
 impl Model<'_> {
+    /// What its weights take in a format, and the MI250 dies that hold them.
     pub fn weights(&self, format: &StoredFormat) -> Weights {
         let full = self.config.max_context as u64;
         let fits: Vec<Fit> =
@@ -119,9 +148,10 @@ impl Model<'_> {
         }
     }
 
-    pub fn given(&self, formats: &[StoredFormat], device: Device, devices: usize) -> super::Given {
+    /// What each format leaves on so many devices.
+    pub fn given(&self, formats: &[StoredFormat], device: Device, devices: usize) -> Given {
         let fits = formats.iter().map(|format| self.fit(format, device, devices)).collect();
-        super::Given { devices, memory_bytes: device.bytes, fits }
+        Given { devices, memory_bytes: device.bytes, fits }
     }
 
     /// After memory ran out: how much is missing for the weights as `formats` begin with them, on

@@ -1,104 +1,87 @@
-//! From a model's files to an executor that is ready for steps: for `serve` and `bench offline`.
+//! From a model's files to an executor that is ready for steps, by plain options: for whoever serves or measures it.
+//!
+//! [`device`] says on what it is computed, and [`progress`] how far loading is.
 
-use crate::cli::device::DeviceChoice;
-use crate::cli::parse_bytes;
-use clap::{Args, ValueEnum};
-use novastack::backend::cpu::CpuBackend;
-use novastack::backend::hip::driver::Vendor;
-use novastack::backend::hip::gpu::{Gpu, Half};
-use novastack::backend::hip::{HipBackend, Options};
-use novastack::backend::{Backend, BackendError, KV_BLOCK_TOKENS};
-use novastack::checkpoint::Checkpoint;
-use novastack::checkpoint::resolve::Resolved;
-use novastack::engine::executor::{DeviceExecutor, Executor, Rank, StepTimeout};
-use novastack::engine::plan::{PlannedSeq, SampleSpec, SeqId, StepPlan};
-use novastack::memory::Memory;
-use novastack::model::{self, LoadError, Loader, ModelConfig, Weights, inventory};
-use novastack::protocol::SamplingParams;
-use std::io::IsTerminal;
+pub mod device;
+pub mod encoder;
+mod progress;
+
+use crate::backend::cpu::CpuBackend;
+use crate::backend::hip::driver::Vendor;
+use crate::backend::hip::gpu::{Gpu, Half};
+use crate::backend::hip::{HipBackend, Options as BackendOptions};
+use crate::backend::{Backend, BackendError, KV_BLOCK_TOKENS};
+use crate::checkpoint::Checkpoint;
+use crate::checkpoint::resolve::Resolved;
+use crate::engine::executor::{DeviceExecutor, Executor, Rank, StepTimeout};
+use crate::engine::plan::{PlannedSeq, SampleSpec, SeqId, StepPlan};
+use crate::inspect;
+use crate::memory::Memory;
+use crate::model::{self, LoadError, Loader, ModelConfig, Weights, inventory};
+use crate::protocol::SamplingParams;
+use device::DeviceChoice;
+use progress::Progress;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How often a log says how far loading is.
-const PROGRESS_EVERY: Duration = Duration::from_secs(5);
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LoadFormat {
-    /// The checkpoint's own weights.
-    Auto,
-    /// Seeded random weights from config.json alone, for benchmarks.
-    Dummy,
+/// Where weights come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightSource {
+    /// The checkpoint's own.
+    Checkpoint,
+    /// Seeded random ones from config.json alone, for benchmarks.
+    Dummy {
+        /// Equal seeds give equal weights.
+        seed: u64,
+    },
 }
 
-/// How a model is loaded and run; for every command that does.
-#[derive(Args, Clone)]
-pub struct LoadArgs {
-    /// Where weights come from.
-    #[arg(long, value_enum, default_value = "auto")]
-    pub load_format: LoadFormat,
-    /// Seed of the dummy weights.
-    #[arg(long, default_value_t = 0)]
-    pub dummy_seed: u64,
-    /// What to compute on: cpu, GPUs as `novastack devices` lists them (hip:0, or hip:0,1 to share each model),
-    /// or auto: a GPU where there is one.
-    #[arg(long, default_value = "cpu", value_parser = DeviceChoice::parse)]
+/// How a model is loaded and run.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// Where its weights come from.
+    pub weights: WeightSource,
+    /// What it is computed on.
     pub device: DeviceChoice,
-    /// Of a GPU's memory, how much weights and KV cache may take together.
-    #[arg(long, default_value_t = 0.9, value_parser = parse_fraction, value_name = "FRACTION")]
+    /// Of a GPU's memory, how much weights and KV cache may take together, in (0, 1].
     pub gpu_memory_utilization: f64,
     /// On GPUs: launch every kernel by itself, do not replay recorded decode steps.
-    #[arg(long)]
-    pub enforce_eager: bool,
+    pub eager: bool,
     /// On GPUs: what a sequence gets does not depend on what else is computed, bit by bit; slower.
-    /// The CPU always keeps to this.
-    #[arg(long)]
     pub deterministic: bool,
-    /// On GPUs: our own kernels for large products too, not rocBLAS, hipBLASLt or cuBLASLt.
-    #[arg(long)]
-    pub no_vendor_blas: bool,
-    /// On GPUs: seconds after which a step is given up and the model stops: the device hangs.
-    #[arg(long, default_value = "300", value_parser = parse_patience, value_name = "SECONDS")]
+    /// On GPUs: large products by the vendors' libraries.
+    pub vendor_blas: bool,
+    /// On GPUs: after which a step is given up, as the device hangs.
     pub step_timeout: Duration,
-    /// Ranks that share each model: weights, heads and experts are split over them. On the CPU a
-    /// rank is a thread or more of --threads; of GPUs each one in --device is a rank.
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024), value_name = "RANKS")]
-    pub tensor_parallel: Option<u16>,
-    /// CPU threads per model [default: all cores].
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub threads: Option<u16>,
-    /// Longest prompt and output together, no more than the model was made for [default: that, as far as
-    /// the KV cache holds it].
-    #[arg(long, value_parser = clap::value_parser!(u32).range(2..))]
-    pub max_context: Option<u32>,
-    /// KV cache per model: bytes, or with a suffix K, M, G [default: a quarter of the free memory
-    /// at the most]. On the CPU, no more than is free beside the weights, within the limits of control groups.
-    #[arg(long, value_parser = parse_bytes, value_name = "SIZE")]
+    /// Ranks that share it; None: one, or as many as there are GPUs in `device`.
+    pub tensor_parallel: Option<usize>,
+    /// CPU threads; None: all cores.
+    pub threads: Option<usize>,
+    /// Longest prompt and output together, in tokens; None: what it was made for, as far as the KV cache holds it.
+    pub max_context: Option<usize>,
+    /// `max_context` is a wish of ours, not somebody's word: less is no error.
+    pub context_may_shrink: bool,
+    /// Bytes of its KV cache; None: a quarter of the free memory at the most.
     pub kv_cache_memory: Option<usize>,
     /// Sequences that run at once.
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65536))]
-    pub max_running: u32,
+    pub max_running: usize,
     /// Tokens that one step computes at the most, prefill and decode together.
-    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(16..=65536))]
-    pub step_tokens: u32,
-    /// `max_context` is a wish of ours, not somebody's word: less is no error.
-    #[arg(skip)]
-    pub context_may_shrink: bool,
+    pub step_tokens: usize,
     /// Of the machine's memory, what others in this process may come to use and have not touched yet: the KV
     /// caches of models that were loaded before, the bodies of requests.
-    #[arg(skip)]
     pub promised_bytes: usize,
 }
 
-impl LoadArgs {
+impl LoadOptions {
     /// Rows of a step at the most: every decode fits.
     pub fn step_rows(&self) -> usize {
-        self.step_tokens.max(self.max_running) as usize
+        self.step_tokens.max(self.max_running)
     }
 
     /// Refuses what cannot be, before anything is loaded.
     fn check(&self, shape: &ModelConfig) -> Result<(), String> {
-        if let Some(asked) = self.max_context.map(|tokens| tokens as usize)
+        if let Some(asked) = self.max_context
             && asked > shape.max_context
             && !self.context_may_shrink
         {
@@ -109,7 +92,7 @@ impl LoadArgs {
             ));
         }
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
-        if let Some(threads) = self.threads.map(usize::from).filter(|threads| *threads > cores) {
+        if let Some(threads) = self.threads.filter(|threads| *threads > cores) {
             tracing::warn!(threads, cores, "--threads is more than there are cores, which only slows down");
         }
         match self.kv_cache_memory {
@@ -150,7 +133,7 @@ impl LoadArgs {
     /// Whether a KV cache of so many bytes holds the context that somebody asked for.
     fn check_cache(&self, shape: &ModelConfig, bytes: usize, token_bytes: usize) -> Result<(), String> {
         let Some(asked) = self.max_context.filter(|_| !self.context_may_shrink) else { return Ok(()) };
-        let asked = (asked as usize).min(shape.max_context);
+        let asked = asked.min(shape.max_context);
         let block_bytes = token_bytes * KV_BLOCK_TOKENS;
         let held = bytes / block_bytes * KV_BLOCK_TOKENS;
         // That it holds nothing at all is told of elsewhere.
@@ -169,32 +152,23 @@ impl LoadArgs {
     /// CPU threads.
     pub fn threads_or_all(&self) -> usize {
         let all = || std::thread::available_parallelism().map_or(1, |n| n.get());
-        self.threads.map_or_else(all, usize::from)
-    }
-}
-
-fn parse_fraction(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(fraction) if fraction > 0.0 && fraction <= 1.0 => Ok(fraction),
-        _ => Err("a number above 0 and up to 1 is expected".into()),
-    }
-}
-
-fn parse_patience(text: &str) -> Result<Duration, String> {
-    match crate::cli::parse_seconds(text) {
-        Ok(limit) if limit >= Duration::from_secs(1) => Ok(limit),
-        _ => Err("a number of seconds from 1 to 86400 is expected".into()),
+        self.threads.unwrap_or_else(all)
     }
 }
 
 /// A model, ready for steps.
 pub struct Loaded {
+    /// Its files.
     pub checkpoint: Checkpoint,
+    /// What its config says.
     pub shape: ModelConfig,
+    /// Carries out its steps.
     pub executor: Box<dyn Executor>,
     /// Longest sequence that fits, in tokens.
     pub max_context: usize,
+    /// Blocks of its KV cache.
     pub kv_blocks: usize,
+    /// What it takes.
     pub bytes: ModelBytes,
     /// Of the machine's memory, what it comes to use as its KV cache fills.
     pub promised_bytes: usize,
@@ -221,13 +195,16 @@ impl ModelBytes {
 }
 
 /// Loads a model onto its device and runs a first step. `rope_scaling` replaces that of config.json.
+///
+/// # Errors
+/// In whole sentences, for whoever asked for it: what does not fit or cannot be read, and what would help.
 pub fn load(
-    args: &LoadArgs,
+    options: &LoadOptions,
     name: &str,
     resolved: &Resolved,
     rope_scaling: Option<&serde_json::Value>,
 ) -> Result<Loaded, String> {
-    let dummy = args.load_format == LoadFormat::Dummy;
+    let dummy = matches!(options.weights, WeightSource::Dummy { .. });
     let mut checkpoint = match dummy {
         true => resolved.open_config(),
         false => Checkpoint::open(&resolved.path),
@@ -236,7 +213,7 @@ pub fn load(
     if let Some(scaling) = rope_scaling {
         checkpoint.config["rope_scaling"] = scaling.clone();
     }
-    let loaded = load_opened(args, name, &resolved.path, checkpoint)?;
+    let loaded = load_opened(options, name, &resolved.path, checkpoint)?;
     for warning in loaded.checkpoint.warnings.iter().cloned().chain(loaded.checkpoint.unneeded()) {
         tracing::warn!(model = name, "{warning}");
     }
@@ -244,30 +221,35 @@ pub fn load(
 }
 
 /// Loads an opened checkpoint; dummy weights need its config alone. `path` is for messages.
+///
+/// # Errors
+/// As [`load`]'s.
 pub fn load_opened(
-    args: &LoadArgs,
+    options: &LoadOptions,
     name: &str,
     path: &Path,
     checkpoint: Checkpoint,
 ) -> Result<Loaded, String> {
     let mut shape = ModelConfig::from_json(&checkpoint.config).map_err(|error| error.to_string())?;
-    args.check(&shape)?;
-    if let Some(tokens) = args.max_context {
-        shape.serve_context(shape.max_context.min(tokens as usize));
+    options.check(&shape)?;
+    if let Some(sentence) = &checkpoint.sentence_transformers {
+        shape.normalises_embeddings = sentence.normalises;
     }
-    let weights = if args.load_format == LoadFormat::Dummy {
-        Weights::Dummy { seed: args.dummy_seed }
-    } else {
-        Weights::Checkpoint(&checkpoint, shape.quantization.as_ref())
+    if let Some(tokens) = options.max_context {
+        shape.serve_context(shape.max_context.min(tokens));
+    }
+    let weights = match options.weights {
+        WeightSource::Dummy { seed } => Weights::Dummy { seed },
+        WeightSource::Checkpoint => Weights::Checkpoint(&checkpoint, shape.quantization.as_ref()),
     };
 
-    let threads = args.threads_or_all();
-    let opened = Opened { args, name, path, checkpoint: &checkpoint, shape: &shape, weights, threads };
-    let ranks = args.tensor_parallel.map(usize::from);
-    let device = args.device.decided(ranks.unwrap_or(1));
+    let threads = options.threads_or_all();
+    let opened = Opened { options, name, path, checkpoint: &checkpoint, shape: &shape, weights, threads };
+    let ranks = options.tensor_parallel;
+    let device = options.device.decided(ranks.unwrap_or(1));
     let on_cpu = matches!(device, DeviceChoice::Auto | DeviceChoice::Cpu);
     if on_cpu {
-        args.check_memory(crate::cli::inspect::cpu_weight_bytes(&checkpoint, &shape, path) as usize)?;
+        options.check_memory(inspect::cpu_weight_bytes(&checkpoint, &shape, path) as usize)?;
     }
     let started = match device {
         DeviceChoice::Gpus(_, numbers) if ranks.is_some_and(|ranks| ranks != numbers.len()) => {
@@ -280,7 +262,7 @@ pub fn load_opened(
         DeviceChoice::Gpus(vendor, numbers) => opened.on_gpus(vendor, &numbers),
         DeviceChoice::Auto | DeviceChoice::Cpu => {
             let backends = CpuBackend::group(ranks.unwrap_or(1), threads);
-            let left = || args.check_memory(0).map(|()| args.free_bytes() / 4);
+            let left = || options.check_memory(0).map(|()| options.free_bytes() / 4);
             opened.start(backends, None, left).map_err(|error| error.text)
         }
     };
@@ -292,7 +274,7 @@ pub fn load_opened(
 
 /// A checkpoint and what is to become of it.
 struct Opened<'a> {
-    args: &'a LoadArgs,
+    options: &'a LoadOptions,
     name: &'a str,
     path: &'a Path,
     checkpoint: &'a Checkpoint,
@@ -331,25 +313,25 @@ impl From<BackendError> for StartError {
 impl Opened<'_> {
     /// One rank on each of these devices.
     fn on_gpus(self, vendor: Vendor, numbers: &[usize]) -> Result<Started, String> {
-        let args = self.args;
-        if args.deterministic && numbers.len() > 2 {
+        let options = self.options;
+        if options.deterministic && numbers.len() > 2 {
             return Err("--deterministic takes one or two GPUs: the order in which RCCL adds up more ranks \
                         depends on the batch"
                 .into());
         }
         // Activations of checkpoints in bf16 may be beyond f16's range.
         let half = if self.shape.full_precision { Half::F16 } else { Half::Bf16 };
-        let options = Options {
-            rows_max: args.step_rows(),
-            eager: args.enforce_eager,
-            deterministic: args.deterministic,
-            vendor_blas: !args.no_vendor_blas,
+        let backend_options = BackendOptions {
+            rows_max: options.step_rows(),
+            eager: options.eager,
+            deterministic: options.deterministic,
+            vendor_blas: options.vendor_blas,
         };
         let gpus = numbers.iter().map(|number| Gpu::open(vendor, *number, half));
         let gpus = gpus.collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())?;
         let memory = |gpu: &Arc<Gpu>| gpu.context.memory().map_err(|error| error.to_string());
         let left = |(free, total): (usize, usize)| {
-            free.saturating_sub((total as f64 * (1.0 - args.gpu_memory_utilization)) as usize)
+            free.saturating_sub((total as f64 * (1.0 - options.gpu_memory_utilization)) as usize)
         };
         let least = || {
             let left = gpus.iter().map(|gpu| memory(gpu).map(left));
@@ -359,16 +341,16 @@ impl Opened<'_> {
         let (checkpoint, shape, path) = (self.checkpoint, self.shape, self.path);
         let explained = |error: StartError| match error.out_of_memory {
             true => {
-                let shortage = crate::cli::inspect::shortage(checkpoint, shape, path, gpus.len(), usable);
+                let shortage = inspect::shortage(checkpoint, shape, path, gpus.len(), usable);
                 format!("{}; {shortage}", error.text)
             }
             false => error.text,
         };
         let timeout = StepTimeout {
             device: DeviceChoice::Gpus(vendor, numbers.to_vec()).to_string(),
-            limit: args.step_timeout,
+            limit: options.step_timeout,
         };
-        let backends = HipBackend::group(&gpus, options).map_err(|error| explained(error.into()))?;
+        let backends = HipBackend::group(&gpus, backend_options).map_err(|error| explained(error.into()))?;
         self.start(backends, Some(timeout), || Ok(least()? * gpus.len())).map_err(explained)
     }
 
@@ -380,9 +362,9 @@ impl Opened<'_> {
         timeout: Option<StepTimeout>,
         kv_memory: impl FnOnce() -> Result<usize, String>,
     ) -> Result<Started, StartError> {
-        let Self { args, name, path, checkpoint, shape, weights, threads } = self;
+        let Self { options, name, path, checkpoint, shape, weights, threads } = self;
         let started = Instant::now();
-        let step_rows = args.step_rows();
+        let step_rows = options.step_rows();
         let ranks = backends.len();
         let progress = Progress::new(name);
         let mut models = Vec::with_capacity(ranks);
@@ -402,20 +384,20 @@ impl Opened<'_> {
         let spec = models[0].kv_spec();
         let block_bytes = spec.block_bytes() * ranks;
         bytes.kv_token = spec.token_bytes() * ranks;
-        let wanted = args.max_context.map_or(shape.max_context, |n| (n as usize).min(shape.max_context));
+        let wanted = options.max_context.map_or(shape.max_context, |n| n.min(shape.max_context));
         let kv_left = kv_memory()?;
-        let kv_bytes = args.kv_cache_memory.unwrap_or_else(|| {
-            let all_slots = wanted.div_ceil(KV_BLOCK_TOKENS).saturating_mul(args.max_running as usize);
+        let kv_bytes = options.kv_cache_memory.unwrap_or_else(|| {
+            let all_slots = wanted.div_ceil(KV_BLOCK_TOKENS).saturating_mul(options.max_running);
             all_slots.saturating_mul(block_bytes).min(kv_left)
         });
-        args.check_cache(shape, kv_bytes, bytes.kv_token)?;
+        options.check_cache(shape, kv_bytes, bytes.kv_token)?;
         let kv_blocks = kv_bytes / block_bytes;
         let max_context = wanted.min(kv_blocks * KV_BLOCK_TOKENS);
         if max_context < 2 {
             let text = format!(
                 "the KV cache of {kv_bytes} bytes holds no block: one takes {block_bytes} bytes (--kv-cache-memory)"
             );
-            return Err(StartError { text, out_of_memory: args.kv_cache_memory.is_none() });
+            return Err(StartError { text, out_of_memory: options.kv_cache_memory.is_none() });
         }
         if max_context < wanted {
             tracing::warn!(
@@ -503,42 +485,6 @@ fn warm_up(executor: &mut dyn Executor) -> Result<(), String> {
             Err("the warm-up step gave logits that are not finite: the weights are broken".into())
         }
         Ok(_) => Ok(()),
-    }
-}
-
-/// How far loading is: a bar in a terminal, else a line in the log now and then.
-struct Progress {
-    name: String,
-    bar: indicatif::ProgressBar,
-    /// When the last line was written; None: there is a bar.
-    told: Option<Mutex<Instant>>,
-}
-
-impl Progress {
-    fn new(name: &str) -> Self {
-        let bar = indicatif::ProgressBar::new(0);
-        let template = "loading {msg} {bar:30} {pos}/{len} parts, {elapsed}";
-        if let Ok(style) = indicatif::ProgressStyle::with_template(template) {
-            bar.set_style(style);
-        }
-        let told = (!std::io::stderr().is_terminal()).then(|| Mutex::new(Instant::now()));
-        if told.is_some() {
-            tracing::info!(model = name, "loading");
-        }
-        Self { name: name.to_owned(), bar: bar.with_message(name.to_owned()), told }
-    }
-
-    /// One more of so many parts.
-    fn part(&self, parts: usize) {
-        self.bar.set_length(parts as u64);
-        self.bar.inc(1);
-        let Some(told) = &self.told else { return };
-        let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.elapsed() >= PROGRESS_EVERY {
-            *told = Instant::now();
-            let (done, percent) = (self.bar.position(), self.bar.position() * 100 / parts.max(1) as u64);
-            tracing::info!(model = self.name, parts = done, of = parts, percent, "loading");
-        }
     }
 }
 
