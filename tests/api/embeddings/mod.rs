@@ -2,6 +2,7 @@
 //! what the model is given for it, and what is told of its numbers.
 
 mod local;
+mod minilm;
 mod pooled;
 mod scores;
 
