@@ -6,6 +6,7 @@ mod harmony;
 mod hermes;
 mod llama;
 mod marked;
+mod oracles;
 mod properties;
 mod pythonic;
 mod tagged;
