@@ -49,16 +49,7 @@ impl LocalRequest {
         known_fields::check(fields, known_fields::CHAT)?;
         let mut params = Params::read(fields, model)?;
         let tools = OfferedTools::read(fields, model.can_call())?;
-        let other = params.grammar.as_ref().map(|(field, _)| field.as_str());
-        if let Some(held) = tools.grammar(model.answer_format.tools, other)? {
-            params.grammar = Some(held);
-        }
-        if let Some((field, _)) = &params.grammar
-            && model.answer_format.reasoning == Some(ReasoningFormat::Harmony)
-        {
-            let why = "is not supported: this model answers in channels, and a grammar would leave them out";
-            return Err(BadField::unsupported(field.as_str(), why));
-        }
+        params.grammar = tools.grammar(model.answer_format, params.grammar.take());
         let mut render = history::render_input(fields, model.template)?;
         render.tools = tools.rendered.clone();
         let top = fields.integer("top_logprobs", 0, TOP_LOGPROBS_MAX)?;
@@ -218,7 +209,8 @@ impl AnswerShape {
         }
         let format = AnswerFormat { reasoning, tools };
         let reasoning_is_open = self.reasoning_is_open(prompt);
-        Some((format, ParserOptions { reasoning_is_open, tools: self.tools.clone() }))
+        let text_is_held = self.grammar.as_ref().is_some_and(Grammar::holds_text);
+        Some((format, ParserOptions { reasoning_is_open, tools: self.tools.clone(), text_is_held }))
     }
 
     fn is_constrained(&self) -> bool {
@@ -227,7 +219,7 @@ impl AnswerShape {
 
     /// What tokens may come; for a blocking thread.
     fn constraint(&self, prompt: &[TokenId]) -> Result<Option<Arc<dyn ConstraintFactory>>, LocalError> {
-        let tags = self.model.answer_format.reasoning.and_then(|it| Some((it.open()?, it.close()?)));
+        let tags = self.model.answer_format.reasoning.map(ReasoningFormat::tags);
         let after = tags.map_or(After::Nothing, |(open, close)| After::Reasoning {
             open: (!self.reasoning_is_open(prompt)).then(|| open.to_owned()),
             close: close.to_owned(),
