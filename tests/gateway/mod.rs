@@ -21,6 +21,7 @@ mod report;
 mod resume;
 mod secrets;
 mod shared;
+mod silence;
 mod tenants;
 mod tls;
 mod trace;

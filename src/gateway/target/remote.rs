@@ -267,6 +267,7 @@ impl Upstream {
                 return Err(self.silent());
             }
         };
+        bounds.heard();
         let status = response.status();
         let retry_after = retry_after(response.headers());
         let outcome = match status.as_u16() {

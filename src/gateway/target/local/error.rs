@@ -51,8 +51,8 @@ impl LocalError {
     /// The HTTP status of a generation that ended so.
     pub fn status(&self) -> u16 {
         match self {
-            Self::Overdue(Overdue::Timeout { .. }) => 504,
-            Self::Overdue(Overdue::Draining) => 503,
+            Self::Overdue(overdue) if overdue.is_timeout() => 504,
+            Self::Overdue(_) => 503,
             _ => 500,
         }
     }
@@ -60,8 +60,8 @@ impl LocalError {
     /// The outcome of a generation that ended so.
     pub fn outcome(&self) -> Outcome {
         match self {
-            Self::Overdue(Overdue::Timeout { .. }) => Outcome::TimedOut,
-            Self::Overdue(Overdue::Draining) => Outcome::Aborted,
+            Self::Overdue(overdue) if overdue.is_timeout() => Outcome::TimedOut,
+            Self::Overdue(_) => Outcome::Aborted,
             _ => Outcome::Failed,
         }
     }
@@ -161,7 +161,8 @@ mod tests {
             (SubmitError::BadToken { token: 9, vocab: 5 }.into(), 400, "invalid_token", &["9", "5"]),
             (SubmitError::Draining.into(), 503, "shutting_down", &[]),
             (SubmitError::Stopped("lost device".into()).into(), 503, "engine_stopped", &["lost device"]),
-            (Overdue::Timeout { seconds: 30 }.into(), 504, "timeout", &["30"]),
+            (Overdue::Silence { seconds: 30 }.into(), 504, "timeout", &["nothing", "30"]),
+            (Overdue::Timeout { seconds: 60 }.into(), 504, "timeout", &["in all", "60"]),
             (LocalError::Failed("step 7".into()).into(), 500, "engine_error", &["step 7"]),
             (ApiError::unknown_model("x", &["a", "b/c"]), 404, "model_not_found", &["`x`", "a, b/c"]),
         ];

@@ -16,7 +16,7 @@ use crate::gateway::ledger::account::Attempt;
 use crate::gateway::ledger::metrics::{Outcome, RequestMetrics};
 use crate::gateway::target::registry::LocalModel;
 use crate::gateway::target::replicas::ReplicaStream;
-use crate::gateway::wire::bounds::{Overdue, RequestBounds};
+use crate::gateway::wire::bounds::RequestBounds;
 use crate::protocol::{
     ConstraintFactory, FinishReason, GenerateRequest, SamplingParams, TokenEvent, TokenId, TokenLogprob,
 };
@@ -315,7 +315,10 @@ impl Generation {
         }
         while self.streams.iter().any(Option::is_some) {
             let event = match self.bounds.bound(next_of(&mut self.streams)).await {
-                Ok((prompt, Some(event))) => self.event(prompt, event),
+                Ok((prompt, Some(event))) => {
+                    self.bounds.heard();
+                    self.event(prompt, event)
+                }
                 // A stream is dropped with its last choice, so its end is never seen.
                 Ok((_, None)) => Err(LocalError::Failed("the engine ended the request early".into())),
                 Err(overdue) => Err(overdue.into()),
@@ -340,7 +343,7 @@ impl Generation {
                     return Ok(Some(event));
                 }
                 Err(error) => {
-                    if matches!(error, LocalError::Overdue(Overdue::Timeout { .. })) {
+                    if matches!(&error, LocalError::Overdue(overdue) if overdue.is_timeout()) {
                         self.streams.iter_mut().flatten().for_each(ReplicaStream::timed_out);
                     }
                     self.streams.clear();

@@ -392,6 +392,10 @@ impl RemoteAnswer {
             }
         };
         let next = bounds.bound(next).await.map_err(Failure::report)?;
+        // Whatever came is a sign of life: a comment and a ping too.
+        if matches!(next, Some(Some(Ok(_)))) {
+            bounds.heard();
+        }
         *is_waiting = false;
         match next {
             Some(Some(Ok(bytes))) => Ok(Some(bytes)),
