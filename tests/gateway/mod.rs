@@ -14,6 +14,7 @@ mod hedging;
 mod https;
 mod memory;
 mod metrics;
+mod packed;
 mod pages;
 mod providers;
 mod replicas;

@@ -334,6 +334,8 @@ fn headers(provider: &Provider) -> Result<HeaderMap, String> {
     let mut headers = HeaderMap::new();
     headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
     headers.insert(header::ACCEPT, HeaderValue::from_static("*/*"));
+    // What is packed comes in larger pieces, and later. Where a proxy packs it all the same, it is unpacked.
+    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     for (name, value) in &provider.headers {
         let name: HeaderName = name.parse().map_err(|_| format!("`{name}` is not a header's name"))?;
         let value =

@@ -4,7 +4,7 @@
 //! anything else is an error at once, before its body.
 //!
 //! What an upstream makes us keep is bounded: a whole answer, a frame, and what comes of a stream before it
-//! says anything, in bytes, frames and time. What is large is held of the memory of all requests.
+//! says anything, in bytes (unpacked ones, where it packs what it sends), frames and time. What is large is held of the memory of all requests.
 //!
 //! Invariant: no secret that we know is in what is told of it, unless it came in pieces of several frames.
 
@@ -17,6 +17,7 @@ use crate::gateway::chat::{
 use crate::gateway::target::adaptive::Permit;
 use crate::gateway::target::answer::Piece;
 use crate::gateway::target::failure::{Failure, Then};
+use crate::gateway::target::http_client::AnswerBody;
 use crate::gateway::wire::bounds::RequestBounds;
 use crate::gateway::wire::error::ApiError;
 use crate::gateway::wire::json::mend_surrogates;
@@ -25,7 +26,6 @@ use crate::secrets;
 use axum::body::Bytes;
 use axum::http::{StatusCode, header};
 use hyper::Response;
-use hyper::body::Incoming;
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::time::Duration;
@@ -45,7 +45,7 @@ const SILENT_BYTES_MAX: usize = 1 << 20;
 
 /// An answer whose head has come.
 pub struct RemoteAnswer {
-    response: Response<Incoming>,
+    response: Response<AnswerBody>,
     /// Ends a wait for news.
     idle: Pin<Box<Sleep>>,
     is_waiting: bool,
@@ -139,7 +139,12 @@ fn retold(dialect: Dialect, body: &[u8]) -> Result<String, DecodeError> {
 }
 
 impl RemoteAnswer {
-    pub(super) fn new(response: Response<Incoming>, dialect: Dialect, upstream: Place, share: Share) -> Self {
+    pub(super) fn new(
+        response: Response<AnswerBody>,
+        dialect: Dialect,
+        upstream: Place,
+        share: Share,
+    ) -> Self {
         Self {
             response,
             idle: Box::pin(tokio::time::sleep(upstream.timeout)),
@@ -257,6 +262,15 @@ impl RemoteAnswer {
 
     /// Whether what comes is JSON, a stream, or may be either; an error at once where it is neither.
     fn content(&self) -> Result<Content, Failure> {
+        // What could be unpacked has no such header any more.
+        if let Some(packed) = self.response.headers().get(header::CONTENT_ENCODING)
+            && packed != "identity"
+        {
+            let packed: String = String::from_utf8_lossy(packed.as_bytes()).chars().take(80).collect();
+            let message =
+                format!("its answer is packed as `{}`, which was not asked for", secrets::hide(&packed));
+            return Err(Failure::next(self.garbled(&message)));
+        }
         let kind = self.response.headers().get(header::CONTENT_TYPE);
         let kind = secrets::hide(kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default());
         let kind = kind.to_ascii_lowercase();
@@ -401,7 +415,7 @@ impl RemoteAnswer {
             Some(Some(Ok(bytes))) => Ok(Some(bytes)),
             Some(None) => Ok(None),
             Some(Some(Err(error))) => {
-                tracing::warn!(provider = upstream.name, error = %chain(&error), "an answer broke off");
+                tracing::warn!(provider = upstream.name, error = %chain(&*error), "an answer broke off");
                 Err(Failure::retry(self.garbled("its answer broke off")))
             }
             None => {
