@@ -24,6 +24,7 @@ mod secrets;
 mod shared;
 mod silence;
 mod tenants;
+mod think_text;
 mod tls;
 mod trace;
 mod usage;

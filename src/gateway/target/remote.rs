@@ -19,7 +19,7 @@ use super::breaker::Breaker;
 use super::failure::Failure;
 use super::http_client::HttpClient;
 use super::{ChatRequest, ChatTarget};
-use crate::config::{BodyRules, Continues, Format, KeySource, Provider};
+use crate::config::{BodyRules, Continues, Format, KeySource, Provider, ThinkTags};
 use crate::connect::chain;
 use crate::files;
 use crate::gateway::chat::anthropic::{fit, models};
@@ -64,6 +64,8 @@ pub struct UpstreamModel {
     pub takes: Takes,
     /// What becomes of fields of the body that it is sent.
     pub body: BodyRules,
+    /// What becomes of reasoning in its text.
+    pub think_tags: ThinkTags,
     /// How much it bears: providers limit each model by itself.
     pub load: AdaptiveLimiter,
     /// How it has done lately.
@@ -86,6 +88,10 @@ impl ChatTarget for UpstreamModel {
         attempt.iter().for_each(|attempt| attempt.introduce(&mut headers));
         let mut answer = self.upstream.send(&self.load, body, headers, bounds).await?;
         answer.expects(request.choices);
+        // The rest of an answer has no beginning, and who names its tokens reads them by itself.
+        if request.resume.is_none() && self.upstream.continues() != Some(Continues::Tokens) {
+            answer.splits(self.think_tags);
+        }
         answer.renames(names);
         Ok(Answer::Remote(Box::new(answer)))
     }

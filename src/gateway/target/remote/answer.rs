@@ -8,10 +8,12 @@
 //!
 //! Invariant: no secret that we know is in what is told of it, unless it came in pieces of several frames.
 
+use crate::config::ThinkTags;
 use crate::connect::{chain, data};
+use crate::gateway::chat::openai::think::ThinkSplitter;
 use crate::gateway::chat::tool_names::ToolNames;
 use crate::gateway::chat::{
-    AnswerHead, ChatEvent, DecodeError, Dialect, EncodeOptions, FrameError, FrameReader, Progress,
+    AnswerHead, ChatEvent, DecodeError, Dialect, EncodeOptions, Frame, FrameError, FrameReader, Progress,
     StreamDecoder, StreamEncoder, decode_whole,
 };
 use crate::gateway::target::adaptive::Permit;
@@ -38,6 +40,8 @@ const ANSWER_BYTES_MAX: usize = 64 << 20;
 const FRAME_BYTES_MAX: usize = 16 << 20;
 /// What is not larger is not worth counting.
 const UNCOUNTED_BYTES_MAX: usize = 64 << 10;
+/// The end of a stream of OpenAI's format.
+const END: &str = "[DONE]";
 /// Of a stream, until it says something: frames, which are kept as another target may still take over.
 const SILENT_FRAMES_MAX: usize = 1024;
 /// Their bytes.
@@ -61,6 +65,8 @@ pub struct RemoteAnswer {
     choices: u64,
     /// Tools that have other names there.
     names: ToolNames,
+    /// What finds reasoning in its text.
+    think: ThinkSplitter,
     /// What it takes of the requests' memory.
     share: Share,
 }
@@ -158,6 +164,7 @@ impl RemoteAnswer {
             said_end: false,
             choices: 1,
             names: ToolNames::default(),
+            think: ThinkSplitter::default(),
             share,
         }
     }
@@ -170,6 +177,13 @@ impl RemoteAnswer {
     /// Tools have these names there, and the caller's in what is told of it.
     pub fn renames(&mut self, names: ToolNames) {
         self.names = names;
+    }
+
+    /// Reasoning that it has in its text is told as such.
+    pub fn splits(&mut self, tags: ThinkTags) {
+        if self.dialect == Dialect::OpenAi {
+            self.think = ThinkSplitter::new(tags, self.choices);
+        }
     }
 
     /// Which tools have other names there.
@@ -327,10 +341,13 @@ impl RemoteAnswer {
                 self.names.restore(&mut data, self.dialect);
                 frame.data = data.to_string();
             }
-            let mut events = Vec::new();
-            let progress = self.decoder.frame(&frame, &mut events)?;
-            self.names.restore_events(&mut events);
-            self.waiting.push_back(Piece { frame: Some(frame), events });
+            self.think.frame(&mut frame);
+            if frame.data == END
+                && let Some(held) = self.think.end()
+            {
+                self.decode(held)?;
+            }
+            let progress = self.decode(frame)?;
             if progress == Progress::Done {
                 self.said_end = true;
                 return Ok(progress);
@@ -338,9 +355,21 @@ impl RemoteAnswer {
         }
         read?;
         if at_end {
+            if let Some(held) = self.think.end() {
+                self.decode(held)?;
+            }
             self.decoder.end()?;
         }
         Ok(Progress::More)
+    }
+
+    /// Adds a frame to what is to be told.
+    fn decode(&mut self, frame: Frame) -> Result<Progress, DecodeError> {
+        let mut events = Vec::new();
+        let progress = self.decoder.frame(&frame, &mut events)?;
+        self.names.restore_events(&mut events);
+        self.waiting.push_back(Piece { frame: Some(frame), events });
+        Ok(progress)
     }
 
     /// What a body or a piece of one that cannot be read means.
@@ -380,6 +409,7 @@ impl RemoteAnswer {
         }
         secrets::hide_in_bytes(&mut all);
         mend_surrogates(&mut all);
+        self.think.whole(&mut all);
         if !self.names.is_empty()
             && let Ok(mut answer) = serde_json::from_slice(&all)
         {
