@@ -97,7 +97,47 @@ impl ChatTarget for UpstreamModel {
     }
 }
 
+/// What of a prompt Anthropic's API counts by; other fields it refuses
+/// (<https://platform.claude.com/docs/en/api/messages/count_tokens>, and its betas).
+const COUNTED: [&str; 11] = [
+    "model",
+    "messages",
+    "system",
+    "tools",
+    "tool_choice",
+    "thinking",
+    "output_config",
+    "output_format",
+    "context_management",
+    "mcp_servers",
+    "cache_control",
+];
+
 impl UpstreamModel {
+    /// What Anthropic's API counts for a prompt in its format, as this model would be sent it; None where this
+    /// upstream counts nothing.
+    ///
+    /// # Errors
+    /// The model does not take the prompt, or the request's time is over.
+    pub async fn count(
+        &self,
+        body: &Value,
+        mut headers: HeaderMap,
+        bounds: &mut RequestBounds,
+    ) -> Result<Option<u64>, ApiError> {
+        if self.upstream.dialect() != Dialect::Anthropic {
+            return Ok(None);
+        }
+        let mut body = for_upstream(Dialect::Anthropic, body, &self.peer())?;
+        ToolNames::shorten(&mut body, Dialect::Anthropic, self.upstream.provider.compat.tool_name_chars_max);
+        if let Some(body) = body.as_object_mut() {
+            self.body.apply(body);
+            body.retain(|name, _| COUNTED.contains(&name.as_str()));
+        }
+        self.fit_betas(&mut headers);
+        self.upstream.count(&body, headers, bounds).await
+    }
+
     /// Whom a request is written for.
     pub fn peer(&self) -> Peer<'_> {
         let Upstream { provider, .. } = &*self.upstream;
@@ -308,8 +348,8 @@ impl Upstream {
         Failure::retry(self.error(StatusCode::BAD_GATEWAY, what))
     }
 
-    /// What Anthropic's API counts for a prompt; None where this upstream counts nothing.
-    pub async fn count(
+    /// What Anthropic's API counts for a body; None where this upstream counts nothing.
+    async fn count(
         &self,
         body: &Value,
         extra: HeaderMap,
