@@ -2,7 +2,7 @@
 
 use super::LocalError;
 use super::answer::{AnswerOptions, LocalAnswer, failure};
-use super::generation::{Generation, GenerationRequest, MaxTokens};
+use super::generation::{Generation, GenerationRequest};
 use super::params::{ModelView, Params, ReasoningShown, TOP_LOGPROBS_MAX};
 use super::tools::OfferedTools;
 use crate::gateway::chat::Dialect;
@@ -163,6 +163,8 @@ impl LocalTarget<'_> {
             }
         };
         let answer_options = AnswerOptions::of(&params, &prompt);
+        // Whoever goes on at another node needs all ids.
+        let hides_reasoning = params.reasoning == ReasoningShown::Never && !params.resumable;
         let max_tokens_default = model.defaults.max_tokens.unwrap_or(u32::MAX);
         let generation = GenerationRequest {
             id: request.id.to_owned(),
@@ -170,12 +172,12 @@ impl LocalTarget<'_> {
             prompts: vec![prompt],
             choices: params.n,
             sampling: params.sampling,
-            // Agents ask for as much as the largest models answer: more than the context holds is what it holds.
-            max_tokens: MaxTokens::AtMost(params.max_tokens.unwrap_or(max_tokens_default)),
+            max_tokens: params.max_tokens.unwrap_or(max_tokens_default),
             stops: params.stops,
             include_stop: params.include_stop,
             skip_special: params.skip_special,
             tokens_as_ids: params.tokens_as_ids,
+            hides_reasoning,
             parser,
             constraint,
             generated: params.generated,
