@@ -127,7 +127,7 @@ for model in smollm2-135m-instruct golden; do
     "$python" -m pytest -q -p no:cacheprovider tests/sdk/test_openai.py tests/sdk/test_responses.py
 done
 NOVASTACK_TEST_BINARY=$program NOVASTACK_TEST_SOURCE=$PWD/tests/goldens/llama \
-  "$python" -m pytest -q -p no:cacheprovider tests/sdk/test_gateway.py
+  "$python" -m pytest -q -p no:cacheprovider tests/sdk/test_gateway.py tests/sdk/test_slow_streams.py
 dialects=$(mktemp -d)
 NOVASTACK_DIALECT_OUT=$dialects cargo test --locked --quiet --lib -- --ignored write_for_the_sdks
 "$python" tests/sdk/check_dialect.py "$dialects" | tail -1

@@ -139,14 +139,15 @@ impl Routing {
         let target = |model: &Model| {
             let upstream = match &model.target {
                 ConfigTarget::Local(_) => None,
-                ConfigTarget::Upstream { provider, upstream_name, body } => {
+                ConfigTarget::Upstream { provider, upstream_name, body, think_tags } => {
                     let upstream =
                         upstreams.get(provider).ok_or_else(|| format!("there is no provider {provider}"))?;
                     let load = AdaptiveLimiter::new(config.providers[provider].concurrency_max);
                     let takes = Takes::of(model, config.providers[provider].format);
                     let (upstream, name, breaker) =
                         (upstream.clone(), upstream_name.clone(), Breaker::new(Instant::now()));
-                    Some(UpstreamModel { upstream, name, takes, body: body.clone(), load, breaker })
+                    let (body, think_tags) = (body.clone(), *think_tags);
+                    Some(UpstreamModel { upstream, name, takes, body, think_tags, load, breaker })
                 }
             };
             let provider = upstream.as_ref().map(|hosted| Provider {

@@ -127,6 +127,7 @@ pub async fn serve_models(registry: Arc<Registry>, config: Config) -> Served {
     let server = ServerConfig {
         requests: RequestConfig {
             request_timeout: Duration::from_secs(300),
+            total_timeout: Duration::from_secs(600),
             body_bytes_max: 32 << 20,
             text_timeout: Duration::from_secs(60),
             request_memory_bytes: 1 << 30,

@@ -38,6 +38,7 @@ async fn serve(connections_max: usize, models: Config) -> Gateway {
     let config = ServerConfig {
         requests: RequestConfig {
             request_timeout: Duration::from_secs(60),
+            total_timeout: Duration::from_secs(600),
             body_bytes_max: 1 << 20,
             text_timeout: Duration::from_secs(10),
             request_memory_bytes: 1 << 30,

@@ -97,13 +97,10 @@ pub async fn count_tokens(
                 .map_err(|e| ApiError::from(e).at("messages"))?;
             (prompt.len() as u64, "exact")
         }
-        Some(hosted) => {
-            body["model"] = hosted.name.as_str().into();
-            match hosted.upstream.count(&body, beta(&headers), &mut bounds).await? {
-                Some(tokens) => (tokens, "exact"),
-                None => (counts.of(&target), "estimate"),
-            }
-        }
+        Some(hosted) => match hosted.count(&body, beta(&headers), &mut bounds).await? {
+            Some(tokens) => (tokens, "exact"),
+            None => (counts.of(&target), "estimate"),
+        },
     };
     admitted.into_iter().for_each(|admitted| admitted.settle(0, 0.0, Instant::now()));
     let mut response = Json(json!({ "input_tokens": tokens })).into_response();

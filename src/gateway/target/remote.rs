@@ -21,7 +21,7 @@ use super::breaker::Breaker;
 use super::failure::Failure;
 use super::http_client::HttpClient;
 use super::{ChatRequest, ChatTarget};
-use crate::config::{BodyRules, Continues, Format, KeySource, Provider};
+use crate::config::{BodyRules, Continues, Format, KeySource, Provider, ThinkTags};
 use crate::connect::chain;
 use crate::files;
 use crate::gateway::chat::anthropic::{fit, models};
@@ -66,6 +66,8 @@ pub struct UpstreamModel {
     pub takes: Takes,
     /// What becomes of fields of the body that it is sent.
     pub body: BodyRules,
+    /// What becomes of reasoning in its text.
+    pub think_tags: ThinkTags,
     /// How much it bears: providers limit each model by itself.
     pub load: AdaptiveLimiter,
     /// How it has done lately.
@@ -89,12 +91,56 @@ impl ChatTarget for UpstreamModel {
         let upstream = &self.upstream;
         let mut answer = upstream.send(&upstream.url, &self.load, body, headers, bounds).await?;
         answer.expects(request.choices);
+        // The rest of an answer has no beginning, and who names its tokens reads them by itself.
+        if request.resume.is_none() && self.upstream.continues() != Some(Continues::Tokens) {
+            answer.splits(self.think_tags);
+        }
         answer.renames(names);
         Ok(Answer::Remote(Box::new(answer)))
     }
 }
 
+/// What of a prompt Anthropic's API counts by; other fields it refuses
+/// (<https://platform.claude.com/docs/en/api/messages/count_tokens>, and its betas).
+const COUNTED: [&str; 11] = [
+    "model",
+    "messages",
+    "system",
+    "tools",
+    "tool_choice",
+    "thinking",
+    "output_config",
+    "output_format",
+    "context_management",
+    "mcp_servers",
+    "cache_control",
+];
+
 impl UpstreamModel {
+    /// What Anthropic's API counts for a prompt in its format, as this model would be sent it; None where this
+    /// upstream counts nothing.
+    ///
+    /// # Errors
+    /// The model does not take the prompt, or the request's time is over.
+    pub async fn count(
+        &self,
+        body: &Value,
+        mut headers: HeaderMap,
+        bounds: &mut RequestBounds,
+    ) -> Result<Option<u64>, ApiError> {
+        if self.upstream.dialect() != Dialect::Anthropic {
+            return Ok(None);
+        }
+        let mut body = for_upstream(Dialect::Anthropic, body, &self.peer())?;
+        ToolNames::shorten(&mut body, Dialect::Anthropic, self.upstream.provider.compat.tool_name_chars_max);
+        if let Some(body) = body.as_object_mut() {
+            self.body.apply(body);
+            body.retain(|name, _| COUNTED.contains(&name.as_str()));
+        }
+        self.fit_betas(&mut headers);
+        self.upstream.count(&body, headers, bounds).await
+    }
+
     /// Whom a request is written for.
     pub fn peer(&self) -> Peer<'_> {
         let Upstream { provider, .. } = &*self.upstream;
@@ -272,6 +318,7 @@ impl Upstream {
                 return Err(self.silent());
             }
         };
+        bounds.heard();
         let status = response.status();
         let retry_after = retry_after(response.headers());
         let outcome = match status.as_u16() {
@@ -306,8 +353,8 @@ impl Upstream {
         Failure::retry(self.error(StatusCode::BAD_GATEWAY, what))
     }
 
-    /// What Anthropic's API counts for a prompt; None where this upstream counts nothing.
-    pub async fn count(
+    /// What Anthropic's API counts for a body; None where this upstream counts nothing.
+    async fn count(
         &self,
         body: &Value,
         extra: HeaderMap,
@@ -338,6 +385,8 @@ fn headers(provider: &Provider) -> Result<HeaderMap, String> {
     let mut headers = HeaderMap::new();
     headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
     headers.insert(header::ACCEPT, HeaderValue::from_static("*/*"));
+    // What is packed comes in larger pieces, and later. Where a proxy packs it all the same, it is unpacked.
+    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     for (name, value) in &provider.headers {
         let name: HeaderName = name.parse().map_err(|_| format!("`{name}` is not a header's name"))?;
         let value =

@@ -392,7 +392,7 @@ impl From<BadField> for ApiError {
 impl From<Overdue> for ApiError {
     fn from(e: Overdue) -> Self {
         match e {
-            Overdue::Timeout { .. } => {
+            Overdue::Silence { .. } | Overdue::Timeout { .. } => {
                 Self::new(StatusCode::GATEWAY_TIMEOUT, "timeout_error", Some("timeout"), e.to_string())
             }
             Overdue::Draining => Self::draining(),

@@ -272,7 +272,7 @@ fn an_expert_s_rows_have_the_bits_of_its_matrix_alone() {
     // Experts 0, 2, 3, 5 get 1, 3, 17 and 100 rows; 1, 4 and 6 none.
     let counts = [1, 0, 3, 17, 0, 100, 0];
     let (experts, cols, width) = (counts.len(), 512, 200);
-    let owner = |row: usize| (0..experts).find(|e| row < counts[..=*e].iter().sum()).unwrap();
+    let owner = |row: usize| (0..experts).find(|e| row < counts[..=*e].iter().sum::<usize>()).unwrap();
     let rows: usize = counts.iter().sum();
     let logits = logits_for(rows, experts, |row| vec![owner(row * 50 % rows)]);
     for dtype in TYPES {

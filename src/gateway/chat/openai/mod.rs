@@ -1,6 +1,6 @@
 //! OpenAI's chat completions, as OpenAI and its many kin speak them. For our own models [`known_fields`] says what
 //! becomes of each field, [`history`] reads a conversation, [`messages`] one in Anthropic's format, [`thinking`]
-//! whether they are to think.
+//! whether they are to think. [`think`] splits off the reasoning that an upstream leaves in its text.
 
 pub(super) mod decode;
 pub(super) mod encode;
@@ -10,4 +10,5 @@ pub mod known_fields;
 pub mod logprobs;
 pub mod messages;
 pub mod request;
+pub mod think;
 pub mod thinking;

@@ -2,7 +2,7 @@
 
 use super::LocalError;
 use super::answer::{AnswerOptions, LocalAnswer, failure};
-use super::generation::{Generation, GenerationRequest, MaxTokens};
+use super::generation::{Generation, GenerationRequest};
 use super::params::{ModelView, Params, ReasoningShown, TOP_LOGPROBS_MAX};
 use super::tools::OfferedTools;
 use crate::gateway::chat::Dialect;
@@ -49,16 +49,7 @@ impl LocalRequest {
         known_fields::check(fields, known_fields::CHAT)?;
         let mut params = Params::read(fields, model)?;
         let tools = OfferedTools::read(fields, model.can_call())?;
-        let other = params.grammar.as_ref().map(|(field, _)| field.as_str());
-        if let Some(held) = tools.grammar(model.answer_format.tools, other)? {
-            params.grammar = Some(held);
-        }
-        if let Some((field, _)) = &params.grammar
-            && model.answer_format.reasoning == Some(ReasoningFormat::Harmony)
-        {
-            let why = "is not supported: this model answers in channels, and a grammar would leave them out";
-            return Err(BadField::unsupported(field.as_str(), why));
-        }
+        params.grammar = tools.grammar(model.answer_format, params.grammar.take());
         let mut render = history::render_input(fields, model.template)?;
         render.tools = tools.rendered.clone();
         let top = fields.integer("top_logprobs", 0, TOP_LOGPROBS_MAX)?;
@@ -172,6 +163,8 @@ impl LocalTarget<'_> {
             }
         };
         let answer_options = AnswerOptions::of(&params, &prompt);
+        // Whoever goes on at another node needs all ids.
+        let hides_reasoning = params.reasoning == ReasoningShown::Never && !params.resumable;
         let max_tokens_default = model.defaults.max_tokens.unwrap_or(u32::MAX);
         let generation = GenerationRequest {
             id: request.id.to_owned(),
@@ -179,12 +172,12 @@ impl LocalTarget<'_> {
             prompts: vec![prompt],
             choices: params.n,
             sampling: params.sampling,
-            // Agents ask for as much as the largest models answer: more than the context holds is what it holds.
-            max_tokens: MaxTokens::AtMost(params.max_tokens.unwrap_or(max_tokens_default)),
+            max_tokens: params.max_tokens.unwrap_or(max_tokens_default),
             stops: params.stops,
             include_stop: params.include_stop,
             skip_special: params.skip_special,
             tokens_as_ids: params.tokens_as_ids,
+            hides_reasoning,
             parser,
             constraint,
             generated: params.generated,
@@ -218,7 +211,8 @@ impl AnswerShape {
         }
         let format = AnswerFormat { reasoning, tools };
         let reasoning_is_open = self.reasoning_is_open(prompt);
-        Some((format, ParserOptions { reasoning_is_open, tools: self.tools.clone() }))
+        let text_is_held = self.grammar.as_ref().is_some_and(Grammar::holds_text);
+        Some((format, ParserOptions { reasoning_is_open, tools: self.tools.clone(), text_is_held }))
     }
 
     fn is_constrained(&self) -> bool {
@@ -227,7 +221,7 @@ impl AnswerShape {
 
     /// What tokens may come; for a blocking thread.
     fn constraint(&self, prompt: &[TokenId]) -> Result<Option<Arc<dyn ConstraintFactory>>, LocalError> {
-        let tags = self.model.answer_format.reasoning.and_then(|it| Some((it.open()?, it.close()?)));
+        let tags = self.model.answer_format.reasoning.map(ReasoningFormat::tags);
         let after = tags.map_or(After::Nothing, |(open, close)| After::Reasoning {
             open: (!self.reasoning_is_open(prompt)).then(|| open.to_owned()),
             close: close.to_owned(),

@@ -4,8 +4,8 @@
 //! target may take it. With `tool_choice` none the model is not told of the tools, and cannot call any.
 
 use crate::gateway::wire::fields::{BadField, Fields};
-use crate::text::grammar::{self, CallFormat, Grammar, ToolCalls};
-use crate::text::{Tool, ToolFormat};
+use crate::text::grammar::{self, AnswerText, CallFormat, Grammar, ToolCalls};
+use crate::text::{AnswerFormat, ReasoningFormat, Tool, ToolFormat};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -89,35 +89,27 @@ impl OfferedTools {
 }
 
 impl OfferedTools {
-    /// What holds a model to what the request says of calling, and the field that says so. None: it calls as it
-    /// likes, and the parser finds what it calls. `other` is a field that says what the answer must be.
+    /// What holds a model to what the request says, and the field that says so. `text` is what its answer must be where
+    /// it calls nothing, and the field of that. None: it answers as it likes, and the parser finds what it calls.
     pub fn grammar(
         &self,
-        format: Option<ToolFormat>,
-        other: Option<&str>,
-    ) -> Result<Option<(String, Grammar)>, BadField> {
-        if self.callable.is_empty() {
-            return Ok(None);
-        }
-        let required = self.calls == Calls::Required;
-        if let Some(other) = other.filter(|_| !required) {
-            let why =
-                "does not go with `tools` that may be called or not: set `tool_choice` to none or required";
-            return Err(BadField::unsupported(other, why));
-        }
-        let field = if required || self.callable.len() < self.rendered.len() {
-            "tool_choice"
-        } else if !self.parallel {
-            "parallel_tool_calls"
-        } else if self.strict.contains(&true) {
-            "tools"
-        } else {
-            return Ok(None);
-        };
-        let Some(format) = format.and_then(CallFormat::of) else {
-            let why =
-                "must be none or auto: a model that writes its calls as this one does cannot be held to them";
-            return if required { Err(BadField::unsupported(field, why)) } else { Ok(None) };
+        format: AnswerFormat,
+        text: Option<(String, Grammar)>,
+    ) -> Option<(String, Grammar)> {
+        let required = self.calls == Calls::Required && !self.callable.is_empty();
+        let in_channels =
+            format.reasoning == Some(ReasoningFormat::Harmony) || format.tools == Some(ToolFormat::Harmony);
+        let tools = format.tools.filter(|_| !self.callable.is_empty());
+        let Some(format) = tools.or(in_channels.then_some(ToolFormat::Harmony)) else { return text };
+        let (field, text) = match text {
+            // Calls that are required are all of the answer.
+            _ if required => ("tool_choice".to_owned(), AnswerText::None),
+            Some((field, text)) => (field, AnswerText::Held(text)),
+            None if self.callable.is_empty() => return None,
+            None if self.callable.len() < self.rendered.len() => ("tool_choice".to_owned(), AnswerText::Free),
+            None if !self.parallel => ("parallel_tool_calls".to_owned(), AnswerText::Free),
+            None if self.strict.contains(&true) => ("tools".to_owned(), AnswerText::Free),
+            None => return None,
         };
         let tools = self.callable.iter().zip(&self.strict);
         let tools = tools.map(|(tool, strict)| grammar::Tool {
@@ -127,12 +119,12 @@ impl OfferedTools {
         });
         let calls = ToolCalls {
             tools: tools.collect(),
-            format,
+            format: CallFormat::of(format),
             required,
             parallel: self.parallel,
-            text_before: !required,
+            text,
         };
-        Ok(Some((field.to_owned(), Grammar::Tools(Box::new(calls)))))
+        Some((field, Grammar::Tools(Box::new(calls))))
     }
 }
 
@@ -293,6 +285,40 @@ mod tests {
             assert_eq!(offered.rendered.len(), if may.is_empty() { 0 } else { 2 }, "{choice}");
         }
         assert!(!read(json!({"tools": two, "parallel_tool_calls": false})).unwrap().parallel);
+    }
+
+    #[test]
+    fn a_grammar_holds_what_the_request_says_of_calls_and_of_its_text() {
+        let hermes = AnswerFormat { reasoning: None, tools: Some(ToolFormat::Hermes) };
+        let harmony =
+            AnswerFormat { reasoning: Some(ReasoningFormat::Harmony), tools: Some(ToolFormat::Harmony) };
+        let text = || Some(("response_format".to_owned(), Grammar::JsonObject));
+        let held = |body: Value, format: AnswerFormat, text: Option<(String, Grammar)>| {
+            let grammar = read(body).unwrap().grammar(format, text);
+            grammar.map(|(field, grammar)| match grammar {
+                Grammar::Tools(calls) => (field, calls.tools.len(), calls.required, Some(calls.text)),
+                _ => (field, 0, false, None),
+            })
+        };
+        let said = |field: &str, tools, required, text| Some((field.to_owned(), tools, required, Some(text)));
+        let (one, none) = (json!({"tools": tools(&["a"])}), json!({}));
+        let must = json!({"tools": tools(&["a", "b"]), "tool_choice": "required"});
+        let alone = json!({"tools": tools(&["a"]), "parallel_tool_calls": false});
+        for format in [hermes, harmony] {
+            assert_eq!(held(one.clone(), format, None), None);
+            assert_eq!(held(none.clone(), format, None), None);
+            let json = AnswerText::Held(Grammar::JsonObject);
+            assert_eq!(held(one.clone(), format, text()), said("response_format", 1, false, json));
+            assert_eq!(held(must.clone(), format, text()), said("tool_choice", 2, true, AnswerText::None));
+            assert_eq!(
+                held(alone.clone(), format, None),
+                said("parallel_tool_calls", 1, false, AnswerText::Free)
+            );
+        }
+        // A text by itself stands in a channel where there are channels.
+        assert_eq!(held(none.clone(), hermes, text()), Some(("response_format".to_owned(), 0, false, None)));
+        let json = AnswerText::Held(Grammar::JsonObject);
+        assert_eq!(held(none, harmony, text()), said("response_format", 0, false, json));
     }
 
     #[test]

@@ -64,7 +64,7 @@ async fn spent(redis: &Redis, id: Id<'_>, now: Now) -> Spent {
     };
     Spent {
         day: dollars(kept[0].is_none_or(|day| day >= today.day), kept[2]),
-        month: dollars(kept[1].is_none_or(|month| month >= today.month.into()), kept[3]),
+        month: dollars(kept[1].is_none_or(|month| month >= u64::from(today.month)), kept[3]),
         total: dollars(true, total),
     }
 }
