@@ -296,7 +296,7 @@ pub struct Model {
     /// A prompt in OpenAI's format marks for Anthropic's API what it is to cache, where its caller marks nothing.
     pub cache_control: bool,
     /// What clients write into prompts for nobody to read is left out. None: for all but providers with Anthropic's
-    /// format. Of an upstream's model.
+    /// format.
     pub drop_noise: Option<bool>,
     /// For all callers together.
     pub limits: Limits,

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-const COMMON_KEYS: [&str; 5] = ["context", "price", "capabilities", "limits", "hedge_after_s"];
+const COMMON_KEYS: [&str; 6] = ["context", "price", "capabilities", "limits", "hedge_after_s", "drop_noise"];
 const LOCAL_KEYS: [&str; 9] = [
     "source",
     "device",
@@ -23,7 +23,7 @@ const LOCAL_KEYS: [&str; 9] = [
     "default_max_tokens",
     "dollars_per_hour",
 ];
-const UPSTREAM_KEYS: [&str; 9] = [
+const UPSTREAM_KEYS: [&str; 8] = [
     "provider",
     "upstream_name",
     "drop",
@@ -31,7 +31,6 @@ const UPSTREAM_KEYS: [&str; 9] = [
     "set",
     "max_output_tokens",
     "cache_control",
-    "drop_noise",
     "think_tags",
 ];
 const PRICE_KEYS: [&str; 6] = ["input", "output", "cached_input", "cache_write", "cache_write_1h", "tiers"];

@@ -62,6 +62,11 @@ pub struct Target {
 }
 
 impl Target {
+    /// Of one of our models: what clients write into prompts for nobody to read is left out.
+    pub fn drops_noise(&self) -> bool {
+        self.model.drop_noise.unwrap_or(true)
+    }
+
     /// What it costs: by the configuration, or by the time that its engine's tokens take of late. None:
     /// nobody said, or nothing was measured yet.
     pub fn price(&self) -> Option<Cow<'_, Price>> {

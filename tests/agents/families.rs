@@ -168,6 +168,46 @@ async fn reasoning_is_apart_in_the_text_or_nowhere() {
     }
 }
 
+/// A custom tool is a function with one text for the model, and its call a custom one for the caller, who sends it back.
+#[tokio::test]
+async fn custom_tools_of_chat_completions_are_called_with_text() {
+    let Some((tokenizer, template)) = family("qwen3") else { return };
+    const CALL: &str = "<tool_call>\n{\"name\": \"apply_patch\", \"arguments\": {\"input\": \
+        \"*** Begin \\\"Patch\\\"\\n+a\"}}\n</tool_call>";
+    const INPUT: &str = "*** Begin \"Patch\"\n+a";
+    let prompts = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = prompts.clone();
+    let script: Script = Arc::new(move |prompt| {
+        seen.lock().expect("nobody panics").push(prompt.to_string());
+        CALL.to_owned()
+    });
+    let served = serve(tokenizer, template, script).await;
+    let tool = json!({"type": "custom", "custom": {"name": "apply_patch", "description": "Edits files."}});
+    let mut body = chat(json!({"tools": [tool]}));
+    let (status, text) = post(&served.url, "/v1/chat/completions", &body).await;
+    assert_eq!(status, 200, "{text}");
+    let answer: Value = serde_json::from_str(&text).expect("JSON");
+    let call = &answer["choices"][0]["message"]["tool_calls"][0];
+    assert_eq!(
+        (&call["type"], &call["custom"]),
+        (&json!("custom"), &json!({"name": "apply_patch", "input": INPUT}))
+    );
+    assert_eq!(answer["choices"][0]["finish_reason"], "tool_calls");
+    // Back in the history, with its result.
+    let result = json!({"role": "tool", "tool_call_id": call["id"], "content": "Done."});
+    let messages = body["messages"].as_array_mut().expect("messages");
+    messages.extend([answer["choices"][0]["message"].clone(), result]);
+    body["stream"] = true.into();
+    let (status, text) = post(&served.url, "/v1/chat/completions", &body).await;
+    assert_eq!(status, 200, "{text}");
+    let pieces = frames(&text);
+    let deltas = pieces.iter().map(|chunk| &chunk["choices"][0]["delta"]["tool_calls"][0]["custom"]["input"]);
+    assert_eq!(deltas.filter_map(Value::as_str).collect::<String>(), INPUT, "{text}");
+    let prompts = prompts.lock().expect("nobody panics");
+    assert!(prompts[0].contains("Edits files.") && prompts[0].contains("\"input\""), "{}", prompts[0]);
+    assert!(prompts[1].contains("apply_patch") && prompts[1].contains("Begin"), "{}", prompts[1]);
+}
+
 /// Log-probabilities and ids would spell the reasoning out.
 #[tokio::test]
 async fn reasoning_that_is_not_shown_is_not_in_tokens_either() {

@@ -25,6 +25,7 @@ mod secrets;
 mod shared;
 mod silence;
 mod tenants;
+mod text_only;
 mod think_text;
 mod tls;
 mod trace;

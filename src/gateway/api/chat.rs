@@ -278,7 +278,7 @@ impl Chat {
                 self.app.metrics.attempts().hedged(&slow.model.name, !Arc::ptr_eq(slow, target));
             }
         }
-        answered
+        answered.map_err(|error| if self.responses.is_some() { error.in_input() } else { error })
     }
 
     /// Names in a response's head what is known before anybody has answered.
@@ -314,7 +314,8 @@ impl Chat {
             // Boxed: it is large, and upstreams are asked without it.
             None => {
                 let model = self.app.engine(name).map_err(failure)?;
-                let engine = LocalTarget { model, text: &self.app.text, metrics: &self.app.metrics };
+                let (text, metrics) = (&self.app.text, &self.app.metrics);
+                let engine = LocalTarget { model, drops_noise: target.drops_noise(), text, metrics };
                 Box::pin(engine.ask(&request, bounds, attempt)).await?
             }
             Some(upstream) => upstream.ask(&request, bounds, attempt).await?,

@@ -86,6 +86,15 @@ impl ApiError {
         self
     }
 
+    /// For a caller of Responses, whose `input` became messages: a field of those is in what it sent as that.
+    pub fn in_input(mut self) -> Self {
+        if let Some(param) = self.param.as_ref().filter(|param| param.starts_with("messages")) {
+            self.message = self.message.replacen(&format!("`{param}`"), "`input`", 1);
+            self.param = Some("input".to_owned());
+        }
+        self
+    }
+
     /// 400: the body is not JSON. The message has line and column.
     pub fn malformed_json(error: &serde_json::Error) -> Self {
         Self::invalid(

@@ -5,9 +5,9 @@ use super::answer::{AnswerOptions, LocalAnswer, failure};
 use super::generation::{Generation, GenerationRequest};
 use super::params::{ModelView, Params, ReasoningShown, TOP_LOGPROBS_MAX};
 use super::tools::OfferedTools;
-use crate::gateway::chat::Dialect;
 use crate::gateway::chat::openai::messages::for_engine;
 use crate::gateway::chat::openai::{history, known_fields};
+use crate::gateway::chat::{Dialect, noise, takes};
 use crate::gateway::ledger::account::Attempt;
 use crate::gateway::ledger::metrics::Metrics;
 use crate::gateway::target::answer::Answer;
@@ -88,8 +88,9 @@ pub fn chat_prompt(
     model: &Arc<LocalModel>,
     dialect: Dialect,
     body: &Value,
+    drops_noise: bool,
 ) -> Result<impl FnOnce() -> Result<Vec<TokenId>, LocalError> + Send + use<>, BadField> {
-    let body = body_for_engine(dialect, body)?;
+    let body = body_for_engine(dialect, body, drops_noise)?;
     let fields = Fields::root(&body)?;
     // What a model refuses it does not count either.
     let LocalRequest { render, add_special, .. } = LocalRequest::read(&fields, ModelView::of(model))?;
@@ -101,6 +102,8 @@ pub fn chat_prompt(
 pub struct LocalTarget<'a> {
     /// The model.
     pub model: Arc<LocalModel>,
+    /// What clients write into prompts for nobody to read is left out.
+    pub drops_noise: bool,
     /// Where its prompts are made.
     pub text: &'a TextQueue,
     /// Where its answers are counted.
@@ -130,7 +133,7 @@ impl LocalTarget<'_> {
     ) -> Result<LocalAnswer, ApiError> {
         let model = &self.model;
         model.check_generates()?;
-        let body = body_for_engine(request.dialect, request.body)?;
+        let body = body_for_engine(request.dialect, request.body, self.drops_noise)?;
         let fields = Fields::root(&body)?;
         let LocalRequest { render, tools, add_special, mut params } =
             LocalRequest::read(&fields, ModelView::of(model))?;
@@ -244,9 +247,14 @@ impl AnswerShape {
 }
 
 /// A conversation in any dialect as our engines read it. An error names the field of the caller's body.
-pub fn body_for_engine(dialect: Dialect, body: &Value) -> Result<Cow<'_, Value>, BadField> {
-    match dialect {
-        Dialect::OpenAi | Dialect::Responses => Ok(Cow::Borrowed(body)),
-        Dialect::Anthropic => for_engine(body).map(Cow::Owned),
+fn body_for_engine(dialect: Dialect, body: &Value, drops_noise: bool) -> Result<Cow<'_, Value>, BadField> {
+    takes::check_text_only(body)?;
+    let mut read = match dialect {
+        Dialect::OpenAi | Dialect::Responses => Cow::Borrowed(body),
+        Dialect::Anthropic => Cow::Owned(for_engine(body)?),
+    };
+    if drops_noise && noise::is_in(&read) {
+        read.to_mut().as_object_mut().into_iter().for_each(|body| noise::drop(body, Dialect::OpenAi));
     }
+    Ok(read)
 }

@@ -3,6 +3,7 @@
 //! A model without tools in its chat template has no words for a call: such a request is refused, so that another
 //! target may take it. With `tool_choice` none the model is not told of the tools, and cannot call any.
 
+use crate::gateway::chat::custom_tools;
 use crate::gateway::wire::fields::{BadField, Fields};
 use crate::text::grammar::{self, AnswerText, CallFormat, Grammar, ToolCalls};
 use crate::text::{AnswerFormat, ReasoningFormat, Tool, ToolFormat};
@@ -134,7 +135,10 @@ enum Choice {
     None,
     Auto,
     Required,
-    Named(String),
+    Named {
+        path: String,
+        name: String,
+    },
     /// Of these alone; by their places in the body.
     Allowed {
         must: bool,
@@ -157,11 +161,9 @@ impl Choice {
             Some(object @ Value::Object(_)) => {
                 let choice = Fields::object_at("tool_choice".to_owned(), object)?;
                 match choice.str("type")?.unwrap_or("function") {
-                    "function" => {
-                        let function = choice.object("function")?;
-                        let function = function
-                            .ok_or_else(|| BadField::missing(choice.path("function"), "the tool to call"))?;
-                        Ok(Self::Named(function.required_str("name", "the tool's name")?.to_owned()))
+                    kind @ ("function" | "custom") => {
+                        let (path, name) = named(&choice, kind, "the tool to call")?;
+                        Ok(Self::Named { path, name })
                     }
                     "allowed_tools" => Self::allowed(&choice),
                     other => Err(BadField::new(choice.path("type"), format!("{WORDS}; got `{other}`"))),
@@ -187,10 +189,8 @@ impl Choice {
         let mut names = Vec::new();
         for (i, item) in allowed.array("tools")?.unwrap_or_default().iter().enumerate() {
             let item = Fields::object_at(format!("{path}[{i}]"), item)?;
-            let function = item.object("function")?;
-            let function =
-                function.ok_or_else(|| BadField::missing(item.path("function"), "the tool's name"))?;
-            names.push((function.path("name"), function.required_str("name", "the tool's name")?.to_owned()));
+            let kind = if item.get("custom").is_some() { "custom" } else { "function" };
+            names.push(named(&item, kind, "the tool's name")?);
         }
         if names.is_empty() {
             return Err(BadField::new(path, "must have at least one tool"));
@@ -201,7 +201,7 @@ impl Choice {
     /// Those that may be called, where not all may.
     fn names(&self) -> Vec<(String, String)> {
         match self {
-            Self::Named(name) => vec![("tool_choice.function.name".to_owned(), name.clone())],
+            Self::Named { path, name } => vec![(path.clone(), name.clone())],
             Self::Allowed { names, .. } => names.clone(),
             Self::None | Self::Auto | Self::Required => Vec::new(),
         }
@@ -209,28 +209,32 @@ impl Choice {
 
     fn calls(&self) -> Calls {
         match self {
-            Self::Required | Self::Named(_) | Self::Allowed { must: true, .. } => Calls::Required,
+            Self::Required | Self::Named { .. } | Self::Allowed { must: true, .. } => Calls::Required,
             Self::None | Self::Auto | Self::Allowed { must: false, .. } => Calls::Optional,
         }
     }
 }
 
+/// The name of a tool in the object beside its type, and where it stands.
+fn named(fields: &Fields<'_>, kind: &str, what: &str) -> Result<(String, String), BadField> {
+    let tool = fields.object(kind)?;
+    let tool = tool.ok_or_else(|| BadField::missing(fields.path(kind), what))?;
+    Ok((tool.path("name"), tool.required_str("name", "the tool's name")?.to_owned()))
+}
+
 /// A tool, whether it is strict, and what the template gets.
 fn tool(item: &Fields<'_>) -> Result<(Tool, bool, Value), BadField> {
-    match item.required_str("type", "\"function\"")? {
+    match item.required_str("type", "\"function\" or \"custom\"")? {
         "function" => {}
+        "custom" => return custom_tool(item),
         other => {
-            let reason = format!("must be \"function\" for this model, got `{other}`");
+            let reason = format!("must be \"function\" or \"custom\" for this model, got `{other}`");
             return Err(BadField::unsupported(item.path("type"), reason));
         }
     }
     let function = item.object("function")?;
     let function = function.ok_or_else(|| BadField::missing(item.path("function"), "what can be called"))?;
-    let name = function.required_str("name", "the tool's name")?;
-    if name.is_empty() || name.chars().count() > NAME_CHARS_MAX {
-        let reason = format!("must have 1 to {NAME_CHARS_MAX} characters");
-        return Err(BadField::new(function.path("name"), reason));
-    }
+    let name = tool_name(&function)?;
     function.str("description")?;
     let parameters = match function.object("parameters")? {
         Some(parameters) => Value::Object(parameters.map().clone()),
@@ -245,6 +249,30 @@ fn tool(item: &Fields<'_>) -> Result<(Tool, bool, Value), BadField> {
         function.shift_remove("strict");
     }
     Ok((Tool { name: name.to_owned(), parameters }, strict, Value::Object(rendered)))
+}
+
+/// A custom tool as the function that stands for it: calls of it are told as the caller expects.
+fn custom_tool(item: &Fields<'_>) -> Result<(Tool, bool, Value), BadField> {
+    let custom = item.object("custom")?;
+    let custom = custom.ok_or_else(|| BadField::missing(item.path("custom"), "what can be called"))?;
+    let name = tool_name(&custom)?;
+    let parameters = custom_tools::parameters();
+    let mut function = json!({ "name": name });
+    if let Some(description) = custom_tools::description(custom.str("description")?, custom.get("format")) {
+        function["description"] = description.into();
+    }
+    function["parameters"] = parameters.clone();
+    let rendered = json!({ "type": "function", "function": function });
+    Ok((Tool { name: name.to_owned(), parameters }, false, rendered))
+}
+
+fn tool_name<'a>(tool: &Fields<'a>) -> Result<&'a str, BadField> {
+    let name = tool.required_str("name", "the tool's name")?;
+    if name.is_empty() || name.chars().count() > NAME_CHARS_MAX {
+        let reason = format!("must have 1 to {NAME_CHARS_MAX} characters");
+        return Err(BadField::new(tool.path("name"), reason));
+    }
+    Ok(name)
 }
 
 #[cfg(test)]
@@ -343,6 +371,41 @@ mod tests {
         let body = json!({"tools": tools(&["a"])});
         let error = OfferedTools::read(&Fields::root(&body).unwrap(), false).unwrap_err();
         assert!(error.to_string().contains("knows no tools"), "{error}");
+    }
+
+    #[test]
+    fn custom_tools_are_functions_with_one_text() {
+        let custom = json!({"name": "apply_patch", "description": "Patches."});
+        let tools =
+            json!([{"type": "custom", "custom": custom}, {"type": "function", "function": {"name": "f"}}]);
+        for (choice, may) in [
+            (json!("auto"), vec!["apply_patch", "f"]),
+            (json!({"type": "custom", "custom": {"name": "apply_patch"}}), vec!["apply_patch"]),
+            (
+                json!({"type": "allowed_tools", "allowed_tools": {"mode": "auto",
+                    "tools": [{"type": "custom", "custom": {"name": "apply_patch"}}]}}),
+                vec!["apply_patch"],
+            ),
+        ] {
+            let offered = read(json!({"tools": tools, "tool_choice": choice})).unwrap();
+            assert_eq!(callable(&offered), may, "{choice}");
+            let function = &offered.rendered[0]["function"];
+            assert_eq!(offered.rendered[0]["type"], "function");
+            assert_eq!(
+                (&function["name"], &function["description"]),
+                (&json!("apply_patch"), &json!("Patches."))
+            );
+            assert_eq!(function["parameters"], custom_tools::parameters());
+        }
+        for (tool, param) in [
+            (json!({"type": "custom"}), "tools[0].custom"),
+            (json!({"type": "custom", "custom": {}}), "tools[0].custom.name"),
+        ] {
+            assert_eq!(read(json!({"tools": [tool]})).unwrap_err().param, param);
+        }
+        let choice = json!({"type": "custom", "custom": {"name": "z"}});
+        let error = read(json!({"tools": tools, "tool_choice": choice})).unwrap_err();
+        assert_eq!(error.param, "tool_choice.custom.name");
     }
 
     #[test]
