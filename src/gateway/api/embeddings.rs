@@ -7,13 +7,14 @@ use crate::gateway::ledger::account::Attempt;
 use crate::gateway::target::local::{AtText, LocalPooling, PooledText, Usage, text_limit};
 use crate::gateway::target::registry::LocalModel;
 use crate::gateway::target::remote::PooledTask;
-use crate::gateway::wire::base64;
 use crate::gateway::wire::bounds::RequestBounds;
 use crate::gateway::wire::error::ApiError;
 use crate::gateway::wire::fields::{BadField, Fields, token_ids};
 use crate::protocol::{EmbeddingInfo, Pooling, TokenId};
 use axum::extract::{Extension, Request, State};
 use axum::response::Response;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use serde::Serialize;
 use serde_json::Value;
 use std::sync::Arc;
@@ -195,7 +196,7 @@ impl Vector {
             false => Self::Floats(values),
             true => {
                 let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-                Self::Base64(base64::encode(&bytes))
+                Self::Base64(BASE64_STANDARD.encode(&bytes))
             }
         }
     }
