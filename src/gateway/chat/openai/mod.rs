@@ -1,6 +1,6 @@
 //! OpenAI's chat completions, as OpenAI and its many kin speak them. For our own models [`known_fields`] says what
 //! becomes of each field, [`history`] reads a conversation, [`messages`] one in Anthropic's format, [`thinking`]
-//! whether they are to think.
+//! whether they are to think. [`tool_schemas`] is for upstreams.
 
 pub(super) mod decode;
 pub(super) mod encode;
@@ -11,3 +11,4 @@ pub mod logprobs;
 pub mod messages;
 pub mod request;
 pub mod thinking;
+pub mod tool_schemas;
