@@ -3,7 +3,9 @@
 //!
 //! `scripts/fetch_agents.sh` installs them; where they are not there these tests skip themselves.
 
-use super::programs::{Agent, CLAUDE_CODE, CODEX, DONE, OPENCODE, QWEN_CODE, check_requests, workplace};
+use super::programs::{
+    Agent, CLAUDE_CODE, CODEX, CONTINUE, DONE, OPENCODE, QWEN_CODE, check_requests, workplace,
+};
 use super::scripted::{Script, serve};
 use super::{family, post};
 use serde_json::{Value, json};
@@ -57,6 +59,11 @@ async fn opencode_does_a_task() {
 #[tokio::test(flavor = "multi_thread")]
 async fn qwen_code_does_a_task() {
     does_the_task(&QWEN_CODE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn continues_command_line_does_a_task() {
+    does_the_task(&CONTINUE).await;
 }
 
 #[tokio::test]

@@ -87,6 +87,25 @@ pub const QWEN_CODE: Agent = Agent {
     },
 };
 
+pub const CONTINUE: Agent = Agent {
+    program: "cn",
+    parallel: true,
+    read: |path| ("Read", json!({"filepath": path})),
+    edit: |path| {
+        let edit = json!({"old_string": "alpha", "new_string": "gamma"});
+        ("MultiEdit", json!({"file_path": path, "edits": [edit]}))
+    },
+    shell: |command| ("Bash", json!({"command": command})),
+    connect: |command, url, folder| {
+        let model = json!({"name": "m", "provider": "openai", "model": "m", "apiBase": format!("{url}/v1"),
+            "apiKey": "none", "roles": ["chat", "edit", "apply"]});
+        // JSON is YAML.
+        let config = json!({"name": "Nova", "version": "0.0.1", "schema": "v1", "models": [model]});
+        std::fs::write(folder.join("config.yaml"), config.to_string()).expect("a file");
+        command.args(["-p", "--auto", "--config"]).arg(folder.join("config.yaml")).arg(TASK);
+    },
+};
+
 impl Agent {
     /// Where it is installed; None, after saying so, where it is not.
     pub fn program(&self) -> Option<PathBuf> {

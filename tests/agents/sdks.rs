@@ -21,6 +21,10 @@ fn script(prompt: &str) -> String {
         prompt if prompt.contains("<tools>") && prompt.contains("The weather in Rome?") => {
             "I look.\n<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Rome\"}}\n</tool_call>"
         }
+        // instructor's tool is its model's schema.
+        prompt if prompt.contains("<tools>") && prompt.contains("A trip.") => {
+            "<tool_call>\n{\"name\": \"Trip\", \"arguments\": {\"city\": \"Paris\", \"days\": 3}}\n</tool_call>"
+        }
         _ => "Hello from the script.",
     };
     format!("<think>\nHm.\n</think>\n\n{says}")

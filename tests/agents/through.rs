@@ -1,7 +1,9 @@
 //! Agents' own programs through the gateway to providers that keep strictly to their published limits, in each
 //! provider's format: what an agent sends arrives as what the provider takes, and its answers as what the agent reads.
 
-use super::programs::{Agent, CLAUDE_CODE, CODEX, DONE, OPENCODE, QWEN_CODE, check_requests, workplace};
+use super::programs::{
+    Agent, CLAUDE_CODE, CODEX, CONTINUE, DONE, OPENCODE, QWEN_CODE, check_requests, workplace,
+};
 use super::strict::{Api, Script, Strict, Turn};
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -72,6 +74,9 @@ runs! {
     codex_reaches_messages: CODEX to MESSAGES,
     codex_reaches_a_model_that_adapts: CODEX to MESSAGES_ADAPTIVE,
     codex_reaches_responses: CODEX to RESPONSES,
+    continue_reaches_chat_completions: CONTINUE to CHAT,
+    continue_reaches_messages: CONTINUE to MESSAGES,
+    continue_reaches_responses: CONTINUE to RESPONSES,
     opencode_reaches_chat_completions: OPENCODE to CHAT,
     opencode_reaches_messages: OPENCODE to MESSAGES,
     opencode_reaches_responses: OPENCODE to RESPONSES,
