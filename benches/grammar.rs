@@ -17,7 +17,9 @@ use novastack::engine::worker::{EngineConfig, spawn};
 use novastack::model::{self, Loader, ModelConfig, Weights};
 use novastack::protocol::{ConstraintFactory, GenerateRequest, SamplingParams, TokenEvent, TokenId};
 use novastack::text::Tokenizer;
-use novastack::text::grammar::{After, CallFormat, Grammar, GrammarCompiler, Tool, ToolCalls};
+use novastack::text::grammar::{
+    After, AnswerText, CallFormat, CallTexts, Grammar, GrammarCompiler, Tool, ToolCalls,
+};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -105,13 +107,14 @@ fn grammars() -> Vec<(&'static str, Grammar, String)> {
         "additionalProperties": false}}, "$ref": "#/$defs/node"});
     let cities: Vec<String> = (0..1000).map(|i| format!("city number {i}")).collect();
     let call = Tool { name: "get_person".into(), parameters: person.clone(), strict: true };
-    let format = CallFormat {
+    let format = CallFormat::Texts(CallTexts {
         before_name: "<tool_call>\n{\"name\": \"".into(),
         after_name: "\", \"arguments\": ".into(),
         after_arguments: "}\n</tool_call>".into(),
-        ..CallFormat::default()
-    };
-    let calls = ToolCalls { tools: vec![call], format, required: true, parallel: false, text_before: true };
+        ..CallTexts::default()
+    });
+    let calls =
+        ToolCalls { tools: vec![call], format, required: true, parallel: false, text: AnswerText::Free };
     let row = r#"{"name": "Ada Lovelace", "age": 36, "email": "ada@example.com"}"#;
     let many = format!("[{}]", vec![row; 20].join(", "));
     vec![
@@ -207,6 +210,8 @@ async fn decode(
             priority: 0,
             constraint: (index < constrained).then(|| constraint.clone()),
             generated: Vec::new(),
+            pooling: None,
+            token_types: None,
         };
         streams.push(engine.submit(request).map_err(|error| error.to_string())?);
     }

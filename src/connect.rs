@@ -7,7 +7,7 @@
 
 use http_body_util::BodyExt;
 use hyper::Uri;
-use hyper::body::{Bytes, Frame, Incoming};
+use hyper::body::{Body, Bytes, Frame};
 use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
@@ -53,7 +53,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// The next bytes of a body; None at its end. Loses nothing when dropped before it is ready.
-pub async fn data(body: &mut Incoming) -> Option<hyper::Result<Bytes>> {
+pub async fn data<B: Body<Data = Bytes> + Unpin>(body: &mut B) -> Option<Result<Bytes, B::Error>> {
     loop {
         match body.frame().await?.map(Frame::into_data) {
             Ok(Ok(bytes)) => return Some(Ok(bytes)),

@@ -218,6 +218,97 @@ pub trait ConstraintFactory: Send + Sync + std::fmt::Debug {
     fn constraint(&self) -> Box<dyn TokenConstraint>;
 }
 
+/// What a request wants in place of output tokens: numbers that its whole prompt gives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pooling {
+    /// The model's vector of the prompt: of a decoder the last token's hidden state after the final norm, of an
+    /// encoder what its checkpoint pools by; of length 1 where [`EmbeddingInfo::normalised`].
+    Embedding,
+    /// The logits of these tokens after the prompt's last one, in this order.
+    Logits(Arc<[TokenId]>),
+    /// The logits of the model's classification head, one for each of its labels.
+    Classify,
+}
+
+/// Which requests an engine takes; others it refuses by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EngineTasks {
+    /// Output tokens, and the logits of chosen ones after a prompt.
+    pub generates: bool,
+    /// [`Pooling::Embedding`].
+    pub embeds: bool,
+    /// [`Pooling::Classify`].
+    pub classifies: bool,
+}
+
+impl EngineTasks {
+    /// Those of a causal language model.
+    pub const CAUSAL: Self = Self { generates: true, embeds: true, classifies: false };
+}
+
+/// What a model is served for. A causal language model could embed any prompt, but its vectors say little unless
+/// it was trained for that; so, as vLLM does, a model is one for embeddings or scores where its checkpoint says
+/// so (a pooling layer of sentence-transformers, an encoder, a classification head, a published reranker), and a
+/// chat model is none.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelTasks {
+    /// Chats and completions.
+    pub generates: bool,
+    /// Embeddings, and how they are.
+    pub embeds: Option<EmbeddingInfo>,
+    /// Scores of pairs of texts, and what they come from.
+    pub scores: Option<ScoreBy>,
+}
+
+impl ModelTasks {
+    /// Of a model that writes text.
+    pub const GENERATION: Self = Self { generates: true, embeds: None, scores: None };
+}
+
+/// A model's embeddings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EmbeddingInfo {
+    /// Numbers in a vector.
+    pub dimensions: usize,
+    /// Vectors are of length 1 (L2).
+    pub normalised: bool,
+    /// The model was trained so that a vector's first numbers are a vector by themselves (Matryoshka), once they
+    /// are normalised anew.
+    pub dimensions_may_be_cut: bool,
+    /// What is put before texts.
+    pub prompts: EmbeddingPrompts,
+}
+
+/// Texts that a checkpoint wants before what is embedded, by what that is; None: nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EmbeddingPrompts {
+    /// Before a question.
+    pub query: Option<String>,
+    /// Before a text that may answer one.
+    pub document: Option<String>,
+}
+
+/// How a model scores a pair of texts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScoreBy {
+    /// By a classification head over the pair ([`Pooling::Classify`]).
+    Classifier {
+        /// Numbers that the head gives.
+        labels: usize,
+        /// The score is the logistic function of the number: of heads with one label, as the CrossEncoder of
+        /// sentence-transformers has it where the checkpoint names no other.
+        sigmoid: bool,
+    },
+    /// By the probability of a "yes" against a "no" after a prompt that asks for one ([`Pooling::Logits`];
+    /// Qwen3-Reranker).
+    YesNo {
+        /// The token of "yes".
+        yes: TokenId,
+        /// The token of "no".
+        no: TokenId,
+    },
+}
+
 /// What the gateway submits to an engine.
 #[derive(Clone, Debug)]
 pub struct GenerateRequest {
@@ -240,6 +331,13 @@ pub struct GenerateRequest {
     /// generated; the draws are those that the other engine would have made. An output leaves room
     /// for a token and does not end with a stop token.
     pub generated: Vec<Option<Vec<TokenId>>>,
+    /// Wants numbers in place of tokens. Such a request has one choice, and of `sampling`, `constraint` and
+    /// `generated` nothing counts; its prompt may be as long as the context. Its events are [`TokenEvent::Prompt`],
+    /// [`TokenEvent::Pooled`] and [`TokenEvent::Finished`] with [`FinishReason::Stop`].
+    pub pooling: Option<Pooling>,
+    /// For encoders that read pairs of texts: which of them a token of the prompt is of, one for each token
+    /// (BERT's segment ids). None: all are of the first. Decoders do not read it.
+    pub token_types: Option<Arc<[u32]>>,
 }
 
 /// A token with its log-probability under the model (temperature 1, before penalties).
@@ -278,6 +376,11 @@ pub enum TokenEvent {
         choice: u32,
         /// The token.
         token: TokenLogprob,
+    },
+    /// What a request with [`GenerateRequest::pooling`] wanted.
+    Pooled {
+        /// As [`Pooling`] says; finite.
+        values: Vec<f32>,
     },
     /// A choice ended; nothing more comes for it.
     Finished {

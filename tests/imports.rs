@@ -113,7 +113,11 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "clock",
         ],
     ),
+    ("engine::encoder", &["encoder", "engine::handle", "protocol", "clock"]),
     ("model", &["backend", "checkpoint", "protocol::TokenId"]),
+    ("model::pooling", &["protocol"]),
+    // Of models that write: how a config is read, and how vectors are normalised.
+    ("encoder", &["checkpoint", "model::ConfigError", "model::fields", "model::pooling", "protocol"]),
     ("backend", &["checkpoint", "protocol"]),
     // Of the program's own modules: benchmarks go around the gateway.
     ("cli::bench", &["cli::load_args", "cli::parse_bytes"]),
@@ -124,6 +128,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &[
             "backend",
             "checkpoint",
+            "encoder",
             "engine::executor",
             "engine::plan",
             "inspect",
@@ -141,6 +146,7 @@ const MUST_NOT_NAME: &[(&str, &[&str], &str)] = &[
     ("engine::kv", &["tokio", "Instant", "SystemTime"], "block accounting is pure"),
     ("engine", &["tokenizers", "minijinja", "llguidance", "axum"], "the engine sees token ids only"),
     ("model", &["tokio", "axum"], "a model is a forward pass"),
+    ("encoder", &["tokio", "axum"], "a model is a forward pass"),
     ("backend", &["tokio", "axum"], "a backend knows tensors only"),
     ("selftest", &["tokio", "axum"], "a self-test runs kernels only"),
     ("text", &["axum", "tokio"], "only the gateway knows HTTP"),

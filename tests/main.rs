@@ -6,6 +6,7 @@ mod bench;
 mod build_script;
 mod checkpoint;
 mod config;
+mod embeddings;
 mod gateway;
 mod imports;
 mod grammar;

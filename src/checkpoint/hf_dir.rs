@@ -4,7 +4,7 @@
 use super::parts;
 use super::recognise::{self, refuse_adapter, refuse_lfs_pointer, refuse_lfs_pointer_at};
 use super::tensors::Tensors;
-use super::{BpeFiles, Checkpoint, CheckpointError, TokenizerSource, safetensors};
+use super::{BpeFiles, Checkpoint, CheckpointError, SentenceTransformers, TokenizerSource, safetensors};
 use crate::files;
 use serde_json::Value;
 use std::path::{Component, Path, PathBuf};
@@ -35,7 +35,8 @@ pub(super) fn open_config(directory: &Path) -> Result<Checkpoint, CheckpointErro
     if tokenizer.is_none() {
         warn(&recognise::no_tokenizer(directory));
     }
-    if chat_template.is_none() {
+    let sentence_transformers = SentenceTransformers::read(directory)?;
+    if chat_template.is_none() && sentence_transformers.is_none() && may_write(&config) {
         warn(super::NO_CHAT_TEMPLATE);
     }
     if let Some(file) = recognise::adapter_file(directory).filter(|_| complete_weights(directory).is_some()) {
@@ -50,9 +51,15 @@ pub(super) fn open_config(directory: &Path) -> Result<Checkpoint, CheckpointErro
         chat_template,
         tokenizer_config,
         tokenizer,
+        sentence_transformers,
         tensors: Tensors::default(),
         warnings,
     })
+}
+
+/// Whether it may be a model that writes text: its class in transformers, if there is one, is not of another kind.
+fn may_write(config: &Value) -> bool {
+    config["architectures"][0].as_str().is_none_or(|class| class.ends_with("ForCausalLM"))
 }
 
 /// tokenizer.json, else what older tokenizers of GPT-2's kind are saved as.
@@ -142,7 +149,7 @@ pub(super) fn has_weight_files(directory: &Path) -> bool {
 /// The weights; what was passed over becomes a warning.
 pub(super) fn open_tensors(directory: &Path, warnings: &mut Vec<String>) -> Result<Tensors, CheckpointError> {
     let mut warn = |reason: String| warnings.push(format!("{}: {reason}", directory.display()));
-    match weight_files(directory)? {
+    let mut tensors = match weight_files(directory)? {
         WeightFiles::Single { stale_index } => {
             if stale_index {
                 warn(format!("{SINGLE} is read; {INDEX}, which names other files, is passed over"));
@@ -155,7 +162,9 @@ pub(super) fn open_tensors(directory: &Path, warnings: &mut Vec<String>) -> Resu
             let paths: Vec<PathBuf> = names.iter().map(|name| directory.join(name)).collect();
             safetensors::open_files(&paths)
         }
-    }
+    }?;
+    tensors.name_headless_decoder();
+    Ok(tensors)
 }
 
 /// The files (relative to the directory) that weights consist of, where all of them are there.
@@ -207,7 +216,7 @@ pub(super) fn read_json(path: &Path) -> Result<Value, CheckpointError> {
     Ok(value)
 }
 
-fn read_text(path: &Path) -> Result<String, CheckpointError> {
+pub(super) fn read_text(path: &Path) -> Result<String, CheckpointError> {
     let io = |source| CheckpointError::io(path, source);
     let bytes = files::read_start(path, TEXT_BYTES_MAX + 1).map_err(io)?;
     refuse_lfs_pointer(path, &bytes)?;
@@ -218,7 +227,7 @@ fn read_text(path: &Path) -> Result<String, CheckpointError> {
         .map_err(|error| CheckpointError::invalid(path, format!("not valid UTF-8: {error}")))
 }
 
-fn optional_json(path: &Path) -> Result<Value, CheckpointError> {
+pub(super) fn optional_json(path: &Path) -> Result<Value, CheckpointError> {
     if path.exists() { read_json(path) } else { Ok(Value::Object(Default::default())) }
 }
 

@@ -14,6 +14,7 @@ mod mmap;
 mod parts;
 mod recognise;
 mod safetensors;
+mod sentence_transformers;
 mod tensor_data;
 mod tensors;
 
@@ -22,6 +23,7 @@ pub mod catalogue;
 pub mod hub;
 pub mod resolve;
 
+pub use sentence_transformers::{PoolingMode, SentenceTransformers};
 pub use tensor_data::TensorError;
 pub use tensors::Tensors;
 
@@ -193,6 +195,8 @@ pub struct Checkpoint {
     pub chat_template: Option<String>,
     /// None when the checkpoint carries no tokenizer: only token ids can be served then.
     pub tokenizer: Option<TokenizerSource>,
+    /// How texts' vectors are made, where sentence-transformers' files say so.
+    pub sentence_transformers: Option<SentenceTransformers>,
     /// The tensors; read through [`Checkpoint::tensor`].
     pub tensors: Tensors,
     /// What is odd about the files and was passed over; for whoever opens them to tell.

@@ -90,6 +90,21 @@ impl Tensors {
         })
     }
 
+    /// Decoders that are saved without their head (embedding models) name their tensors without the `model.` that
+    /// stands for it; they get the usual names.
+    pub(super) fn name_headless_decoder(&mut self) {
+        if !self.entries.contains_key("embed_tokens.weight") {
+            return;
+        }
+        let usual = |name: String| match name.split('.').next() {
+            Some("embed_tokens" | "layers" | "norm") => format!("model.{name}"),
+            _ => name,
+        };
+        self.entries = std::mem::take(&mut self.entries).into_iter().map(|(k, v)| (usual(k), v)).collect();
+        let passed_over = std::mem::take(&mut self.passed_over);
+        self.passed_over = passed_over.into_iter().map(|(name, reason)| (usual(name), reason)).collect();
+    }
+
     pub(super) fn names(&self) -> Vec<&str> {
         self.entries.keys().map(String::as_str).collect()
     }

@@ -145,7 +145,7 @@ fn model(model: &Model) -> [String; 4] {
                 if local.replicas > 1 { format!(", {} replicas", local.replicas) } else { String::new() };
             format!("here: {}{device}{replicas}", local.source)
         }
-        Target::Upstream { provider, upstream_name, body } => {
+        Target::Upstream { provider, upstream_name, body, .. } => {
             format!("{provider}: {upstream_name}{}", body.in_words())
         }
     };

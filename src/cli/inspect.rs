@@ -6,6 +6,7 @@
 //! [`known`] says who it is (catalogue, licence, chat format), `novastack::inspect` what it takes and how
 //! its weights lie on disk, [`text`] prints it.
 
+mod encoder;
 pub mod known;
 #[cfg(test)]
 mod published;
@@ -14,10 +15,11 @@ mod text;
 use self::known::Known;
 use crate::cli::parse_bytes;
 use crate::cli::sampling::{self, SamplingChoice};
+use crate::cli::tasks;
 use clap::Args;
 use novastack::backend::KvDtype;
 use novastack::checkpoint::Checkpoint;
-use novastack::checkpoint::resolve::{Places, resolve_description};
+use novastack::checkpoint::resolve::{Places, Resolved, resolve_description};
 use novastack::gateway::GenerationDefaults;
 use novastack::inspect::memory::{self, Device, Given, Weights};
 use novastack::inspect::stored::{Stored, StoredFormat};
@@ -25,7 +27,7 @@ use novastack::memory::Memory;
 use novastack::model::config::Attention;
 use novastack::model::inventory::{self, Counts, Kind, TensorSpec};
 use novastack::model::{self, ConfigError, ModelConfig};
-use novastack::protocol::SamplingParams;
+use novastack::protocol::{ModelTasks, SamplingParams};
 use novastack::text::{ChatTemplate, Containment, EndToken, Tokenizer};
 use serde::Serialize;
 
@@ -49,6 +51,9 @@ pub struct InspectArgs {
 #[derive(Serialize)]
 struct Report {
     model: String,
+    /// What it is served for, where that is not text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    serves: Option<String>,
     #[serde(flatten)]
     known: Known,
     architecture: &'static str,
@@ -147,10 +152,15 @@ struct SamplingReport {
 }
 
 pub fn run(args: &InspectArgs) -> Result<(), String> {
-    let report = report(args)?;
-    let text = match args.json {
-        true => serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?,
-        false => text::render(&report),
+    let places = Places::from_env().map_err(|error| error.to_string())?;
+    let resolved = resolve_description(&args.model, &places).map_err(|error| error.to_string())?;
+    let text = match encoder::report(&resolved)? {
+        Some(report) if args.json => json(&report)?,
+        Some(report) => encoder::render(&report),
+        None => {
+            let report = report(args, &places, &resolved)?;
+            if args.json { json(&report)? } else { text::render(&report) }
+        }
     };
     use std::io::Write;
     match writeln!(std::io::stdout(), "{}", text.trim_end()) {
@@ -160,9 +170,11 @@ pub fn run(args: &InspectArgs) -> Result<(), String> {
     }
 }
 
-fn report(args: &InspectArgs) -> Result<Report, String> {
-    let places = Places::from_env().map_err(|error| error.to_string())?;
-    let resolved = resolve_description(&args.model, &places).map_err(|error| error.to_string())?;
+fn json(report: &impl Serialize) -> Result<String, String> {
+    serde_json::to_string_pretty(report).map_err(|error| error.to_string())
+}
+
+fn report(args: &InspectArgs, places: &Places, resolved: &Resolved) -> Result<Report, String> {
     let path = &resolved.path;
     let mut checkpoint = resolved.open_config().map_err(|error| error.to_string())?;
     let at = |error: ConfigError| match path.extension().is_some_and(|extension| extension == "json") {
@@ -197,12 +209,20 @@ fn report(args: &InspectArgs) -> Result<Report, String> {
     let tokenizer = tokenizer.map(|_| Tokenizer::contained(&checkpoint, template.as_ref(), &containment));
     let tokenizer = tokenizer.transpose().map_err(|error| format!("{}: {error}", path.display()))?;
     warnings.extend(tokenizer.iter().flat_map(|tokenizer| tokenizer.warnings().iter().cloned()));
+    let names = [resolved.served_name.as_str(), args.model.as_str()];
+    // Without its files nobody knows what a reranker's answers are.
+    let served = match opened {
+        true => tasks::of_decoder(&checkpoint, &config, tokenizer.as_ref(), &names)
+            .map_err(|reason| format!("{}: {reason}", path.display()))?,
+        false => ModelTasks::GENERATION,
+    };
+    let serves = (served != ModelTasks::GENERATION).then(|| tasks::in_words(&served));
     let end_tokens =
         tokenizer.map(|tokenizer| tokenizer.end_tokens().iter().map(EndTokenReport::from).collect());
     let tensors: Vec<TensorSpec> = inventory::tensors(&config).collect();
     let stored = Stored::find(&checkpoint, &config, path, &tensors);
-    let recognised = known::recognise(&resolved, &checkpoint, &config);
-    let known = Known::find(&resolved, &checkpoint, &recognised);
+    let recognised = known::recognise(resolved, &checkpoint, &config);
+    let known = Known::find(resolved, &checkpoint, &recognised);
     let given = SamplingChoice::default();
     let defaults = sampling::defaults(&given, &checkpoint, &recognised)
         .map_err(|reason| format!("{}: {reason}", path.display()))?;
@@ -227,7 +247,8 @@ fn report(args: &InspectArgs) -> Result<Report, String> {
         model.given(&served, Device::cpu(Memory::of_this_process().available), 1)
     });
     Ok(Report {
-        model: resolved.served_name,
+        model: resolved.served_name.clone(),
+        serves,
         known,
         architecture: config.family.architecture(),
         layers: config.layers(),
@@ -300,7 +321,7 @@ fn parameters(config: &ModelConfig, tensors: &[TensorSpec]) -> Parameters {
         ("experts", &[Kind::Expert]),
         ("shared experts", &[Kind::SharedExpert]),
         ("norms", &[Kind::Norm]),
-        ("output head", &[Kind::Head]),
+        ("output head", &[Kind::Head, Kind::Classifier]),
     ];
     let parts = groups.into_iter().filter_map(|(name, kinds)| {
         let total: u64 =

@@ -12,6 +12,7 @@ pub mod load_args;
 mod models;
 pub mod sampling;
 mod serve;
+pub mod tasks;
 mod words;
 
 use bench::BenchCommand;

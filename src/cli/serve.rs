@@ -34,9 +34,6 @@ use tokio::net::TcpListener;
 /// Where neither the command line nor the configuration says.
 const PORT: u16 = 8000;
 
-/// Silence on a stream after which a comment is sent, well under the idle limits of proxies.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
-
 /// How long a connection may take to send a request's head, the first or the next: longer than
 /// clients keep idle connections in their pools.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(120);
@@ -145,10 +142,11 @@ async fn listen_and_serve(
     let server = ServerConfig {
         requests: RequestConfig {
             request_timeout: args.request_timeout,
+            total_timeout: args.total_timeout,
             body_bytes_max: args.max_body,
             text_timeout: args.text_timeout,
             request_memory_bytes: args.request_memory_bytes(),
-            keep_alive: KEEP_ALIVE,
+            keep_alive: args.keep_alive,
             admin_key_sha256: admin_key(&config),
             observers: observers.clone(),
         },

@@ -250,6 +250,18 @@ pub struct Provider {
     pub compat: Compat,
 }
 
+/// What becomes of `<think>` in the text of an upstream's model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ThinkTags {
+    /// An answer that begins with it has reasoning there.
+    #[default]
+    Auto,
+    /// An answer begins within it, as the model's template has opened it.
+    Open,
+    /// It is text.
+    Keep,
+}
+
 /// Where an upstream's key is. Read when the server starts, never logged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeySource {
@@ -284,7 +296,7 @@ pub struct Model {
     /// A prompt in OpenAI's format marks for Anthropic's API what it is to cache, where its caller marks nothing.
     pub cache_control: bool,
     /// What clients write into prompts for nobody to read is left out. None: for all but providers with Anthropic's
-    /// format. Of an upstream's model.
+    /// format.
     pub drop_noise: Option<bool>,
     /// For all callers together.
     pub limits: Limits,
@@ -323,6 +335,8 @@ pub enum Target {
         upstream_name: String,
         /// What becomes of fields of the body that it is sent.
         body: BodyRules,
+        /// What becomes of reasoning in its text, where its format is OpenAI's.
+        think_tags: ThinkTags,
     },
 }
 

@@ -5,13 +5,13 @@ use super::names::{Names, Wanted};
 use super::read::{Fields, Reader, in_backticks};
 use super::sections::limits;
 use super::tree::{Key, Node, Value};
-use super::{Capabilities, LocalModel, Model, Price, PriceTier, Rates, Target};
+use super::{Capabilities, LocalModel, Model, Price, PriceTier, Rates, Target, ThinkTags};
 use crate::protocol::SamplingDefaults;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-const COMMON_KEYS: [&str; 5] = ["context", "price", "capabilities", "limits", "hedge_after_s"];
+const COMMON_KEYS: [&str; 6] = ["context", "price", "capabilities", "limits", "hedge_after_s", "drop_noise"];
 const LOCAL_KEYS: [&str; 9] = [
     "source",
     "device",
@@ -31,10 +31,12 @@ const UPSTREAM_KEYS: [&str; 8] = [
     "set",
     "max_output_tokens",
     "cache_control",
-    "drop_noise",
+    "think_tags",
 ];
 const PRICE_KEYS: [&str; 6] = ["input", "output", "cached_input", "cache_write", "cache_write_1h", "tiers"];
 const TIER_KEYS: [&str; 6] = ["above", "input", "output", "cached_input", "cache_write", "cache_write_1h"];
+const THINK_TAGS: [(&str, ThinkTags); 3] =
+    [("auto", ThinkTags::Auto), ("open", ThinkTags::Open), ("keep", ThinkTags::Keep)];
 const CAPABILITIES: [&str; 3] = ["tools", "images", "reasoning"];
 
 /// Dollars per million tokens.
@@ -240,7 +242,23 @@ fn upstream(
         return None;
     }
     let body = body_rules(reader, fields, what);
-    Some(Target::Upstream { provider: provider.to_owned(), upstream_name: upstream_name.to_owned(), body })
+    let think_tags = fields.get("think_tags").and_then(|node| think_tags(reader, node, what));
+    Some(Target::Upstream {
+        provider: provider.to_owned(),
+        upstream_name: upstream_name.to_owned(),
+        body,
+        think_tags: think_tags.unwrap_or_default(),
+    })
+}
+
+fn think_tags(reader: &mut Reader, node: &Node, what: &str) -> Option<ThinkTags> {
+    let text = reader.text(node, &format!("`think_tags` of {what}"))?;
+    let found = THINK_TAGS.iter().find(|(word, _)| *word == text);
+    if found.is_none() {
+        let there_are = reader.there_are(text, &THINK_TAGS.map(|(word, _)| word));
+        reader.error(node.line, format!("{what}: unknown `think_tags` {}{there_are}", in_backticks(text)));
+    }
+    found.map(|(_, tags)| *tags)
 }
 
 /// A number of tokens.

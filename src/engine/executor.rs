@@ -11,8 +11,9 @@ use super::kv::BLOCK_TOKENS;
 use super::plan::{StepOutput, StepPlan};
 use super::sampler::{SampleError, Sampler};
 use crate::backend::{BROKEN, Backend, Batch, Choice, KV_BLOCK_TOKENS, SeqSpan};
-use crate::model::{LOGIT_ROWS_MAX, Model};
-use crate::protocol::{TokenId, TokenLogprob};
+use crate::model::{LOGIT_ROWS_MAX, Model, PoolingHead};
+use crate::protocol::{EngineTasks, Pooling, TokenId, TokenLogprob};
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
@@ -41,6 +42,10 @@ pub trait Executor: Send {
     fn launch(&mut self, plan: StepPlan) -> Result<Ticket, ExecutorError>;
     /// Waits for a launched step.
     fn collect(&mut self, ticket: Ticket) -> Result<StepOutput, ExecutorError>;
+    /// What its model can be asked for.
+    fn tasks(&self) -> EngineTasks {
+        EngineTasks::CAUSAL
+    }
 }
 
 // The scheduler counts in the blocks that the backend stores.
@@ -77,6 +82,7 @@ pub struct DeviceExecutor {
     /// From the first rank.
     results: Receiver<StepResult>,
     failure: Failure,
+    tasks: EngineTasks,
     threads: Vec<JoinHandle<()>>,
     steps: u64,
     timeout: Option<StepTimeout>,
@@ -90,6 +96,7 @@ impl DeviceExecutor {
         let (outbox, results) = sync_channel::<StepResult>(1);
         let mut outbox = Some(outbox);
         let failure = Failure::default();
+        let tasks = ranks.first().map_or(EngineTasks::CAUSAL, |rank| rank.model.pooling_head().tasks());
         let (mut plans, mut threads) = (Vec::new(), Vec::new());
         for (index, rank) in ranks.into_iter().enumerate() {
             let (sender, inbox) = sync_channel::<Arc<StepPlan>>(1);
@@ -104,7 +111,7 @@ impl DeviceExecutor {
             plans.push(sender);
             threads.push(thread);
         }
-        Self { plans, results, failure, threads, steps: 0, timeout, hangs: false }
+        Self { plans, results, failure, tasks, threads, steps: 0, timeout, hangs: false }
     }
 
     /// Why a rank does not answer.
@@ -144,6 +151,10 @@ impl Executor for DeviceExecutor {
         let sent = self.plans.iter().all(|plans| plans.send(plan.clone()).is_ok());
         self.steps += 1;
         if sent { Ok(Ticket(self.steps)) } else { Err(self.ended()) }
+    }
+
+    fn tasks(&self) -> EngineTasks {
+        self.tasks
     }
 
     fn collect(&mut self, _ticket: Ticket) -> StepResult {
@@ -212,8 +223,10 @@ impl<B: Backend> Device<B> {
         batch.constrained =
             wants.iter().zip(&by_device).any(|(want, by_device)| *by_device && want.mask(plan).is_some());
         let constrained = batch.constrained;
-        let chunks = (0..wants.len()).step_by(LOGIT_ROWS_MAX);
-        let chunks = chunks.map(|first| first..wants.len().min(first + LOGIT_ROWS_MAX));
+        // Those that want logits come first.
+        let hidden = wants.iter().position(Want::is_hidden).unwrap_or(wants.len());
+        let of_hidden = hidden..wants.len();
+        let chunks = chunks(0..hidden);
         let expert_bytes_before = backend.expert_bytes_read();
         let mut found = Found::new(plan);
         let mut replayed = false;
@@ -226,7 +239,7 @@ impl<B: Backend> Device<B> {
                 backend.constrain(&masks.collect::<Vec<_>>());
             }
         }
-        if !by_device.contains(&false) && !constrained {
+        if !by_device.contains(&false) && !constrained && of_hidden.is_empty() {
             replayed = backend.run(&mut |backend| {
                 model.forward(backend, kv);
                 for chunk in chunks.clone() {
@@ -259,6 +272,16 @@ impl<B: Backend> Device<B> {
                 }
             }
         }
+        if answers {
+            for chunk in self::chunks(of_hidden) {
+                let rows = model.hidden(backend, chunk.clone());
+                let values = backend.read(rows).map_err(|error| ExecutorError(error.to_string()))?.to_vec();
+                let columns = values.len() / chunk.len();
+                for (output, row) in chunk.zip(values.chunks_exact(columns)) {
+                    found.pool(&wants[output], model.pooling_head(), row);
+                }
+            }
+        }
         if on_device && answers {
             let tokens = backend.tokens().map_err(|error| ExecutorError(error.to_string()))?;
             let chosen = wants.iter().zip(tokens).zip(&by_device).filter(|(_, by_device)| **by_device);
@@ -272,43 +295,71 @@ impl<B: Backend> Device<B> {
     }
 }
 
-/// A row whose logits are wanted: to choose the next token of a sequence of the plan, or to score
-/// its target of that index.
+/// Outputs in ranges that a model takes at once.
+fn chunks(outputs: Range<usize>) -> impl Iterator<Item = Range<usize>> + Clone {
+    let end = outputs.end;
+    outputs.step_by(LOGIT_ROWS_MAX).map(move |first| first..end.min(first + LOGIT_ROWS_MAX))
+}
+
+/// A row of which something is wanted, for a sequence of the plan.
 struct Want {
     row: u32,
     seq: usize,
-    target: Option<usize>,
+    what: Wanted,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    /// The next token.
+    Sample,
+    /// The score of the sequence's target of that index.
+    Score(usize),
+    /// The logits of chosen tokens.
+    Logits,
+    /// Its hidden state after the final norm, for the pooling head.
+    Hidden,
 }
 
 impl Want {
+    /// Needs no logits.
+    fn is_hidden(&self) -> bool {
+        self.what == Wanted::Hidden
+    }
+
     /// As an order to a device; None where the logits themselves are needed.
     fn choice(&self, plan: &StepPlan, vocab: usize) -> Option<Choice> {
         let seq = &plan.seqs[self.seq];
-        match (self.target, &seq.sample) {
-            (None, Some(spec)) => Sampler::choice(vocab, &seq.params, spec),
+        match (self.what, &seq.sample) {
+            (Wanted::Sample, Some(spec)) => Sampler::choice(vocab, &seq.params, spec),
             _ => None,
         }
     }
 
     /// Where its token is constrained.
     fn mask<'p>(&self, plan: &'p StepPlan) -> Option<&'p MaskRequest> {
-        match self.target {
-            None => plan.seqs[self.seq].sample.as_ref()?.mask.as_ref(),
-            Some(_) => None,
+        match self.what {
+            Wanted::Sample => plan.seqs[self.seq].sample.as_ref()?.mask.as_ref(),
+            _ => None,
         }
     }
 }
 
+/// In the order of the plan, but that those which need no logits come last.
 fn wants(plan: &StepPlan, batch: &Batch) -> Vec<Want> {
-    let mut wants = Vec::new();
+    let (mut wants, mut hidden) = (Vec::new(), Vec::new());
     for (index, (seq, span)) in plan.seqs.iter().zip(&batch.seqs).enumerate() {
         let row = span.row as u32;
         let scored = 0..seq.prompt_targets.len();
-        wants.extend(scored.map(|i| Want { row: row + i as u32, seq: index, target: Some(i) }));
-        if seq.sample.is_some() {
-            wants.push(Want { row: row + span.rows as u32 - 1, seq: index, target: None });
+        wants.extend(scored.map(|i| Want { row: row + i as u32, seq: index, what: Wanted::Score(i) }));
+        let last = |what| Want { row: row + span.rows as u32 - 1, seq: index, what };
+        match &seq.pooling {
+            None if seq.sample.is_some() => wants.push(last(Wanted::Sample)),
+            None => {}
+            Some(Pooling::Logits(_)) => wants.push(last(Wanted::Logits)),
+            Some(Pooling::Embedding | Pooling::Classify) => hidden.push(last(Wanted::Hidden)),
         }
     }
+    wants.append(&mut hidden);
     wants
 }
 
@@ -319,6 +370,7 @@ struct Found<'a> {
     /// Why a sequence's constraint could not be followed.
     failed: Vec<Option<String>>,
     sampled: Vec<Option<TokenLogprob>>,
+    pooled: Vec<Option<Vec<f32>>>,
     scored: Vec<Vec<TokenLogprob>>,
 }
 
@@ -330,6 +382,7 @@ impl<'a> Found<'a> {
             broken: vec![false; count],
             failed: vec![None; count],
             sampled: vec![None; count],
+            pooled: vec![None; count],
             scored: vec![Vec::new(); count],
         }
     }
@@ -355,21 +408,43 @@ impl<'a> Found<'a> {
         if self.failed[want.seq].is_some() {
             return Ok(());
         }
-        let token = match (want.target, &seq.sample) {
-            (Some(target), _) => {
+        let token = match (want.what, &seq.sample, &seq.pooling) {
+            (Wanted::Score(target), ..) => {
                 let top = seq.params.prompt_logprobs.unwrap_or(0);
                 sampler.score(logits, seq.prompt_targets[target], top)
             }
-            (None, Some(spec)) => sampler.sample_within(mask.as_deref(), logits, &seq.params, spec),
-            (None, None) => return Ok(()),
+            (Wanted::Sample, Some(spec), _) => {
+                sampler.sample_within(mask.as_deref(), logits, &seq.params, spec)
+            }
+            (Wanted::Logits, _, Some(Pooling::Logits(tokens))) => {
+                self.give(want, tokens.iter().map(|token| logits[*token as usize]).collect());
+                return Ok(());
+            }
+            _ => return Ok(()),
         };
-        match (token, want.target) {
-            (Ok(token), Some(_)) => self.scored[want.seq].push(token),
-            (Ok(token), None) => self.sampled[want.seq] = Some(token),
+        match (token, want.what) {
+            (Ok(token), Wanted::Score(_)) => self.scored[want.seq].push(token),
+            (Ok(token), _) => self.sampled[want.seq] = Some(token),
             (Err(SampleError::NotFinite), _) => self.broken[want.seq] = true,
             (Err(error), _) => return Err(error.into()),
         }
         Ok(())
+    }
+
+    /// From a row's hidden state.
+    fn pool(&mut self, want: &Want, head: &PoolingHead, row: &[f32]) {
+        let values = match self.plan.seqs[want.seq].pooling {
+            Some(Pooling::Classify) => head.classify(row),
+            _ => head.embed(row),
+        };
+        self.give(want, values);
+    }
+
+    fn give(&mut self, want: &Want, values: Vec<f32>) {
+        match values.iter().all(|value| value.is_finite()) {
+            true => self.pooled[want.seq] = Some(values),
+            false => self.broken[want.seq] = true,
+        }
     }
 
     /// What a device chose.
@@ -382,8 +457,9 @@ impl<'a> Found<'a> {
 
     fn output(self) -> StepOutput {
         let mut output = StepOutput::default();
-        let found = self.broken.into_iter().zip(self.failed).zip(self.sampled).zip(self.scored);
-        for (seq, (((broken, failed), sampled), scored)) in self.plan.seqs.iter().zip(found) {
+        let found =
+            self.broken.into_iter().zip(self.failed).zip(self.sampled).zip(self.pooled).zip(self.scored);
+        for (seq, ((((broken, failed), sampled), pooled), scored)) in self.plan.seqs.iter().zip(found) {
             if broken {
                 output.broken.push(seq.seq);
                 continue;
@@ -393,6 +469,7 @@ impl<'a> Found<'a> {
                 continue;
             }
             output.sampled.extend(sampled.map(|token| (seq.seq, token)));
+            output.pooled.extend(pooled.map(|values| (seq.seq, values)));
             if !seq.prompt_targets.is_empty() {
                 output.prompt_logprobs.push((seq.seq, scored));
             }
@@ -459,12 +536,16 @@ mod tests {
             backend.all_reduce(&mut self.x);
         }
 
-        fn logits(
-            &mut self,
-            _: &mut CpuBackend,
-            _: std::ops::Range<usize>,
-        ) -> &mut <CpuBackend as Backend>::Tensor {
+        fn logits(&mut self, _: &mut CpuBackend, _: Range<usize>) -> &mut <CpuBackend as Backend>::Tensor {
             &mut self.x
+        }
+
+        fn hidden(&mut self, _: &mut CpuBackend, _: Range<usize>) -> &mut <CpuBackend as Backend>::Tensor {
+            &mut self.x
+        }
+
+        fn pooling_head(&self) -> &PoolingHead {
+            &PoolingHead { scale: 1.0, normalise: false, classifier: None }
         }
     }
 
@@ -482,6 +563,7 @@ mod tests {
             start: 0,
             blocks: vec![0],
             sample: None,
+            pooling: None,
             prompt_targets: Vec::new(),
             params: Arc::new(SamplingParams::default()),
         };

@@ -7,7 +7,7 @@
 //! Nothing is lost: a submission first reserves a place in the queue by raising `waiting`, and the
 //! engine thread ends only by closing that counter while it is zero.
 
-use crate::protocol::{GenerateRequest, TokenEvent, TokenId};
+use crate::protocol::{EngineTasks, GenerateRequest, Pooling, TokenEvent, TokenId};
 use arc_swap::ArcSwap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::SyncSender;
@@ -31,7 +31,7 @@ pub enum SubmitError {
         /// What it bears.
         limit: usize,
     },
-    /// Prompt and at least one output token exceed the context (or all KV blocks there are).
+    /// The prompt, and where tokens are generated one output token, exceed the context (or all KV blocks there are).
     #[error("the prompt has {prompt_tokens} tokens, the context holds {max_context}")]
     PromptTooLong {
         /// The prompt's length.
@@ -47,6 +47,9 @@ pub enum SubmitError {
         /// The vocabulary's size.
         vocab: usize,
     },
+    /// The model cannot do what was asked for; fit for callers.
+    #[error("{0}")]
+    Unsupported(String),
     /// The server is shutting down.
     #[error("the server is shutting down")]
     Draining,
@@ -156,6 +159,8 @@ pub(super) struct Shared {
     pub vocab: usize,
     /// The longest sequence, prompt and output.
     pub capacity: usize,
+    /// What it can be asked for.
+    pub tasks: EngineTasks,
     /// Requests submitted and not yet admitted, or [`CLOSED`].
     pub waiting: AtomicUsize,
     /// Requests submitted and not yet ended.
@@ -167,11 +172,12 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub fn new(max_queued: usize, vocab: usize, capacity: usize) -> Self {
+    pub fn new(max_queued: usize, vocab: usize, capacity: usize, tasks: EngineTasks) -> Self {
         Self {
             max_queued,
             vocab,
             capacity,
+            tasks,
             waiting: AtomicUsize::new(0),
             live: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
@@ -192,6 +198,17 @@ impl Shared {
             return Some(SubmitError::Stopped(reason.clone()));
         }
         self.draining.load(Ordering::Acquire).then_some(SubmitError::Draining)
+    }
+
+    /// Why the request cannot be served by this model, whatever its prompt is.
+    fn unsupported(&self, pooling: Option<&Pooling>) -> Option<SubmitError> {
+        let (can, refusal) = match pooling {
+            None => (self.tasks.generates, "this model generates no text"),
+            Some(Pooling::Logits(_)) => (self.tasks.generates, "this model has no logits of tokens"),
+            Some(Pooling::Embedding) => (self.tasks.embeds, "this model gives no embeddings"),
+            Some(Pooling::Classify) => (self.tasks.classifies, "this model has no classification head"),
+        };
+        (!can).then(|| SubmitError::Unsupported(refusal.into()))
     }
 
     /// Takes a place in the queue.
@@ -216,10 +233,22 @@ impl EngineHandle {
     /// Queues a request. Never blocks. `max_tokens` is clamped to what the context still holds.
     ///
     /// # Panics
-    /// On an empty prompt or a request without choices, which [`GenerateRequest`] rules out; on a
-    /// request to go on with that says nothing of some choice, or whose choices have all ended.
+    /// On an empty prompt or a request without choices, or one with pooling and several, which
+    /// [`GenerateRequest`] rules out; on a request to go on with that says nothing of some choice, or whose
+    /// choices have all ended; on token types that are not one for each token.
     pub fn submit(&self, mut request: GenerateRequest) -> Result<TokenStream, SubmitError> {
         assert!(!request.prompt.is_empty() && request.choices > 0, "an empty request");
+        let types = request.token_types.as_ref();
+        assert!(types.is_none_or(|types| types.len() == request.prompt.len()), "a token without a type");
+        let is_pooled = request.pooling.is_some();
+        if is_pooled {
+            assert!(request.choices == 1, "numbers in place of tokens have one choice");
+            // What belongs to tokens is of no account.
+            let sampling = Arc::make_mut(&mut request.sampling);
+            (sampling.max_tokens, sampling.prompt_logprobs) = (1, None);
+            sampling.logit_bias.clear();
+            (request.constraint, request.generated) = (None, Vec::new());
+        }
         let generated = &request.generated;
         let is_whole = generated.len() == request.choices as usize && generated.iter().any(Option::is_some);
         assert!(generated.is_empty() || is_whole, "a request to go on with that is none");
@@ -227,27 +256,37 @@ impl EngineHandle {
         if let Some(refusal) = shared.refusal() {
             return Err(refusal);
         }
+        if let Some(refusal) = shared.unsupported(request.pooling.as_ref()) {
+            return Err(refusal);
+        }
         let prompt_tokens = request.prompt.len();
-        if prompt_tokens >= shared.capacity {
+        let prompt_max = if is_pooled { shared.capacity } else { shared.capacity - 1 };
+        if prompt_tokens > prompt_max {
             return Err(SubmitError::PromptTooLong { prompt_tokens, max_context: shared.capacity });
         }
         let biased = request.sampling.logit_bias.iter().map(|(token, _)| *token);
         let generated = request.generated.iter().flatten().flatten().copied();
+        let wanted = match &request.pooling {
+            Some(Pooling::Logits(tokens)) => tokens.iter(),
+            _ => [].iter(),
+        };
         let outside = |token: &TokenId| *token as usize >= shared.vocab;
-        if let Some(token) = request.prompt.iter().copied().chain(biased).chain(generated).find(outside) {
+        if let Some(token) =
+            request.prompt.iter().chain(wanted).copied().chain(biased).chain(generated).find(outside)
+        {
             return Err(SubmitError::BadToken { token, vocab: shared.vocab });
         }
         let generated = request.generated.iter().flatten();
         let longest = generated.map(|tokens| prompt_tokens + tokens.len()).max().unwrap_or(prompt_tokens);
-        if longest >= shared.capacity {
+        if longest > prompt_max {
             return Err(SubmitError::PromptTooLong { prompt_tokens: longest, max_context: shared.capacity });
         }
         let room = (shared.capacity - prompt_tokens) as u64;
-        if u64::from(request.sampling.max_tokens) > room {
+        if !is_pooled && u64::from(request.sampling.max_tokens) > room {
             Arc::make_mut(&mut request.sampling).max_tokens = room as u32;
         }
         let choices = request.choices as usize;
-        // Prompt, then for each choice its tokens and Finished; or Failed in place of the rest.
+        // Prompt, then for each choice its tokens (or its numbers) and Finished; or Failed in place of the rest.
         let bound = 1 + choices * (request.sampling.max_tokens as usize + 1) + 1;
         let (events, receiver) = mpsc::channel(bound);
         let cancelled: Arc<[AtomicBool]> = (0..choices).map(|_| AtomicBool::new(false)).collect();

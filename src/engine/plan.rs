@@ -1,7 +1,7 @@
 //! What passes between the scheduler and an executor: a [`StepPlan`] down, a [`StepOutput`] up.
 
 use super::constraint::MaskRequest;
-use crate::protocol::{SamplingParams, TokenId, TokenLogprob};
+use crate::protocol::{Pooling, SamplingParams, TokenId, TokenLogprob};
 use std::sync::Arc;
 
 /// A sequence in the engine: one choice of one request. Never reused while the engine lives.
@@ -35,6 +35,9 @@ pub struct PlannedSeq {
     pub blocks: Vec<u32>,
     /// Present when the last row's logits choose the next token.
     pub sample: Option<SampleSpec>,
+    /// Present when the last row gives the numbers that the request wants in place of tokens; `sample` is then
+    /// None.
+    pub pooling: Option<Pooling>,
     /// Score these prompt tokens: row i predicts `prompt_targets[i]`. Empty unless the request
     /// asked for `prompt_logprobs`; the last chunk has one target less than rows.
     pub prompt_targets: Vec<TokenId>,
@@ -60,12 +63,14 @@ pub struct SampleSpec {
 /// What a step produced.
 #[derive(Clone, Debug, Default)]
 pub struct StepOutput {
-    /// Sequences whose logits were not finite: nothing of theirs is in the other lists.
+    /// Sequences whose logits or numbers were not finite: nothing of theirs is in the other lists.
     pub broken: Vec<SeqId>,
     /// Sequences whose constraint could not be followed, and why: nothing of theirs is in the other lists.
     pub failed: Vec<(SeqId, String)>,
     /// One per other planned sequence that asked for a sample, in plan order.
     pub sampled: Vec<(SeqId, TokenLogprob)>,
+    /// One per other planned sequence that asked for numbers, in plan order.
+    pub pooled: Vec<(SeqId, Vec<f32>)>,
     /// Scored prompt tokens, in plan order, one per target.
     pub prompt_logprobs: Vec<(SeqId, Vec<TokenLogprob>)>,
     /// Bytes of experts' weights that the step read, on the first rank.

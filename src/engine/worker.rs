@@ -60,7 +60,8 @@ pub fn spawn(
         step_token_budget: config.step_token_budget,
         checkpoint_salt: config.cache_salt,
     };
-    let shared = Arc::new(Shared::new(config.max_queued, config.vocab, limits.capacity()));
+    let tasks = executor.tasks();
+    let shared = Arc::new(Shared::new(config.max_queued, config.vocab, limits.capacity(), tasks));
     // A Submit for every reserved place in the queue, and one Drain.
     let (sender, commands) = sync_channel(config.max_queued + 1);
     let worker = Worker {
@@ -253,7 +254,7 @@ impl Worker {
                 TokenEvent::Finished { choice, .. } if !caller.open[choice as usize] => continue,
                 TokenEvent::Finished { choice, .. } => choice as usize..choice as usize + 1,
                 TokenEvent::Failed { .. } => 0..caller.open.len(),
-                TokenEvent::Prompt { .. } | TokenEvent::Token { .. } => 0..0,
+                TokenEvent::Prompt { .. } | TokenEvent::Token { .. } | TokenEvent::Pooled { .. } => 0..0,
             };
             match caller.events.try_send(event) {
                 // A closed channel is seen by the next sweep.

@@ -4,7 +4,7 @@
 //! they choose is one model, several in order, the cheapest that can do it, or one by weight. After a
 //! choice come the rule's fallbacks, then each model's own.
 //!
-//! How a task is named where the caller names none: `vision` with images, `agent` with tools,
+//! How a task is named where the caller names none: `embeddings` and `rerank` by the endpoint, `vision` with images, `agent` with tools,
 //! `reasoning` where reasoning is asked for, `long_document_qa` from 32,000 tokens on, else `chat`.
 //! A prompt's tokens are counted by [`count`], which estimates from its bytes where it has no tokenizer.
 //!
@@ -62,6 +62,11 @@ pub struct Target {
 }
 
 impl Target {
+    /// Of one of our models: what clients write into prompts for nobody to read is left out.
+    pub fn drops_noise(&self) -> bool {
+        self.model.drop_noise.unwrap_or(true)
+    }
+
     /// What it costs: by the configuration, or by the time that its engine's tokens take of late. None:
     /// nobody said, or nothing was measured yet.
     pub fn price(&self) -> Option<Cow<'_, Price>> {
@@ -139,14 +144,15 @@ impl Routing {
         let target = |model: &Model| {
             let upstream = match &model.target {
                 ConfigTarget::Local(_) => None,
-                ConfigTarget::Upstream { provider, upstream_name, body } => {
+                ConfigTarget::Upstream { provider, upstream_name, body, think_tags } => {
                     let upstream =
                         upstreams.get(provider).ok_or_else(|| format!("there is no provider {provider}"))?;
                     let load = AdaptiveLimiter::new(config.providers[provider].concurrency_max);
                     let takes = Takes::of(model, config.providers[provider].format);
                     let (upstream, name, breaker) =
                         (upstream.clone(), upstream_name.clone(), Breaker::new(Instant::now()));
-                    Some(UpstreamModel { upstream, name, takes, body: body.clone(), load, breaker })
+                    let (body, think_tags) = (body.clone(), *think_tags);
+                    Some(UpstreamModel { upstream, name, takes, body, think_tags, load, breaker })
                 }
             };
             let provider = upstream.as_ref().map(|hosted| Provider {
@@ -460,7 +466,10 @@ fn facts_of(name: &str, asked: &Asked<'_>, header_names: &[&str]) -> Facts {
     let (context_length, images, tools) = (counts.estimate, counts.images, tools(body));
     let reasons = body.get("reasoning_effort").is_some_and(|effort| !effort.is_null() && effort != "none")
         || body.pointer("/thinking/type").is_some_and(|kind| kind == "enabled" || kind == "adaptive");
+    let is_for = |ends: &[&str]| ends.iter().any(|end| path.ends_with(end));
     let inferred = || match () {
+        () if is_for(&["/embeddings"]) => "embeddings",
+        () if is_for(&["/rerank", "/score"]) => "rerank",
         () if images > 0 => "vision",
         () if tools > 0 => "agent",
         () if reasons => "reasoning",

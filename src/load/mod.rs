@@ -3,6 +3,7 @@
 //! [`device`] says on what it is computed, and [`progress`] how far loading is.
 
 pub mod device;
+pub mod encoder;
 mod progress;
 
 use crate::backend::cpu::CpuBackend;
@@ -231,6 +232,9 @@ pub fn load_opened(
 ) -> Result<Loaded, String> {
     let mut shape = ModelConfig::from_json(&checkpoint.config).map_err(|error| error.to_string())?;
     options.check(&shape)?;
+    if let Some(sentence) = &checkpoint.sentence_transformers {
+        shape.normalises_embeddings = sentence.normalises;
+    }
     if let Some(tokens) = options.max_context {
         shape.serve_context(shape.max_context.min(tokens));
     }
@@ -469,6 +473,7 @@ fn warm_up(executor: &mut dyn Executor) -> Result<(), String> {
                 output: Vec::new(),
                 mask: None,
             }),
+            pooling: None,
             prompt_targets: Vec::new(),
             params: Arc::new(SamplingParams { temperature: 0.0, ..SamplingParams::default() }),
         }],

@@ -80,6 +80,11 @@ impl Family {
     }
 }
 
+/// What ends the name of the class in transformers of a model with a head for labels of whole texts.
+const CLASSIFIER: &str = "ForSequenceClassification";
+/// Far more than any reranker's or classifier's, and few enough for a head that the host computes.
+const LABELS_MAX: usize = 4096;
+
 /// Layers of multi-token prediction, and experts of all layers together: far above every published
 /// model's, and few enough to be listed one by one (Kimi K2 has 61 layers of 384 experts).
 const MTP_LAYERS_MAX: usize = 64;
@@ -133,6 +138,10 @@ pub struct ModelConfig {
     pub mtp_layers: usize,
     /// How weights are stored packed.
     pub quantization: Option<Quantization>,
+    /// Labels of a sequence classifier's head, which is in place of the output head; 0 for a language model.
+    pub labels: usize,
+    /// Embeddings are made to be of length 1; config.json does not say, so that whoever knows may set it.
+    pub normalises_embeddings: bool,
     /// Weights are f32 as stored, so the KV cache keeps f32 too.
     pub full_precision: bool,
 }
@@ -184,6 +193,7 @@ impl ModelConfig {
         let rotations = layers::rotations(&windows, rotates.as_deref(), sliding_rope.is_some());
         let attention = Attention::read(&config, family, hidden, &rope)?;
         let max_context = rope.stretched_context().map_or(trained, |stretched| stretched.max(trained));
+        let labels = labels(&config, root)?;
         let tied = matches!(family, Family::SmolLm3 | Family::Gemma3);
         let read = Self {
             family,
@@ -210,9 +220,11 @@ impl ModelConfig {
             fused_projections: family == Family::Phi3,
             rope_style: if interleaved { RopeStyle::Interleaved } else { RopeStyle::Half },
             // As transformers takes it where it is absent.
-            tied_embeddings: config.flag("tie_word_embeddings")?.unwrap_or(tied),
+            tied_embeddings: labels > 0 || config.flag("tie_word_embeddings")?.unwrap_or(tied),
             mtp_layers,
             quantization: Quantization::read(&config)?,
+            labels,
+            normalises_embeddings: true,
             full_precision: dtype == Some("float32"),
         };
         for rope in [Some(&read.rope), read.sliding_rope.as_ref()].into_iter().flatten() {
@@ -267,8 +279,39 @@ impl ModelConfig {
     }
 }
 
+/// The first of `architectures`.
+fn class<'a>(config: &Fields<'a>) -> Option<&'a str> {
+    config.get("architectures").and_then(Value::as_array).and_then(|list| list.first()?.as_str())
+}
+
+/// Labels of a sequence classifier, as transformers counts them: those that have a name, else `num_labels`, else 2.
+fn labels(config: &Fields<'_>, root: &Value) -> Result<usize, ConfigError> {
+    let named = root.get("id2label").and_then(Value::as_object).map(serde_json::Map::len);
+    let count = match named {
+        Some(named) => named,
+        None => config.count("num_labels")?.unwrap_or(2),
+    };
+    match class(config).is_some_and(|class| class.ends_with(CLASSIFIER)) {
+        false => Ok(0),
+        true if (1..=LABELS_MAX).contains(&count) => Ok(count),
+        true => {
+            let field = if named.is_some() { "id2label" } else { "num_labels" };
+            Err(ConfigError::new(field, format!("must be of 1 to {LABELS_MAX} labels, got {count}")))
+        }
+    }
+}
+
 fn family(config: &Fields<'_>) -> Result<Family, ConfigError> {
-    let class = config.get("architectures").and_then(Value::as_array).and_then(|list| list.first()?.as_str());
+    let class = class(config);
+    // The same layers, with a head of another kind; saved without a head, it is the model of embeddings.
+    let dense = |class: &str| match class {
+        "Qwen3ForSequenceClassification" | "Qwen3Model" => "Qwen3ForCausalLM",
+        "Qwen2ForSequenceClassification" | "Qwen2Model" => "Qwen2ForCausalLM",
+        "LlamaForSequenceClassification" | "LlamaModel" => "LlamaForCausalLM",
+        "MistralModel" => "MistralForCausalLM",
+        _ => "",
+    };
+    let class = class.map(|class| if dense(class).is_empty() { class } else { dense(class) });
     let (field, named, known) = match (class, config.string("model_type")?) {
         (Some(class), _) => {
             ("architectures", class, FAMILIES.iter().map(|(class, ..)| *class).collect::<Vec<_>>())

@@ -22,7 +22,7 @@
 use super::config::{Rotation, Scales};
 use super::loader::{Loader, Part, Scope};
 use super::rope::Rope;
-use super::{LoadError, Model, ModelConfig};
+use super::{LoadError, Model, ModelConfig, PoolingHead};
 use crate::backend::{Backend, KvDtype, KvLayout, KvSpec};
 use crate::checkpoint::TensorData;
 use crate::protocol::TokenId;
@@ -168,6 +168,7 @@ pub struct Decoder<B: Backend, L: Layer<B>> {
     layers: Vec<L>,
     stream: Stream<B>,
     buffers: L::Buffers,
+    pooling: PoolingHead,
 }
 
 impl<B: Backend + Sync, L: Layer<B>> Decoder<B, L> {
@@ -204,6 +205,15 @@ impl<B: Backend + Sync, L: Layer<B>> Decoder<B, L> {
             let scaled: Vec<f32> = final_norm.to_f32()?.iter().map(|w| w * config.scales.logits).collect();
             final_norm = TensorData::from_f32("model.norm.weight", &scaled);
         }
+        let classifier = match config.labels {
+            0 => None,
+            labels => Some(root.tensor("score.weight", &[labels, hidden], &Part::Whole)?.to_f32()?),
+        };
+        let pooling = PoolingHead {
+            scale: 1.0 / config.scales.logits,
+            normalise: config.normalises_embeddings,
+            classifier,
+        };
         let (rotary, rotary_of) = Rotary::load_all(loader, rows)?;
         step();
         let tensor = |columns| backend.tensor(rows, columns);
@@ -231,6 +241,7 @@ impl<B: Backend + Sync, L: Layer<B>> Decoder<B, L> {
                 logits: logits(if whole { 0 } else { vocab })?,
             },
             buffers,
+            pooling,
             config: config.clone(),
         })
     }
@@ -319,6 +330,15 @@ impl<B: Backend, L: Layer<B>> Model<B> for Decoder<B, L> {
         }
         backend.all_gather(&s.part, &mut s.logits);
         &mut s.logits
+    }
+
+    fn hidden(&mut self, backend: &mut B, outputs: Range<usize>) -> &mut B::Tensor {
+        backend.gather_outputs(&self.stream.normed, outputs, &mut self.stream.last);
+        &mut self.stream.last
+    }
+
+    fn pooling_head(&self) -> &PoolingHead {
+        &self.pooling
     }
 }
 

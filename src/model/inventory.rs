@@ -20,6 +20,8 @@ pub enum Kind {
     Embedding,
     /// The output head where it is not the input table.
     Head,
+    /// The head of a sequence classifier.
+    Classifier,
     /// An RMSNorm.
     Norm,
     /// A projection of attention.
@@ -67,10 +69,13 @@ pub fn tensors(config: &ModelConfig) -> impl Iterator<Item = TensorSpec> + '_ {
     let embedding = spec("model.embed_tokens.weight", table.clone(), Kind::Embedding, usize::MAX);
     let norm = spec("model.norm.weight", vec![config.hidden], Kind::Norm, 1);
     let head = (!config.tied_embeddings).then(|| spec("lm_head.weight", table, Kind::Head, usize::MAX));
+    let labels = vec![config.labels, config.hidden];
+    let classifier = (config.labels > 0).then(|| spec("score.weight", labels, Kind::Classifier, 1));
     std::iter::once(embedding)
         .chain((0..config.layers()).flat_map(move |layer| layer_tensors(config, layer)))
         .chain(std::iter::once(norm))
         .chain(head)
+        .chain(classifier)
 }
 
 /// The tensors of the multi-token-prediction layers, which are stored after the last layer and

@@ -2,7 +2,7 @@
 //! ([`rope`] its rotary embedding) and [`inventory`] lists the tensors that it implies. [`weights`]
 //! finds them ([`quantization`] those that are stored packed), [`mod@check`] says beforehand whether all are
 //! there, and [`loader`] takes a rank's
-//! [`shard`]. [`decoder`] is what all families share; [`llama`], [`qwen3_moe`], [`deepseek`] and
+//! [`shard`]. [`decoder`] is what all families share ([`pooling`] what it gives in place of tokens); [`llama`], [`qwen3_moe`], [`deepseek`] and
 //! [`minimax_m2`] are their layers, built of [`gqa`], [`mla`], [`mlp`] and [`moe`]. Nothing here knows
 //! requests, blocks being allocated, or what hardware it runs on.
 
@@ -15,6 +15,7 @@ pub mod weights;
 pub mod check;
 pub mod shard;
 pub mod loader;
+pub mod pooling;
 pub mod decoder;
 pub mod gqa;
 pub mod mla;
@@ -29,6 +30,7 @@ pub use check::check;
 pub use config::{Family, ModelConfig};
 pub use fields::ConfigError;
 pub use loader::Loader;
+pub use pooling::PoolingHead;
 pub use quantization::Quantization;
 pub use weights::{LoadError, Weights};
 
@@ -48,6 +50,11 @@ pub trait Model<B: Backend>: Send {
     /// Logits of that range of the step's outputs, after [`Model::forward`]: `[outputs, vocab]`;
     /// at most [`LOGIT_ROWS_MAX`] at a time.
     fn logits(&mut self, backend: &mut B, outputs: std::ops::Range<usize>) -> &mut B::Tensor;
+    /// Hidden states after the final norm of that range of the step's outputs, after [`Model::forward`], whole on
+    /// each rank: `[outputs, hidden]`; at most [`LOGIT_ROWS_MAX`] at a time.
+    fn hidden(&mut self, backend: &mut B, outputs: std::ops::Range<usize>) -> &mut B::Tensor;
+    /// What they are for.
+    fn pooling_head(&self) -> &PoolingHead;
 }
 
 /// Rows of logits that are held at once. Bounds their memory: 64 rows of a vocabulary of

@@ -15,8 +15,11 @@
 //!
 //! Compiling takes from half a millisecond to [`COMPILE_TIME_MAX`]: it is nothing for an async thread.
 
+mod channels;
 mod constraint;
 mod families;
+mod marked;
+mod pythonic;
 mod schema;
 mod tools;
 mod vocabulary;
@@ -35,7 +38,7 @@ use std::time::Duration;
 use vocabulary::Vocabulary;
 
 pub use schema::{ANNOTATIONS, KEYWORDS};
-pub use tools::{Arguments, CallFormat, Tool, ToolCalls};
+pub use tools::{AnswerText, Arguments, CallFormat, CallTexts, Tool, ToolCalls};
 
 /// A grammar that takes longer to compile is refused.
 pub const COMPILE_TIME_MAX: Duration = Duration::from_secs(5);
@@ -63,8 +66,18 @@ pub enum Grammar {
     Choice(Vec<String>),
     /// A text of a grammar in llguidance's Lark syntax.
     Lark(String),
-    /// Calls of tools, with or without text before them.
+    /// Calls of tools, with text before them or instead of them.
     Tools(Box<ToolCalls>),
+}
+
+impl Grammar {
+    /// Whether an answer that calls tools has no text beside the calls, and one that does not has a text of a grammar.
+    pub fn holds_text(&self) -> bool {
+        match self {
+            Self::Tools(calls) => calls.text != AnswerText::Free,
+            _ => true,
+        }
+    }
 }
 
 /// Why a grammar is refused; fit for callers.

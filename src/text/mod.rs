@@ -1,7 +1,7 @@
 //! Text in, text out: [`ChatTemplate`] renders messages, [`Tokenizer`] turns text into ids
 //! (built from tokenizer.json, from vocab.json and merges.txt, or from a GGUF vocabulary),
 //! [`Detokenizer`] turns ids into text as they come, [`AnswerParser`] finds reasoning and calls of tools in it,
-//! [`Infill`] makes prompts with a gap; [`Marked`] keeps special tokens that users write out from acting as such;
+//! [`Infill`] makes prompts with a gap; [`Tokenizer::join`] makes pairs of texts; [`Marked`] keeps special tokens that users write out from acting as such;
 //! [`grammar`] makes the constraints that answers keep to. The engine
 //! never imports this; it never runs on an engine thread.
 //!
@@ -19,6 +19,7 @@ mod infill;
 mod jinja;
 mod known_parts;
 mod literal;
+mod pair;
 pub mod parser;
 mod pretokenizer;
 mod python;
@@ -32,6 +33,7 @@ pub use detokenizer::{Detokenizer, TextDelta};
 pub use end_tokens::{EndSource, EndToken};
 pub use infill::{Infill, Snippet};
 pub use literal::Marked;
+pub use pair::{Joined, cut_longest_first};
 pub use parser::{
     AnswerFormat, AnswerParser, ParsedEvent, ParserOptions, ReasoningFormat, Tool, ToolFormat,
     reasoning_is_open,

@@ -240,6 +240,11 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
+    /// The crate's own.
+    pub(super) fn inner(&self) -> &tokenizers::Tokenizer {
+        &self.inner
+    }
+
     /// Finds special tokens where they are written out, of several at a place the longest; None where there are
     /// none.
     pub(super) fn special_spellings(&self) -> Option<&AhoCorasick> {

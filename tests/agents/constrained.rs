@@ -28,6 +28,15 @@ fn is_valid(arguments: &Value) -> bool {
     city && days && arguments.as_object().is_some_and(|all| all.len() == 2)
 }
 
+/// A server whose model writes calls so, and reasons as models do that write them so. It never stops by itself.
+fn server(source: &str, format: &str) -> Server {
+    let mut args = vec!["--model", source, "--tool-call-parser", format];
+    if format == "openai" {
+        args.extend(["--reasoning-parser", "openai"]);
+    }
+    Server::start(&args)
+}
+
 fn parsed(text: &Value) -> Value {
     let text = text.as_str().expect("a text");
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
@@ -47,18 +56,21 @@ async fn a_call_that_is_required_comes_in_every_format() {
         "qwen3_coder",
         "deepseek_v3",
         "deepseek_v31",
+        "deepseek_r1",
         "kimi_k2",
         "minimax_m2",
         "glm45",
+        "pythonic",
+        "openai",
     ] {
-        let server = Server::start(&["--model", &source, "--tool-call-parser", format]);
+        let server = server(&source, format);
         for (choice, names) in [
             (json!("required"), &["get_weather", "get_time"][..]),
             (json!({"type": "function", "function": {"name": "get_time"}}), &["get_time"]),
         ] {
             for seed in 0..3 {
                 let body = json!({"model": "tiny", "messages": [{"role": "user", "content": "hello"}], "seed": seed,
-                    "tools": functions, "tool_choice": choice, "parallel_tool_calls": false});
+                    "tools": functions, "tool_choice": choice, "parallel_tool_calls": false, "thinking_budget": 8});
                 let (status, answer) = server.post("/v1/chat/completions", &body).await;
                 assert_eq!(status, 200, "{format}: {answer}");
                 let choice = &answer["choices"][0];
@@ -75,6 +87,54 @@ async fn a_call_that_is_required_comes_in_every_format() {
                 assert!(is_valid(&parsed(&function["arguments"])), "{format}: {answer}");
             }
         }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_is_a_call_or_follows_its_schema_where_both_are_asked_for() {
+    let folder = model();
+    let source = format!("tiny={}", folder.path().display());
+    let parameters = json!({"type": "object", "properties": {"on": {"type": "boolean"}}, "required": ["on"], "additionalProperties": false});
+    let functions =
+        json!([{"type": "function", "function": {"name": "lamp", "parameters": parameters, "strict": true}}]);
+    let user = json!([{"role": "user", "content": "hello"}]);
+    let named = json!({"name": "answer", "schema": schema(), "strict": true});
+    for format in ["hermes", "llama3_json", "pythonic", "openai"] {
+        let server = server(&source, format);
+        let (mut texts, mut calls) = (0, 0);
+        for seed in 0..12 {
+            let body = json!({"model": "tiny", "messages": user, "seed": seed, "n": 2, "temperature": 2.0,
+                "tools": functions, "tool_choice": "auto", "thinking_budget": 8,
+                "response_format": {"type": "json_schema", "json_schema": named}});
+            let (status, answer) = server.post("/v1/chat/completions", &body).await;
+            assert_eq!(status, 200, "{format}: {answer}");
+            for choice in answer["choices"].as_array().expect("choices") {
+                let message = &choice["message"];
+                match (message["content"].as_str(), message["tool_calls"].as_array()) {
+                    (Some(content), None) => {
+                        texts += 1;
+                        assert!(is_valid(&parsed(&content.into())), "{format}: {choice}");
+                    }
+                    (None | Some(""), Some(all)) => {
+                        calls += all.len();
+                        assert_eq!(choice["finish_reason"], "tool_calls", "{format}: {choice}");
+                        for call in all {
+                            assert_eq!(call["function"]["name"], "lamp", "{format}: {choice}");
+                            let arguments = parsed(&call["function"]["arguments"]);
+                            assert!(arguments["on"].is_boolean(), "{format}: {choice}");
+                        }
+                    }
+                    _ => panic!("{format}: neither a text nor calls: {choice}"),
+                }
+            }
+        }
+        assert!(texts > 0, "{format}: {texts} texts, {calls} calls");
+        println!("{format}: {texts} texts, {calls} calls");
+        // The final channel's text alone, where there are no tools.
+        let alone = json!({"model": "tiny", "messages": user, "thinking_budget": 8, "response_format": {"type": "json_schema", "json_schema": named}});
+        let (status, answer) = server.post("/v1/chat/completions", &alone).await;
+        assert_eq!(status, 200, "{format}: {answer}");
+        assert!(is_valid(&parsed(&answer["choices"][0]["message"]["content"])), "{format}: {answer}");
     }
 }
 
@@ -130,11 +190,6 @@ async fn a_schema_that_cannot_be_held_is_refused_by_its_keyword() {
         ),
         (json!({"guided_json": {"$ref": "https://example.com/schema.json"}}), "guided_json", "$ref"),
         (json!({"guided_regex": "("}), "guided_regex", ""),
-        (
-            json!({"response_format": {"type": "json_object"}, "tools": [{"type": "function", "function": {"name": "f"}}]}),
-            "response_format",
-            "tool_choice",
-        ),
     ] {
         let mut body = json!({"model": "tiny", "messages": user});
         body.as_object_mut().expect("fields").extend(more.as_object().expect("fields").clone());

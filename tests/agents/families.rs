@@ -168,6 +168,77 @@ async fn reasoning_is_apart_in_the_text_or_nowhere() {
     }
 }
 
+/// A custom tool is a function with one text for the model, and its call a custom one for the caller, who sends it back.
+#[tokio::test]
+async fn custom_tools_of_chat_completions_are_called_with_text() {
+    let Some((tokenizer, template)) = family("qwen3") else { return };
+    const CALL: &str = "<tool_call>\n{\"name\": \"apply_patch\", \"arguments\": {\"input\": \
+        \"*** Begin \\\"Patch\\\"\\n+a\"}}\n</tool_call>";
+    const INPUT: &str = "*** Begin \"Patch\"\n+a";
+    let prompts = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = prompts.clone();
+    let script: Script = Arc::new(move |prompt| {
+        seen.lock().expect("nobody panics").push(prompt.to_string());
+        CALL.to_owned()
+    });
+    let served = serve(tokenizer, template, script).await;
+    let tool = json!({"type": "custom", "custom": {"name": "apply_patch", "description": "Edits files."}});
+    let mut body = chat(json!({"tools": [tool]}));
+    let (status, text) = post(&served.url, "/v1/chat/completions", &body).await;
+    assert_eq!(status, 200, "{text}");
+    let answer: Value = serde_json::from_str(&text).expect("JSON");
+    let call = &answer["choices"][0]["message"]["tool_calls"][0];
+    assert_eq!(
+        (&call["type"], &call["custom"]),
+        (&json!("custom"), &json!({"name": "apply_patch", "input": INPUT}))
+    );
+    assert_eq!(answer["choices"][0]["finish_reason"], "tool_calls");
+    // Back in the history, with its result.
+    let result = json!({"role": "tool", "tool_call_id": call["id"], "content": "Done."});
+    let messages = body["messages"].as_array_mut().expect("messages");
+    messages.extend([answer["choices"][0]["message"].clone(), result]);
+    body["stream"] = true.into();
+    let (status, text) = post(&served.url, "/v1/chat/completions", &body).await;
+    assert_eq!(status, 200, "{text}");
+    let pieces = frames(&text);
+    let deltas = pieces.iter().map(|chunk| &chunk["choices"][0]["delta"]["tool_calls"][0]["custom"]["input"]);
+    assert_eq!(deltas.filter_map(Value::as_str).collect::<String>(), INPUT, "{text}");
+    let prompts = prompts.lock().expect("nobody panics");
+    assert!(prompts[0].contains("Edits files.") && prompts[0].contains("\"input\""), "{}", prompts[0]);
+    assert!(prompts[1].contains("apply_patch") && prompts[1].contains("Begin"), "{}", prompts[1]);
+}
+
+/// Log-probabilities and ids would spell the reasoning out.
+#[tokio::test]
+async fn reasoning_that_is_not_shown_is_not_in_tokens_either() {
+    let Some((tokenizer, template)) = family("qwen3") else { return };
+    let served = serve(tokenizer, template, says("<think>\nA secret.\n</think>\n\nYes, it is.")).await;
+    let spelled = |answer: &Value| {
+        let content = answer["choices"][0]["logprobs"]["content"].as_array().cloned().unwrap_or_default();
+        content.iter().filter_map(|token| token["token"].as_str().map(str::to_owned)).collect::<String>()
+    };
+    let asked = |shown: bool| json!({"include_reasoning": shown, "logprobs": true, "return_token_ids": true});
+    let ask = async |shown: bool, stream: bool| {
+        let mut body = chat(asked(shown));
+        body["stream"] = stream.into();
+        post(&served.url, "/v1/chat/completions", &body).await
+    };
+    let (status, text) = ask(false, false).await;
+    assert_eq!(status, 200, "{text}");
+    let hidden: Value = serde_json::from_str(&text).expect("JSON");
+    assert!(spelled(&hidden).starts_with("Yes, it is."), "{text}");
+    let (_, text) = ask(true, false).await;
+    let shown: Value = serde_json::from_str(&text).expect("JSON");
+    assert!(spelled(&shown).contains("secret"), "{text}");
+    let ids = |answer: &Value| answer["choices"][0]["token_ids"].as_array().map_or(0, Vec::len);
+    assert!(ids(&hidden) > 0 && ids(&hidden) < ids(&shown), "{hidden}");
+    // They are counted and paid all the same.
+    assert_eq!(hidden["usage"]["completion_tokens"], shown["usage"]["completion_tokens"]);
+    let (_, text) = ask(false, true).await;
+    let streamed: String = frames(&text).iter().map(&spelled).collect();
+    assert!(streamed.starts_with("Yes, it is."), "{text}");
+}
+
 #[tokio::test]
 async fn a_bound_on_tokens_over_the_context_is_the_context() {
     let Some((tokenizer, template)) = family("qwen2_5") else { return };
@@ -175,6 +246,7 @@ async fn a_bound_on_tokens_over_the_context_is_the_context() {
     for (path, body) in [
         ("/v1/chat/completions", chat(json!({"max_tokens": 100_000_000}))),
         ("/v1/messages", message(json!({"max_tokens": 100_000_000}))),
+        ("/v1/completions", json!({"model": "m", "prompt": "Say yes.", "max_tokens": 100_000_000})),
     ] {
         let (status, text) = post(&served.url, path, &body).await;
         assert_eq!(status, 200, "{text}");

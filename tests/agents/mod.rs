@@ -5,7 +5,7 @@ mod clients;
 mod constrained;
 mod families;
 mod programs;
-mod scripted;
+pub mod scripted;
 mod sdks;
 mod strict;
 mod through;

@@ -12,7 +12,7 @@ use novastack::gateway::{
     self, Cors, GenerationDefaults, Grammars, LocalModel, Registry, Replicas, RequestConfig, Routing,
     ServerConfig,
 };
-use novastack::protocol::{TokenId, TokenLogprob};
+use novastack::protocol::{ModelTasks, TokenId, TokenLogprob};
 use novastack::text::{AnswerFormat, ChatTemplate, Tokenizer};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -106,6 +106,7 @@ pub async fn serve(tokenizer: Arc<Tokenizer>, template: ChatTemplate, script: Sc
     let engine = spawn(config, Box::new(executor), Clock::real()).expect("a thread").0;
     registry.set_ready(LocalModel {
         name: "m".into(),
+        tasks: ModelTasks::GENERATION,
         engine: Replicas::new(vec![engine], 64),
         tokenizer: Some(tokenizer),
         answer_format: AnswerFormat::of_template(template.source()),
@@ -117,9 +118,16 @@ pub async fn serve(tokenizer: Arc<Tokenizer>, template: ChatTemplate, script: Sc
         created_unix_s: 0,
         root: "nowhere".into(),
     });
+    let models = vec![Model::local("m".into(), "nowhere".into())];
+    serve_models(registry, Config { models, default_model: Some("m".into()), ..Config::default() }).await
+}
+
+/// Serves models that are there by this configuration.
+pub async fn serve_models(registry: Arc<Registry>, config: Config) -> Served {
     let server = ServerConfig {
         requests: RequestConfig {
             request_timeout: Duration::from_secs(300),
+            total_timeout: Duration::from_secs(600),
             body_bytes_max: 32 << 20,
             text_timeout: Duration::from_secs(60),
             request_memory_bytes: 1 << 30,
@@ -136,8 +144,6 @@ pub async fn serve(tokenizer: Arc<Tokenizer>, template: ChatTemplate, script: Sc
         cors: Cors::Off,
         allowed_hosts: Vec::new(),
     };
-    let models = vec![Model::local("m".into(), "nowhere".into())];
-    let config = Config { models, default_model: Some("m".into()), ..Config::default() };
     let routing = Routing::new(config, &[], &registry).expect("a routing");
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));

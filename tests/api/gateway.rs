@@ -10,7 +10,7 @@ use novastack::gateway::{
     self, Cors, GenerationDefaults, Grammars, LocalModel, Registry, Replicas, RequestConfig, Routing,
     ServerConfig,
 };
-use novastack::protocol::{GenerateRequest, SamplingParams, TokenEvent, TokenId};
+use novastack::protocol::{GenerateRequest, ModelTasks, SamplingParams, TokenEvent, TokenId};
 use novastack::text::AnswerFormat;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -38,6 +38,7 @@ async fn serve(connections_max: usize, models: Config) -> Gateway {
     let config = ServerConfig {
         requests: RequestConfig {
             request_timeout: Duration::from_secs(60),
+            total_timeout: Duration::from_secs(600),
             body_bytes_max: 1 << 20,
             text_timeout: Duration::from_secs(10),
             request_memory_bytes: 1 << 30,
@@ -85,6 +86,7 @@ fn model(fakes: Vec<Fake>) -> LocalModel {
     let start = |fake: Fake| spawn(config.clone(), Box::new(fake), Clock::real()).expect("a thread").0;
     LocalModel {
         name: "m".into(),
+        tasks: ModelTasks::GENERATION,
         engine: Replicas::new(fakes.into_iter().map(start).collect(), 32),
         tokenizer: None,
         template: Err("none".into()),
@@ -321,6 +323,8 @@ async fn an_engine_is_given_what_it_bears() {
         priority: 0,
         constraint: None,
         generated: Vec::new(),
+        pooling: None,
+        token_types: None,
     };
     let limit = || replicas.loads()[0].load(std::time::Instant::now()).limit;
     assert_eq!(limit(), 32.0);

@@ -119,8 +119,8 @@ async fn a_full_queue_says_when_to_come_back() {
 }
 
 #[tokio::test]
-async fn time_that_is_up() {
-    let server = serve(&["--request-timeout", "0.2"]);
+async fn the_whole_time_of_a_request_is_up() {
+    let server = serve(&["--total-timeout", "0.2"]);
     let mut body = long();
     let (status, text) = post_text(&server, "/v1/completions", &body).await;
     assert_eq!(status, 200, "a stream has begun by then");
@@ -130,6 +130,33 @@ async fn time_that_is_up() {
     let (status, answer) = server.post("/v1/completions", &body).await;
     assert_eq!((status, answer["error"]["code"].as_str()), (504, Some("timeout")), "{answer}");
     eventually("both are cancelled", async || metric(&server, "novastack_running").await == 0.0).await;
+}
+
+/// Each token is a sign of life, of streams and of whole answers; who waits for a turn hears nothing.
+#[tokio::test]
+async fn a_request_of_our_own_model_times_out_by_silence_alone() {
+    let server =
+        serve(&["--request-timeout", "1", "--total-timeout", "4", "--max-running", "1", "--max-queued", "2"]);
+    let mut stream = started(&server.url, &long()).await;
+    let begun = std::time::Instant::now();
+    let (status, waits) = server.post("/v1/completions", &completion(json!({}))).await;
+    assert_eq!((status, &waits["error"]["code"]), (504, &json!("timeout")), "{waits}");
+    let told = waits["error"]["message"].as_str().expect("a message");
+    assert!(told.contains("nothing of the answer came for 1 seconds"), "{told}");
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    let mut rest = String::new();
+    while let Some(text) = stream.next().await {
+        rest.push_str(&text);
+    }
+    // Four times as long as silence may be.
+    assert!(rest.contains("longer than 4 seconds in all"), "{}", &rest[rest.len().saturating_sub(300)..]);
+    let mut whole = long();
+    whole["stream"] = false.into();
+    let begun = std::time::Instant::now();
+    let (status, answer) = server.post("/v1/completions", &whole).await;
+    assert_eq!(status, 504, "{answer}");
+    assert!(answer["error"]["message"].as_str().is_some_and(|told| told.contains("in all")), "{answer}");
+    assert!(begun.elapsed() > Duration::from_secs(3), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]

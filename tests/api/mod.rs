@@ -3,6 +3,7 @@
 //! `golden/`, which the gateway's own unit tests compare.
 
 mod answers;
+mod embeddings;
 mod errors;
 mod fields;
 mod gateway;

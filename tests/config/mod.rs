@@ -8,7 +8,7 @@ mod random;
 use novastack::config::{
     AccessLog, BodyRules, Capabilities, Choice, Compat, Config, ConfigErrors, Continues, Facts, Format,
     KeySource, MaxTokens, PastReasoning, Rates, ReasoningSwitch, SharedLimits, Store, Surroundings, Target,
-    Telemetry,
+    Telemetry, ThinkTags,
 };
 use std::path::Path;
 use std::time::Duration;
@@ -77,6 +77,7 @@ fn the_example_is_read() {
         provider: "anthropic".into(),
         upstream_name: "claude-opus-4-7".into(),
         body: BodyRules::default(),
+        think_tags: ThinkTags::Auto,
     };
     assert_eq!(config.models[4].target, upstream);
 
@@ -397,4 +398,22 @@ fn compat_is_a_presets_and_the_files() {
     );
     let (_, warnings) = of("{ preset: anthropic, compat: { top_k: false } }");
     assert!(warnings.iter().any(|warning| warning.contains("no effect")), "{warnings:?}");
+}
+
+#[test]
+fn think_tags_are_of_three_kinds() {
+    let config = |tags: &str| {
+        format!(
+            "providers: {{ p: {{ format: openai, base_url: \"http://127.0.0.1:1/v1\" }} }}\n\
+             models: {{ m: {{ provider: p, think_tags: {tags} }} }}\n"
+        )
+    };
+    for (word, tags) in [("auto", ThinkTags::Auto), ("open", ThinkTags::Open), ("keep", ThinkTags::Keep)] {
+        let Target::Upstream { think_tags, .. } = ok(&config(word)).models[0].target else {
+            panic!("upstream")
+        };
+        assert_eq!(think_tags, tags);
+    }
+    let told = parse(&config("kept")).unwrap_err().to_string();
+    assert!(told.contains("f.yaml:2") && told.contains("`think_tags`") && told.contains("keep"), "{told}");
 }

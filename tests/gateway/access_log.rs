@@ -56,7 +56,7 @@ async fn every_request_has_a_line_when_it_is_over() {
         line,
         &json!({
             "id": "one", "method": "POST", "path": "/v1/chat/completions", "status": 200, "outcome": "completed",
-            "key": null, "model": "deepseek-v4-pro", "route": "deepseek-v4-pro", "attempts": 1, "input_tokens": USAGE.0,
+            "key": "api-key-45771c63", "model": "deepseek-v4-pro", "route": "deepseek-v4-pro", "attempts": 1, "input_tokens": USAGE.0,
             "cached_tokens": USAGE.1, "output_tokens": USAGE.2, "bytes": told.text.len(), "client": "127.0.0.1",
             "user_agent": "tester/1", "trace_id": null,
         }),

@@ -131,10 +131,11 @@ async fn health_and_admin_are_answered_while_every_place_is_at_work() {
 async fn streams_that_are_never_read_give_an_upstreams_places_back() {
     let upstream = Upstream::start().await;
     upstream.always("m", flood());
-    // By the write that nobody takes; by the request's own time.
+    // By the write that nobody takes; by the answer that does not move on; by the request's whole time.
     for (arguments, least, most) in [
         (["--write-timeout", "3", "--request-timeout", "600"], 2.5, 20.0),
         (["--write-timeout", "600", "--request-timeout", "4"], 3.5, 20.0),
+        (["--write-timeout", "600", "--total-timeout", "4"], 3.5, 20.0),
     ] {
         let gateway = start(&fill(CONFIG, &upstream, &upstream), &arguments);
         let begun = Instant::now();
@@ -156,6 +157,30 @@ async fn streams_that_are_never_read_give_an_upstreams_places_back() {
         let running = metrics.lines().find(|line| line.starts_with("novastack_requests_in_flight "));
         assert!(running.is_none_or(|line| line.ends_with(" 1") || line.ends_with(" 0")), "{running:?}");
         drop(held);
+    }
+}
+
+/// A caller that takes a little now and then never lets a write stall; its answer does not move on all the same.
+#[tokio::test]
+async fn a_caller_that_drips_gives_an_upstreams_place_back() {
+    let upstream = Upstream::start().await;
+    upstream.always("m", flood());
+    let config = fill(CONFIG, &upstream, &upstream).replace("max_concurrency: 2", "max_concurrency: 1");
+    for arguments in [["--request-timeout", "3"], ["--total-timeout", "4"]] {
+        let gateway = start(&config, &arguments);
+        let mut stream = unread(&gateway, "m").await;
+        let drips = tokio::spawn(async move {
+            let mut byte = [0; 1];
+            while stream.read(&mut byte).await.is_ok_and(|read| read > 0) {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        });
+        let full = async || gateway.chat("ok", false).await.status == 429;
+        eventually("it is asked for", Duration::from_secs(10), full).await;
+        let free = async || gateway.chat("ok", false).await.status == 200;
+        let after = eventually("the place is back", Duration::from_secs(20), free).await;
+        assert!(after > Duration::from_secs(1), "{arguments:?}: {after:?}");
+        drips.abort();
     }
 }
 

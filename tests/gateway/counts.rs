@@ -63,6 +63,44 @@ async fn tokens_are_counted_by_who_answers() {
     }
 }
 
+/// Anthropic's API refuses what it does not count by, and what the model does not take.
+#[tokio::test]
+async fn who_counts_is_sent_the_prompt_as_the_model_would_be() {
+    let upstream = Upstream::start().await;
+    let config = "
+providers: { anth: { format: anthropic, base_url: @ANTHROPIC } }
+models: { claude: { provider: anth, upstream_name: claude-sonnet-4-5, drop: [tool_choice] } }
+";
+    let gateway = start(&fill(config, &upstream, &upstream), &[]);
+    upstream.always("claude-sonnet-4-5", vec![Act::Send(answer("200 OK", &json!({ "input_tokens": 77 })))]);
+    let thought = json!({ "type": "thinking", "thinking": "of another model's", "signature": "" });
+    let body = json!({
+        "model": "claude", "max_tokens": 64, "stream": true, "temperature": 0.5, "top_k": 3, "stop_sequences": ["x"],
+        "metadata": { "user_id": "u", "task": "t" }, "service_tier": "auto", "system": "Be brief.",
+        "tools": [{ "name": "f", "input_schema": { "type": "object" } }], "tool_choice": { "type": "auto" },
+        "thinking": { "type": "adaptive" }, "output_config": { "effort": "high" },
+        "messages": [
+            { "role": "user", "content": "Hi" },
+            { "role": "assistant", "content": [thought, { "type": "text", "text": "Hello" }] },
+            { "role": "system", "content": "A late word." }, { "role": "user", "content": "Count" },
+        ],
+    });
+    let headers = [("anthropic-beta", "effort-2025-11-24,some-other-1")];
+    let counted = gateway.post("/v1/messages/count_tokens", &headers, &body).await;
+    assert_eq!(
+        (counted.status, counted.headers["x-novastack-count"].as_str()),
+        (200, "exact"),
+        "{}",
+        counted.text
+    );
+    let asked = upstream.asked().pop().expect("it was asked");
+    let names: Vec<_> = asked.body.as_object().expect("an object").keys().map(String::as_str).collect();
+    assert_eq!(names, ["model", "system", "tools", "messages"], "{}", asked.body);
+    assert_eq!(asked.body["messages"][1]["content"], json!([{ "type": "text", "text": "Hello" }]));
+    assert_eq!(asked.body["messages"][2]["role"], "user");
+    assert_eq!(asked.headers["anthropic-beta"], "some-other-1");
+}
+
 /// Rules see the count of the model that they would choose.
 #[tokio::test]
 async fn rules_count_by_the_tokenizer_of_what_they_choose() {

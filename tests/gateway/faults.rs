@@ -476,3 +476,58 @@ async fn a_failing_target_rests() {
     let told = gateway.chat("bad", false).await;
     assert_eq!((told.status, &told.json()["error"]["code"]), (503, &json!("model_resting")), "{}", told.text);
 }
+
+/// Of an upstream of Responses, whose streams have the most kinds of events.
+#[tokio::test]
+async fn a_whole_response_in_a_streams_place_is_told_as_a_stream() {
+    let upstream = Upstream::start().await;
+    let config = "
+providers: { up: { format: responses, base_url: @OPENAI/v1 } }
+models: { m: { provider: up } }
+";
+    let gateway = start(&fill(config, &upstream, &upstream), &[]);
+    let text = json!({ "type": "output_text", "text": TEXT, "annotations": [] });
+    let response = json!({
+        "id": "resp_mock", "object": "response", "created_at": 1_700_000_000, "model": "m", "status": "completed",
+        "output": [
+            { "type": "reasoning", "id": "rs_1", "summary": [{ "type": "summary_text", "text": "Hm." }] },
+            { "type": "message", "id": "msg_1", "role": "assistant", "status": "completed", "content": [text] },
+            { "type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "f", "arguments": "{\"a\":1}",
+              "status": "completed" },
+        ],
+        "usage": { "input_tokens": USAGE.0, "input_tokens_details": { "cached_tokens": USAGE.1 },
+                   "output_tokens": USAGE.2, "output_tokens_details": { "reasoning_tokens": 1 },
+                   "total_tokens": USAGE.0 + USAGE.2 },
+    });
+    upstream.always("m", vec![Act::Send(answer("200 OK", &response))]);
+    let tools =
+        json!([{ "type": "function", "function": { "name": "f", "parameters": { "type": "object" } } }]);
+    let mut body = chat("m", true);
+    body["tools"] = tools;
+    body["stream_options"] = json!({ "include_usage": true });
+    let told = gateway.post("/v1/chat/completions", &[], &body).await;
+    assert_eq!((told.status, told.says().as_str()), (200, TEXT), "{}", told.text);
+    assert!(told.text.ends_with("data: [DONE]\n\n"), "{}", told.text);
+    let joined = |pointer: &str| {
+        let pieces = told.data().into_iter();
+        pieces.filter_map(|data| data.pointer(pointer)?.as_str().map(str::to_owned)).collect::<String>()
+    };
+    assert_eq!(joined("/choices/0/delta/reasoning_content"), "Hm.");
+    assert_eq!(joined("/choices/0/delta/tool_calls/0/function/arguments"), "{\"a\":1}");
+    assert_eq!(joined("/choices/0/finish_reason"), "tool_calls");
+    assert_eq!(told.data().last().expect("a chunk")["usage"]["completion_tokens"], USAGE.2);
+
+    let told = gateway.message("m", true).await;
+    assert_eq!((told.status, told.says().as_str()), (200, TEXT), "{}", told.text);
+    let delta = &told.data()[told.data().len() - 2];
+    assert_eq!(delta["delta"]["stop_reason"], "tool_use", "{}", told.text);
+    assert_eq!(delta["usage"]["output_tokens"], USAGE.2);
+
+    let body = json!({ "model": "m", "stream": true, "input": "Hi" });
+    let told = gateway.post("/v1/responses", &[], &body).await;
+    let last = told.data().pop().expect("an event");
+    assert_eq!((&last["type"], &last["response"]["model"]), (&json!("response.completed"), &json!("m")));
+    let kinds: Vec<_> =
+        last["response"]["output"].as_array().expect("items").iter().map(|it| it["type"].clone()).collect();
+    assert_eq!(kinds, ["reasoning", "message", "function_call"], "{}", told.text);
+}

@@ -7,6 +7,7 @@ mod budgets;
 mod clients;
 mod connections;
 mod counts;
+mod embeddings;
 mod endings;
 mod faults;
 mod kills;
@@ -14,6 +15,7 @@ mod hedging;
 mod https;
 mod memory;
 mod metrics;
+mod packed;
 mod pages;
 mod providers;
 mod replicas;
@@ -21,7 +23,10 @@ mod report;
 mod resume;
 mod secrets;
 mod shared;
+mod silence;
 mod tenants;
+mod text_only;
+mod think_text;
 mod tls;
 mod trace;
 mod usage;
@@ -125,6 +130,11 @@ impl Gateway {
             headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap_or_default().into()));
         let headers = headers.collect();
         Answer { status, headers, text: response.text().await.expect("a body") }
+    }
+
+    pub async fn get(&self, path: &str) -> String {
+        let url = format!("{}{path}", self.server.url);
+        self.client.get(url).send().await.expect("an answer").text().await.expect("a body")
     }
 
     pub async fn chat(&self, model: &str, stream: bool) -> Answer {

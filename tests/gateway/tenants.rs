@@ -70,6 +70,25 @@ async fn no_key_learns_from_the_prefix_cache_what_another_has_prompted() {
     assert_eq!(cached(&gateway, Some(A), &secret).await, 96, "A finds its own");
 }
 
+/// Keys of the command line have no names, and are as apart as those that have.
+#[tokio::test]
+async fn no_key_reads_what_another_has_stored() {
+    let gateway = start(&config("models: { m: { source: @LOCAL } }"), &["--api-key", A, "--api-key", B]);
+    let bearer = |key: &str| format!("Bearer {key}");
+    let body = json!({ "model": "m", "input": "a secret", "max_output_tokens": 16 });
+    let answer = gateway.post("/v1/responses", &[("authorization", &bearer(A))], &body).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    let id = answer.json()["id"].as_str().expect("an id").to_owned();
+    for (key, status) in [(A, 200), (B, 404)] {
+        let (got, json) = get(&gateway, &format!("/v1/responses/{id}"), Some(key)).await;
+        assert_eq!(got, status, "{json}");
+        let body =
+            json!({ "model": "m", "input": "go on", "previous_response_id": id, "max_output_tokens": 16 });
+        let got = gateway.post("/v1/responses", &[("authorization", &bearer(key))], &body).await;
+        assert_eq!(got.status == 200, key == A, "{}", got.text);
+    }
+}
+
 #[tokio::test]
 async fn prompts_are_shared_without_keys_in_a_group_and_where_the_operator_says_so() {
     let plain = "models: { m: { source: @LOCAL } }";

@@ -1,6 +1,7 @@
 //! Grammars on real tokenizers' bytes, without a model: what is refused and how, what masks allow, and random
 //! answers through the engine ([`random`]).
 
+mod answers;
 mod compile;
 mod random;
 mod schemas;
@@ -25,6 +26,25 @@ fn tokenizer() -> &'static Arc<Tokenizer> {
         let source = TokenizerSource::Json(folder.join("tokenizer.json"));
         Arc::new(Tokenizer::from_source(&source, &config).expect("a tokenizer"))
     })
+}
+
+/// The same with more special tokens.
+fn tokenizer_with(specials: &[&str]) -> Tokenizer {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/llama");
+    let read = |name: &str| -> Value {
+        serde_json::from_slice(&std::fs::read(folder.join(name)).expect("a golden")).expect("JSON")
+    };
+    let (mut tokens, config) = (read("tokenizer.json"), read("tokenizer_config.json"));
+    let added = tokens["added_tokens"].as_array_mut().expect("a list");
+    for special in specials {
+        let mut one = added[0].clone();
+        (one["id"], one["content"]) = ((317 + added.len()).into(), (*special).into());
+        added.push(one);
+    }
+    let file = tempfile::tempdir().expect("a folder");
+    let path = file.path().join("tokenizer.json");
+    std::fs::write(&path, tokens.to_string()).expect("written");
+    Tokenizer::from_source(&TokenizerSource::Json(path), &config).expect("a tokenizer")
 }
 
 fn compiler() -> &'static GrammarCompiler {

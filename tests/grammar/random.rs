@@ -97,6 +97,7 @@ async fn answers(requests: &[GenerateRequest], max_running: usize) -> Vec<Vec<(S
                     assert_eq!(of[choice as usize].1, reason == FinishReason::Stop);
                 }
                 TokenEvent::Failed { message } => panic!("{}: {message}", request.id),
+                TokenEvent::Pooled { .. } => panic!("{}: numbers that nobody wants", request.id),
             }
         }
         let text = |(tokens, ended): (Vec<TokenId>, bool)| {
@@ -128,6 +129,8 @@ fn request(seed: u64, constraint: Arc<dyn ConstraintFactory>) -> GenerateRequest
         priority: 0,
         constraint: Some(constraint),
         generated: Vec::new(),
+        pooling: None,
+        token_types: None,
     }
 }
 

@@ -1,7 +1,9 @@
 //! Tool calls in the families' formats.
 
 use super::{Walk, accepts, compiler, tokenizer};
-use novastack::text::grammar::{After, Arguments, CallFormat, Grammar, Tool, ToolCalls};
+use novastack::text::grammar::{
+    After, AnswerText, Arguments, CallFormat, CallTexts, Grammar, Tool, ToolCalls,
+};
 use serde_json::json;
 
 fn tools() -> Vec<Tool> {
@@ -15,30 +17,30 @@ fn tools() -> Vec<Tool> {
 }
 
 fn hermes() -> CallFormat {
-    CallFormat {
+    CallFormat::Texts(CallTexts {
         before_name: "<tool_call>\n{\"name\": \"".into(),
         after_name: "\", \"arguments\": ".into(),
         after_arguments: "}\n</tool_call>".into(),
         between_calls: "\n".into(),
-        ..CallFormat::default()
-    }
+        ..CallTexts::default()
+    })
 }
 
 /// With a special token of this vocabulary as a marker.
 fn kimi() -> CallFormat {
-    CallFormat {
+    CallFormat::Texts(CallTexts {
         begin_all: "<|im_start|>calls\n".into(),
         before_name: "functions.".into(),
         numbered: Some(":".into()),
         after_name: "|".into(),
         after_arguments: ";".into(),
         end_all: "end".into(),
-        ..CallFormat::default()
-    }
+        ..CallTexts::default()
+    })
 }
 
 fn qwen_xml() -> CallFormat {
-    CallFormat {
+    CallFormat::Texts(CallTexts {
         before_name: "<tool_call>\n<function=".into(),
         after_name: ">\n".into(),
         arguments: Arguments::Tagged {
@@ -48,12 +50,13 @@ fn qwen_xml() -> CallFormat {
         },
         after_arguments: "</function>\n</tool_call>".into(),
         between_calls: "\n".into(),
-        ..CallFormat::default()
-    }
+        ..CallTexts::default()
+    })
 }
 
 fn calls(format: CallFormat, required: bool, parallel: bool, text_before: bool) -> Grammar {
-    Grammar::Tools(Box::new(ToolCalls { tools: tools(), format, required, parallel, text_before }))
+    let text = if text_before { AnswerText::Free } else { AnswerText::None };
+    Grammar::Tools(Box::new(ToolCalls { tools: tools(), format, required, parallel, text }))
 }
 
 #[test]
@@ -133,7 +136,7 @@ fn a_schema_that_cannot_be_held_is_an_error_of_strict_tools_alone() {
             format: hermes(),
             required: true,
             parallel: false,
-            text_before: false,
+            text: AnswerText::None,
         }))
     };
     let error = compiler().compile(&of(true)).expect_err("a strict tool").to_string();

@@ -123,6 +123,8 @@ async fn tokens(engine: &EngineHandle, temperature: f32, constrained: Option<u32
         constraint: (constrained == Some(index))
             .then(|| Arc::new(Thirds::default()) as Arc<dyn ConstraintFactory>),
         generated: Vec::new(),
+        pooling: None,
+        token_types: None,
     };
     let streams: Vec<_> = (0..3).map(|index| engine.submit(request(index)).expect("a stream")).collect();
     let mut all = Vec::new();
@@ -132,7 +134,7 @@ async fn tokens(engine: &EngineHandle, temperature: f32, constrained: Option<u32
             match event {
                 TokenEvent::Token { token, .. } => tokens.push(token.token),
                 TokenEvent::Failed { message } => panic!("{message}"),
-                TokenEvent::Prompt { .. } | TokenEvent::Finished { .. } => {}
+                TokenEvent::Prompt { .. } | TokenEvent::Pooled { .. } | TokenEvent::Finished { .. } => {}
             }
         }
         all.push(tokens);

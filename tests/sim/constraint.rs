@@ -70,6 +70,8 @@ fn request(seed: u64, prompt_len: usize, max_tokens: u32, constraint: Sum) -> Ge
         priority: 0,
         constraint: Some(Arc::new(constraint)),
         generated: Vec::new(),
+        pooling: None,
+        token_types: None,
     }
 }
 

@@ -71,6 +71,8 @@ fn requests(rng: &mut Rng, capacity: usize) -> Vec<Asked> {
                     priority: if rng.chance(20) { rng.below(3) as i32 - 1 } else { 0 },
                     constraint: None,
                     generated: Vec::new(),
+                    pooling: None,
+                    token_types: None,
                 },
                 arrives,
                 cancel,
@@ -185,6 +187,7 @@ fn simulate(seed: u64) -> (u64, u64) {
                     decoding.retain(|s| owner[s] != (index, choice));
                 }
                 TokenEvent::Failed { message } => panic!("{message}"),
+                TokenEvent::Pooled { .. } => panic!("numbers that nobody wants"),
             }
         }
     }

@@ -107,6 +107,7 @@ pub fn replay(trace: &[Arrival], config: SchedulerConfig, step: Duration) -> Rep
             broken: Vec::new(),
             failed: Vec::new(),
             sampled: sampled.map(|s| (s.seq, token.clone())).collect(),
+            pooled: Vec::new(),
             prompt_logprobs: Vec::new(),
         };
         let start = Instant::now();
@@ -121,7 +122,7 @@ pub fn replay(trace: &[Arrival], config: SchedulerConfig, step: Duration) -> Rep
                         first_token_steps_max.max(steps - submitted_at_step[id.0 as usize]);
                 }
                 TokenEvent::Finished { .. } => finished += 1,
-                TokenEvent::Token { .. } | TokenEvent::Failed { .. } => {}
+                TokenEvent::Token { .. } | TokenEvent::Pooled { .. } | TokenEvent::Failed { .. } => {}
             }
         }
     }
@@ -142,6 +143,8 @@ fn request(index: u64, arrival: &Arrival) -> GenerateRequest {
         priority: 0,
         constraint: None,
         generated: Vec::new(),
+        pooling: None,
+        token_types: None,
     }
 }
 

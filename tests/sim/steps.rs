@@ -55,6 +55,8 @@ impl Sim {
             priority,
             constraint: None,
             generated: Vec::new(),
+            pooling: None,
+            token_types: None,
         };
         self.scheduler.submit(RequestId(index), request, self.now);
         index

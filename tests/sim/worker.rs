@@ -37,6 +37,8 @@ fn request(seed: u64, prompt_len: usize, max_tokens: u32) -> GenerateRequest {
         priority: 0,
         constraint: None,
         generated: Vec::new(),
+        pooling: None,
+        token_types: None,
     }
 }
 

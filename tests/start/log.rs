@@ -67,7 +67,7 @@ async fn each_finished_request_has_one_line_without_its_text() {
 
 #[tokio::test]
 async fn a_stream_that_breaks_off_and_a_caller_who_leaves_are_told() {
-    let server = serve(&["--request-timeout", "0.2"]);
+    let server = serve(&["--total-timeout", "0.2"]);
     let long = json!({
         "model": "tiny", "prompt": [5, 6, 7], "n": 60, "max_tokens": 480, "ignore_eos": true, "stream": true,
     });

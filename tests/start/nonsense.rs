@@ -14,6 +14,8 @@ fn options_that_cannot_be_meant_are_refused() {
     let source = source();
     for (arguments, words) in [
         (&["--request-timeout", "0"][..], "above 0"),
+        (&["--total-timeout", "0"][..], "above 0"),
+        (&["--keep-alive", "0"][..], "above 0"),
         (&["--step-timeout", "0"], "from 1 to 86400"),
         (&["--cors-origin", "example.org"], "https://example.org"),
         (&["--cors-origin", "https://example.org/path"], "without a path"),

@@ -1,5 +1,6 @@
 //! A mock of a provider, over plain TCP: it answers as told to the byte, and remembers what it was asked.
-//! It speaks OpenAI's format at `/v1/chat/completions` and Anthropic's at `/v1/messages`.
+//! It speaks OpenAI's format at `/v1/chat/completions` and Anthropic's at `/v1/messages`; texts are embedded and scored
+//! at `/v1/embeddings`, `/v1/rerank` and `/v1/score`.
 
 use serde_json::{Value, json};
 use std::collections::{HashMap, VecDeque};
@@ -157,7 +158,31 @@ fn good(asked: &Asked) -> Vec<u8> {
         ("/v1/chat/completions", true) => events(&openai_stream(&asked.body)),
         ("/v1/messages", false) => answer("200 OK", &anthropic_whole(&asked.body)),
         ("/v1/messages", true) => events(&anthropic_stream(&asked.body)),
+        ("/v1/embeddings" | "/v1/rerank" | "/v1/score", _) => answer("200 OK", &texts_whole(asked)),
         _ => answer("404 Not Found", &json!({ "error": { "message": format!("no {}", asked.path) } })),
+    }
+}
+
+/// Tokens of the good answers to texts.
+pub const TEXT_USAGE: u64 = 7;
+
+/// An answer to texts, with a field that nobody knows.
+pub fn texts_whole(asked: &Asked) -> Value {
+    let model = &asked.body["model"];
+    let usage = json!({ "prompt_tokens": TEXT_USAGE, "total_tokens": TEXT_USAGE });
+    match asked.path.as_str() {
+        "/v1/embeddings" => json!({
+            "object": "list", "x_unknown": { "kept": true }, "model": model, "usage": usage,
+            "data": [{ "object": "embedding", "index": 0, "embedding": [0.5, -0.25] }],
+        }),
+        "/v1/rerank" => json!({
+            "id": "rerank-mock", "model": model, "usage": { "total_tokens": TEXT_USAGE }, "x_unknown": 1,
+            "results": [{ "index": 1, "relevance_score": 0.75, "document": { "text": "c" } }],
+        }),
+        _ => json!({
+            "id": "score-mock", "object": "list", "model": model, "usage": usage, "x_unknown": 1,
+            "data": [{ "index": 0, "object": "score", "score": 0.25 }],
+        }),
     }
 }
 

@@ -135,6 +135,7 @@ fn what_the_templates_of_every_family_write_is_read_back() {
         let options = ParserOptions {
             reasoning_is_open: reasoning_is_open(&format, word("prompt_end")),
             tools: tools.clone(),
+            text_is_held: false,
         };
         let expected =
             json!({"reasoning": answer["reasoning"], "text": answer["text"], "calls": answer["calls"]});

@@ -26,7 +26,7 @@ fn cache() -> PathBuf {
 }
 
 /// A downloaded file; None (after saying so) where downloads are to be skipped.
-fn downloaded(path: &str, how: &str) -> Option<PathBuf> {
+pub fn downloaded(path: &str, how: &str) -> Option<PathBuf> {
     let path = cache().join(path);
     if path.exists() {
         return Some(path);

@@ -75,6 +75,7 @@ pub(super) fn open(path: &Path) -> Result<Checkpoint, CheckpointError> {
         tokenizer_config: tokenizer_config(&gguf, vocab.as_ref())?,
         chat_template,
         tokenizer: None,
+        sentence_transformers: None,
         tensors: Tensors::default(),
         warnings: warnings.into_iter().map(|warning| format!("{}: {warning}", path.display())).collect(),
     };

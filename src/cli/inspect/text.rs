@@ -10,7 +10,7 @@ const WIDTH: usize = 80;
 const INDENT: usize = 17;
 
 pub fn render(report: &Report) -> String {
-    let mut page = Page(String::new());
+    let mut page = Page::default();
     page.line(&report.model);
     identity(&mut page, report);
     parameters(&mut page, report);
@@ -33,10 +33,11 @@ pub fn render(report: &Report) -> String {
     page.0
 }
 
-struct Page(String);
+#[derive(Default)]
+pub struct Page(pub String);
 
 impl Page {
-    fn line(&mut self, text: &str) {
+    pub fn line(&mut self, text: &str) {
         self.0.push_str(text.trim_end());
         self.0.push('\n');
     }
@@ -47,7 +48,7 @@ impl Page {
     }
 
     /// A label and its value, wrapped between words.
-    fn field(&mut self, label: &str, value: &str) {
+    pub fn field(&mut self, label: &str, value: &str) {
         let mut line = format!("  {label:<width$}", width = INDENT - 2);
         for word in value.split(' ') {
             if line.chars().count() + word.chars().count() > WIDTH && line.len() > INDENT {
@@ -109,6 +110,9 @@ fn identity(page: &mut Page, report: &Report) {
                 e.per_token, e.routed, e.layers, e.width
             ),
         );
+    }
+    if let Some(serves) = &report.serves {
+        page.field("serves", serves);
     }
     page.field("context", &format!("{} tokens", grouped(report.context as u64)));
     page.field("weights", &stored(report));
@@ -284,7 +288,7 @@ fn row_name(format: &str, as_stored: bool) -> String {
     if as_stored { format!("{format} (stored)") } else { format.to_owned() }
 }
 
-fn gib(bytes: u64) -> String {
+pub fn gib(bytes: u64) -> String {
     match bytes as f64 / GIB {
         gib if gib >= 0.1 => format!("{gib:.1} GiB"),
         gib => format!("{:.1} MiB", gib * 1024.0),
@@ -292,7 +296,7 @@ fn gib(bytes: u64) -> String {
 }
 
 /// 235.09B, 7.4M, 512.
-fn count(params: u64) -> String {
+pub fn count(params: u64) -> String {
     match params as f64 {
         n if n >= 1e9 => format!("{:.2}B", n / 1e9),
         n if n >= 1e6 => format!("{:.1}M", n / 1e6),
@@ -302,7 +306,7 @@ fn count(params: u64) -> String {
 }
 
 /// 163,840.
-fn grouped(number: u64) -> String {
+pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {

@@ -114,7 +114,8 @@ pub struct ServeArgs {
         help_heading = "Limits"
     )]
     pub max_queued: u32,
-    /// Seconds after which a request is given up.
+    /// Seconds of silence after which a request is given up: before its answer begins, and between two parts
+    /// of it. An answer that goes on is not cut, however long it is, before --total-timeout.
     #[arg(
         long,
         default_value = "600",
@@ -123,6 +124,25 @@ pub struct ServeArgs {
         help_heading = "Limits"
     )]
     pub request_timeout: Duration,
+    /// Seconds after which a request is given up though its answer goes on, or though its caller reads on.
+    #[arg(
+        long,
+        default_value = "21600",
+        value_parser = parse_some_seconds,
+        value_name = "SECONDS",
+        help_heading = "Limits"
+    )]
+    pub total_timeout: Duration,
+    /// Seconds of silence in a stream after which its caller is sent a comment, so that neither it nor a proxy
+    /// gives up. A stream whose answer has not begun by then begins with it.
+    #[arg(
+        long,
+        default_value = "10",
+        value_parser = parse_some_seconds,
+        value_name = "SECONDS",
+        help_heading = "Limits"
+    )]
+    pub keep_alive: Duration,
     /// Seconds after which a caller is given up that takes nothing of what is sent to it.
     #[arg(
         long,

@@ -3,12 +3,17 @@
 use super::ServeArgs;
 use crate::cli::inspect::known;
 use crate::cli::sampling::{self, Bound, SamplingChoice};
+use crate::cli::tasks;
+use novastack::checkpoint::Checkpoint;
 use novastack::checkpoint::catalogue::Recognised;
 use novastack::checkpoint::resolve::{Places, Resolved, resolve};
 use novastack::clock::Clock;
 use novastack::config;
+use novastack::encoder::EncoderConfig;
+use novastack::engine;
+use novastack::engine::encoder::EncoderEngineConfig;
 use novastack::engine::worker::{self, EngineConfig};
-use novastack::gateway::{Grammars, LocalModel, Registry, Replicas};
+use novastack::gateway::{GenerationDefaults, Grammars, LocalModel, Registry, Replicas};
 use novastack::load::device::DeviceChoice;
 use novastack::load::{self, LoadOptions, Loaded};
 use novastack::text::{AnswerFormat, ChatTemplate, Containment, ReasoningFormat, Tokenizer, ToolFormat};
@@ -125,6 +130,10 @@ fn load(
     promised_bytes: &mut usize,
 ) -> Result<LocalModel, String> {
     let shares = load_options(args.load.options(), local)?;
+    let described = resolved.open_config().map_err(|error| error.to_string())?;
+    if EncoderConfig::is_encoder(&described.config) {
+        return load_encoder(args, name, local, resolved, &shares, promised_bytes);
+    }
     let mut engines = Vec::new();
     let mut first = None;
     for (index, options) in shares.iter().enumerate() {
@@ -161,18 +170,14 @@ fn load(
     let places = args.max_queued as usize + shares.first().map_or(0, |options| options.max_running);
     let containment = Containment::by_this_program();
     let template = ChatTemplate::contained(&checkpoint, &containment);
-    let tokenizer = match &checkpoint.tokenizer {
-        Some(_) => {
-            let tokenizer = Tokenizer::contained(&checkpoint, template.as_ref().ok(), &containment);
-            let tokenizer = tokenizer.map_err(|error| error.to_string())?;
-            tokenizer.warnings().iter().for_each(|warning| tracing::warn!(model = name, "{warning}"));
-            Some(Arc::new(tokenizer))
-        }
-        None => None,
-    };
+    let tokenizer = tokenizer(name, &checkpoint, template.as_ref().ok(), &containment)?;
+    let root = public_root(&local.source, &resolved.path);
+    let names = [name, &root, checkpoint.config["_name_or_path"].as_str().unwrap_or_default()];
+    let tasks = tasks::of_decoder(&checkpoint, &shape, tokenizer.as_deref(), &names)?;
     let answer_format = answer_format(args, template.as_ref().ok(), &recognised);
     Ok(LocalModel {
         name: name.to_string(),
+        tasks,
         engine: Replicas::new(engines, places),
         tokenizer,
         answer_format,
@@ -182,8 +187,72 @@ fn load(
         special_tokens_in_messages: args.special_tokens_in_messages,
         vocab: shape.vocab,
         created_unix_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        root,
+    })
+}
+
+/// A model that gives numbers alone.
+fn load_encoder(
+    args: &ServeArgs,
+    name: &str,
+    local: &config::LocalModel,
+    resolved: &Resolved,
+    shares: &[LoadOptions],
+    promised_bytes: &mut usize,
+) -> Result<LocalModel, String> {
+    if local.rope_scaling.is_some() {
+        return Err("rope_scaling: encoders take the positions that they were made for".into());
+    }
+    let mut engines = Vec::new();
+    let mut first = None;
+    for (index, options) in shares.iter().enumerate() {
+        let options = LoadOptions { promised_bytes: *promised_bytes, ..options.clone() };
+        let loaded = load::encoder::load(&options, name, resolved)?;
+        *promised_bytes += loaded.promised_bytes;
+        let config = EncoderEngineConfig {
+            name: if shares.len() == 1 { name.to_string() } else { format!("{name}/{index}") },
+            max_context: loaded.max_context,
+            max_queued: args.max_queued as usize,
+            step_token_budget: options.step_tokens,
+            vocab: loaded.config.vocab,
+        };
+        let (engine, _thread) = engine::encoder::spawn(config, Box::new(loaded.encoder), Clock::real())
+            .map_err(|error| format!("the engine's thread could not be started: {error}"))?;
+        engines.push(engine);
+        first.get_or_insert((loaded.checkpoint, loaded.config));
+    }
+    let (checkpoint, config) = first.ok_or("a model has one replica at least")?;
+    // A step computes whole texts, so that no more of them run at a time than it has tokens.
+    let places = (args.max_queued + args.load.step_tokens) as usize;
+    Ok(LocalModel {
+        name: name.to_string(),
+        tasks: tasks::of_encoder(&checkpoint, &config),
+        engine: Replicas::new(engines, places),
+        tokenizer: tokenizer(name, &checkpoint, None, &Containment::by_this_program())?,
+        answer_format: AnswerFormat::default(),
+        grammars: Grammars::default(),
+        template: Err("an encoder writes no text".into()),
+        defaults: GenerationDefaults::default(),
+        special_tokens_in_messages: args.special_tokens_in_messages,
+        vocab: config.vocab,
+        created_unix_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         root: public_root(&local.source, &resolved.path),
     })
+}
+
+fn tokenizer(
+    name: &str,
+    checkpoint: &Checkpoint,
+    template: Option<&ChatTemplate>,
+    containment: &Containment,
+) -> Result<Option<Arc<Tokenizer>>, String> {
+    if checkpoint.tokenizer.is_none() {
+        return Ok(None);
+    }
+    let tokenizer =
+        Tokenizer::contained(checkpoint, template, containment).map_err(|error| error.to_string())?;
+    tokenizer.warnings().iter().for_each(|warning| tracing::warn!(model = name, "{warning}"));
+    Ok(Some(Arc::new(tokenizer)))
 }
 
 /// How a model writes reasoning and calls: by the command line, else by its template, else by the catalogue.

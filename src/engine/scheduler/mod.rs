@@ -158,10 +158,11 @@ impl Scheduler {
     }
 
     /// Takes a request in. Its prompt is not empty and leaves room for at least one token in
-    /// [`SchedulerConfig::capacity`], it has at least one choice, and its id is new.
+    /// [`SchedulerConfig::capacity`] unless it wants numbers in place of tokens, it has at least one choice, and its id is new.
     pub fn submit(&mut self, id: RequestId, request: GenerateRequest, now: Duration) {
         let len = request.prompt.len();
-        assert!(len > 0 && len < self.config.capacity(), "a prompt of {len} tokens does not fit");
+        let answer = usize::from(request.pooling.is_none());
+        assert!(len > 0 && len + answer <= self.config.capacity(), "a prompt of {len} tokens does not fit");
         let mut generated = request.generated;
         generated.resize(
             if generated.is_empty() { request.choices as usize } else { generated.len() },
@@ -181,6 +182,7 @@ impl Scheduler {
                 live: held.len(),
                 held,
                 generated,
+                pooling: request.pooling,
                 constraint: request.constraint,
                 admitted: false,
                 prompt_done: false,
@@ -225,6 +227,7 @@ impl Scheduler {
         let mut events = Vec::new();
         let mut broken: Vec<(RequestId, String)> = Vec::new();
         let mut sampled = output.sampled.into_iter();
+        let mut pooled = output.pooled.into_iter();
         let mut scored = output.prompt_logprobs.into_iter();
         for step in std::mem::take(&mut self.launched) {
             let at = self.running_index(step.seq);
@@ -255,8 +258,19 @@ impl Scheduler {
                 assert_eq!(of, step.seq, "a sample of another sequence");
                 self.push_token(at, token, &mut events);
             }
+            if step.pools {
+                let (of, values) =
+                    pooled.next().expect("the executor gave the numbers that the plan asked for");
+                assert_eq!(of, step.seq, "the numbers of another sequence");
+                let seq = self.running.remove(at);
+                let choice = seq.choice;
+                self.end(seq);
+                events.push((id, TokenEvent::Pooled { values }));
+                events.push((id, TokenEvent::Finished { choice, reason: FinishReason::Stop }));
+            }
         }
-        assert!(sampled.next().is_none() && scored.next().is_none(), "results nobody asked for");
+        let left = sampled.next().is_some() || pooled.next().is_some() || scored.next().is_some();
+        assert!(!left, "results nobody asked for");
         for (id, message) in broken {
             // Several of its choices may have failed.
             if !self.requests.contains_key(&id) {

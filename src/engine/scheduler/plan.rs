@@ -15,6 +15,8 @@ pub(super) struct Launched {
     pub seq: SeqId,
     pub rows: usize,
     pub samples: bool,
+    /// It gives the numbers that its request wants.
+    pub pools: bool,
     /// Prompt tokens to be scored.
     pub targets: usize,
 }
@@ -141,7 +143,9 @@ impl Scheduler {
             true => seq.tokens[start + 1..seq.prompt_len.min(end + 1)].to_vec(),
             false => Vec::new(),
         };
-        let sample = (end == seq.tokens.len()).then(|| {
+        let is_last = end == seq.tokens.len();
+        let pooling = request.pooling.clone().filter(|_| is_last);
+        let sample = (is_last && pooling.is_none()).then(|| {
             let params = &seq.params;
             let repetition = params.repetition_penalty != 1.0;
             let mask = seq.constraint.as_ref().map(|constraint| {
@@ -161,6 +165,7 @@ impl Scheduler {
             seq: seq.id,
             rows,
             samples: sample.is_some(),
+            pools: pooling.is_some(),
             targets: prompt_targets.len(),
         });
         if !seq.is_decoding() {
@@ -172,6 +177,7 @@ impl Scheduler {
             start: start as u32,
             blocks: seq.table.covering(end).to_vec(),
             sample,
+            pooling,
             prompt_targets,
             params: seq.params.clone(),
         }

@@ -6,7 +6,7 @@ use super::queue::Turn;
 use crate::engine::constraint::SequenceConstraint;
 use crate::engine::kv::{BlockHash, BlockTable};
 use crate::engine::plan::SeqId;
-use crate::protocol::{ConstraintFactory, SamplingParams, TokenId, TokenLogprob};
+use crate::protocol::{ConstraintFactory, Pooling, SamplingParams, TokenId, TokenLogprob};
 use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,8 @@ pub(super) type Rank = (Reverse<i32>, Duration, SeqId);
 
 /// One choice of a request, waiting or running. There is no "phase": a sequence has `tokens`, of
 /// which the first `computed` are in the KV cache; one token short is a decode, more is a prefill
-/// (or a resumption), and whoever computes the last token samples the next.
+/// (or a resumption), and whoever computes the last token samples the next, or gives the numbers that the request
+/// wants in place of tokens and ends.
 #[derive(Debug)]
 pub(super) struct Sequence {
     pub id: SeqId,
@@ -75,6 +76,8 @@ pub(super) struct Request {
     pub held: Vec<u32>,
     /// Per choice, what was generated elsewhere before; taken when it joins the queue.
     pub generated: Vec<Option<Vec<TokenId>>>,
+    /// Numbers are wanted, and no tokens.
+    pub pooling: Option<Pooling>,
     /// Of each choice.
     pub constraint: Option<Arc<dyn ConstraintFactory>>,
     /// Choices that have not ended, held ones included.

@@ -28,8 +28,10 @@ use tokio::sync::watch;
 /// What each request is held to, and who is told of it.
 #[derive(Clone)]
 pub struct RequestConfig {
-    /// From a request's head to its last byte.
+    /// How long nothing of an answer may come: from the request's head to the answer's first part, and between two.
     pub request_timeout: Duration,
+    /// From a request's head to its last byte.
+    pub total_timeout: Duration,
     /// Largest request body.
     pub body_bytes_max: usize,
     /// How long a request's template and tokenizer may take.
@@ -154,9 +156,9 @@ impl App {
 
     /// What bounds this request's time and memory.
     pub fn bounds(&self, context: &RequestContext) -> bounds::RequestBounds {
-        let timeout = self.config.request_timeout;
-        let deadline = tokio::time::Instant::from_std(context.arrived) + timeout;
-        let bounds = bounds::RequestBounds::new(deadline, timeout, self.phase.subscribe());
+        let (silence, total) = (self.config.request_timeout, self.config.total_timeout);
+        let begun = tokio::time::Instant::from_std(context.arrived);
+        let bounds = bounds::RequestBounds::new(begun, silence, total, self.phase.subscribe());
         bounds.with_memory(self.memory.clone())
     }
 
@@ -210,10 +212,24 @@ impl App {
         plan: &mut Plan,
         asked: &Asked<'_>,
     ) -> Result<Account, ApiError> {
+        self.account_of(context, plan, asked, Demand::of(asked.body)).await
+    }
+
+    /// The same for a request that demands this.
+    ///
+    /// # Errors
+    /// The key is over a limit.
+    pub async fn account_of(
+        &self,
+        context: &RequestContext,
+        plan: &mut Plan,
+        asked: &Asked<'_>,
+        demand: Demand,
+    ) -> Result<Account, ApiError> {
         let routing = self.routing();
         let tenant = &context.tenant;
         context.observed.iter().for_each(|observed| observed.is_planned(&plan.route, asked.body));
-        let (counts, demand) = (asked.counts, Demand::of(asked.body));
+        let counts = asked.counts;
         let estimate =
             |target: &Arc<Target>| account::estimate(counts.held(target), &demand, target.price().as_deref());
         let mut each: Vec<Estimate> = plan.targets.iter().map(estimate).collect();

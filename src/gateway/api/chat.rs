@@ -4,7 +4,9 @@
 //! Where target and caller speak the same, bodies and frames pass through but for the model's name,
 //! what is not known here with them. Else requests are translated and answers are told anew from
 //! their events. An answer counts as begun with the first event that says something, so that what
-//! fails before that can go to the next target.
+//! fails before that can go to the next target. A stream's caller is not kept without a word until then: where
+//! nobody has begun within the time between two keep-alive comments, the head and a comment go out, and what
+//! fails from there on is told as an event of the stream ([`stream::WaitingStream`]).
 
 mod stream;
 
@@ -14,7 +16,7 @@ use super::count_tokens::counts_of;
 use super::responses::OfResponses;
 use crate::gateway::chat::custom_tools::CustomTools;
 use crate::gateway::chat::{
-    AnswerHead, ChatEvent, Dialect, EncodeError, EncodeOptions, StreamEncoder, TokenUsage, encode_whole, pass,
+    AnswerHead, ChatEvent, Dialect, EncodeError, EncodeOptions, TokenUsage, encode_whole, pass,
 };
 use crate::gateway::ledger::account::{Account, Attempt};
 use crate::gateway::ledger::cost;
@@ -40,13 +42,13 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
-use stream::{AnswerStream, Out, Resume};
+use stream::{AnswerStream, WaitingStream};
 
 /// Who answered, why, after how many attempts, for how many dollars.
-const MODEL: HeaderName = HeaderName::from_static("x-novastack-model");
-const ROUTE: HeaderName = HeaderName::from_static("x-novastack-route");
-const ARM: HeaderName = HeaderName::from_static("x-novastack-arm");
-const ATTEMPTS: HeaderName = HeaderName::from_static("x-novastack-attempts");
+pub(super) const MODEL: HeaderName = HeaderName::from_static("x-novastack-model");
+pub(super) const ROUTE: HeaderName = HeaderName::from_static("x-novastack-route");
+pub(super) const ARM: HeaderName = HeaderName::from_static("x-novastack-arm");
+pub(super) const ATTEMPTS: HeaderName = HeaderName::from_static("x-novastack-attempts");
 const COST: HeaderName = HeaderName::from_static("x-novastack-cost");
 
 /// `POST /v1/chat/completions`.
@@ -136,29 +138,45 @@ pub async fn converse(
         counts,
         attempts,
     });
-    let answered = fallback::first(&plan, bounds.clone(), &*chat).await;
-    let answering = answered.as_ref().ok().map(|answered| &answered.target).or(plan.targets.first());
-    if let Some(target) = answering {
-        chat.context.names(&target.model.name);
-    }
-    let Answered { answer, target, attempts, hedged } = answered?;
-    for slow in hedged {
-        chat.app.metrics.attempts().hedged(&slow.model.name, !Arc::ptr_eq(&slow, &target));
-    }
-    let name = &target.model.name;
-    let mut response = answer.respond(&chat, &plan, &target, bounds);
-    let headers = response.headers_mut();
-    let mut tell = |header: HeaderName, value: &str| {
-        if let Ok(value) = HeaderValue::from_str(value) {
-            headers.insert(header, value);
+    let answered = {
+        let (chat, plan, bounds) = (chat.clone(), plan.clone(), bounds.clone());
+        async move { chat.noted(&plan, fallback::first(&plan, bounds, &*chat).await) }
+    };
+    let keep_alive = chat.app.config.keep_alive;
+    let answered = if stream {
+        let mut answered = Box::pin(answered);
+        match tokio::time::timeout(keep_alive, &mut answered).await {
+            Ok(answered) => answered?,
+            Err(_) => {
+                let waiting = WaitingStream::new(answered, &chat, &plan, bounds);
+                let mut response = sse::response(waiting, keep_alive);
+                chat.tell_plan(&plan, &mut response);
+                return Ok(response);
+            }
+        }
+    } else {
+        answered.await?
+    };
+    let Answered { answer, target, attempts, .. } = answered;
+    let mut response = match answer {
+        ChatAnswer::Whole(whole, used) => {
+            let kind = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+            with_cost((kind, whole).into_response(), &target, used.as_ref())
+        }
+        ChatAnswer::Stream(open) => {
+            sse::response(AnswerStream::new(open, &chat, &plan, &target, bounds), keep_alive)
         }
     };
-    tell(MODEL, name);
-    tell(ROUTE, &plan.route);
-    plan.arm.iter().for_each(|arm| tell(ARM, arm));
-    headers.insert(ATTEMPTS, attempts.into());
-    insert_limits(&mut response, &chat.account.bill.states(), dialect);
+    chat.tell_plan(&plan, &mut response);
+    tell(&mut response, MODEL, &target.model.name);
+    response.headers_mut().insert(ATTEMPTS, attempts.into());
     Ok(response)
+}
+
+fn tell(response: &mut Response, header: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        response.headers_mut().insert(header, value);
+    }
 }
 
 /// A body, and the name that it is for: the path's (`/to/NAME/v1/...`), which is a name here, that of
@@ -245,6 +263,31 @@ impl Ask for Chat {
 }
 
 impl Chat {
+    /// Notes who answers, or would have, and who was overtaken.
+    fn noted<T>(
+        &self,
+        plan: &Plan,
+        answered: Result<Answered<T>, ApiError>,
+    ) -> Result<Answered<T>, ApiError> {
+        let answering = answered.as_ref().ok().map(|answered| &answered.target).or(plan.targets.first());
+        if let Some(target) = answering {
+            self.context.names(&target.model.name);
+        }
+        if let Ok(Answered { target, hedged, .. }) = &answered {
+            for slow in hedged {
+                self.app.metrics.attempts().hedged(&slow.model.name, !Arc::ptr_eq(slow, target));
+            }
+        }
+        answered.map_err(|error| if self.responses.is_some() { error.in_input() } else { error })
+    }
+
+    /// Names in a response's head what is known before anybody has answered.
+    fn tell_plan(&self, plan: &Plan, response: &mut Response) {
+        tell(response, ROUTE, &plan.route);
+        plan.arm.iter().for_each(|arm| tell(response, ARM, arm));
+        insert_limits(response, &self.account.bill.states(), self.dialect);
+    }
+
     /// Asks a target; for the rest of an answer, with what its caller has.
     async fn begin(
         &self,
@@ -271,7 +314,8 @@ impl Chat {
             // Boxed: it is large, and upstreams are asked without it.
             None => {
                 let model = self.app.engine(name).map_err(failure)?;
-                let engine = LocalTarget { model, text: &self.app.text, metrics: &self.app.metrics };
+                let (text, metrics) = (&self.app.text, &self.app.metrics);
+                let engine = LocalTarget { model, drops_noise: target.drops_noise(), text, metrics };
                 Box::pin(engine.ask(&request, bounds, attempt)).await?
             }
             Some(upstream) => upstream.ask(&request, bounds, attempt).await?,
@@ -348,58 +392,13 @@ impl Chat {
     }
 }
 
-impl ChatAnswer {
-    fn respond(
-        self,
-        chat: &Arc<Chat>,
-        plan: &Arc<Plan>,
-        target: &Arc<Target>,
-        bounds: RequestBounds,
-    ) -> Response {
-        let begun = match self {
-            Self::Whole(whole, used) => {
-                let kind = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
-                return with_cost((kind, whole).into_response(), target, used.as_ref());
-            }
-            Self::Stream(begun) => begun,
-        };
-        let name = &target.model.name;
-        let passes = chat.responses.is_none() && begun.answer.dialect() == Some(chat.dialect);
-        let out = match passes {
-            true => Out::Same {
-                name: name.clone(),
-                hides_usage: chat.dialect == Dialect::OpenAi && !chat.wants_usage(),
-            },
-            false => {
-                let options = begun.answer.options(chat.options(target));
-                let head = chat.head(name);
-                Out::Anew(Box::new(match &chat.responses {
-                    Some(responses) => StreamEncoder::for_responses(head, responses.asked.clone()),
-                    None => StreamEncoder::new(chat.dialect, head, options),
-                }))
-            }
-        };
-        let source = AnswerStream {
-            open: begun,
-            out,
-            dialect: chat.dialect,
-            bounds,
-            id: chat.context.id.clone(),
-            resume: Resume::of(chat, plan, target),
-            responses: chat.responses.clone(),
-            _in_flight: chat.context.in_flight.clone(),
-        };
-        sse::response(source, chat.app.config.keep_alive)
-    }
-}
-
 /// What came cannot be said in the caller's dialect.
 fn untellable(error: &EncodeError) -> ApiError {
     ApiError::upstream_answer(&error.to_string())
 }
 
 /// Names what the answer cost, where the model has a price and the usage is known.
-fn with_cost(mut response: Response, target: &Target, usage: Option<&TokenUsage>) -> Response {
+pub(super) fn with_cost(mut response: Response, target: &Target, usage: Option<&TokenUsage>) -> Response {
     if let (Some(price), Some(usage)) = (target.price(), usage)
         && let Ok(value) = HeaderValue::try_from(format!("{:.9}", cost::cost(&price, usage)))
     {

@@ -10,8 +10,8 @@ use crate::gateway::ledger::account::Attempt;
 use crate::gateway::route::Asked;
 use crate::gateway::route::count::Counts;
 use crate::gateway::target::local::{
-    self, CHOICES_MAX, Delta, Generation, GenerationRequest, LocalError, MaxTokens, ModelView, Params,
-    StreamOptions, TOP_LOGPROBS_MAX, TextEvent,
+    self, CHOICES_MAX, Delta, Generation, GenerationRequest, LocalError, ModelView, Params, StreamOptions,
+    TOP_LOGPROBS_MAX, TextEvent,
 };
 use crate::gateway::target::registry::LocalModel;
 use crate::gateway::wire::bounds::RequestBounds;
@@ -182,6 +182,7 @@ pub async fn create(
     let fields = Fields::root(&body)?;
     let name = fields.required_str("model", "the name of a served model")?;
     let model = app.model(name, &context)?;
+    model.check_generates()?;
     let counts = Counts::estimated(&body);
     let asked =
         Asked { body: &body, headers: &headers, path: &path, tenant: &context.tenant, counts: &counts };
@@ -228,6 +229,7 @@ async fn complete(
     let (prompts, constraint) = app.text.run(&context.tenant.name, &mut bounds, work).await.map_err(at)?;
     let request = GenerationRequest {
         generated: Vec::new(),
+        hides_reasoning: false,
         parser: None,
         constraint,
         id: context.id.clone(),
@@ -235,7 +237,7 @@ async fn complete(
         prompts: prompts.iter().map(|prompt| prompt.ids.clone()).collect(),
         choices: params.n,
         sampling: params.sampling,
-        max_tokens: params.max_tokens.map_or(MaxTokens::AtMost(MAX_TOKENS_DEFAULT), MaxTokens::Exactly),
+        max_tokens: params.max_tokens.unwrap_or(MAX_TOKENS_DEFAULT),
         stops: params.stops,
         include_stop: params.include_stop,
         skip_special: params.skip_special,

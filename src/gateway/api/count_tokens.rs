@@ -12,10 +12,8 @@ use crate::gateway::chat::Dialect;
 use crate::gateway::route::count::Counts;
 use crate::gateway::route::{self, Asked};
 use crate::gateway::target::local::chat_prompt;
-use crate::gateway::target::registry::LocalModel;
 use crate::gateway::wire::bounds::RequestBounds;
 use crate::gateway::wire::error::ApiError;
-use crate::protocol::TokenId;
 use axum::extract::{Extension, Request, State};
 use axum::http::HeaderValue;
 use axum::response::{IntoResponse, Json, Response};
@@ -45,25 +43,15 @@ pub async fn counts_of(
         if model.engine.failure().is_some() || !reached.contains(&model.name) {
             continue;
         }
-        if let Some(prompt) = tokens(app, context, bounds, &model, dialect, body).await? {
-            counts.knows(&model.name, prompt);
+        let drops_noise = app.routing().target(&model.name).is_none_or(|target| target.drops_noise());
+        let Ok(work) = chat_prompt(&model, dialect, body, drops_noise) else { continue };
+        // None where the model cannot take it.
+        let prompt = app.text.run(&context.tenant.name, bounds, move || Ok(work().ok())).await?;
+        if let Some(prompt) = prompt {
+            counts.knows(&model.name, prompt.into());
         }
     }
     Ok(counts)
-}
-
-/// A conversation's tokens; None where the model cannot take it.
-async fn tokens(
-    app: &App,
-    context: &RequestContext,
-    bounds: &mut RequestBounds,
-    model: &Arc<LocalModel>,
-    dialect: Dialect,
-    body: &Value,
-) -> Result<Option<Arc<[TokenId]>>, ApiError> {
-    let Ok(work) = chat_prompt(model, dialect, body) else { return Ok(None) };
-    let tokens = app.text.run(&context.tenant.name, bounds, move || Ok(work().ok())).await?;
-    Ok(tokens.map(Into::into))
 }
 
 /// `POST /v1/messages/count_tokens`.
@@ -89,7 +77,7 @@ pub async fn count_tokens(
     let (tokens, how) = match &target.upstream {
         None => {
             let model = app.engine(&target.model.name)?;
-            let work = chat_prompt(&model, Dialect::Anthropic, &body)?;
+            let work = chat_prompt(&model, Dialect::Anthropic, &body, target.drops_noise())?;
             let prompt = app
                 .text
                 .run(&context.tenant.name, &mut bounds, work)
@@ -97,13 +85,10 @@ pub async fn count_tokens(
                 .map_err(|e| ApiError::from(e).at("messages"))?;
             (prompt.len() as u64, "exact")
         }
-        Some(hosted) => {
-            body["model"] = hosted.name.as_str().into();
-            match hosted.upstream.count(&body, beta(&headers), &mut bounds).await? {
-                Some(tokens) => (tokens, "exact"),
-                None => (counts.of(&target), "estimate"),
-            }
-        }
+        Some(hosted) => match hosted.count(&body, beta(&headers), &mut bounds).await? {
+            Some(tokens) => (tokens, "exact"),
+            None => (counts.of(&target), "estimate"),
+        },
     };
     admitted.into_iter().for_each(|admitted| admitted.settle(0, 0.0, Instant::now()));
     let mut response = Json(json!({ "input_tokens": tokens })).into_response();

@@ -10,7 +10,7 @@ use crate::gateway::ledger::account::Attempt;
 use crate::gateway::route::Asked;
 use crate::gateway::route::count::Counts;
 use crate::gateway::target::local::{
-    Generation, GenerationRequest, LocalError, MaxTokens, ModelView, Params, TextEvent, Usage,
+    Generation, GenerationRequest, LocalError, ModelView, Params, TextEvent, Usage,
 };
 use crate::gateway::target::registry::LocalModel;
 use crate::gateway::wire::bounds::RequestBounds;
@@ -105,6 +105,7 @@ pub async fn create(
     let body = app.read_json(&context, &mut bounds, request).await?;
     let fields = Fields::root(&body)?;
     let model = app.model_or_only(fields.str("model")?, &context)?;
+    model.check_generates()?;
     let counts = Counts::estimated(&body);
     let asked =
         Asked { body: &body, headers: &headers, path: &path, tenant: &context.tenant, counts: &counts };
@@ -139,6 +140,7 @@ async fn fill(
     let prompt = app.text.run(&context.tenant.name, &mut bounds, encode).await.map_err(at)?;
     let request = GenerationRequest {
         generated: Vec::new(),
+        hides_reasoning: false,
         parser: None,
         constraint: None,
         id: context.id.clone(),
@@ -146,9 +148,7 @@ async fn fill(
         prompts: vec![prompt.into()],
         choices: 1,
         sampling: params.sampling,
-        max_tokens: params
-            .max_tokens
-            .map_or(MaxTokens::AtMost(model.defaults.max_tokens.unwrap_or(u32::MAX)), MaxTokens::Exactly),
+        max_tokens: params.max_tokens.or(model.defaults.max_tokens).unwrap_or(u32::MAX),
         stops: params.stops,
         include_stop: params.include_stop,
         skip_special: params.skip_special,

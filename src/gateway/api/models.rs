@@ -72,7 +72,7 @@ impl<'a> Model<'a> {
             owned_by: "novastack",
             root: Some(&model.root),
             max_model_len: Some(model.engine.max_context()),
-            defaults: Some(Defaults::of(model)),
+            defaults: model.tasks.generates.then(|| Defaults::of(model)),
         }
     }
 

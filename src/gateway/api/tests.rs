@@ -2,6 +2,7 @@
 //! (`tests/api/golden`; `UPDATE_GOLDENS=1` rewrites them).
 
 mod history;
+mod pooled;
 
 use super::completions::{self, CompletionEncoder, CompletionRequest, Encoded, Format, Prompt};
 use super::text_answer::{Collected, Encoder, Head};

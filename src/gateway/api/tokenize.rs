@@ -72,7 +72,7 @@ fn run(model: &LocalModel, request: TokenizeRequest) -> Result<Tokenized, LocalE
     let tokenizer = model.tokenizer.as_ref().ok_or(LocalError::NoTokenizer)?;
     let tokens = match &request.source {
         Source::Text(text) if text.len() > TEXT_BYTES_MAX => {
-            return Err(LocalError::TextTooLong { bytes: text.len(), bytes_max: TEXT_BYTES_MAX });
+            return Err(LocalError::WorkTooLong { bytes: text.len(), bytes_max: TEXT_BYTES_MAX });
         }
         Source::Text(text) => tokenizer.encode(text, request.add_special)?,
         Source::Messages(render) => prompt_ids(model, render, request.add_special)?,

@@ -12,6 +12,19 @@ use serde_json::{Map, Value};
 /// its own API reads: the last value is of the request's content.
 const LINES: [&str; 1] = ["x-anthropic-billing-header:"];
 
+/// Whether there is something to leave out of a body of OpenAI's format.
+pub fn is_in(body: &Value) -> bool {
+    let begins = |text: &Value| {
+        let text = text.as_str().unwrap_or_default().trim_start();
+        LINES.iter().any(|line| text.starts_with(line))
+    };
+    let messages = body.get("messages").and_then(Value::as_array).into_iter().flatten();
+    messages.filter(|message| message["role"] == "system" || message["role"] == "developer").any(|message| {
+        let parts = message["content"].as_array().into_iter().flatten();
+        begins(&message["content"]) || parts.into_iter().any(|part| begins(&part["text"]))
+    })
+}
+
 /// Leaves them out of the system prompt of a body.
 pub fn drop(body: &mut Map<String, Value>, dialect: Dialect) {
     match dialect {

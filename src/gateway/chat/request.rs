@@ -74,7 +74,7 @@ pub fn for_upstream(from: Dialect, body: &Value, to: &Peer) -> Result<Value, Bad
 
 /// Names of users that are longer than the API takes go as their SHA-256: the same one each time, and nobody
 /// else's. Claude Code's are some 150 characters.
-fn hash_long_names(body: &mut Map<String, Value>, dialect: Dialect) {
+pub fn hash_long_names(body: &mut Map<String, Value>, dialect: Dialect) {
     let hash = |name: &mut Value, chars_max: usize| {
         if let Some(text) = name.as_str().filter(|text| text.chars().count() > chars_max) {
             let hex = Sha256::digest(text.as_bytes()).iter().fold(String::new(), |mut hex, byte| {

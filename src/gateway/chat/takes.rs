@@ -85,6 +85,19 @@ impl Takes {
     }
 }
 
+/// Refuses a caller's body of either dialect that has an image, audio, video or a file, for a model that takes text
+/// alone. A document that is text is text.
+pub fn check_text_only(body: &Value) -> Result<(), BadField> {
+    let messages = body.get("messages").and_then(Value::as_array).into_iter().flatten();
+    for (i, message) in messages.enumerate() {
+        if let Some((path, what)) = media_in(&message["content"], &format!("messages[{i}].content")) {
+            let why = format!("is {what}, and this model takes text only; leave it out or ask another model");
+            return Err(BadField::unsupported(path, why));
+        }
+    }
+    Ok(())
+}
+
 /// Where an image stands in a message's content, tools' results included.
 fn image_in(content: &Value, path: &str) -> Option<String> {
     content.as_array()?.iter().enumerate().find_map(|(i, part)| {
@@ -92,6 +105,22 @@ fn image_in(content: &Value, path: &str) -> Option<String> {
         match part["type"].as_str()? {
             "image" | "image_url" | "input_image" => Some(path),
             "tool_result" => image_in(&part["content"], &format!("{path}.content")),
+            _ => None,
+        }
+    })
+}
+
+/// The same for whatever is no text, and what it is.
+fn media_in(content: &Value, path: &str) -> Option<(String, &'static str)> {
+    content.as_array()?.iter().enumerate().find_map(|(i, part)| {
+        let path = format!("{path}[{i}]");
+        match part["type"].as_str()? {
+            "image" | "image_url" | "input_image" => Some((path, "an image")),
+            "audio" | "input_audio" | "audio_url" => Some((path, "audio")),
+            "video" | "video_url" | "input_video" => Some((path, "a video")),
+            "file" | "input_file" => Some((path, "a file")),
+            "document" if part["source"]["type"] == "base64" => Some((path, "a file")),
+            "tool_result" => media_in(&part["content"], &format!("{path}.content")),
             _ => None,
         }
     })

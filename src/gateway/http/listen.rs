@@ -4,7 +4,7 @@
 use super::server::ServerConfig;
 use super::tls::Tls;
 use crate::gateway::ledger::observe::Peer;
-use crate::gateway::wire::connection::{Answering, Connection, Until};
+use crate::gateway::wire::connection::{Answering, Connection};
 use crate::gateway::wire::places::{Place, Places};
 use crate::gateway::wire::workers::Workers;
 use axum::http::{HeaderValue, Request, Version, header};
@@ -26,7 +26,7 @@ use tokio::sync::{Notify, oneshot};
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection beyond the others may take to send a request's head.
 const RESERVED_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// How much longer than a request's time its connection has: for the error that says so.
+/// How much longer than a request's times its connection has: for the error that says so.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// Of a request that came over a connection beyond the others: only health, metrics and the admin API are
@@ -41,8 +41,10 @@ struct Listen {
     reserved_http: http1::Builder,
     tls: Option<Arc<Tls>>,
     write_timeout: Duration,
+    /// Between two parts of an answer that its caller makes room for.
+    silence: Duration,
     /// From a request's head to the last byte that its caller takes.
-    overdue: Duration,
+    total: Duration,
 }
 
 /// Accepts connections until `closed`, then waits until each has finished its request.
@@ -64,7 +66,8 @@ pub async fn connections(
         reserved_http: http(config.head_timeout.min(RESERVED_HEAD_TIMEOUT)),
         tls: config.tls.clone(),
         write_timeout: config.write_timeout,
-        overdue: config.requests.request_timeout + GRACE,
+        silence: config.requests.request_timeout + GRACE,
+        total: config.requests.total_timeout + GRACE,
     });
     let places = Places::new(config.connections);
     let closing = Arc::new(Notify::new());
@@ -122,7 +125,7 @@ impl Listen {
         tokio::select! {
             () = serve => {}
             () = place.is_given_away() => tracing::debug!(%peer, "an idle connection made room"),
-            () = connection.is_overdue(self.overdue) => {
+            () = connection.is_overdue(self.silence, self.total) => {
                 tracing::warn!(%peer, "a request had no end in its time: its caller did not read on");
             }
         }
@@ -145,10 +148,9 @@ impl Listen {
             if is_reserved {
                 request.extensions_mut().insert(Reserved);
             }
-            let end = asked.at_end();
-            let answer = router.call(request);
+            let (asked, answer) = (asked.clone(), router.call(request));
             async move {
-                let mut answer = answer.await?.map(|body| Until::new(body, end));
+                let mut answer = answer.await?.map(|body| asked.answers(body));
                 if is_reserved {
                     answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
                 }

@@ -17,8 +17,9 @@ use crate::gateway::api::body::linger;
 use crate::gateway::api::chat;
 use crate::gateway::api::count_tokens::count_tokens;
 use crate::gateway::api::health::{health, live, scrape, version};
-use crate::gateway::api::scores;
-use crate::gateway::api::{completions, infill, models, responses, tokenize};
+use crate::gateway::api::{
+    completions, embeddings, infill, models, rerank, responses, score, scores, tokenize,
+};
 use crate::gateway::chat::Dialect;
 use crate::gateway::ledger::auth::Viewer;
 use crate::gateway::ledger::observe::{self, Observed};
@@ -185,6 +186,12 @@ fn router(entrance: Entrance, cors: &Cors) -> io::Result<axum::Router> {
             .route("/v1/responses/{id}", get(responses::get).delete(responses::delete))
             .route("/v1/responses/{id}/input_items", get(responses::input_items))
             .route("/v1/completions", post(completions::create))
+            .route("/v1/embeddings", post(embeddings::create))
+            .route("/v1/rerank", post(rerank::create))
+            .route("/v2/rerank", post(rerank::create))
+            .route("/rerank", post(rerank::create))
+            .route("/v1/score", post(score::create))
+            .route("/score", post(score::create))
             .route("/v1/scores", post(scores::create))
             .route("/v1/models", get(models::list))
             .route("/v1/models/{*id}", get(models::get))
@@ -197,6 +204,10 @@ fn router(entrance: Entrance, cors: &Cors) -> io::Result<axum::Router> {
         .nest("/router", api())
         .route("/to/{name}/v1/chat/completions", post(chat::completions))
         .route("/to/{name}/v1/responses", post(responses::create))
+        .route("/to/{name}/v1/embeddings", post(embeddings::create))
+        .route("/to/{name}/v1/rerank", post(rerank::create))
+        .route("/to/{name}/v2/rerank", post(rerank::create))
+        .route("/to/{name}/v1/score", post(score::create))
         .route(&format!("/to/{{name}}{MESSAGES}"), post(chat::messages))
         .route(&format!("/to/{{name}}{COUNT_TOKENS}"), post(count_tokens))
         .route(&format!("/anthropic{MESSAGES}"), post(chat::messages))

@@ -26,7 +26,8 @@ pub const OPEN_PATHS: [&str; 3] = ["/health", "/livez", "/readyz"];
 /// Whose request it is.
 #[derive(Debug, Default, PartialEq)]
 pub struct Tenant {
-    /// The key's name; empty for the command line's, and without keys.
+    /// The key's name; empty without keys. The command line's have no names of their own: theirs is made of the
+    /// digest, so that each has its own limits, records and stored responses, whatever others there are.
     pub name: String,
     /// Names that it may ask for; None: all.
     pub models: Option<Vec<String>>,
@@ -119,8 +120,10 @@ impl Keys {
             None => cache_salt::of_key(sha256),
         };
         let given = given.iter().map(|key| {
-            let sha256 = Sha256::digest(key.as_bytes()).into();
-            (sha256, Arc::new(Tenant { cache_salt: cache_salt(&sha256, None), ..Tenant::default() }))
+            let sha256: [u8; 32] = Sha256::digest(key.as_bytes()).into();
+            let name =
+                format!("api-key-{:02x}{:02x}{:02x}{:02x}", sha256[0], sha256[1], sha256[2], sha256[3]);
+            (sha256, Arc::new(Tenant { name, cache_salt: cache_salt(&sha256, None), ..Tenant::default() }))
         });
         let tenant = |name: &String, key: &config::Key| Tenant {
             name: name.clone(),
@@ -238,9 +241,7 @@ mod tests {
         if let Some((name, value)) = header {
             headers.insert(name, value.parse().unwrap());
         }
-        Keys::new(&keys, &BTreeMap::new(), false)
-            .check(path, &headers, None)
-            .map(|tenant| assert_eq!(tenant.name, ""))
+        Keys::new(&keys, &BTreeMap::new(), false).check(path, &headers, None).map(|_| ())
     }
 
     #[test]
@@ -255,7 +256,9 @@ mod tests {
         let keys = Keys::new(&[K1.into()], &BTreeMap::from([("ci".to_owned(), key)]), false);
         let tenant = keys.check("/v1/models", &bearer(K3), None).unwrap();
         assert_eq!((tenant.name.as_str(), tenant.models.as_deref()), ("ci", Some(&["a".to_owned()][..])));
-        assert_eq!(keys.check("/v1/models", &bearer(K1), None).unwrap().name, "");
+        let name = keys.check("/v1/models", &bearer(K1), None).unwrap().name.clone();
+        // `printf the-first-of-all-keys | sha256sum`
+        assert_eq!(name, "api-key-dc2d581d");
         assert_eq!(keys.check("/v1/models", &bearer(K2), None), Err(AuthError::Wrong));
     }
 

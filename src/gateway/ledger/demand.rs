@@ -28,7 +28,10 @@ pub struct Demand {
 }
 
 impl Demand {
-    /// Of a body of any endpoint. What is no number is read as generously as the most generous
+    /// Of a request whose answer has no output tokens: embeddings and scores.
+    pub const NO_OUTPUT: Self = Self { choices: 1, output: Some(0), thinks: false };
+
+    /// Of a body of an endpoint that generates. What is no number is read as generously as the most generous
     /// provider reads it.
     pub fn of(body: &Value) -> Self {
         let number = |name: &str| body.get(name).and_then(count);

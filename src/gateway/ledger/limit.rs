@@ -57,7 +57,7 @@ impl Now {
 /// Whose limits they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Id<'a> {
-    /// A key, by its name; empty: the command line's, or no key at all.
+    /// A key, by its name; empty: no key at all.
     Key(&'a str),
     /// A model, by its name; for all callers together.
     Model(&'a str),

@@ -119,7 +119,7 @@ pub struct Finished {
     pub path: String,
     /// The pattern that the path met.
     pub http_route: Option<String>,
-    /// What is asked for, in the words of OpenTelemetry's conventions; None: no generation.
+    /// What is asked for, in the words of OpenTelemetry's conventions; None: nothing of a model.
     pub operation: Option<&'static str>,
     pub parameters: Parameters,
     pub client: Option<SocketAddr>,
@@ -464,6 +464,10 @@ fn operation(http_route: &str) -> Option<&'static str> {
             Some("chat")
         }
         () if ends("/v1/completions") => Some("text_completion"),
+        () if ends("/v1/embeddings") => Some("embeddings"),
+        // The conventions have no words for these two.
+        () if ends("/rerank") => Some("rerank"),
+        () if ends("/score") => Some("score"),
         () => None,
     }
 }
@@ -569,6 +573,12 @@ mod tests {
             assert_eq!(operation(path), Some("chat"), "{path}");
         }
         assert_eq!(operation("/v1/completions"), Some("text_completion"));
+        assert_eq!(operation("/to/{name}/v1/embeddings"), Some("embeddings"));
+        for (path, wanted) in [("/rerank", "rerank"), ("/router/v2/rerank", "rerank"), ("/v1/score", "score")]
+        {
+            assert_eq!(operation(path), Some(wanted), "{path}");
+        }
+        assert_eq!(operation("/v1/scores"), None);
         assert_eq!(operation("/v1/responses/{id}"), None);
     }
 

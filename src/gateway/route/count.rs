@@ -42,6 +42,26 @@ const REFERRING_FIELDS: [&str; 7] = [
     "container",
     "previous_response_id",
 ];
+/// Fields of bodies for embeddings, reranking and scores that have texts, in the names of OpenAI, Cohere and vLLM.
+const TEXT_FIELDS: [&str; 12] = [
+    "input",
+    "messages",
+    "query",
+    "queries",
+    "text_1",
+    "data_1",
+    "instruction",
+    "documents",
+    "items",
+    "text_2",
+    "data_2",
+    "texts",
+];
+/// Of those, what is read with each of the others where there is one of it.
+const OF_ALL_FIELDS: [&str; 5] = ["query", "queries", "text_1", "data_1", "instruction"];
+/// What a template or separators may put around a text or a pair: Qwen3-Reranker's are some eighty tokens.
+const AROUND_TEXT_TOKENS_MAX: u64 = 128;
+
 /// A prompt's tokens, by model.
 #[derive(Default)]
 pub struct Counts {
@@ -66,6 +86,32 @@ impl Counts {
         size.refers |= REFERRING_FIELDS.iter().any(|name| body.get(name).is_some_and(|it| !it.is_null()))
             || has_tools_of_the_provider(body);
         Self { estimate: size.tokens(), images: size.images, most: size.most(body), exact: BTreeMap::new() }
+    }
+
+    /// Of texts that are embedded or scored, without tokenizing anything. Each of several is read with what is
+    /// asked of all of them, and with a template around both.
+    pub fn of_texts(body: &Value) -> Self {
+        let mut size = Size::default();
+        let (mut texts, mut of_all) = (0, Size::default());
+        for name in TEXT_FIELDS {
+            let Some(value) = body.get(name).filter(|value| !value.is_null()) else { continue };
+            // A list of numbers is one text.
+            let items = match value {
+                Value::Array(items) if !matches!(items.first(), Some(Value::Number(_))) => items.len() as u64,
+                _ => 1,
+            };
+            texts = items.max(texts);
+            if items == 1 && OF_ALL_FIELDS.contains(&name) {
+                of_all.add_prompt(value);
+            } else {
+                size.add_prompt(value);
+            }
+        }
+        size.bytes = size.bytes.saturating_add(of_all.bytes.saturating_mul(texts));
+        size.refers |= of_all.refers || refers_to_media(body);
+        let around = texts.saturating_mul(AROUND_TEXT_TOKENS_MAX);
+        let most = size.most(body).saturating_add(around);
+        Self { estimate: size.tokens(), images: 0, most, exact: BTreeMap::new() }
     }
 
     /// The prompt's tokens for one of our models.
@@ -157,4 +203,39 @@ fn has_tools_of_the_provider(body: &Value) -> bool {
     let tools = body.get("tools").and_then(Value::as_array).into_iter().flatten();
     let mut kinds = tools.filter_map(|tool| tool.get("type").and_then(Value::as_str));
     kinds.any(|kind| !["function", "custom"].contains(&kind))
+}
+
+/// Whether something to be embedded or scored is no text: its bytes do not bound what a provider counts for it.
+fn refers_to_media(body: &Value) -> bool {
+    let texts = TEXT_FIELDS.iter().filter_map(|name| body.get(name));
+    let items = texts.flat_map(|value| value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice));
+    items.filter_map(Value::as_object).any(|item| item.keys().any(|key| key != "text"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn texts_are_counted_with_what_is_read_beside_each() {
+        let count = |body: Value| Counts::of_texts(&body).estimate;
+        let text = "a".repeat(400);
+        let one = count(json!({ "input": text }));
+        assert_eq!(one, 400_u64.div_ceil(BYTES_PER_TOKEN));
+        assert_eq!(count(json!({ "input": [text, text] })), 800_u64.div_ceil(BYTES_PER_TOKEN));
+        // Numbers are tokens, of one text or of several.
+        assert_eq!(count(json!({ "input": [5, 6, 7] })), 3);
+        assert_eq!(count(json!({ "input": [[5, 6, 7], [8]] })), 4);
+        // A query is read with each document.
+        let pairs = count(json!({ "query": text, "documents": ["b", { "text": "c" }, "d"] }));
+        assert!((3 * one..3 * one + 3).contains(&pairs), "{pairs}");
+        assert_eq!(count(json!({ "text_1": text, "text_2": [text, text] })), 4 * one);
+        assert_eq!(count(json!({ "text_1": [text, text], "text_2": [text, text] })), 4 * one);
+        // Of what is no text a provider may count more than its bytes.
+        let most = |body: Value| Counts::of_texts(&body).most;
+        assert!(most(json!({ "input": [{ "image": "https://host.example/a.png" }] })) > REFERRED_TOKENS_MAX);
+        assert!(most(json!({ "input": "a" })) < 2 * MARGIN_TOKENS);
+        assert!(most(json!({ "query": "a", "documents": vec!["b"; 1000] })) > 100 * 1000);
+    }
 }

@@ -1,8 +1,9 @@
 //! Requests to one upstream: hyper's pooled client over [`Connector`]. A connection is kept for the next
 //! requests of the thread that opened it.
 //!
-//! Redirects are not followed. Nothing stands between hyper and its caller: a general client's layers
-//! took a tenth of a request's time.
+//! Redirects are not followed. An answer that comes packed (gzip, Brotli, zstd, deflate), though nobody asked for
+//! that, is unpacked as it comes, and has no header any more that says so. Nothing else stands between hyper and its
+//! caller: a general client's layers took a tenth of a request's time.
 
 use crate::connect::Connector;
 use crate::gateway::wire::workers::PerWorker;
@@ -15,11 +16,16 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::ClientConfig;
 use std::sync::Arc;
 use std::time::Duration;
+use tower_http::decompression::{Decompression, DecompressionBody};
+use tower_service::Service;
 
 /// Connections of a thread that are kept for its next requests.
 const IDLE_CONNECTIONS_MAX: usize = 64;
 /// How long they are kept.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// An answer's body, unpacked.
+pub type AnswerBody = DecompressionBody<Incoming>;
 
 /// A client of one upstream.
 pub struct HttpClient(PerWorker<Client<Connector, Full<Bytes>>>);
@@ -49,11 +55,11 @@ impl HttpClient {
         headers: &HeaderMap,
         extra: HeaderMap,
         body: Bytes,
-    ) -> Result<Response<Incoming>, Error> {
+    ) -> Result<Response<AnswerBody>, Error> {
         let mut request = Request::new(Full::new(body));
         (*request.method_mut(), *request.uri_mut(), *request.headers_mut()) =
             (Method::POST, url, headers.clone());
         request.headers_mut().extend(extra);
-        self.0.get().request(request).await
+        Decompression::new(self.0.get()).call(request).await
     }
 }

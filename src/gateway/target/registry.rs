@@ -6,7 +6,7 @@
 use super::local::LocalError;
 use super::local::constrained::Grammars;
 use super::replicas::Replicas;
-use crate::protocol::SamplingDefaults;
+use crate::protocol::{EmbeddingInfo, ModelTasks, SamplingDefaults, ScoreBy};
 use crate::text::{AnswerFormat, ChatTemplate, Tokenizer};
 use arc_swap::ArcSwap;
 use serde_json::Value;
@@ -17,6 +17,8 @@ use std::sync::Arc;
 pub struct LocalModel {
     /// The served name, which may contain slashes.
     pub name: String,
+    /// What it is served for; requests for anything else are refused.
+    pub tasks: ModelTasks,
     /// Its engine, or several.
     pub engine: Replicas,
     /// None when the checkpoint has no tokenizer: only token ids can be served then.
@@ -40,6 +42,65 @@ pub struct LocalModel {
 }
 
 impl LocalModel {
+    /// Refuses to write text where that is not what it is served for.
+    ///
+    /// # Errors
+    /// It is none for text.
+    pub fn check_generates(&self) -> Result<(), LocalError> {
+        if self.tasks.generates {
+            return Ok(());
+        }
+        Err(LocalError::WrongTask(match &self.tasks.embeds {
+            Some(_) => format!(
+                "`{}` is an embedding model, which writes no text: send texts for it to /v1/embeddings",
+                self.name
+            ),
+            None => format!(
+                "`{}` is a reranker, which writes no text: send texts for it to /v1/rerank or /v1/score",
+                self.name
+            ),
+        }))
+    }
+
+    /// How its embeddings are.
+    ///
+    /// # Errors
+    /// It has none.
+    pub fn embeddings(&self) -> Result<&EmbeddingInfo, LocalError> {
+        let refusal = || {
+            LocalError::WrongTask(match self.tasks.generates {
+                true => format!(
+                    "`{}` is a chat model; embeddings are served by models with a pooling layer",
+                    self.name
+                ),
+                false => format!(
+                    "`{}` is a reranker, which has no embeddings: send pairs of texts for it to /v1/rerank or \
+                     /v1/score",
+                    self.name
+                ),
+            })
+        };
+        self.tasks.embeds.as_ref().ok_or_else(refusal)
+    }
+
+    /// What its scores of pairs come from; None: from the cosine of their embeddings.
+    ///
+    /// # Errors
+    /// It has no scores.
+    pub fn scores(&self) -> Result<Option<ScoreBy>, LocalError> {
+        match (self.tasks.scores, &self.tasks.embeds) {
+            (Some(ScoreBy::Classifier { labels, .. }), _) if labels != 1 => Err(LocalError::WrongTask(
+                format!("`{}` tells {labels} labels apart; scores are given by models with one", self.name),
+            )),
+            (Some(scores), _) => Ok(Some(scores)),
+            (None, Some(_)) => Ok(None),
+            (None, None) => Err(LocalError::WrongTask(format!(
+                "`{}` is a chat model; scores are given by rerankers and embedding models",
+                self.name
+            ))),
+        }
+    }
+
     /// Refuses a text that cannot fit whatever its tokens are, so that nobody spends a minute on
     /// tokenizing megabytes to say so.
     pub fn check_bytes(&self, text: &str) -> Result<(), LocalError> {
@@ -151,8 +212,9 @@ impl Registry {
         self.models.load().iter().find(|(n, _)| n == name).map(|(_, state)| state.clone())
     }
 
-    /// A request to show a newcomer, which the model of that name can answer: a chat where it has a
-    /// chat template (or is not of this process), else a text to continue, else token ids.
+    /// A request to show a newcomer, which the model of that name can answer: of an embedding model a text, of a
+    /// reranker a question with documents; else a chat where it has a chat template (or is not of this process),
+    /// else a text to continue, else token ids.
     pub fn example_request(&self, name: &str) -> ExampleRequest {
         let model = match self.get(name) {
             Some(ModelState::Ready(model)) => Some(model),
@@ -160,6 +222,21 @@ impl Registry {
         };
         // In the order in which people write it.
         let model_field = format!("\"model\": {}", Value::from(name));
+        let of_other_tasks = model.as_ref().filter(|model| !model.tasks.generates).map(|model| {
+            let texts = "\"documents\": [\"Paris is the capital of France.\", \"Bread needs flour.\"]";
+            match (&model.tasks.embeds, model.tokenizer.is_some()) {
+                (Some(_), true) => {
+                    ("/v1/embeddings", "\"input\": \"The capital of France is Paris.\"".to_owned())
+                }
+                (Some(_), false) => ("/v1/embeddings", "\"input\": [1, 2, 3]".to_owned()),
+                (None, _) => {
+                    ("/v1/rerank", format!("\"query\": \"What is the capital of France?\", {texts}"))
+                }
+            }
+        });
+        if let Some((path, fields)) = of_other_tasks {
+            return ExampleRequest { path, body: format!("{{{model_field}, {fields}}}") };
+        }
         let prompt = match &model {
             Some(model) if model.tokenizer.is_none() => "[1, 2, 3]",
             Some(model) if model.template.is_err() => "\"The capital of France is\"",

@@ -10,8 +10,10 @@
 //! what is kept is held of the requests' memory; dropping an answer closes its connection and frees its place.
 
 mod answer;
+mod pooled;
 
 pub use answer::RemoteAnswer;
+pub use pooled::{PooledAnswer, PooledTask};
 
 use super::adaptive::{AdaptiveLimiter, Outcome};
 use super::answer::Answer;
@@ -19,7 +21,7 @@ use super::breaker::Breaker;
 use super::failure::Failure;
 use super::http_client::HttpClient;
 use super::{ChatRequest, ChatTarget};
-use crate::config::{BodyRules, Continues, Format, KeySource, Provider};
+use crate::config::{BodyRules, Continues, Format, KeySource, Provider, ThinkTags};
 use crate::connect::chain;
 use crate::files;
 use crate::gateway::chat::anthropic::{fit, models};
@@ -66,6 +68,8 @@ pub struct UpstreamModel {
     pub takes: Takes,
     /// What becomes of fields of the body that it is sent.
     pub body: BodyRules,
+    /// What becomes of reasoning in its text.
+    pub think_tags: ThinkTags,
     /// How much it bears: providers limit each model by itself.
     pub load: AdaptiveLimiter,
     /// How it has done lately.
@@ -86,14 +90,59 @@ impl ChatTarget for UpstreamModel {
             self.fit_betas(&mut headers);
         }
         attempt.iter().for_each(|attempt| attempt.introduce(&mut headers));
-        let mut answer = self.upstream.send(&self.load, body, headers, bounds).await?;
+        let upstream = &self.upstream;
+        let mut answer = upstream.send(&upstream.url, &self.load, body, headers, bounds).await?;
         answer.expects(request.choices);
+        // The rest of an answer has no beginning, and who names its tokens reads them by itself.
+        if request.resume.is_none() && self.upstream.continues() != Some(Continues::Tokens) {
+            answer.splits(self.think_tags);
+        }
         answer.renames(names);
         Ok(Answer::Remote(Box::new(answer)))
     }
 }
 
+/// What of a prompt Anthropic's API counts by; other fields it refuses
+/// (<https://platform.claude.com/docs/en/api/messages/count_tokens>, and its betas).
+const COUNTED: [&str; 11] = [
+    "model",
+    "messages",
+    "system",
+    "tools",
+    "tool_choice",
+    "thinking",
+    "output_config",
+    "output_format",
+    "context_management",
+    "mcp_servers",
+    "cache_control",
+];
+
 impl UpstreamModel {
+    /// What Anthropic's API counts for a prompt in its format, as this model would be sent it; None where this
+    /// upstream counts nothing.
+    ///
+    /// # Errors
+    /// The model does not take the prompt, or the request's time is over.
+    pub async fn count(
+        &self,
+        body: &Value,
+        mut headers: HeaderMap,
+        bounds: &mut RequestBounds,
+    ) -> Result<Option<u64>, ApiError> {
+        if self.upstream.dialect() != Dialect::Anthropic {
+            return Ok(None);
+        }
+        let mut body = for_upstream(Dialect::Anthropic, body, &self.peer())?;
+        ToolNames::shorten(&mut body, Dialect::Anthropic, self.upstream.provider.compat.tool_name_chars_max);
+        if let Some(body) = body.as_object_mut() {
+            self.body.apply(body);
+            body.retain(|name, _| COUNTED.contains(&name.as_str()));
+        }
+        self.fit_betas(&mut headers);
+        self.upstream.count(&body, headers, bounds).await
+    }
+
     /// Whom a request is written for.
     pub fn peer(&self) -> Peer<'_> {
         let Upstream { provider, .. } = &*self.upstream;
@@ -220,8 +269,9 @@ impl Upstream {
 
     /// Sends a request in its dialect under the model's `load`; the answer's head is there when this
     /// returns. `extra` headers are the caller's own that this upstream is to see.
-    pub async fn send(
+    async fn send(
         &self,
+        url: &Uri,
         load: &AdaptiveLimiter,
         body: Vec<u8>,
         extra: HeaderMap,
@@ -229,7 +279,7 @@ impl Upstream {
     ) -> Result<RemoteAnswer, Failure> {
         let body = Bytes::from(body);
         let kept = (self.dialect() == Dialect::Anthropic).then(|| body.clone());
-        let refused = match self.send_once(load, body, extra.clone(), bounds).await? {
+        let refused = match self.send_once(url, load, body, extra.clone(), bounds).await? {
             Ok(answer) => return Ok(answer),
             Err(refused) => refused,
         };
@@ -239,13 +289,14 @@ impl Upstream {
             return Err(Failure::of_upstream(&self.name, refused));
         };
         tracing::info!(provider = self.name, "asked again without the thinking of earlier answers");
-        let answer = self.send_once(load, body.into(), extra, bounds).await?;
+        let answer = self.send_once(url, load, body.into(), extra, bounds).await?;
         answer.map_err(|refused| Failure::of_upstream(&self.name, refused))
     }
 
     /// Sends it; or what the upstream said with another status than 2xx.
     async fn send_once(
         &self,
+        url: &Uri,
         load: &AdaptiveLimiter,
         body: Bytes,
         extra: HeaderMap,
@@ -262,7 +313,7 @@ impl Upstream {
         let begun = Instant::now();
         let place = self.places.clone().try_acquire_owned().map_err(|_| full())?;
         let mut permit = load.try_acquire(begun).ok_or_else(full)?;
-        let sent = self.client.post(self.url.clone(), headers, extra, body);
+        let sent = self.client.post(url.clone(), headers, extra, body);
         let sent = bounds.bound(tokio::time::timeout(self.provider.timeout, sent)).await;
         let response = match sent.map_err(Failure::report)? {
             Ok(Ok(response)) => response,
@@ -275,6 +326,7 @@ impl Upstream {
                 return Err(self.silent());
             }
         };
+        bounds.heard();
         let status = response.status();
         let retry_after = retry_after(response.headers());
         let outcome = match status.as_u16() {
@@ -309,8 +361,8 @@ impl Upstream {
         Failure::retry(self.error(StatusCode::BAD_GATEWAY, what))
     }
 
-    /// What Anthropic's API counts for a prompt; None where this upstream counts nothing.
-    pub async fn count(
+    /// What Anthropic's API counts for a body; None where this upstream counts nothing.
+    async fn count(
         &self,
         body: &Value,
         extra: HeaderMap,
@@ -341,6 +393,8 @@ fn headers(provider: &Provider) -> Result<HeaderMap, String> {
     let mut headers = HeaderMap::new();
     headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
     headers.insert(header::ACCEPT, HeaderValue::from_static("*/*"));
+    // What is packed comes in larger pieces, and later. Where a proxy packs it all the same, it is unpacked.
+    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     for (name, value) in &provider.headers {
         let name: HeaderName = name.parse().map_err(|_| format!("`{name}` is not a header's name"))?;
         let value =

@@ -188,6 +188,12 @@ impl ReplicaStream {
                     }
                     self.generated[*choice as usize].iter_mut().for_each(|output| output.push(token.token));
                 }
+                Some(TokenEvent::Pooled { .. }) => {
+                    if let Some(since) = self.permit.1.take() {
+                        let now = Instant::now();
+                        self.permit.0.tell(Outcome::Ok { latency: now - since }, now);
+                    }
+                }
                 Some(TokenEvent::Finished { choice, .. }) => self.generated[*choice as usize] = None,
                 Some(TokenEvent::Failed { .. }) | None => {
                     if self.resume() {

@@ -10,9 +10,10 @@
 //! answer has begun is taken to have gone.
 //!
 //! **Unread.** A body that nobody takes is not asked for more, so that deadlines which its source keeps to
-//! are not looked at. Two here hold all the same: a write of which nothing is taken for so long fails, and
-//! with it the connection; and a request that is not answered to its end in its time ends with its
-//! connection ([`Connection::is_overdue`]).
+//! are not looked at. Three here hold all the same: a write of which nothing is taken for so long fails, and
+//! with it the connection; so does one whose caller takes a little now and then, where that makes no room for
+//! the next part of the answer within the time that silence may last; and a request that is not answered to its
+//! end in its whole time ends with its connection ([`Connection::is_overdue`]).
 
 use super::places::Place;
 use hyper::body::{Body, Frame, SizeHint};
@@ -45,12 +46,20 @@ struct Inner {
     stream: TcpStream,
     is_plain: bool,
     stage: AtomicU8,
-    /// When the request that is being worked on was asked.
-    asked: Mutex<Option<Instant>>,
+    /// The request that is being worked on.
+    asked: Mutex<Option<Asked>>,
     /// Its answer is whole, but perhaps not sent yet.
     body_ended: AtomicBool,
     /// Told once, when the caller's half is closed.
     half_closed: Notify,
+}
+
+/// When a request was asked, and when there was room for a part of its answer last.
+#[derive(Clone, Copy)]
+struct Asked {
+    at: Instant,
+    /// None: the answer has not begun.
+    moved: Option<Instant>,
 }
 
 /// Ends, once, when the caller of the connection that this task serves has closed its half. To send
@@ -100,28 +109,42 @@ impl Connection {
         let stage = if is_http_11 && self.0.is_plain { ASKED } else { ASKED_PLAINLY };
         self.0.stage.store(stage, Ordering::Relaxed);
         self.0.body_ended.store(false, Ordering::Relaxed);
-        *self.asked_at() = Some(Instant::now());
+        *self.request() = Some(Asked { at: Instant::now(), moved: None });
     }
 
-    /// To be dropped when the answer's body has ended.
-    pub fn at_end(&self) -> AtEnd {
-        AtEnd(self.clone())
+    /// An answer's body, whose parts and end are noted.
+    pub fn answers<B>(&self, body: B) -> Noted<B> {
+        self.moved();
+        Noted { body, connection: self.clone() }
     }
 
-    fn asked_at(&self) -> MutexGuard<'_, Option<Instant>> {
+    /// There was room for a part of the answer.
+    fn moved(&self) {
+        if let Some(asked) = &mut *self.request() {
+            asked.moved = Some(Instant::now());
+        }
+    }
+
+    fn request(&self) -> MutexGuard<'_, Option<Asked>> {
         self.0.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends when a request has not been answered to its end within this time.
-    pub async fn is_overdue(&self, timeout: Duration) {
+    /// Ends when an answer that has begun has not moved on within `silence`, or has not come to its end within
+    /// `total` of its request.
+    pub async fn is_overdue(&self, silence: Duration, total: Duration) {
         loop {
-            let (asked, now) = (*self.asked_at(), Instant::now());
-            let end = asked.unwrap_or(now) + timeout;
-            if end <= now {
-                return;
+            let (asked, now) = (*self.request(), Instant::now());
+            // What begins meanwhile ends later than this.
+            let mut next = now + silence.min(total);
+            if let Some(Asked { at, moved }) = asked {
+                // Before it has begun, whoever works on it keeps to its deadlines.
+                let end = moved.map_or(at + total, |moved| (moved + silence).min(at + total));
+                if end <= now {
+                    return;
+                }
+                next = next.min(end);
             }
-            // One that comes meanwhile ends later.
-            tokio::time::sleep_until(end).await;
+            tokio::time::sleep_until(next).await;
         }
     }
 
@@ -144,15 +167,6 @@ impl Connection {
             _ => {}
         }
         let _ = stream.ready(Interest::ERROR).await;
-    }
-}
-
-/// Notes when it is dropped that an answer's body has ended.
-pub struct AtEnd(Connection);
-
-impl Drop for AtEnd {
-    fn drop(&mut self) {
-        self.0.0.body_ended.store(true, Ordering::Relaxed);
     }
 }
 
@@ -286,7 +300,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Answering<S> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.io).poll_flush(cx))?;
         if self.connection.0.body_ended.swap(false, Ordering::Relaxed) {
-            *self.connection.asked_at() = None;
+            *self.connection.request() = None;
             self.place.end();
         }
         Poll::Ready(Ok(()))
@@ -297,20 +311,19 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Answering<S> {
     }
 }
 
-/// An answer's body, with what is to be dropped at its end.
-pub struct Until<B, E> {
+/// An answer's body: each part that is asked for is noted, and the end, when it is dropped.
+pub struct Noted<B> {
     body: B,
-    _end: E,
+    connection: Connection,
 }
 
-impl<B, E> Until<B, E> {
-    /// Drops `end` with the body.
-    pub fn new(body: B, end: E) -> Self {
-        Self { body, _end: end }
+impl<B> Drop for Noted<B> {
+    fn drop(&mut self) {
+        self.connection.0.body_ended.store(true, Ordering::Relaxed);
     }
 }
 
-impl<B: Body + Unpin, E: Unpin> Body for Until<B, E> {
+impl<B: Body + Unpin> Body for Noted<B> {
     type Data = B::Data;
     type Error = B::Error;
 
@@ -318,7 +331,9 @@ impl<B: Body + Unpin, E: Unpin> Body for Until<B, E> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        self.connection.moved();
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -86,6 +86,15 @@ impl ApiError {
         self
     }
 
+    /// For a caller of Responses, whose `input` became messages: a field of those is in what it sent as that.
+    pub fn in_input(mut self) -> Self {
+        if let Some(param) = self.param.as_ref().filter(|param| param.starts_with("messages")) {
+            self.message = self.message.replacen(&format!("`{param}`"), "`input`", 1);
+            self.param = Some("input".to_owned());
+        }
+        self
+    }
+
     /// 400: the body is not JSON. The message has line and column.
     pub fn malformed_json(error: &serde_json::Error) -> Self {
         Self::invalid(
@@ -237,9 +246,18 @@ impl ApiError {
     /// 400: a model of an upstream, where only our own can serve.
     pub fn not_local(name: &str) -> Self {
         let message = format!(
-            "the model `{name}` is served by an upstream: only chat completions and messages reach it"
+            "the model `{name}` is served by an upstream, which this endpoint does not reach: chat, embeddings, rerank and score do"
         );
         Self::invalid(StatusCode::BAD_REQUEST, Some("model_not_local"), message).at("model")
+    }
+
+    /// 400: a provider that has no embeddings or scores.
+    pub fn no_such_task(provider: &str, format: &str, task: &str) -> Self {
+        let message = format!(
+            "provider {provider} has no {task}: it is configured with `format: {format}`; {task} are asked of \
+             providers with `format: openai`"
+        );
+        Self::invalid(StatusCode::BAD_REQUEST, Some("unsupported_task"), message).at("model")
     }
 
     /// 403: what is known of all tenants together.
@@ -383,7 +401,7 @@ impl From<BadField> for ApiError {
 impl From<Overdue> for ApiError {
     fn from(e: Overdue) -> Self {
         match e {
-            Overdue::Timeout { .. } => {
+            Overdue::Silence { .. } | Overdue::Timeout { .. } => {
                 Self::new(StatusCode::GATEWAY_TIMEOUT, "timeout_error", Some("timeout"), e.to_string())
             }
             Overdue::Draining => Self::draining(),

@@ -1,9 +1,10 @@
-//! Bytes on their way: [`fields`] of JSON bodies and [`json`] of upstreams, [`frames`] of server-sent events that
+//! Bytes on their way: [`fields`] of JSON bodies and [`json`] of upstreams, [`base64`], [`frames`] of server-sent events that
 //! are read and [`sse`] that is written, [`error`] as callers see it and [`upstream_error`] as providers tell it,
 //! [`rate_limit`] headers. [`bounds`] are a request's time, [`request_memory`] what all requests may hold;
 //! [`connection`] is a caller's, [`places`] says how many there may be, [`workers`] are the threads that they
 //! stay on.
 
+pub mod base64;
 pub mod bounds;
 pub mod connection;
 pub mod error;

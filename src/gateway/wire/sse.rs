@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use tokio::time::Sleep;
 
 /// What is said while nothing happens.
-const KEEP_ALIVE: &str = ": keep-alive\n\n";
+pub const KEEP_ALIVE: &str = ": keep-alive\n\n";
 /// Frames of more than this go out as they come.
 const TOGETHER_BYTES_MAX: usize = 16 << 10;
 /// How long a frame may be held back for those that follow at once.

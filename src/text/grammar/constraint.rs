@@ -25,6 +25,9 @@ pub(super) struct Reasoning {
     /// (n, token): where n bytes of `close` were found, the token closes it and goes on with what is no white
     /// space. The answer would begin within a token, before the grammar could say what may stand there.
     overshooting: Vec<(usize, TokenId)>,
+    /// Special tokens that are no part of the closing text. What a parser takes for the end of a message or for the
+    /// beginning of a call must not come where the grammar does not watch.
+    markers: Vec<TokenId>,
 }
 
 impl Reasoning {
@@ -46,7 +49,9 @@ impl Reasoning {
             budget: *budget,
             forced,
             overshooting: Vec::new(),
+            markers: Vec::new(),
         };
+        reasoning.markers = vocabulary.specials().filter(|token| !reasoning.forced.contains(token)).collect();
         let tokens = vocabulary.iter().flat_map(|(token, bytes)| {
             let closes = |found: &usize| match reasoning.follow(*found, bytes) {
                 Followed::Closed { rest } => !is_white_space(rest),
@@ -220,6 +225,7 @@ impl TokenConstraint for Constraint {
                 let reasoning = self.reasoning();
                 let overshooting = reasoning.overshooting.iter().filter(|(at, _)| *at == found);
                 overshooting.for_each(|(_, token)| forbid(mask, *token));
+                reasoning.markers.iter().for_each(|token| forbid(mask, *token));
                 Ok(true)
             }
             Phase::Opening { read, lives } => {

@@ -1,13 +1,23 @@
-//! How each family's calls are written, for grammars: the parser's formats ([`ToolFormat`]) as texts around names
-//! and arguments, in the form that the chat templates show.
+//! How each family's calls are written, for grammars: the parser's formats ([`ToolFormat`]) in the form that the chat
+//! templates show.
 
-use super::{Arguments, CallFormat};
+use super::{Arguments, CallFormat, CallTexts};
 use crate::text::ToolFormat;
 
 impl CallFormat {
-    /// None where calls are no text that a grammar can hold a model to: Python's (`[f(x=1)]`), and gpt-oss', whose
-    /// calls stand in a channel between its reasoning and its answer.
-    pub fn of(format: ToolFormat) -> Option<Self> {
+    /// That of a family.
+    pub fn of(format: ToolFormat) -> Self {
+        match format {
+            ToolFormat::Pythonic => Self::Pythonic,
+            ToolFormat::Harmony => Self::Channels,
+            format => Self::Texts(CallTexts::of(format)),
+        }
+    }
+}
+
+impl CallTexts {
+    /// Of a family whose calls are texts.
+    fn of(format: ToolFormat) -> Self {
         let json = |before_name: &str, after_name: &str, after_arguments: &str, between_calls: &str| Self {
             before_name: before_name.to_owned(),
             after_name: after_name.to_owned(),
@@ -20,7 +30,7 @@ impl CallFormat {
             after_key: after_key.to_owned(),
             after_value: after_value.to_owned(),
         };
-        Some(match format {
+        match format {
             ToolFormat::Hermes => {
                 json("<tool_call>\n{\"name\": \"", "\", \"arguments\": ", "}\n</tool_call>", "\n")
             }
@@ -65,7 +75,7 @@ impl CallFormat {
                 arguments: tagged("<arg_key>", "</arg_key>\n<arg_value>", "</arg_value>\n"),
                 ..json("<tool_call>", "\n", "</tool_call>", "\n")
             },
-            ToolFormat::Pythonic | ToolFormat::Harmony => return None,
-        })
+            ToolFormat::Pythonic | ToolFormat::Harmony => Self::default(),
+        }
     }
 }

@@ -107,6 +107,44 @@ pub(super) fn checked(schema: &Value) -> Result<Value, GrammarError> {
     Ok(checked)
 }
 
+/// A checked schema whose documents, where they are objects, have none of these strings as their `name`.
+pub(super) fn without_names(mut schema: Value, names: &[&str]) -> Value {
+    if let (false, Some(map)) = (names.is_empty(), schema.as_object_mut()) {
+        let others = ["null", "boolean", "number", "array", "object"];
+        let name = json!({"anyOf": [{"type": "string", "pattern": format!("^{}$", other_than(names))}, {"type": others}]});
+        let all = map.entry("allOf").or_insert_with(|| json!([]));
+        if let Some(all) = all.as_array_mut() {
+            all.push(json!({"properties": {"name": name}}));
+        }
+    }
+    schema
+}
+
+/// The regular expression of all texts but these.
+fn other_than(texts: &[&str]) -> String {
+    let mut by_first: BTreeMap<char, Vec<&str>> = BTreeMap::new();
+    for text in texts {
+        if let Some(first) = text.chars().next() {
+            by_first.entry(first).or_default().push(&text[first.len_utf8()..]);
+        }
+    }
+    let escaped = |c: &char| if c.is_ascii_punctuation() { format!("\\{c}") } else { c.to_string() };
+    let mut parts = Vec::new();
+    if !texts.contains(&"") {
+        parts.push(String::new());
+    }
+    match by_first.is_empty() {
+        true => parts.push("(.|\\n)+".into()),
+        false => {
+            parts.push(format!("[^{}](.|\\n)*", by_first.keys().map(escaped).collect::<String>()));
+            let longer =
+                by_first.iter().map(|(first, rests)| format!("{}{}", escaped(first), other_than(rests)));
+            parts.extend(longer);
+        }
+    }
+    format!("({})", parts.join("|"))
+}
+
 fn invalid(at: &str, keyword: &str, reason: impl Into<String>) -> GrammarError {
     GrammarError::Schema { at: at.into(), keyword: keyword.into(), reason: reason.into() }
 }

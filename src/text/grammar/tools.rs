@@ -1,12 +1,16 @@
-//! Grammars of tool calls, in a family's own format: which tools there are, whether one must be called, and what
-//! their arguments are.
+//! Grammars of answers that may or must call tools, in a family's own format: which tools there are, whether one must
+//! be called, what their arguments are, and what a text must be where no tool is called.
 //!
-//! A format is data: the texts around names and arguments ([`CallFormat`]). Texts that are special tokens of the
-//! model are matched as those tokens, all others as bytes. Absent on purpose: Python-like calls (`[f(x=1)]`).
+//! Most formats are data: the texts around names and arguments ([`CallTexts`], written by [`super::marked`]). Calls that
+//! are Python ([`super::pythonic`]) and messages in channels ([`super::channels`]) have rules of their own. Texts that
+//! are special tokens of the model are matched as those tokens, all others as bytes.
+//!
+//! Where a text is held to a grammar, an answer is that text or calls, never both: its first text says which. What
+//! opens a call is matched lazily, so that a text which begins with it is no text.
 
 use super::vocabulary::Vocabulary;
-use super::{GrammarError, lark_string, schema};
-use serde_json::{Map, Value, json};
+use super::{Grammar, GrammarError, channels, lark_string, marked, pythonic, schema};
+use serde_json::{Value, json};
 use std::fmt::Write;
 
 /// A tool that may be called.
@@ -20,12 +24,23 @@ pub struct Tool {
     pub strict: bool,
 }
 
-/// How a family writes its calls: `begin_all`, then each call with `between_calls` between them, then `end_all`.
+/// How a family writes its calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CallFormat {
+    /// Texts around names and arguments.
+    Texts(CallTexts),
+    /// `[f(a=1), g(b="x")]`.
+    Pythonic,
+    /// gpt-oss: each message in a channel, a call as a message to a function.
+    Channels,
+}
+
+/// Calls in texts: `begin_all`, then each call with `between_calls` between them, then `end_all`.
 /// A call is `before_name`, the name, `numbered` with a number where there is that, `after_name`, the arguments,
 /// `after_arguments`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
-pub struct CallFormat {
+pub struct CallTexts {
     pub begin_all: String,
     pub before_name: String,
     pub numbered: Option<String>,
@@ -56,7 +71,7 @@ pub enum Arguments {
 /// What calls an answer may have.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ToolCalls {
-    /// The tools that may be called, one at the least.
+    /// The tools that may be called. None at all: the answer is its text, which is held then.
     pub tools: Vec<Tool>,
     /// How.
     pub format: CallFormat,
@@ -64,8 +79,19 @@ pub struct ToolCalls {
     pub required: bool,
     /// It may have several.
     pub parallel: bool,
-    /// Text may stand before the first call; where no call is required, always.
-    pub text_before: bool,
+    /// What it may have beside calls, or instead of them.
+    pub text: AnswerText,
+}
+
+/// The text of an answer that may have calls.
+#[derive(Clone, Debug, PartialEq)]
+pub enum AnswerText {
+    /// There is none: the answer is calls.
+    None,
+    /// Any, before the first call, or alone where no call is required.
+    Free,
+    /// A text of this grammar instead of calls. Nothing where a call is required.
+    Held(Grammar),
 }
 
 /// Tools that may be named in one grammar.
@@ -75,7 +101,7 @@ const SCHEMAS_BYTES_MAX: usize = 2 << 20;
 
 /// The grammar in llguidance's Lark.
 pub(super) fn lark(calls: &ToolCalls, vocabulary: &Vocabulary) -> Result<String, GrammarError> {
-    if calls.tools.is_empty() {
+    if calls.tools.is_empty() && !matches!(calls.text, AnswerText::Held(_)) {
         return Err(GrammarError::Invalid("there must be at least one tool to call".into()));
     }
     let within = |what, found, limit| match found <= limit {
@@ -86,66 +112,27 @@ pub(super) fn lark(calls: &ToolCalls, vocabulary: &Vocabulary) -> Result<String,
     let bytes = calls.tools.iter().map(|tool| tool.parameters.to_string().len()).sum();
     within("bytes of the tools' schemas", bytes, SCHEMAS_BYTES_MAX)?;
     let mut writer = Writer { vocabulary, rules: String::new() };
-    let format = &calls.format;
-    let text = |text: &str| vocabulary.lark(text);
-    // The first text of the calls ends a text before them.
-    let (first, rest_of_begin) = match (format.begin_all.is_empty(), format.before_name.is_empty()) {
-        (false, _) => (format.begin_all.as_str(), String::new()),
-        (true, _) => (format.before_name.as_str(), format.before_name.clone()),
+    let start = match &calls.format {
+        CallFormat::Texts(texts) => marked::start(&mut writer, calls, texts)?,
+        CallFormat::Pythonic => pythonic::start(&mut writer, calls)?,
+        CallFormat::Channels => channels::start(&mut writer, calls)?,
     };
-    let has_head = calls.text_before || !calls.required;
-    if has_head && first.is_empty() {
-        return Err(GrammarError::Invalid(
-            "calls without a text that begins them cannot follow a text".into(),
-        ));
-    }
-    let mut names = Vec::new();
-    for (index, tool) in calls.tools.iter().enumerate() {
-        writer.call(index, tool, format)?;
-        names.push(format!("call_{index}"));
-    }
-    let one = names.join(" | ");
-    let between = text(&format.between_calls);
-    let before_name = text(&format.before_name);
-    let more = match calls.parallel {
-        true => format!("({between} {before_name} call)*"),
-        false => String::new(),
-    };
-    let _ = writeln!(writer.rules, "call: {one}");
-    let _ = writeln!(writer.rules, "tail: call {more} {}", text(&format.end_all));
-    // What stands between the first text and the first name.
-    let second = if rest_of_begin.is_empty() { before_name } else { String::new() };
-    let start = match has_head {
-        false => format!("start: {} {second} tail", text(first)),
-        true => {
-            // The first tag alone makes it a call: what follows it in another form would be none to a parser.
-            let (opening, rest) = first.split_at(first.find('>').map_or(first.len(), |at| at + 1));
-            let head = format!("{} {}", writer.head(opening), text(rest));
-            match calls.required {
-                true => format!("start: {head} {second} tail"),
-                false => format!("start: TEXT | {head} {second} tail"),
-            }
-        }
-    };
-    Ok(format!("{start}\n{}TEXT: /(.|\\n)*/\n", writer.rules))
+    Ok(format!("start: {start}\n{}TEXT: /(.|\\n)*/\n", writer.rules))
 }
 
-struct Writer<'v> {
-    vocabulary: &'v Vocabulary,
+/// Collects the rules of a grammar.
+pub(super) struct Writer<'v> {
+    pub vocabulary: &'v Vocabulary,
     rules: String,
 }
 
 impl Writer<'_> {
-    fn rule(&mut self, name: &str, body: &str) {
+    pub fn rule(&mut self, name: &str, body: &str) {
         let _ = writeln!(self.rules, "{name}: {body}");
     }
 
     /// Any text, up to and with the first occurrence of a text: a rule's name, or the parts of one.
-    fn head(&mut self, until: &str) -> String {
-        self.until("head", until)
-    }
-
-    fn until(&mut self, name: &str, until: &str) -> String {
+    pub fn until(&mut self, name: &str, until: &str) -> String {
         match self.vocabulary.lark_parts(until) {
             // No text has a special token, so there is nothing to look out for.
             (special, _) if special => format!("TEXT {}", self.vocabulary.lark(until)),
@@ -156,77 +143,70 @@ impl Writer<'_> {
         }
     }
 
-    /// A call from its name on.
-    fn call(&mut self, index: usize, tool: &Tool, format: &CallFormat) -> Result<(), GrammarError> {
-        let named = |error: GrammarError| GrammarError::Invalid(format!("tool {:?}: {error}", tool.name));
-        let any = json!({"type": "object"});
-        let parameters = if tool.parameters.is_null() { &any } else { &tool.parameters };
-        let arguments = match &format.arguments {
-            Arguments::Json => {
-                let schema = match object_of(parameters) {
-                    Err(error) if tool.strict => return Err(named(error)),
-                    Err(_) => schema::checked(&any)?,
-                    Ok(schema) => schema,
-                };
-                format!("%json {schema}")
+    /// A text that opens a call at once, whatever else could begin with it: a rule's name, or the parts of one.
+    pub fn opening(&mut self, name: &str, text: &str) -> String {
+        match self.vocabulary.lark_parts(text) {
+            (special, _) if special => self.vocabulary.lark(text),
+            _ => {
+                self.rule(&format!("{name}[lazy]"), &lark_string(text));
+                name.to_owned()
             }
-            Arguments::Tagged { before_key, after_key, after_value } => {
-                self.tagged(index, tool, parameters, [before_key, after_key, after_value]).map_err(named)?
-            }
-        };
-        let text = |text: &str| self.vocabulary.lark(text);
-        let number = match &format.numbered {
-            Some(before) => format!("{} /[0-9]{{1,4}}/", text(before)),
-            None => String::new(),
-        };
-        let (name, after_name) = (lark_string(&tool.name), text(&format.after_name));
-        let body = format!("{name} {number} {after_name} {arguments} {}", text(&format.after_arguments));
-        self.rule(&format!("call_{index}"), &body);
-        Ok(())
+        }
     }
 
-    /// Arguments one by one: a rule's name.
-    fn tagged(
-        &mut self,
-        index: usize,
-        tool: &Tool,
-        parameters: &Value,
-        [before_key, after_key, after_value]: [&str; 3],
-    ) -> Result<String, GrammarError> {
-        let none = Map::new();
-        let properties = parameters.get("properties").and_then(Value::as_object).unwrap_or(&none);
-        let required =
-            parameters.get("required").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-        let mut parts = Vec::new();
-        for (at, (key, schema)) in properties.iter().enumerate() {
-            let name = format!("value_{index}_{at}");
-            let value = match texts(schema) {
-                Some(texts) if !texts.is_empty() => {
-                    let texts: Vec<String> = texts.iter().map(|text| lark_string(text)).collect();
-                    self.rule(&name, &texts.join(" | "));
-                    format!("{name} {}", self.vocabulary.lark(after_value))
+    /// The text that an answer without calls must be: a rule's name. An object of JSON has none of these names, so
+    /// that it cannot be mistaken for a call.
+    pub fn text(&mut self, grammar: &Grammar, unlike: &[&str]) -> Result<&'static str, GrammarError> {
+        let source = match grammar {
+            Grammar::Tools(_) => {
+                return Err(GrammarError::Invalid("calls of tools are no text of an answer".into()));
+            }
+            Grammar::Lark(lark) => format!("%lark {{\n{lark}\n}}"),
+            grammar => {
+                let source = super::source(grammar, self.vocabulary)?;
+                match (source.json_schema, source.lark_grammar) {
+                    (Some(schema), _) => format!("%json {}", schema::without_names(schema, unlike)),
+                    (_, lark) => lark.unwrap_or_default().trim_start_matches("start:").to_owned(),
                 }
-                Some(_) => self.until(&name, after_value),
-                None => {
-                    let json = match schema::checked(&with_definitions(schema, parameters)) {
-                        Ok(schema) => schema,
-                        Err(error) if tool.strict => return Err(error),
-                        Err(_) => schema::checked(&json!({}))?,
-                    };
-                    self.rule(&name, &format!("%json {json}"));
-                    format!("{name} {}", self.vocabulary.lark(after_value))
-                }
-            };
-            let opening = self.vocabulary.lark(&format!("{before_key}{key}{after_key}"));
-            let is_required = required.iter().any(|name| name == key);
-            let optional = if is_required { "" } else { "?" };
-            parts.push(format!("({opening} {value}){optional}"));
-        }
-        let name = format!("arguments_{index}");
-        let body = if parts.is_empty() { "\"\"".to_owned() } else { parts.join(" ") };
-        self.rule(&name, &body);
-        Ok(name)
+            }
+        };
+        self.rule("answer", &source);
+        Ok("answer")
     }
+
+    /// A call's arguments as a JSON object: the body of a rule.
+    pub fn json_arguments(&self, tool: &Tool) -> Result<String, GrammarError> {
+        let any = json!({"type": "object"});
+        let parameters = if tool.parameters.is_null() { &any } else { &tool.parameters };
+        let schema = match object_of(parameters) {
+            Err(error) if tool.strict => return Err(of_tool(tool, error)),
+            Err(_) => schema::checked(&any)?,
+            Ok(schema) => schema,
+        };
+        Ok(format!("%json {schema}"))
+    }
+
+    /// The schema of one of a tool's arguments, checked; any value where it cannot be held and need not be.
+    pub fn argument(&self, tool: &Tool, schema: &Value) -> Result<Value, GrammarError> {
+        match schema::checked(&with_definitions(schema, &tool.parameters)) {
+            Ok(schema) => Ok(schema),
+            Err(error) if tool.strict => Err(of_tool(tool, error)),
+            Err(_) => schema::checked(&json!({})),
+        }
+    }
+}
+
+/// Names the tool in an error.
+pub(super) fn of_tool(tool: &Tool, error: GrammarError) -> GrammarError {
+    GrammarError::Invalid(format!("tool {:?}: {error}", tool.name))
+}
+
+/// The properties of a tool's arguments, and whether each must be there.
+pub(super) fn properties(tool: &Tool) -> impl Iterator<Item = (&String, &Value, bool)> {
+    let required = tool.parameters.get("required").and_then(Value::as_array);
+    let is_required = move |key: &str| required.is_some_and(|names| names.iter().any(|name| name == key));
+    let properties = tool.parameters.get("properties").and_then(Value::as_object);
+    properties.into_iter().flatten().map(move |(key, schema)| (key, schema, is_required(key)))
 }
 
 /// The schema of an object.
@@ -241,22 +221,8 @@ fn object_of(parameters: &Value) -> Result<Value, GrammarError> {
     Ok(checked)
 }
 
-/// For a value that is text: the texts that it may be, none where it may be any. None: it is no text.
-fn texts(schema: &Value) -> Option<Vec<&str>> {
-    let is_string = match schema.get("type") {
-        Some(Value::String(name)) => name == "string",
-        Some(Value::Array(names)) => names.iter().any(|name| name == "string"),
-        _ => false,
-    };
-    if !is_string {
-        return None;
-    }
-    let values = schema.get("enum").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let texts: Vec<&str> = values.iter().filter_map(Value::as_str).filter(|text| !text.is_empty()).collect();
-    Some(if texts.len() == values.len() { texts } else { Vec::new() })
-}
-
-fn with_definitions(schema: &Value, root: &Value) -> Value {
+/// The schema with the definitions that it may refer to at the root it is cut from.
+pub(super) fn with_definitions(schema: &Value, root: &Value) -> Value {
     let mut schema = schema.clone();
     for keyword in ["$defs", "definitions"] {
         if let (Some(definitions), Some(map)) = (root.get(keyword), schema.as_object_mut()) {

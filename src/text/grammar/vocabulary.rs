@@ -92,6 +92,11 @@ impl Vocabulary {
         &self.ends
     }
 
+    /// Special tokens that have a name.
+    pub fn specials(&self) -> impl Iterator<Item = TokenId> {
+        self.specials.iter().map(|(_, token)| *token)
+    }
+
     /// What a token writes, a special one its name; empty where there is no such token.
     pub fn bytes(&self, token: TokenId) -> &[u8] {
         if token as usize >= self.len() {

@@ -233,22 +233,13 @@ impl ReasoningFormat {
         })
     }
 
-    /// The tag that opens a block, where there is one.
-    pub fn open(self) -> Option<&'static str> {
-        self.tags().map(|(open, _)| open)
-    }
-
-    /// The tag that closes a block, where there is one.
-    pub fn close(self) -> Option<&'static str> {
-        self.tags().map(|(_, close)| close)
-    }
-
-    pub(super) fn tags(self) -> Option<(&'static str, &'static str)> {
+    /// The text that opens a block, and the one that closes it.
+    pub fn tags(self) -> (&'static str, &'static str) {
         match self {
-            Self::Think => Some(("<think>", "</think>")),
-            Self::SeedThink => Some(("<seed:think>", "</seed:think>")),
-            Self::BracketThink => Some(("[THINK]", "[/THINK]")),
-            Self::Harmony => None,
+            Self::Think => ("<think>", "</think>"),
+            Self::SeedThink => ("<seed:think>", "</seed:think>"),
+            Self::BracketThink => ("[THINK]", "[/THINK]"),
+            Self::Harmony => (OPEN_REASONING, "<|end|>"),
         }
     }
 
@@ -276,7 +267,6 @@ pub fn reasoning_is_open(format: &AnswerFormat, prompt: &str) -> bool {
     let prompt = prompt.trim_end();
     match format.reasoning {
         None => false,
-        Some(ReasoningFormat::Harmony) => prompt.ends_with(OPEN_REASONING),
-        Some(reasoning) => reasoning.open().is_some_and(|open| prompt.ends_with(open)),
+        Some(reasoning) => prompt.ends_with(reasoning.tags().0),
     }
 }

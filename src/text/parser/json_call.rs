@@ -72,6 +72,12 @@ impl JsonCalls {
         Self { tools, dialect: &HERMES, scan, call: None, fence: None }
     }
 
+    /// An object without tags is text.
+    pub(super) fn in_tags_alone(mut self) -> Self {
+        self.scan = self.scan.early_openers(&[]);
+        self
+    }
+
     pub(super) fn push(&mut self, c: char, output: &mut Output) {
         if let Some(mut fence) = self.fence.take() {
             fence.push(c);

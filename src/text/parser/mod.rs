@@ -23,6 +23,8 @@
 //!   name is whole, and a call of a tool that the request does not offer (its whole text, to its closing
 //!   marker). After the name was emitted nothing can be taken back: arguments stay as they were up
 //!   to where they broke, the call ends there, and what follows is text, without the call's closing markers.
+//! - Where a grammar holds an answer to calls or a text, the first word says which: a text has no calls in it, whatever
+//!   it quotes.
 //! - An answer may end anywhere. Every call that began also ends; arguments that were cut off stay so.
 //!
 //! Memory: beside what goes out at once, at most a MiB of an attempt at a call whose name has not come yet
@@ -85,6 +87,9 @@ pub struct ParserOptions {
     pub reasoning_is_open: bool,
     /// The tools that the request offers. Where there are none, what looks like a call is text.
     pub tools: Arc<[Tool]>,
+    /// The answer is held to a grammar: it is calls or a text, and its beginning says which. What looks like a call
+    /// within a text is text.
+    pub text_is_held: bool,
 }
 
 /// Turns one choice's text into events as it comes.
@@ -94,6 +99,7 @@ pub struct AnswerParser {
     think: Option<Think>,
     content: Content,
     output: Output,
+    text_is_held: bool,
 }
 
 /// What reads the text outside of reasoning.
@@ -115,11 +121,12 @@ impl AnswerParser {
         if format.reasoning == Some(ReasoningFormat::Harmony) || format.tools == Some(ToolFormat::Harmony) {
             let tools = if tools == Some(ToolFormat::Harmony) { options.tools } else { Arc::default() };
             let content = Content::Harmony(Harmony::new(tools, options.reasoning_is_open));
-            return Self { think: None, content, output: Output::default() };
+            let text_is_held = options.text_is_held;
+            return Self { think: None, content, output: Output::default(), text_is_held };
         }
         let think = format
             .reasoning
-            .and_then(ReasoningFormat::tags)
+            .map(ReasoningFormat::tags)
             .map(|(open, close)| Think::new(open, close, options.reasoning_is_open))
             .map(|think| match tools.and_then(ToolFormat::ends_reasoning) {
                 Some(marker) => think.ended_by(marker),
@@ -130,7 +137,10 @@ impl AnswerParser {
         let content = match tools {
             // Harmony has been dealt with.
             None | Some(ToolFormat::Harmony) => Content::Text,
-            Some(ToolFormat::Hermes) => Content::Json(Box::new(JsonCalls::hermes(options.tools))),
+            Some(ToolFormat::Hermes) => {
+                let calls = JsonCalls::hermes(options.tools);
+                Content::Json(Box::new(if options.text_is_held { calls.in_tags_alone() } else { calls }))
+            }
             Some(ToolFormat::LlamaJson) => Content::Json(Box::new(JsonCalls::llama(options.tools))),
             Some(ToolFormat::DeepSeekV3) => marked(MarkedCalls::deepseek_v3(options.tools)),
             Some(ToolFormat::DeepSeekV31) => marked(MarkedCalls::deepseek_v31(options.tools)),
@@ -141,14 +151,14 @@ impl AnswerParser {
             Some(ToolFormat::Pythonic) => Content::Pythonic(Box::new(PythonicCalls::new(options.tools))),
             Some(ToolFormat::Glm4) => tagged(TaggedCalls::glm(options.tools)),
         };
-        Self { think, content, output: Output::default() }
+        Self { think, content, output: Output::default(), text_is_held: options.text_is_held }
     }
 
     /// More of the answer. What is certain by now is added to `events`.
     pub fn push(&mut self, text: &str, events: &mut Vec<ParsedEvent>) {
         for c in text.chars() {
             match &mut self.think {
-                None => self.content.push(c, &mut self.output),
+                None => self.push_content_char(c),
                 Some(think) => {
                     if let Some(content) = think.push(c, &mut self.output) {
                         self.think = None;
@@ -177,8 +187,14 @@ impl AnswerParser {
     }
 
     fn push_content(&mut self, text: &str) {
-        for c in text.chars() {
-            self.content.push(c, &mut self.output);
+        text.chars().for_each(|c| self.push_content_char(c));
+    }
+
+    fn push_content_char(&mut self, c: char) {
+        self.content.push(c, &mut self.output);
+        if self.text_is_held && self.output.begins_with_text() && !matches!(self.content, Content::Text) {
+            self.content.finish(&mut self.output);
+            self.content = Content::Text;
         }
     }
 }

@@ -37,11 +37,17 @@ pub(super) struct Output {
     calls: u32,
     is_open: bool,
     has_arguments: bool,
+    begins_with_text: bool,
 }
 
 impl Output {
     pub(super) fn calls(&self) -> u32 {
         self.calls
+    }
+
+    /// Whether text came before any call.
+    pub(super) fn begins_with_text(&self) -> bool {
+        self.begins_with_text
     }
 
     pub(super) fn move_to(&mut self, events: &mut Vec<ParsedEvent>) {
@@ -52,6 +58,7 @@ impl Output {
         if piece.is_empty() {
             return;
         }
+        self.begins_with_text |= self.calls == 0;
         match self.events.last_mut() {
             Some(ParsedEvent::Text(text)) => text.push_str(piece),
             _ => self.events.push(ParsedEvent::Text(piece.into())),

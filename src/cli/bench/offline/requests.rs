@@ -41,6 +41,8 @@ pub fn run(
             priority: 0,
             constraint: None,
             generated: Vec::new(),
+            pooling: None,
+            token_types: None,
         };
         streams.push(engine.submit(request).map_err(|error| error.to_string())?);
     }
@@ -58,7 +60,7 @@ async fn times(mut stream: TokenStream, start: Instant) -> Result<Vec<f64>, Stri
         match event {
             TokenEvent::Token { .. } => times.push(start.elapsed().as_secs_f64()),
             TokenEvent::Failed { message } => return Err(message),
-            TokenEvent::Prompt { .. } | TokenEvent::Finished { .. } => {}
+            TokenEvent::Prompt { .. } | TokenEvent::Pooled { .. } | TokenEvent::Finished { .. } => {}
         }
     }
     Ok(times)

@@ -1,18 +1,19 @@
-//! A stream on its way to a caller. An upstream's that breaks off goes on elsewhere where its provider allows it
-//! ([`ResumeState`]).
+//! A stream on its way to a caller: [`AnswerStream`] once somebody has begun to answer, before that [`WaitingStream`].
+//! An upstream's that breaks off goes on elsewhere where its provider allows it ([`ResumeState`]).
 
 use super::{Chat, ChatAnswer, OpenStream, untellable};
 use crate::gateway::api::app::InFlight;
 use crate::gateway::api::responses::OfResponses;
 use crate::gateway::chat::{ChatEvent, Dialect, Frame, StreamEncoder, UpstreamError, pass};
 use crate::gateway::ledger::observe::quoted;
+use crate::gateway::route::fallback::Answered;
 use crate::gateway::route::{Plan, Target};
 use crate::gateway::target::answer::Piece;
 use crate::gateway::target::failure::{Failure, Then};
 use crate::gateway::target::resume::ResumeState;
 use crate::gateway::wire::bounds::RequestBounds;
 use crate::gateway::wire::error::ApiError;
-use crate::gateway::wire::sse::{FrameSource, Frames};
+use crate::gateway::wire::sse::{FrameSource, Frames, KEEP_ALIVE};
 use serde_json::Value;
 use std::borrow::Borrow;
 use std::pin::Pin;
@@ -25,18 +26,18 @@ const CHOICES_MAX: u64 = 128;
 
 /// The stream.
 pub struct AnswerStream {
-    pub open: Box<OpenStream>,
-    pub out: Out,
-    pub dialect: Dialect,
-    pub bounds: RequestBounds,
-    pub id: String,
-    pub resume: Option<Box<Resume>>,
-    pub responses: Option<Arc<OfResponses>>,
-    pub _in_flight: InFlight,
+    open: Box<OpenStream>,
+    out: Out,
+    dialect: Dialect,
+    bounds: RequestBounds,
+    id: String,
+    resume: Option<Box<Resume>>,
+    responses: Option<Arc<OfResponses>>,
+    _in_flight: InFlight,
 }
 
 /// How pieces reach the caller.
-pub enum Out {
+enum Out {
     /// As they are but for the model's name.
     Same {
         name: String,
@@ -48,7 +49,7 @@ pub enum Out {
 }
 
 /// What it takes to go on.
-pub struct Resume {
+struct Resume {
     chat: Arc<Chat>,
     plan: Arc<Plan>,
     /// Who answers.
@@ -64,7 +65,7 @@ type Rest = Result<(Box<OpenStream>, Arc<Target>), ApiError>;
 
 impl Resume {
     /// None: this target does not go on.
-    pub fn of(chat: &Arc<Chat>, plan: &Arc<Plan>, target: &Arc<Target>) -> Option<Box<Self>> {
+    fn of(chat: &Arc<Chat>, plan: &Arc<Plan>, target: &Arc<Target>) -> Option<Box<Self>> {
         let manner = target.upstream.as_ref()?.upstream.continues()?;
         let choices = chat.body.get("n").and_then(Value::as_u64).unwrap_or(1);
         if !(1..=CHOICES_MAX).contains(&choices) {
@@ -93,6 +94,42 @@ impl Resume {
 }
 
 impl AnswerStream {
+    /// The answer that `target` has begun.
+    pub fn new(
+        open: Box<OpenStream>,
+        chat: &Arc<Chat>,
+        plan: &Arc<Plan>,
+        target: &Arc<Target>,
+        bounds: RequestBounds,
+    ) -> Self {
+        let name = &target.model.name;
+        let passes = chat.responses.is_none() && open.answer.dialect() == Some(chat.dialect);
+        let out = match passes {
+            true => Out::Same {
+                name: name.clone(),
+                hides_usage: chat.dialect == Dialect::OpenAi && !chat.wants_usage(),
+            },
+            false => {
+                let options = open.answer.options(chat.options(target));
+                let head = chat.head(name);
+                Out::Anew(Box::new(match &chat.responses {
+                    Some(responses) => StreamEncoder::for_responses(head, responses.asked.clone()),
+                    None => StreamEncoder::new(chat.dialect, head, options),
+                }))
+            }
+        };
+        Self {
+            open,
+            out,
+            dialect: chat.dialect,
+            bounds,
+            id: chat.context.id.clone(),
+            resume: Resume::of(chat, plan, target),
+            responses: chat.responses.clone(),
+            _in_flight: chat.context.in_flight.clone(),
+        }
+    }
+
     /// Whether the rest is being asked for.
     fn goes_on(&mut self, failure: &Failure) -> bool {
         let Some(resume) = &mut self.resume else { return false };
@@ -195,12 +232,73 @@ impl FrameSource for AnswerStream {
             attempt.failed(error.status.as_u16());
         }
         match &mut self.out {
-            Out::Anew(encoder) if self.responses.is_some() => {
-                let code = error.code.map(str::to_owned);
-                let error = UpstreamError::new(error.status.as_u16(), &error.message);
-                encoder.error(&UpstreamError { code, ..error }, frames.text());
-            }
+            Out::Anew(encoder) if self.responses.is_some() => fail_response(encoder, error, frames),
             _ => fail(self.dialect, error, &self.id, frames),
+        }
+    }
+}
+
+/// Somebody who answers, awaited.
+type Answering = Pin<Box<dyn Future<Output = Result<Answered<ChatAnswer>, ApiError>> + Send>>;
+
+/// A stream whose answer nobody has begun, though its head is sent: a comment at once, then comments in silence, and
+/// the answer, or the error of who would have given it.
+pub struct WaitingStream {
+    state: Waiting,
+    chat: Arc<Chat>,
+    plan: Arc<Plan>,
+    bounds: RequestBounds,
+}
+
+enum Waiting {
+    /// Nothing has been sent but the head.
+    Head(Answering),
+    Comments(Answering),
+    /// None: nobody has begun.
+    Over(Option<Box<AnswerStream>>),
+}
+
+impl WaitingStream {
+    /// Waits for who answers.
+    pub fn new(answering: Answering, chat: &Arc<Chat>, plan: &Arc<Plan>, bounds: RequestBounds) -> Self {
+        Self { state: Waiting::Head(answering), chat: chat.clone(), plan: plan.clone(), bounds }
+    }
+}
+
+impl FrameSource for WaitingStream {
+    async fn next(&mut self, frames: &mut Frames) -> Result<bool, ApiError> {
+        let answered = match &mut self.state {
+            Waiting::Over(stream) => {
+                let Some(stream) = stream else { return Ok(false) };
+                return stream.next(frames).await;
+            }
+            Waiting::Comments(answering) => answering.await,
+            head @ Waiting::Head(_) => {
+                frames.text().push_str(KEEP_ALIVE);
+                if let Waiting::Head(answering) = std::mem::replace(head, Waiting::Over(None)) {
+                    *head = Waiting::Comments(answering);
+                }
+                return Ok(true);
+            }
+        };
+        self.state = Waiting::Over(None);
+        let Answered { answer, target, .. } = answered?;
+        if let ChatAnswer::Stream(open) = answer {
+            let stream = AnswerStream::new(open, &self.chat, &self.plan, &target, self.bounds.clone());
+            self.state = Waiting::Over(Some(Box::new(stream)));
+        }
+        Ok(true)
+    }
+
+    fn failed(&mut self, error: &ApiError, frames: &mut Frames) {
+        match (&mut self.state, &self.chat.responses) {
+            (Waiting::Over(Some(stream)), _) => stream.failed(error, frames),
+            (_, Some(responses)) => {
+                let name = self.plan.targets.first().map_or("", |target| &target.model.name);
+                let mut encoder = StreamEncoder::for_responses(self.chat.head(name), responses.asked.clone());
+                fail_response(&mut encoder, error, frames);
+            }
+            (_, None) => fail(self.chat.dialect, error, &self.chat.context.id, frames),
         }
     }
 }
@@ -264,7 +362,7 @@ impl Chat {
 }
 
 /// Adds what events say.
-pub fn tell(
+fn tell(
     encoder: &mut StreamEncoder,
     mut events: impl Iterator<Item: Borrow<ChatEvent>>,
     frames: &mut Frames,
@@ -274,8 +372,15 @@ pub fn tell(
         .map_err(|error| untellable(&error))
 }
 
+/// The end of a response that failed.
+fn fail_response(encoder: &mut StreamEncoder, error: &ApiError, frames: &mut Frames) {
+    let code = error.code.map(str::to_owned);
+    let error = UpstreamError::new(error.status.as_u16(), &error.message);
+    encoder.error(&UpstreamError { code, ..error }, frames.text());
+}
+
 /// An error event of the dialect.
-pub fn fail(dialect: Dialect, error: &ApiError, id: &str, frames: &mut Frames) {
+fn fail(dialect: Dialect, error: &ApiError, id: &str, frames: &mut Frames) {
     if dialect == Dialect::Anthropic {
         frames.text().push_str("event: error\n");
     }

@@ -5,6 +5,7 @@
 //! arguments, or with arguments that are no JSON. Such a history is answered: what cannot be read is
 //! given to the template as the text that it is.
 
+use super::super::custom_tools;
 use super::{fit, thinking};
 use crate::gateway::wire::fields::{BadField, Fields};
 use crate::text::{ChatTemplate, RenderInput, TextError};
@@ -155,6 +156,17 @@ fn tool_calls(fields: &Fields<'_>) -> Result<Option<Value>, BadField> {
         let mut calls = calls.to_vec();
         for (i, call) in calls.iter_mut().enumerate() {
             let outer = Fields::object_at(format!("{path}[{i}]"), call)?;
+            if let Some(custom) = outer.object("custom")? {
+                let name = custom.required_str("name", "the tool's name")?;
+                let arguments = custom_tools::arguments(custom.str("input")?.unwrap_or_default());
+                let function = json!({"name": name, "arguments": arguments});
+                let mut told = outer.map().clone();
+                told.shift_remove("custom");
+                told.insert("type".into(), "function".into());
+                told.insert("function".into(), function);
+                *call = Value::Object(told);
+                continue;
+            }
             outer.required("function", "the function that was called")?;
             let arguments = match outer.object("function")? {
                 Some(function) => arguments(&function)?,

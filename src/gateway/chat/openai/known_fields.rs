@@ -5,7 +5,8 @@
 //!
 //! The formats: OpenAI's (<https://platform.openai.com/docs/api-reference>), Anthropic's
 //! (<https://docs.anthropic.com/en/api/messages>), vLLM's (`entrypoints/openai/protocol.py`),
-//! llama-server's (`tools/server/README.md`), SGLang's (`entrypoints/openai/protocol.py`).
+//! llama-server's (`tools/server/README.md`), SGLang's (`entrypoints/openai/protocol.py`), Cohere's and Jina's
+//! (<https://docs.cohere.com/reference/rerank>, <https://api.jina.ai/redoc>).
 //!
 //! A refused field passes with a value that asks for nothing: null, an empty list or string, and those
 //! that its row names.
@@ -26,15 +27,26 @@ pub const TEXT: Endpoint = 2;
 pub const MESSAGES: Endpoint = 4;
 /// `/infill`.
 pub const INFILL: Endpoint = 8;
+/// `/v1/embeddings`.
+pub const EMBEDDINGS: Endpoint = 16;
+/// `/v1/rerank`.
+pub const RERANK: Endpoint = 32;
+/// `/v1/score`.
+pub const SCORE: Endpoint = 64;
 const BOTH: Endpoint = CHAT | TEXT | INFILL;
 const ALL: Endpoint = BOTH | MESSAGES;
+/// Those that are answered with numbers.
+const POOLED: Endpoint = EMBEDDINGS | RERANK | SCORE;
 
 /// The endpoints by their paths.
-pub const ENDPOINTS: [(Endpoint, &str); 4] = [
+pub const ENDPOINTS: [(Endpoint, &str); 7] = [
     (CHAT, "/v1/chat/completions"),
     (TEXT, "/v1/completions"),
     (INFILL, "/infill"),
     (MESSAGES, "/v1/messages"),
+    (EMBEDDINGS, "/v1/embeddings"),
+    (RERANK, "/v1/rerank"),
+    (SCORE, "/v1/score"),
 ];
 
 /// A field.
@@ -117,14 +129,17 @@ const MEDIA: &str = "only says how media are read, which are refused";
 const SPECULATION: &str = "only sets how fast the same tokens come";
 const DISAGGREGATED: &str = "is not supported: prefill and decode run in one place";
 const ANTHROPICS_OWN: &str = "only Anthropic's servers edit a conversation; here the model reads all of it";
+const AS_TRAINED: &str = "is not supported: scores and vectors are as the checkpoint says";
+const ON_LISTS: &str = "a string or a list";
 const PROVIDER: &str = "chooses among a provider's own servers";
 
 /// The rows, sorted by name.
 pub const KNOWN: &[Known] = &[
+    refused("activation", POOLED, &[Is(true)], AS_TRAINED),
     harmless("adaptive_decay", BOTH, "only sets how `adaptive_target` works, which is refused"),
     refused("adaptive_target", BOTH, &[Number(-1.0)], SAMPLER),
     done("add_generation_prompt", CHAT),
-    done("add_special_tokens", CHAT | TEXT),
+    done("add_special_tokens", CHAT | TEXT | EMBEDDINGS),
     refused("allowed_token_ids", BOTH, &[], "is not supported; use logit_bias"),
     harmless("anthropic_beta", MESSAGES, "names of features, which are told by their own fields"),
     harmless("anthropic_version", MESSAGES, "the format's version, of which there is one"),
@@ -138,7 +153,11 @@ pub const KNOWN: &[Known] = &[
     refused("bootstrap_room", BOTH, &[], DISAGGREGATED),
     harmless("cache_control", MESSAGES, CACHE),
     harmless("cache_prompt", BOTH, CACHE),
-    harmless("cache_salt", BOTH, "keeps callers' prompt caches apart; a cache hit never changes an answer"),
+    harmless(
+        "cache_salt",
+        BOTH | POOLED,
+        "keeps callers' prompt caches apart; a cache hit never changes an answer",
+    ),
     refused("chat_format", BOTH, &[], "is not supported: the checkpoint's own format is used"),
     refused("chat_template", BOTH, &[], "is not supported: the checkpoint's own template is used"),
     done_if("chat_template_kwargs", CHAT, "variables of the template; for thinking see the row `thinking`"),
@@ -147,8 +166,12 @@ pub const KNOWN: &[Known] = &[
     done("continue_final_message", CHAT),
     refused("custom_logit_processor", BOTH, &[], SAMPLER),
     harmless("custom_params", BOTH, "only sets how `custom_logit_processor` works, which is refused"),
+    done_if("data_1", SCORE, ON_LISTS),
+    done_if("data_2", SCORE, ON_LISTS),
     harmless("data_parallel_rank", BOTH, ORDER),
+    done_if("dimensions", EMBEDDINGS, "for models that were trained to have their vectors cut"),
     done_if("documents", CHAT, "for models whose chat template reads them"),
+    done("documents", RERANK | SCORE),
     harmless("dry_allowed_length", BOTH, OF_PENALTY),
     harmless("dry_base", BOTH, OF_PENALTY),
     refused("dry_multiplier", BOTH, &[Number(0.0)], SAMPLER),
@@ -160,7 +183,17 @@ pub const KNOWN: &[Known] = &[
     refused("ebnf", BOTH, &[], CONSTRAINED),
     done("echo", TEXT),
     refused("echo", CHAT, &[Is(false)], "is not supported in chat; use /v1/completions"),
+    refused("embed_dtype", EMBEDDINGS, &[Word("float32")], "is not supported: vectors have 32-bit floats"),
+    refused("embedding_type", EMBEDDINGS, &[Word("float")], "is not supported; use encoding_format"),
+    refused("embedding_types", EMBEDDINGS, &[], "is not supported; use encoding_format"),
     done_if("enable_thinking", CHAT, THINK),
+    done_if("encoding_format", EMBEDDINGS, "float or base64"),
+    refused(
+        "endianness",
+        EMBEDDINGS,
+        &[Word("native"), Word("little")],
+        "is not supported: the lowest byte is first",
+    ),
     harmless("extra_key", BOTH, "splits a cache whose hits change no answer"),
     refused("format", BOTH, &[], "is Ollama's name; use response_format"),
     done("frequency_penalty", BOTH),
@@ -186,13 +219,22 @@ pub const KNOWN: &[Known] = &[
     done("include_reasoning", CHAT),
     done("include_stop_str_in_output", BOTH),
     harmless("inference_geo", MESSAGES, PROVIDER),
+    done("input", EMBEDDINGS),
     done("input_extra", INFILL),
     done("input_prefix", INFILL),
     done("input_suffix", INFILL),
+    done_if(
+        "input_type",
+        EMBEDDINGS,
+        "query or document: what the checkpoint wants before such texts is put there",
+    ),
+    done_if("instruction", RERANK | SCORE, "for Qwen3-Reranker"),
+    done_if("items", SCORE, ON_LISTS),
     done("json_schema", CHAT | TEXT),
     refused("json_schema", INFILL, &[], GAP),
     harmless("keep_alive", BOTH, "a model stays loaded as long as its server runs"),
     refused("kv_transfer_params", BOTH, &[EmptyObject], DISAGGREGATED),
+    refused("late_chunking", EMBEDDINGS, &[Is(false)], "is not supported: each text is embedded by itself"),
     refused("length_penalty", BOTH, &[Number(1.0)], "is not supported: there is no beam search"),
     done("logit_bias", BOTH),
     refused("logit_processors", BOTH, &[], SAMPLER),
@@ -200,13 +242,15 @@ pub const KNOWN: &[Known] = &[
     done("logprobs", CHAT | TEXT),
     refused("lora", BOTH, &[], NO_LORA),
     refused("lora_path", BOTH, &[], NO_LORA),
+    refused("max_chunks_per_doc", RERANK, &[Number(1.0)], "is not supported; use max_tokens_per_doc"),
     done("max_completion_tokens", BOTH),
     harmless("max_dynamic_patch", BOTH, MEDIA),
     done("max_tokens", ALL),
+    done("max_tokens_per_doc", RERANK),
     refused("mcp_servers", MESSAGES, &[], "is for Anthropic's own servers"),
     harmless("media_io_kwargs", BOTH, MEDIA),
     done("messages", CHAT | MESSAGES),
-    done_if("metadata", ALL, "tags of usage records; `task` and `budget` for routes"),
+    done_if("metadata", ALL | POOLED, "tags of usage records; `task` and `budget` for routes"),
     harmless("min_dynamic_patch", BOTH, MEDIA),
     refused("min_keep", BOTH, &[Number(0.0), Number(1.0)], SAMPLER),
     done("min_p", BOTH),
@@ -214,9 +258,9 @@ pub const KNOWN: &[Known] = &[
     refused("mirostat", BOTH, &[Number(0.0)], SAMPLER),
     harmless("mirostat_eta", BOTH, "only sets how `mirostat` works, which is refused"),
     harmless("mirostat_tau", BOTH, "only sets how `mirostat` works, which is refused"),
-    harmless("mm_processor_kwargs", BOTH, MEDIA),
+    harmless("mm_processor_kwargs", BOTH | POOLED, MEDIA),
     done_if("modalities", CHAT, "must be [\"text\"]"),
-    done("model", ALL),
+    done("model", ALL | POOLED),
     harmless("models", BOTH, PROVIDER),
     refused("multimodal_data", BOTH, &[], TEXT_ONLY),
     done("n", CHAT | TEXT),
@@ -234,8 +278,12 @@ pub const KNOWN: &[Known] = &[
     done("n_predict", INFILL),
     refused("n_probs", BOTH, &[Number(0.0)], "is not supported; use logprobs"),
     refused("no_stop_trim", BOTH, &[Is(false)], "is not supported; use include_stop_str_in_output"),
+    done_if("normalize", EMBEDDINGS, "false only where the model's vectors are of any length"),
+    refused("normalized", EMBEDDINGS, &[Is(true)], "is not supported; use normalize"),
     refused("options", BOTH, &[EmptyObject], "is Ollama's: send its fields on their own"),
     done_if("output_config", MESSAGES, "`effort` as thinking below; `format` with a JSON schema"),
+    refused("output_dimension", EMBEDDINGS, &[], "is not supported; use dimensions"),
+    refused("output_dtype", EMBEDDINGS, &[Word("float")], "is not supported; use encoding_format"),
     done_if("output_format", MESSAGES, "the `format` of `output_config` by its older name"),
     done("parallel_tool_calls", CHAT),
     refused("parse_tool_calls", CHAT, &[Is(true)], "is not supported: calls are always told as calls"),
@@ -244,13 +292,16 @@ pub const KNOWN: &[Known] = &[
     refused("post_sampling_probs", BOTH, &[Is(false)], "is not supported: logprobs are the model's own"),
     refused("prediction", BOTH, &[], "is not supported"),
     done("presence_penalty", BOTH),
-    harmless("priority", BOTH, ORDER),
+    harmless("priority", BOTH | POOLED, ORDER),
     done("prompt", TEXT | INFILL),
     harmless("prompt_cache_key", BOTH, CACHE),
     harmless("prompt_cache_retention", BOTH, CACHE),
     refused("prompt_embeds", BOTH, &[], "is not supported: a prompt is text or token ids"),
     refused("prompt_logprobs", BOTH, &[], "is not supported; use /v1/completions with echo and logprobs"),
     harmless("provider", BOTH, PROVIDER),
+    done_if("queries", SCORE, ON_LISTS),
+    done("query", RERANK),
+    refused("rank_fields", RERANK, &[], "is not supported: the field `text` of a document is read"),
     done_if("reasoning", CHAT, THINK),
     done_if("reasoning_budget", CHAT, BUDGET),
     done_if("reasoning_budget_tokens", CHAT, BUDGET),
@@ -267,7 +318,7 @@ pub const KNOWN: &[Known] = &[
     ),
     refused("repetition_detection", BOTH, &[], "is not supported"),
     done("repetition_penalty", BOTH),
-    harmless("request_id", BOTH, "the header x-request-id names a request"),
+    harmless("request_id", BOTH | POOLED, "the header x-request-id names a request"),
     refused("response_fields", CHAT | TEXT, &[], "is not supported: answers have OpenAI's form"),
     harmless("response_fields", INFILL, FORM),
     done_if("response_format", CHAT | TEXT, "text, json_object or json_schema"),
@@ -275,6 +326,7 @@ pub const KNOWN: &[Known] = &[
     done("resumable", CHAT),
     done("resume_token_ids", CHAT),
     harmless("return_cached_tokens_details", BOTH, FORM),
+    done_if("return_documents", RERANK, "true by default"),
     refused("return_hidden_states", BOTH, &[Is(false)], NO_INSIDES),
     harmless("return_meta_info", BOTH, FORM),
     harmless("return_progress", BOTH, FORM),
@@ -298,6 +350,7 @@ pub const KNOWN: &[Known] = &[
     harmless("service_tier", ALL, PROVIDER),
     refused("session_params", BOTH, &[EmptyObject], "is not supported: a request has all of its prompt"),
     done("skip_special_tokens", BOTH),
+    refused("softmax", POOLED, &[Is(true)], AS_TRAINED),
     harmless("spaces_between_special_tokens", BOTH, "special tokens are written as the tokenizer has them"),
     harmless("speculative.n_max", BOTH, SPECULATION),
     harmless("speculative.n_min", BOTH, SPECULATION),
@@ -336,6 +389,8 @@ pub const KNOWN: &[Known] = &[
     ),
     done("temperature", ALL),
     refused("template", BOTH, &[], "is Ollama's name: the checkpoint's own template is used"),
+    done_if("text_1", SCORE, ON_LISTS),
+    done_if("text_2", SCORE, ON_LISTS),
     refused("tfs_z", BOTH, &[Number(1.0)], SAMPLER),
     refused("think", BOTH, &[], "is Ollama's name; use enable_thinking"),
     done_if("thinking", CHAT | MESSAGES, THINK),
@@ -349,15 +404,19 @@ pub const KNOWN: &[Known] = &[
     refused("top_a", BOTH, &[Number(0.0)], SAMPLER),
     done("top_k", ALL),
     done("top_logprobs", CHAT),
+    done_if("top_n", RERANK, "0: all"),
     refused("top_n_sigma", BOTH, &[Number(-1.0), Number(0.0)], SAMPLER),
     done("top_p", ALL),
     refused("transforms", BOTH, &[], "is for OpenRouter's own servers"),
     refused("truncate_prompt_tokens", BOTH, &[], "is not supported: a prompt that is too long is an error"),
+    done_if("truncate_prompt_tokens", POOLED, "-1: to what the model reads"),
+    refused("truncation_side", POOLED, &[Word("right")], "is not supported: texts are cut from behind"),
     refused("typical_p", BOTH, &[Number(1.0)], SAMPLER),
     harmless("usage", BOTH, FORM),
+    refused("use_activation", POOLED, &[Is(true)], AS_TRAINED),
     harmless("use_audio_in_video", BOTH, MEDIA),
     refused("use_beam_search", BOTH, &[Is(false)], "is not supported: there is no beam search"),
-    harmless("user", BOTH, LABEL),
+    harmless("user", BOTH | POOLED, LABEL),
     harmless("user_profile_id", MESSAGES, LABEL),
     harmless("verbose", BOTH, FORM),
     refused(
@@ -414,7 +473,7 @@ fn asks_nothing(value: &Value) -> bool {
 pub fn table() -> String {
     let mut out = String::from("| field | where | |\n| --- | --- | --- |\n");
     for row in KNOWN {
-        let at = ["chat", "completions", "infill", "messages"];
+        let at = ["chat", "completions", "infill", "messages", "embeddings", "rerank", "score"];
         let at = ENDPOINTS.iter().zip(at).filter(|((at, _), _)| at & row.at != 0).map(|(_, name)| name);
         let at = at.collect::<Vec<_>>().join(", ");
         let fate = match &row.fate {

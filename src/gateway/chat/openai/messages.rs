@@ -5,7 +5,7 @@
 
 use super::{known_fields, thinking};
 use crate::config::{Compat, ReasoningSwitch, compat};
-use crate::gateway::chat::{Dialect, noise, reasoning, to_openai};
+use crate::gateway::chat::{reasoning, to_openai};
 use crate::gateway::wire::fields::{BadField, Fields};
 use serde_json::Value;
 
@@ -18,7 +18,6 @@ pub fn for_engine(body: &Value) -> Result<Value, BadField> {
     if reasoning::is_off_by_effort_alone(body) {
         out["thinking"][thinking::IS_PROMISE] = false.into();
     }
-    out.as_object_mut().into_iter().for_each(|out| noise::drop(out, Dialect::OpenAi));
     open_last(body, &mut out)?;
     Ok(out)
 }

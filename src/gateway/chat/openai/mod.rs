@@ -1,6 +1,7 @@
 //! OpenAI's chat completions, as OpenAI and its many kin speak them. For our own models [`known_fields`] says what
 //! becomes of each field, [`history`] reads a conversation, [`messages`] one in Anthropic's format, [`thinking`]
-//! whether they are to think. [`tool_schemas`] is for upstreams.
+//! whether they are to think. [`think`] splits off the reasoning that an upstream leaves in its text, [`tool_schemas`]
+//! completes tools for upstreams.
 
 pub(super) mod decode;
 pub(super) mod encode;
@@ -10,5 +11,6 @@ pub mod known_fields;
 pub mod logprobs;
 pub mod messages;
 pub mod request;
+pub mod think;
 pub mod thinking;
 pub mod tool_schemas;

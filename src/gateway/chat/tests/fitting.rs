@@ -3,7 +3,7 @@
 
 use super::super::anthropic::models::betas;
 use super::super::openai::history;
-use super::super::{Dialect, Peer, Takes, for_upstream};
+use super::super::{Dialect, Peer, Takes, for_upstream, noise};
 use crate::config::compat::{open_server, openai, openrouter, plain, vllm};
 use crate::config::{Capabilities, Compat};
 use crate::text::{ChatTemplate, RenderInput};
@@ -479,7 +479,11 @@ fn noise_in_prompts_goes_to_its_own_servers_alone() {
     assert!(sent(Dialect::OpenAi, false)["messages"][0]["content"].as_str().unwrap().starts_with(noise));
     assert_eq!(sent(Dialect::Anthropic, false)["system"], body["system"]);
     assert_eq!(sent(Dialect::Anthropic, true)["system"], json!([{"type": "text", "text": "You are"}]));
+    // Our own models decide for themselves: what they are asked in says whether there is something to decide.
     let ours = over(body.clone(), json!({"model": "m", "messages": [{"role": "user", "content": "a"}]}));
-    let ours = crate::gateway::chat::openai::messages::for_engine(&ours).unwrap();
+    let mut ours = crate::gateway::chat::openai::messages::for_engine(&ours).unwrap();
+    assert!(noise::is_in(&ours));
+    noise::drop(ours.as_object_mut().unwrap(), Dialect::OpenAi);
     assert_eq!(ours["messages"][0]["content"], "You are");
+    assert!(!noise::is_in(&ours));
 }

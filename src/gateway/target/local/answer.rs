@@ -171,6 +171,8 @@ pub fn failure(error: impl Into<ApiError>) -> Failure {
     let error = error.into();
     let elsewhere = error.status.is_server_error()
         || error.status.as_u16() == 429
-        || ["context_length_exceeded", "unsupported_parameter"].map(Some).contains(&error.code);
+        || ["context_length_exceeded", "unsupported_parameter", "unsupported_task"]
+            .map(Some)
+            .contains(&error.code);
     if elsewhere { Failure::next(error) } else { Failure::report(error) }
 }

@@ -2,12 +2,12 @@
 
 use super::LocalError;
 use super::answer::{AnswerOptions, LocalAnswer, failure};
-use super::generation::{Generation, GenerationRequest, MaxTokens};
+use super::generation::{Generation, GenerationRequest};
 use super::params::{ModelView, Params, ReasoningShown, TOP_LOGPROBS_MAX};
 use super::tools::OfferedTools;
-use crate::gateway::chat::Dialect;
 use crate::gateway::chat::openai::messages::for_engine;
 use crate::gateway::chat::openai::{history, known_fields};
+use crate::gateway::chat::{Dialect, noise, takes};
 use crate::gateway::ledger::account::Attempt;
 use crate::gateway::ledger::metrics::Metrics;
 use crate::gateway::target::answer::Answer;
@@ -49,16 +49,7 @@ impl LocalRequest {
         known_fields::check(fields, known_fields::CHAT)?;
         let mut params = Params::read(fields, model)?;
         let tools = OfferedTools::read(fields, model.can_call())?;
-        let other = params.grammar.as_ref().map(|(field, _)| field.as_str());
-        if let Some(held) = tools.grammar(model.answer_format.tools, other)? {
-            params.grammar = Some(held);
-        }
-        if let Some((field, _)) = &params.grammar
-            && model.answer_format.reasoning == Some(ReasoningFormat::Harmony)
-        {
-            let why = "is not supported: this model answers in channels, and a grammar would leave them out";
-            return Err(BadField::unsupported(field.as_str(), why));
-        }
+        params.grammar = tools.grammar(model.answer_format, params.grammar.take());
         let mut render = history::render_input(fields, model.template)?;
         render.tools = tools.rendered.clone();
         let top = fields.integer("top_logprobs", 0, TOP_LOGPROBS_MAX)?;
@@ -97,8 +88,9 @@ pub fn chat_prompt(
     model: &Arc<LocalModel>,
     dialect: Dialect,
     body: &Value,
+    drops_noise: bool,
 ) -> Result<impl FnOnce() -> Result<Vec<TokenId>, LocalError> + Send + use<>, BadField> {
-    let body = body_for_engine(dialect, body)?;
+    let body = body_for_engine(dialect, body, drops_noise)?;
     let fields = Fields::root(&body)?;
     // What a model refuses it does not count either.
     let LocalRequest { render, add_special, .. } = LocalRequest::read(&fields, ModelView::of(model))?;
@@ -110,6 +102,8 @@ pub fn chat_prompt(
 pub struct LocalTarget<'a> {
     /// The model.
     pub model: Arc<LocalModel>,
+    /// What clients write into prompts for nobody to read is left out.
+    pub drops_noise: bool,
     /// Where its prompts are made.
     pub text: &'a TextQueue,
     /// Where its answers are counted.
@@ -138,7 +132,8 @@ impl LocalTarget<'_> {
         attempt: &mut Option<Attempt>,
     ) -> Result<LocalAnswer, ApiError> {
         let model = &self.model;
-        let body = body_for_engine(request.dialect, request.body)?;
+        model.check_generates()?;
+        let body = body_for_engine(request.dialect, request.body, self.drops_noise)?;
         let fields = Fields::root(&body)?;
         let LocalRequest { render, tools, add_special, mut params } =
             LocalRequest::read(&fields, ModelView::of(model))?;
@@ -171,6 +166,8 @@ impl LocalTarget<'_> {
             }
         };
         let answer_options = AnswerOptions::of(&params, &prompt);
+        // Whoever goes on at another node needs all ids.
+        let hides_reasoning = params.reasoning == ReasoningShown::Never && !params.resumable;
         let max_tokens_default = model.defaults.max_tokens.unwrap_or(u32::MAX);
         let generation = GenerationRequest {
             id: request.id.to_owned(),
@@ -178,12 +175,12 @@ impl LocalTarget<'_> {
             prompts: vec![prompt],
             choices: params.n,
             sampling: params.sampling,
-            // Agents ask for as much as the largest models answer: more than the context holds is what it holds.
-            max_tokens: MaxTokens::AtMost(params.max_tokens.unwrap_or(max_tokens_default)),
+            max_tokens: params.max_tokens.unwrap_or(max_tokens_default),
             stops: params.stops,
             include_stop: params.include_stop,
             skip_special: params.skip_special,
             tokens_as_ids: params.tokens_as_ids,
+            hides_reasoning,
             parser,
             constraint,
             generated: params.generated,
@@ -217,7 +214,8 @@ impl AnswerShape {
         }
         let format = AnswerFormat { reasoning, tools };
         let reasoning_is_open = self.reasoning_is_open(prompt);
-        Some((format, ParserOptions { reasoning_is_open, tools: self.tools.clone() }))
+        let text_is_held = self.grammar.as_ref().is_some_and(Grammar::holds_text);
+        Some((format, ParserOptions { reasoning_is_open, tools: self.tools.clone(), text_is_held }))
     }
 
     fn is_constrained(&self) -> bool {
@@ -226,7 +224,7 @@ impl AnswerShape {
 
     /// What tokens may come; for a blocking thread.
     fn constraint(&self, prompt: &[TokenId]) -> Result<Option<Arc<dyn ConstraintFactory>>, LocalError> {
-        let tags = self.model.answer_format.reasoning.and_then(|it| Some((it.open()?, it.close()?)));
+        let tags = self.model.answer_format.reasoning.map(ReasoningFormat::tags);
         let after = tags.map_or(After::Nothing, |(open, close)| After::Reasoning {
             open: (!self.reasoning_is_open(prompt)).then(|| open.to_owned()),
             close: close.to_owned(),
@@ -249,9 +247,14 @@ impl AnswerShape {
 }
 
 /// A conversation in any dialect as our engines read it. An error names the field of the caller's body.
-pub fn body_for_engine(dialect: Dialect, body: &Value) -> Result<Cow<'_, Value>, BadField> {
-    match dialect {
-        Dialect::OpenAi | Dialect::Responses => Ok(Cow::Borrowed(body)),
-        Dialect::Anthropic => for_engine(body).map(Cow::Owned),
+fn body_for_engine(dialect: Dialect, body: &Value, drops_noise: bool) -> Result<Cow<'_, Value>, BadField> {
+    takes::check_text_only(body)?;
+    let mut read = match dialect {
+        Dialect::OpenAi | Dialect::Responses => Cow::Borrowed(body),
+        Dialect::Anthropic => Cow::Owned(for_engine(body)?),
+    };
+    if drops_noise && noise::is_in(&read) {
+        read.to_mut().as_object_mut().into_iter().for_each(|body| noise::drop(body, Dialect::OpenAi));
     }
+    Ok(read)
 }

@@ -15,12 +15,20 @@ use axum::http::StatusCode;
 pub enum LocalError {
     #[error(transparent)]
     Submit(#[from] SubmitError),
-    #[error("the context holds {max_context} tokens, but {}", wanted(*prompt_tokens, *max_tokens))]
-    ContextLength { prompt_tokens: usize, max_tokens: Option<u32>, max_context: usize },
+    #[error(
+        "the context holds {max_context} tokens, but the prompt has {prompt_tokens} tokens, which leaves no room for an answer"
+    )]
+    ContextLength { prompt_tokens: usize, max_context: usize },
     #[error(
         "the context holds {max_context} tokens, but the prompt has {tokens_min} at least, of {bytes} bytes"
     )]
     PromptTooLong { bytes: usize, tokens_min: usize, max_context: usize },
+    #[error(
+        "has {tokens} tokens with what stands around it, and the model reads {max_context} at the most; `truncate_prompt_tokens: -1` cuts it"
+    )]
+    TextTooLong { tokens: usize, max_context: usize },
+    #[error("{0}")]
+    WrongTask(String),
     #[error("the prompt has no tokens")]
     EmptyPrompt,
     #[error("`resume_token_ids` has come to its end: a stop string is in it")]
@@ -38,7 +46,7 @@ pub enum LocalError {
     #[error("{waiting} requests wait to be rendered and tokenized already; try again later")]
     TextBusy { waiting: usize },
     #[error("the text has {bytes} bytes; {bytes_max} are the most that are tokenized at once")]
-    TextTooLong { bytes: usize, bytes_max: usize },
+    WorkTooLong { bytes: usize, bytes_max: usize },
     #[error(transparent)]
     Overdue(#[from] Overdue),
     #[error("generation failed: {0}")]
@@ -51,8 +59,8 @@ impl LocalError {
     /// The HTTP status of a generation that ended so.
     pub fn status(&self) -> u16 {
         match self {
-            Self::Overdue(Overdue::Timeout { .. }) => 504,
-            Self::Overdue(Overdue::Draining) => 503,
+            Self::Overdue(overdue) if overdue.is_timeout() => 504,
+            Self::Overdue(_) => 503,
             _ => 500,
         }
     }
@@ -60,20 +68,10 @@ impl LocalError {
     /// The outcome of a generation that ended so.
     pub fn outcome(&self) -> Outcome {
         match self {
-            Self::Overdue(Overdue::Timeout { .. }) => Outcome::TimedOut,
-            Self::Overdue(Overdue::Draining) => Outcome::Aborted,
+            Self::Overdue(overdue) if overdue.is_timeout() => Outcome::TimedOut,
+            Self::Overdue(_) => Outcome::Aborted,
             _ => Outcome::Failed,
         }
-    }
-}
-
-fn wanted(prompt_tokens: usize, max_tokens: Option<u32>) -> String {
-    match max_tokens {
-        None => format!("the prompt has {prompt_tokens} tokens, which leaves no room for an answer"),
-        Some(max) => format!(
-            "{} were asked for ({prompt_tokens} in the prompt, {max} as max_tokens)",
-            prompt_tokens as u64 + u64::from(max)
-        ),
     }
 }
 
@@ -86,10 +84,13 @@ impl From<SubmitError> for ApiError {
                 ..Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Some("queue_full"), message)
             },
             SubmitError::PromptTooLong { prompt_tokens, max_context } => {
-                LocalError::ContextLength { prompt_tokens, max_tokens: None, max_context }.into()
+                LocalError::ContextLength { prompt_tokens, max_context }.into()
             }
             SubmitError::BadToken { .. } => {
                 Self::invalid(StatusCode::BAD_REQUEST, Some("invalid_token"), message)
+            }
+            SubmitError::Unsupported(_) => {
+                Self::invalid(StatusCode::BAD_REQUEST, Some("unsupported_model"), message)
             }
             SubmitError::Draining => Self::draining(),
             SubmitError::Stopped(_) => {
@@ -104,8 +105,13 @@ impl From<LocalError> for ApiError {
         let message = e.to_string();
         match e {
             LocalError::Submit(e) => e.into(),
-            LocalError::ContextLength { .. } | LocalError::PromptTooLong { .. } => {
+            LocalError::ContextLength { .. }
+            | LocalError::PromptTooLong { .. }
+            | LocalError::TextTooLong { .. } => {
                 Self::invalid(StatusCode::BAD_REQUEST, Some("context_length_exceeded"), message)
+            }
+            LocalError::WrongTask(_) => {
+                Self::invalid(StatusCode::BAD_REQUEST, Some("unsupported_task"), message).at("model")
             }
             LocalError::Ended => Self::invalid(StatusCode::BAD_REQUEST, None, message),
             LocalError::EmptyPrompt => Self::invalid(StatusCode::BAD_REQUEST, Some("empty_prompt"), message),
@@ -123,7 +129,7 @@ impl From<LocalError> for ApiError {
                 Self::invalid(StatusCode::BAD_REQUEST, Some("chat_template_error"), message)
             }
             LocalError::Text(TextError::Tokenizer(reason)) => Self::internal(&reason),
-            LocalError::Text(TextError::Limit(_)) | LocalError::TextTooLong { .. } => {
+            LocalError::Text(TextError::Limit(_)) | LocalError::WorkTooLong { .. } => {
                 Self::invalid(StatusCode::BAD_REQUEST, Some("text_work_limit"), message)
             }
             LocalError::TextBusy { .. } => {
@@ -146,8 +152,7 @@ mod tests {
 
     #[test]
     fn every_error_has_its_status_code_and_numbers() {
-        let length =
-            |max_tokens| LocalError::ContextLength { prompt_tokens: 90, max_tokens, max_context: 100 };
+        let length = LocalError::ContextLength { prompt_tokens: 101, max_context: 100 };
         let cases: Vec<(ApiError, u16, &str, &[&str])> = vec![
             (SubmitError::QueueFull { waiting: 7, limit: 8 }.into(), 429, "queue_full", &["7", "8"]),
             (
@@ -156,12 +161,12 @@ mod tests {
                 "context_length_exceeded",
                 &["101", "100"],
             ),
-            (length(None).into(), 400, "context_length_exceeded", &["90", "100"]),
-            (length(Some(20)).into(), 400, "context_length_exceeded", &["90", "20", "110", "100"]),
+            (length.into(), 400, "context_length_exceeded", &["101", "100"]),
             (SubmitError::BadToken { token: 9, vocab: 5 }.into(), 400, "invalid_token", &["9", "5"]),
             (SubmitError::Draining.into(), 503, "shutting_down", &[]),
             (SubmitError::Stopped("lost device".into()).into(), 503, "engine_stopped", &["lost device"]),
-            (Overdue::Timeout { seconds: 30 }.into(), 504, "timeout", &["30"]),
+            (Overdue::Silence { seconds: 30 }.into(), 504, "timeout", &["nothing", "30"]),
+            (Overdue::Timeout { seconds: 60 }.into(), 504, "timeout", &["in all", "60"]),
             (LocalError::Failed("step 7".into()).into(), 500, "engine_error", &["step 7"]),
             (ApiError::unknown_model("x", &["a", "b/c"]), 404, "model_not_found", &["`x`", "a, b/c"]),
         ];

@@ -11,12 +11,13 @@
 //! Deliberately absent: JSON.
 
 use super::LocalError;
+use super::unshown::Unshown;
 use crate::gateway::chat::{StopReason, TokenScore, TokenUsage};
 use crate::gateway::ledger::account::Attempt;
 use crate::gateway::ledger::metrics::{Outcome, RequestMetrics};
 use crate::gateway::target::registry::LocalModel;
 use crate::gateway::target::replicas::ReplicaStream;
-use crate::gateway::wire::bounds::{Overdue, RequestBounds};
+use crate::gateway::wire::bounds::RequestBounds;
 use crate::protocol::{
     ConstraintFactory, FinishReason, GenerateRequest, SamplingParams, TokenEvent, TokenId, TokenLogprob,
 };
@@ -38,8 +39,8 @@ pub struct GenerationRequest {
     pub choices: u32,
     /// All but `max_tokens`.
     pub sampling: SamplingParams,
-    /// Output tokens at the most.
-    pub max_tokens: MaxTokens,
+    /// Output tokens at the most: fewer where the context holds no more. 0: the prompts alone are computed.
+    pub max_tokens: u32,
     /// Stop strings.
     pub stops: Vec<String>,
     /// Leave the stop string (or stop token) in the text.
@@ -50,33 +51,20 @@ pub struct GenerationRequest {
     pub tokens_as_ids: bool,
     /// What tokens may come; None: all may.
     pub constraint: Option<Arc<dyn ConstraintFactory>>,
+    /// Tokens of reasoning are not told, nor their log-probabilities.
+    pub hides_reasoning: bool,
     /// How to read reasoning and calls of tools out of the text; None: all of it is text.
     pub parser: Option<(AnswerFormat, ParserOptions)>,
     /// Of a request with one prompt that another engine has begun: see [`GenerateRequest::generated`].
     pub generated: Vec<Option<Vec<TokenId>>>,
 }
 
-/// A bound on the output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MaxTokens {
-    /// The caller's; it is an error when the context cannot hold it.
-    Exactly(u32),
-    /// The endpoint's default, or less when the context is full before.
-    AtMost(u32),
-}
-
-impl MaxTokens {
-    /// The bound for a prompt of this length.
-    pub fn resolve(self, prompt_tokens: usize, max_context: usize) -> Result<u32, LocalError> {
-        let room = max_context.saturating_sub(prompt_tokens).min(u32::MAX as usize) as u32;
-        match self {
-            MaxTokens::Exactly(max) if max > room => {
-                Err(LocalError::ContextLength { prompt_tokens, max_tokens: Some(max), max_context })
-            }
-            _ if room == 0 => Err(LocalError::ContextLength { prompt_tokens, max_tokens: None, max_context }),
-            MaxTokens::Exactly(max) => Ok(max),
-            MaxTokens::AtMost(max) => Ok(max.min(room)),
-        }
+/// Output tokens for a prompt of this length: as many as were asked for, or as the context holds. Agents ask for as
+/// much as the largest models answer.
+pub(super) fn output_tokens(asked: u32, prompt_tokens: usize, max_context: usize) -> Result<u32, LocalError> {
+    match max_context.saturating_sub(prompt_tokens).min(u32::MAX as usize) as u32 {
+        0 => Err(LocalError::ContextLength { prompt_tokens, max_context }),
+        room => Ok(asked.min(room)),
     }
 }
 
@@ -185,6 +173,8 @@ struct ChoiceText {
     /// Tokens of reasoning, and tokens of which it is not known yet.
     reasoning_tokens: usize,
     unread_tokens: usize,
+    /// What hides tokens of reasoning.
+    unshown: Option<Unshown>,
     held: Delta,
     finished: bool,
 }
@@ -208,7 +198,7 @@ impl Generation {
             skip_special: request.skip_special,
             tokens_as_ids: request.tokens_as_ids,
         };
-        let prompts_only = request.max_tokens == MaxTokens::Exactly(0);
+        let prompts_only = request.max_tokens == 0;
         let mut streams = Vec::with_capacity(request.prompts.len());
         let mut usage = Usage::default();
         for (i, prompt) in request.prompts.iter().enumerate() {
@@ -216,10 +206,10 @@ impl Generation {
                 return Err(LocalError::EmptyPrompt);
             }
             usage.prompt_tokens += prompt.len();
-            let max_tokens = request.max_tokens.resolve(prompt.len(), model.engine.max_context())?;
+            let max_tokens = output_tokens(request.max_tokens, prompt.len(), model.engine.max_context())?;
             // An engine computes a prompt to predict at least one token.
             let max_tokens = max_tokens.max(1);
-            // With a default bound, the caller's min_tokens may exceed what is left.
+            // The caller's min_tokens may exceed what is left.
             let min_tokens = request.sampling.min_tokens.min(max_tokens);
             let sampling = SamplingParams { max_tokens, min_tokens, ..request.sampling.clone() };
             streams.push(Some(model.engine.submit(GenerateRequest {
@@ -231,6 +221,8 @@ impl Generation {
                 priority: 0,
                 constraint: request.constraint.clone(),
                 generated: request.generated.clone(),
+                pooling: None,
+                token_types: None,
             })?));
         }
         let choices_per_prompt = request.choices as usize;
@@ -255,7 +247,10 @@ impl Generation {
                     parser.iter_mut().for_each(|parser| parser.push(&delta.text, &mut Vec::new()));
                 }
             }
+            let is_open = request.parser.as_ref().is_some_and(|(_, options)| options.reasoning_is_open);
+            let hides = request.hides_reasoning && parser.is_some();
             Ok(ChoiceText {
+                unshown: hides.then(|| Unshown::new(is_open)),
                 detokenizer,
                 parser,
                 reasoning_tokens: 0,
@@ -315,7 +310,10 @@ impl Generation {
         }
         while self.streams.iter().any(Option::is_some) {
             let event = match self.bounds.bound(next_of(&mut self.streams)).await {
-                Ok((prompt, Some(event))) => self.event(prompt, event),
+                Ok((prompt, Some(event))) => {
+                    self.bounds.heard();
+                    self.event(prompt, event)
+                }
                 // A stream is dropped with its last choice, so its end is never seen.
                 Ok((_, None)) => Err(LocalError::Failed("the engine ended the request early".into())),
                 Err(overdue) => Err(overdue.into()),
@@ -340,7 +338,7 @@ impl Generation {
                     return Ok(Some(event));
                 }
                 Err(error) => {
-                    if matches!(error, LocalError::Overdue(Overdue::Timeout { .. })) {
+                    if matches!(&error, LocalError::Overdue(overdue) if overdue.is_timeout()) {
                         self.streams.iter_mut().flatten().for_each(ReplicaStream::timed_out);
                     }
                     self.streams.clear();
@@ -393,6 +391,7 @@ impl Generation {
                 event
             }
             TokenEvent::Failed { message } => return Err(LocalError::Failed(message)),
+            TokenEvent::Pooled { .. } => unreachable!("a generation asks for tokens"),
         };
         let first = prompt * self.choices_per_prompt;
         if self.choices[first..first + self.choices_per_prompt].iter().all(|choice| choice.finished) {
@@ -426,6 +425,7 @@ impl ChoiceText {
         }
         let delta = detokenizer.push(id);
         self.held.text.push_str(&delta.text);
+        self.unshown.iter_mut().for_each(|unshown| unshown.made(delta.text.len()));
         if delta.stopped.is_some() {
             self.finished = true;
             self.held.stop = delta.stopped;
@@ -463,6 +463,9 @@ impl ChoiceText {
             let tokens = std::mem::take(&mut self.unread_tokens);
             let is_reasoning = |event: &ParsedEvent| matches!(event, ParsedEvent::Reasoning(_));
             self.reasoning_tokens += if events.iter().any(is_reasoning) { tokens } else { 0 };
+        }
+        if let Some(unshown) = &mut self.unshown {
+            unshown.hide(&mut self.held, &events, is_end);
         }
         self.held.parsed = Some(events);
     }

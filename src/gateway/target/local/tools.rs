@@ -3,9 +3,10 @@
 //! A model without tools in its chat template has no words for a call: such a request is refused, so that another
 //! target may take it. With `tool_choice` none the model is not told of the tools, and cannot call any.
 
+use crate::gateway::chat::custom_tools;
 use crate::gateway::wire::fields::{BadField, Fields};
-use crate::text::grammar::{self, CallFormat, Grammar, ToolCalls};
-use crate::text::{Tool, ToolFormat};
+use crate::text::grammar::{self, AnswerText, CallFormat, Grammar, ToolCalls};
+use crate::text::{AnswerFormat, ReasoningFormat, Tool, ToolFormat};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -89,35 +90,27 @@ impl OfferedTools {
 }
 
 impl OfferedTools {
-    /// What holds a model to what the request says of calling, and the field that says so. None: it calls as it
-    /// likes, and the parser finds what it calls. `other` is a field that says what the answer must be.
+    /// What holds a model to what the request says, and the field that says so. `text` is what its answer must be where
+    /// it calls nothing, and the field of that. None: it answers as it likes, and the parser finds what it calls.
     pub fn grammar(
         &self,
-        format: Option<ToolFormat>,
-        other: Option<&str>,
-    ) -> Result<Option<(String, Grammar)>, BadField> {
-        if self.callable.is_empty() {
-            return Ok(None);
-        }
-        let required = self.calls == Calls::Required;
-        if let Some(other) = other.filter(|_| !required) {
-            let why =
-                "does not go with `tools` that may be called or not: set `tool_choice` to none or required";
-            return Err(BadField::unsupported(other, why));
-        }
-        let field = if required || self.callable.len() < self.rendered.len() {
-            "tool_choice"
-        } else if !self.parallel {
-            "parallel_tool_calls"
-        } else if self.strict.contains(&true) {
-            "tools"
-        } else {
-            return Ok(None);
-        };
-        let Some(format) = format.and_then(CallFormat::of) else {
-            let why =
-                "must be none or auto: a model that writes its calls as this one does cannot be held to them";
-            return if required { Err(BadField::unsupported(field, why)) } else { Ok(None) };
+        format: AnswerFormat,
+        text: Option<(String, Grammar)>,
+    ) -> Option<(String, Grammar)> {
+        let required = self.calls == Calls::Required && !self.callable.is_empty();
+        let in_channels =
+            format.reasoning == Some(ReasoningFormat::Harmony) || format.tools == Some(ToolFormat::Harmony);
+        let tools = format.tools.filter(|_| !self.callable.is_empty());
+        let Some(format) = tools.or(in_channels.then_some(ToolFormat::Harmony)) else { return text };
+        let (field, text) = match text {
+            // Calls that are required are all of the answer.
+            _ if required => ("tool_choice".to_owned(), AnswerText::None),
+            Some((field, text)) => (field, AnswerText::Held(text)),
+            None if self.callable.is_empty() => return None,
+            None if self.callable.len() < self.rendered.len() => ("tool_choice".to_owned(), AnswerText::Free),
+            None if !self.parallel => ("parallel_tool_calls".to_owned(), AnswerText::Free),
+            None if self.strict.contains(&true) => ("tools".to_owned(), AnswerText::Free),
+            None => return None,
         };
         let tools = self.callable.iter().zip(&self.strict);
         let tools = tools.map(|(tool, strict)| grammar::Tool {
@@ -127,12 +120,12 @@ impl OfferedTools {
         });
         let calls = ToolCalls {
             tools: tools.collect(),
-            format,
+            format: CallFormat::of(format),
             required,
             parallel: self.parallel,
-            text_before: !required,
+            text,
         };
-        Ok(Some((field.to_owned(), Grammar::Tools(Box::new(calls)))))
+        Some((field, Grammar::Tools(Box::new(calls))))
     }
 }
 
@@ -142,7 +135,10 @@ enum Choice {
     None,
     Auto,
     Required,
-    Named(String),
+    Named {
+        path: String,
+        name: String,
+    },
     /// Of these alone; by their places in the body.
     Allowed {
         must: bool,
@@ -165,11 +161,9 @@ impl Choice {
             Some(object @ Value::Object(_)) => {
                 let choice = Fields::object_at("tool_choice".to_owned(), object)?;
                 match choice.str("type")?.unwrap_or("function") {
-                    "function" => {
-                        let function = choice.object("function")?;
-                        let function = function
-                            .ok_or_else(|| BadField::missing(choice.path("function"), "the tool to call"))?;
-                        Ok(Self::Named(function.required_str("name", "the tool's name")?.to_owned()))
+                    kind @ ("function" | "custom") => {
+                        let (path, name) = named(&choice, kind, "the tool to call")?;
+                        Ok(Self::Named { path, name })
                     }
                     "allowed_tools" => Self::allowed(&choice),
                     other => Err(BadField::new(choice.path("type"), format!("{WORDS}; got `{other}`"))),
@@ -195,10 +189,8 @@ impl Choice {
         let mut names = Vec::new();
         for (i, item) in allowed.array("tools")?.unwrap_or_default().iter().enumerate() {
             let item = Fields::object_at(format!("{path}[{i}]"), item)?;
-            let function = item.object("function")?;
-            let function =
-                function.ok_or_else(|| BadField::missing(item.path("function"), "the tool's name"))?;
-            names.push((function.path("name"), function.required_str("name", "the tool's name")?.to_owned()));
+            let kind = if item.get("custom").is_some() { "custom" } else { "function" };
+            names.push(named(&item, kind, "the tool's name")?);
         }
         if names.is_empty() {
             return Err(BadField::new(path, "must have at least one tool"));
@@ -209,7 +201,7 @@ impl Choice {
     /// Those that may be called, where not all may.
     fn names(&self) -> Vec<(String, String)> {
         match self {
-            Self::Named(name) => vec![("tool_choice.function.name".to_owned(), name.clone())],
+            Self::Named { path, name } => vec![(path.clone(), name.clone())],
             Self::Allowed { names, .. } => names.clone(),
             Self::None | Self::Auto | Self::Required => Vec::new(),
         }
@@ -217,28 +209,32 @@ impl Choice {
 
     fn calls(&self) -> Calls {
         match self {
-            Self::Required | Self::Named(_) | Self::Allowed { must: true, .. } => Calls::Required,
+            Self::Required | Self::Named { .. } | Self::Allowed { must: true, .. } => Calls::Required,
             Self::None | Self::Auto | Self::Allowed { must: false, .. } => Calls::Optional,
         }
     }
 }
 
+/// The name of a tool in the object beside its type, and where it stands.
+fn named(fields: &Fields<'_>, kind: &str, what: &str) -> Result<(String, String), BadField> {
+    let tool = fields.object(kind)?;
+    let tool = tool.ok_or_else(|| BadField::missing(fields.path(kind), what))?;
+    Ok((tool.path("name"), tool.required_str("name", "the tool's name")?.to_owned()))
+}
+
 /// A tool, whether it is strict, and what the template gets.
 fn tool(item: &Fields<'_>) -> Result<(Tool, bool, Value), BadField> {
-    match item.required_str("type", "\"function\"")? {
+    match item.required_str("type", "\"function\" or \"custom\"")? {
         "function" => {}
+        "custom" => return custom_tool(item),
         other => {
-            let reason = format!("must be \"function\" for this model, got `{other}`");
+            let reason = format!("must be \"function\" or \"custom\" for this model, got `{other}`");
             return Err(BadField::unsupported(item.path("type"), reason));
         }
     }
     let function = item.object("function")?;
     let function = function.ok_or_else(|| BadField::missing(item.path("function"), "what can be called"))?;
-    let name = function.required_str("name", "the tool's name")?;
-    if name.is_empty() || name.chars().count() > NAME_CHARS_MAX {
-        let reason = format!("must have 1 to {NAME_CHARS_MAX} characters");
-        return Err(BadField::new(function.path("name"), reason));
-    }
+    let name = tool_name(&function)?;
     function.str("description")?;
     let parameters = match function.object("parameters")? {
         Some(parameters) => Value::Object(parameters.map().clone()),
@@ -253,6 +249,30 @@ fn tool(item: &Fields<'_>) -> Result<(Tool, bool, Value), BadField> {
         function.shift_remove("strict");
     }
     Ok((Tool { name: name.to_owned(), parameters }, strict, Value::Object(rendered)))
+}
+
+/// A custom tool as the function that stands for it: calls of it are told as the caller expects.
+fn custom_tool(item: &Fields<'_>) -> Result<(Tool, bool, Value), BadField> {
+    let custom = item.object("custom")?;
+    let custom = custom.ok_or_else(|| BadField::missing(item.path("custom"), "what can be called"))?;
+    let name = tool_name(&custom)?;
+    let parameters = custom_tools::parameters();
+    let mut function = json!({ "name": name });
+    if let Some(description) = custom_tools::description(custom.str("description")?, custom.get("format")) {
+        function["description"] = description.into();
+    }
+    function["parameters"] = parameters.clone();
+    let rendered = json!({ "type": "function", "function": function });
+    Ok((Tool { name: name.to_owned(), parameters }, false, rendered))
+}
+
+fn tool_name<'a>(tool: &Fields<'a>) -> Result<&'a str, BadField> {
+    let name = tool.required_str("name", "the tool's name")?;
+    if name.is_empty() || name.chars().count() > NAME_CHARS_MAX {
+        let reason = format!("must have 1 to {NAME_CHARS_MAX} characters");
+        return Err(BadField::new(tool.path("name"), reason));
+    }
+    Ok(name)
 }
 
 #[cfg(test)]
@@ -296,6 +316,40 @@ mod tests {
     }
 
     #[test]
+    fn a_grammar_holds_what_the_request_says_of_calls_and_of_its_text() {
+        let hermes = AnswerFormat { reasoning: None, tools: Some(ToolFormat::Hermes) };
+        let harmony =
+            AnswerFormat { reasoning: Some(ReasoningFormat::Harmony), tools: Some(ToolFormat::Harmony) };
+        let text = || Some(("response_format".to_owned(), Grammar::JsonObject));
+        let held = |body: Value, format: AnswerFormat, text: Option<(String, Grammar)>| {
+            let grammar = read(body).unwrap().grammar(format, text);
+            grammar.map(|(field, grammar)| match grammar {
+                Grammar::Tools(calls) => (field, calls.tools.len(), calls.required, Some(calls.text)),
+                _ => (field, 0, false, None),
+            })
+        };
+        let said = |field: &str, tools, required, text| Some((field.to_owned(), tools, required, Some(text)));
+        let (one, none) = (json!({"tools": tools(&["a"])}), json!({}));
+        let must = json!({"tools": tools(&["a", "b"]), "tool_choice": "required"});
+        let alone = json!({"tools": tools(&["a"]), "parallel_tool_calls": false});
+        for format in [hermes, harmony] {
+            assert_eq!(held(one.clone(), format, None), None);
+            assert_eq!(held(none.clone(), format, None), None);
+            let json = AnswerText::Held(Grammar::JsonObject);
+            assert_eq!(held(one.clone(), format, text()), said("response_format", 1, false, json));
+            assert_eq!(held(must.clone(), format, text()), said("tool_choice", 2, true, AnswerText::None));
+            assert_eq!(
+                held(alone.clone(), format, None),
+                said("parallel_tool_calls", 1, false, AnswerText::Free)
+            );
+        }
+        // A text by itself stands in a channel where there are channels.
+        assert_eq!(held(none.clone(), hermes, text()), Some(("response_format".to_owned(), 0, false, None)));
+        let json = AnswerText::Held(Grammar::JsonObject);
+        assert_eq!(held(none, harmony, text()), said("response_format", 0, false, json));
+    }
+
+    #[test]
     fn what_is_no_tool_and_no_choice_is_named() {
         for (body, param, says) in [
             (json!({"tools": [{"type": "web_search"}]}), "tools[0].type", "function"),
@@ -317,6 +371,41 @@ mod tests {
         let body = json!({"tools": tools(&["a"])});
         let error = OfferedTools::read(&Fields::root(&body).unwrap(), false).unwrap_err();
         assert!(error.to_string().contains("knows no tools"), "{error}");
+    }
+
+    #[test]
+    fn custom_tools_are_functions_with_one_text() {
+        let custom = json!({"name": "apply_patch", "description": "Patches."});
+        let tools =
+            json!([{"type": "custom", "custom": custom}, {"type": "function", "function": {"name": "f"}}]);
+        for (choice, may) in [
+            (json!("auto"), vec!["apply_patch", "f"]),
+            (json!({"type": "custom", "custom": {"name": "apply_patch"}}), vec!["apply_patch"]),
+            (
+                json!({"type": "allowed_tools", "allowed_tools": {"mode": "auto",
+                    "tools": [{"type": "custom", "custom": {"name": "apply_patch"}}]}}),
+                vec!["apply_patch"],
+            ),
+        ] {
+            let offered = read(json!({"tools": tools, "tool_choice": choice})).unwrap();
+            assert_eq!(callable(&offered), may, "{choice}");
+            let function = &offered.rendered[0]["function"];
+            assert_eq!(offered.rendered[0]["type"], "function");
+            assert_eq!(
+                (&function["name"], &function["description"]),
+                (&json!("apply_patch"), &json!("Patches."))
+            );
+            assert_eq!(function["parameters"], custom_tools::parameters());
+        }
+        for (tool, param) in [
+            (json!({"type": "custom"}), "tools[0].custom"),
+            (json!({"type": "custom", "custom": {}}), "tools[0].custom.name"),
+        ] {
+            assert_eq!(read(json!({"tools": [tool]})).unwrap_err().param, param);
+        }
+        let choice = json!({"type": "custom", "custom": {"name": "z"}});
+        let error = read(json!({"tools": tools, "tool_choice": choice})).unwrap_err();
+        assert_eq!(error.param, "tool_choice.custom.name");
     }
 
     #[test]

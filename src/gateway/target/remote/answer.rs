@@ -4,19 +4,22 @@
 //! anything else is an error at once, before its body.
 //!
 //! What an upstream makes us keep is bounded: a whole answer, a frame, and what comes of a stream before it
-//! says anything, in bytes, frames and time. What is large is held of the memory of all requests.
+//! says anything, in bytes (unpacked ones, where it packs what it sends), frames and time. What is large is held of the memory of all requests.
 //!
 //! Invariant: no secret that we know is in what is told of it, unless it came in pieces of several frames.
 
+use crate::config::ThinkTags;
 use crate::connect::{chain, data};
+use crate::gateway::chat::openai::think::ThinkSplitter;
 use crate::gateway::chat::tool_names::ToolNames;
 use crate::gateway::chat::{
-    AnswerHead, ChatEvent, DecodeError, Dialect, EncodeOptions, FrameError, FrameReader, Progress,
+    AnswerHead, ChatEvent, DecodeError, Dialect, EncodeOptions, Frame, FrameError, FrameReader, Progress,
     StreamDecoder, StreamEncoder, decode_whole,
 };
 use crate::gateway::target::adaptive::Permit;
 use crate::gateway::target::answer::Piece;
 use crate::gateway::target::failure::{Failure, Then};
+use crate::gateway::target::http_client::AnswerBody;
 use crate::gateway::wire::bounds::RequestBounds;
 use crate::gateway::wire::error::ApiError;
 use crate::gateway::wire::json::mend_surrogates;
@@ -25,7 +28,6 @@ use crate::secrets;
 use axum::body::Bytes;
 use axum::http::{StatusCode, header};
 use hyper::Response;
-use hyper::body::Incoming;
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::time::Duration;
@@ -38,6 +40,8 @@ const ANSWER_BYTES_MAX: usize = 64 << 20;
 const FRAME_BYTES_MAX: usize = 16 << 20;
 /// What is not larger is not worth counting.
 const UNCOUNTED_BYTES_MAX: usize = 64 << 10;
+/// The end of a stream of OpenAI's format.
+const END: &str = "[DONE]";
 /// Of a stream, until it says something: frames, which are kept as another target may still take over.
 const SILENT_FRAMES_MAX: usize = 1024;
 /// Their bytes.
@@ -45,7 +49,7 @@ const SILENT_BYTES_MAX: usize = 1 << 20;
 
 /// An answer whose head has come.
 pub struct RemoteAnswer {
-    response: Response<Incoming>,
+    response: Response<AnswerBody>,
     /// Ends a wait for news.
     idle: Pin<Box<Sleep>>,
     is_waiting: bool,
@@ -61,6 +65,8 @@ pub struct RemoteAnswer {
     choices: u64,
     /// Tools that have other names there.
     names: ToolNames,
+    /// What finds reasoning in its text.
+    think: ThinkSplitter,
     /// What it takes of the requests' memory.
     share: Share,
 }
@@ -139,7 +145,12 @@ fn retold(dialect: Dialect, body: &[u8]) -> Result<String, DecodeError> {
 }
 
 impl RemoteAnswer {
-    pub(super) fn new(response: Response<Incoming>, dialect: Dialect, upstream: Place, share: Share) -> Self {
+    pub(super) fn new(
+        response: Response<AnswerBody>,
+        dialect: Dialect,
+        upstream: Place,
+        share: Share,
+    ) -> Self {
         Self {
             response,
             idle: Box::pin(tokio::time::sleep(upstream.timeout)),
@@ -153,6 +164,7 @@ impl RemoteAnswer {
             said_end: false,
             choices: 1,
             names: ToolNames::default(),
+            think: ThinkSplitter::default(),
             share,
         }
     }
@@ -165,6 +177,13 @@ impl RemoteAnswer {
     /// Tools have these names there, and the caller's in what is told of it.
     pub fn renames(&mut self, names: ToolNames) {
         self.names = names;
+    }
+
+    /// Reasoning that it has in its text is told as such.
+    pub fn splits(&mut self, tags: ThinkTags) {
+        if self.dialect == Dialect::OpenAi {
+            self.think = ThinkSplitter::new(tags, self.choices);
+        }
     }
 
     /// Which tools have other names there.
@@ -257,6 +276,15 @@ impl RemoteAnswer {
 
     /// Whether what comes is JSON, a stream, or may be either; an error at once where it is neither.
     fn content(&self) -> Result<Content, Failure> {
+        // What could be unpacked has no such header any more.
+        if let Some(packed) = self.response.headers().get(header::CONTENT_ENCODING)
+            && packed != "identity"
+        {
+            let packed: String = String::from_utf8_lossy(packed.as_bytes()).chars().take(80).collect();
+            let message =
+                format!("its answer is packed as `{}`, which was not asked for", secrets::hide(&packed));
+            return Err(Failure::next(self.garbled(&message)));
+        }
         let kind = self.response.headers().get(header::CONTENT_TYPE);
         let kind = secrets::hide(kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default());
         let kind = kind.to_ascii_lowercase();
@@ -313,10 +341,13 @@ impl RemoteAnswer {
                 self.names.restore(&mut data, self.dialect);
                 frame.data = data.to_string();
             }
-            let mut events = Vec::new();
-            let progress = self.decoder.frame(&frame, &mut events)?;
-            self.names.restore_events(&mut events);
-            self.waiting.push_back(Piece { frame: Some(frame), events });
+            self.think.frame(&mut frame);
+            if frame.data == END
+                && let Some(held) = self.think.end()
+            {
+                self.decode(held)?;
+            }
+            let progress = self.decode(frame)?;
             if progress == Progress::Done {
                 self.said_end = true;
                 return Ok(progress);
@@ -324,9 +355,21 @@ impl RemoteAnswer {
         }
         read?;
         if at_end {
+            if let Some(held) = self.think.end() {
+                self.decode(held)?;
+            }
             self.decoder.end()?;
         }
         Ok(Progress::More)
+    }
+
+    /// Adds a frame to what is to be told.
+    fn decode(&mut self, frame: Frame) -> Result<Progress, DecodeError> {
+        let mut events = Vec::new();
+        let progress = self.decoder.frame(&frame, &mut events)?;
+        self.names.restore_events(&mut events);
+        self.waiting.push_back(Piece { frame: Some(frame), events });
+        Ok(progress)
     }
 
     /// What a body or a piece of one that cannot be read means.
@@ -337,14 +380,23 @@ impl RemoteAnswer {
         }
     }
 
-    /// The whole body.
+    /// The whole body, which is to be parsed.
     pub async fn whole(&mut self, bounds: &mut RequestBounds) -> Result<Vec<u8>, Failure> {
+        let body = self.unparsed(ANSWER_BYTES_MAX, bounds).await?;
+        self.share.hold(counted(parsed_bytes(&body))).map_err(|shortage| self.too_large(shortage))?;
+        Ok(body)
+    }
+
+    /// The whole body of JSON, of which not much is read.
+    pub(super) async fn unparsed(
+        &mut self,
+        bytes_max: usize,
+        bounds: &mut RequestBounds,
+    ) -> Result<Vec<u8>, Failure> {
         if self.content()? == Content::Stream {
             return Err(self.wrong_kind("text/event-stream"));
         }
-        let body = self.bytes(ANSWER_BYTES_MAX, bounds).await?;
-        self.share.hold(counted(parsed_bytes(&body))).map_err(|shortage| self.too_large(shortage))?;
-        Ok(body)
+        self.bytes(bytes_max, bounds).await
     }
 
     pub(super) async fn bytes(
@@ -366,6 +418,7 @@ impl RemoteAnswer {
         }
         secrets::hide_in_bytes(&mut all);
         mend_surrogates(&mut all);
+        self.think.whole(&mut all);
         if !self.names.is_empty()
             && let Ok(mut answer) = serde_json::from_slice(&all)
         {
@@ -392,12 +445,16 @@ impl RemoteAnswer {
             }
         };
         let next = bounds.bound(next).await.map_err(Failure::report)?;
+        // Whatever came is a sign of life: a comment and a ping too.
+        if matches!(next, Some(Some(Ok(_)))) {
+            bounds.heard();
+        }
         *is_waiting = false;
         match next {
             Some(Some(Ok(bytes))) => Ok(Some(bytes)),
             Some(None) => Ok(None),
             Some(Some(Err(error))) => {
-                tracing::warn!(provider = upstream.name, error = %chain(&error), "an answer broke off");
+                tracing::warn!(provider = upstream.name, error = %chain(&*error), "an answer broke off");
                 Err(Failure::retry(self.garbled("its answer broke off")))
             }
             None => {

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 fn bounds(phase: &watch::Sender<Phase>) -> RequestBounds {
     let timeout = Duration::from_secs(30);
-    RequestBounds::new(Instant::now() + timeout, timeout, phase.subscribe())
+    RequestBounds::new(Instant::now(), timeout, timeout, phase.subscribe())
 }
 
 #[tokio::test]

@@ -67,7 +67,7 @@ fn tools() -> Arc<[Tool]> {
 }
 
 fn parser(format: AnswerFormat, is_open: bool, tools: Arc<[Tool]>) -> AnswerParser {
-    AnswerParser::new(&format, ParserOptions { reasoning_is_open: is_open, tools })
+    AnswerParser::new(&format, ParserOptions { reasoning_is_open: is_open, tools, text_is_held: false })
 }
 
 /// The events of an answer in these pieces, neighbours of one kind joined.

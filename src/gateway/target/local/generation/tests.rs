@@ -21,6 +21,7 @@ fn choice() -> ChoiceText {
         parser: None,
         reasoning_tokens: 0,
         unread_tokens: 0,
+        unshown: None,
         held: Delta { choice: 3, ..Delta::default() },
         finished: false,
     }
@@ -28,16 +29,13 @@ fn choice() -> ChoiceText {
 
 #[test]
 fn the_output_fits_into_the_context() {
-    let resolve = |max: MaxTokens, prompt| max.resolve(prompt, 100).map_err(|e| e.to_string());
-    assert_eq!(resolve(MaxTokens::Exactly(10), 90), Ok(10));
-    assert_eq!(resolve(MaxTokens::AtMost(10), 95), Ok(5));
-    assert_eq!(resolve(MaxTokens::AtMost(u32::MAX), 1), Ok(99));
-    let error = resolve(MaxTokens::Exactly(11), 90).unwrap_err();
-    assert!(
-        error.contains("holds 100") && error.contains("101 were asked") && error.contains("90 in the prompt")
-    );
+    let tokens = |asked, prompt| output_tokens(asked, prompt, 100).map_err(|error| error.to_string());
+    assert_eq!(tokens(10, 90), Ok(10));
+    assert_eq!(tokens(10, 95), Ok(5));
+    assert_eq!(tokens(u32::MAX, 1), Ok(99));
+    assert_eq!(tokens(0, 50), Ok(0));
     for prompt in [100, 5000] {
-        let error = resolve(MaxTokens::AtMost(16), prompt).unwrap_err();
+        let error = tokens(16, prompt).unwrap_err();
         assert!(error.contains("100") && error.contains(&prompt.to_string()), "{error}");
     }
 }
