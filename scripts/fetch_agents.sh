@@ -1,12 +1,12 @@
 #!/bin/sh
-# Installs the agents whose programs the tests run against a scripted model: Claude Code, Codex, opencode and
-# qwen-code, pinned, from npm. About a gigabyte; a second run downloads nothing.
+# Installs the agents whose programs the tests run against a scripted model: Claude Code, Codex, opencode,
+# qwen-code and Continue's command line, pinned, from npm. About a gigabyte; a second run downloads nothing.
 #
 # Usage: scripts/fetch_agents.sh [DIR]
 #   DIR  default: ${NOVASTACK_TEST_CACHE:-target/test-cache}/agents
 set -eu
 
-packages="@anthropic-ai/claude-code@2.1.332 @openai/codex@0.171.0 opencode-ai@1.18.33 @qwen-code/qwen-code@0.24.4"
+packages="@anthropic-ai/claude-code@2.1.332 @openai/codex@0.171.0 opencode-ai@1.18.33 @qwen-code/qwen-code@0.24.4 @continuedev/cli@1.5.47"
 
 cd "$(dirname "$0")/.."
 dir=${1:-${NOVASTACK_TEST_CACHE:-target/test-cache}/agents}

@@ -57,6 +57,8 @@ export NOVASTACK_TEST_CACHE=${NOVASTACK_TEST_CACHE:-$PWD/target/test-cache}
 scripts/fetch_tokenizers.sh
 # Without them the tests that run agents' own programs skip themselves and say so.
 scripts/fetch_agents.sh || echo "SKIPPED: the agents' programs could not be installed"
+# Likewise the tests of SDKs for Node and of frameworks for Python.
+scripts/fetch_clients.sh || echo "SKIPPED: the clients could not be installed"
 NOVASTACK_DEMO_GGUF=$(scripts/demo_checkpoint.sh)
 export NOVASTACK_DEMO_GGUF
 ln -sf "$NOVASTACK_DEMO_GGUF" "$NOVASTACK_TEST_CACHE/"
@@ -127,7 +129,8 @@ for model in smollm2-135m-instruct golden; do
     "$python" -m pytest -q -p no:cacheprovider tests/sdk/test_openai.py tests/sdk/test_responses.py
 done
 NOVASTACK_TEST_BINARY=$program NOVASTACK_TEST_SOURCE=$PWD/tests/goldens/llama \
-  "$python" -m pytest -q -p no:cacheprovider tests/sdk/test_gateway.py tests/sdk/test_slow_streams.py
+  "$python" -m pytest -q -p no:cacheprovider tests/sdk/test_gateway.py tests/sdk/test_slow_streams.py \
+  tests/sdk/test_strict_fields.py
 dialects=$(mktemp -d)
 NOVASTACK_DIALECT_OUT=$dialects cargo test --locked --quiet --lib -- --ignored write_for_the_sdks
 "$python" tests/sdk/check_dialect.py "$dialects" | tail -1

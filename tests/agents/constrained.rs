@@ -6,7 +6,7 @@ use crate::support::server::Server;
 use serde_json::{Value, json};
 
 /// A tiny model of random weights whose template knows tools.
-fn model() -> tempfile::TempDir {
+pub(super) fn model() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     for file in std::fs::read_dir(golden_dir("llama")).expect("goldens").flatten() {
         std::fs::copy(file.path(), folder.path().join(file.file_name())).expect("copied");

@@ -4,7 +4,11 @@
 mod clients;
 mod constrained;
 mod families;
+mod programs;
 pub mod scripted;
+mod sdks;
+mod strict;
+mod through;
 mod upstreams;
 
 use crate::text::{family_file, read_json};

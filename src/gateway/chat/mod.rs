@@ -10,6 +10,7 @@
 //! dropped unless its comment says so; every buffer has a bound.
 
 pub mod anthropic;
+pub mod call_ids;
 pub mod custom_tools;
 pub mod decode;
 pub mod encode;

@@ -113,11 +113,12 @@ fn is_taken(name: &str, chars_max: usize) -> bool {
     !name.is_empty() && name.len() <= chars_max && name.bytes().all(is_plain)
 }
 
-fn is_plain(byte: u8) -> bool {
+pub(super) fn is_plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-'
 }
 
-fn replacement(name: &str, turn: u32, chars_max: usize) -> String {
+/// What stands for a name that is not taken.
+pub(super) fn replacement(name: &str, turn: u32, chars_max: usize) -> String {
     let mut digest = Sha256::new_with_prefix(name.as_bytes());
     if turn > 0 {
         digest.update(turn.to_le_bytes());
@@ -130,7 +131,8 @@ fn replacement(name: &str, turn: u32, chars_max: usize) -> String {
     new
 }
 
-fn items<'a>(value: &'a mut Value, name: &str) -> impl Iterator<Item = &'a mut Value> {
+/// The elements of a list in an object.
+pub(super) fn items<'a>(value: &'a mut Value, name: &str) -> impl Iterator<Item = &'a mut Value> {
     value.get_mut(name).and_then(Value::as_array_mut).into_iter().flatten()
 }
 

@@ -25,6 +25,8 @@ use crate::config::{BodyRules, Continues, Format, KeySource, Provider, ThinkTags
 use crate::connect::chain;
 use crate::files;
 use crate::gateway::chat::anthropic::{fit, models};
+use crate::gateway::chat::call_ids;
+use crate::gateway::chat::openai::tool_schemas;
 use crate::gateway::chat::responses::upstream::to_responses;
 use crate::gateway::chat::tool_names::ToolNames;
 use crate::gateway::chat::{Dialect, Peer, Takes, UpstreamError, decode_error, for_upstream};
@@ -171,7 +173,13 @@ impl UpstreamModel {
         let dialect = if is_responses { Dialect::OpenAi } else { upstream.dialect() };
         let body = for_upstream(request.dialect, request.body, &Peer { dialect, ..self.peer() });
         let mut body = body.map_err(Failure::next)?;
-        let names = ToolNames::shorten(&mut body, dialect, upstream.provider.compat.tool_name_chars_max);
+        let chars_max = upstream.provider.compat.tool_name_chars_max;
+        let names = ToolNames::shorten(&mut body, dialect, chars_max);
+        // Who bounds names as OpenAI does, reads ids and schemas as OpenAI does.
+        call_ids::fit(&mut body, upstream.dialect(), chars_max.is_some());
+        if dialect == Dialect::OpenAi && chars_max.is_some() {
+            tool_schemas::complete(&mut body);
+        }
         if is_responses {
             body = to_responses(&body).map_err(Failure::next)?;
         }

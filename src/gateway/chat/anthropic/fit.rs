@@ -55,6 +55,10 @@ fn fit_thinking(body: &mut Map<String, Value>, claude: ClaudeModel) {
                 *thinking = json!({"type": "enabled", "budget_tokens": budget});
             }
         }
+        // Thinking with a budget cannot go on from calls of another model, whose thinking is not there.
+        (Thinks::Budget | Thinks::Either, "enabled") if unthought => {
+            body.shift_remove("thinking");
+        }
         (Thinks::Adaptive, "enabled") => {
             *thinking = json!({"type": "adaptive"});
             // As much as the budget was.

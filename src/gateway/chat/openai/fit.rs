@@ -16,11 +16,7 @@ const REASONING_FIELDS: [&str; 3] = ["reasoning_content", "reasoning", "reasonin
 
 /// Fits what an OpenAI caller wrote.
 pub fn passed(body: &mut Map<String, Value>, compat: &Compat) {
-    if compat.max_tokens == MaxTokens::MaxTokens
-        && let Some(tokens) = body.remove("max_completion_tokens").filter(|tokens| !tokens.is_null())
-    {
-        body.insert("max_tokens".into(), tokens);
-    }
+    bound(body, compat.max_tokens);
     reasoning::respell(compat, body);
     effort_beside_tools(body, compat);
     tool_choice(body, compat);
@@ -33,16 +29,27 @@ pub fn translated(body: &mut Map<String, Value>, compat: &Compat) -> Result<(), 
     if body.contains_key("top_k") && !compat.top_k {
         return Err(BadField::unsupported("top_k", "is not known to this model's provider; leave it out"));
     }
-    if compat.max_tokens == MaxTokens::MaxCompletionTokens
-        && let Some(tokens) = body.remove("max_tokens")
-    {
-        body.insert("max_completion_tokens".into(), tokens);
-    }
+    bound(body, compat.max_tokens);
     effort_beside_tools(body, compat);
     tool_choice(body, compat);
     messages(body, compat);
     stream_usage(body, compat);
     Ok(())
+}
+
+/// The bound on an answer by the name that the provider has for it; of two, that one counts. OpenAI's models that reason
+/// refuse the older name, and all of its models both together.
+fn bound(body: &mut Map<String, Value>, known: MaxTokens) {
+    let (name, other) = match known {
+        MaxTokens::Any => return,
+        MaxTokens::MaxTokens => ("max_tokens", "max_completion_tokens"),
+        MaxTokens::MaxCompletionTokens => ("max_completion_tokens", "max_tokens"),
+    };
+    if let Some(tokens) = body.remove(other).filter(|tokens| !tokens.is_null())
+        && body.get(name).is_none_or(Value::is_null)
+    {
+        body.insert(name.into(), tokens);
+    }
 }
 
 /// An effort is a hint, and leaves the tools to those who do not take both. "none" is taken beside tools by all.

@@ -60,11 +60,16 @@ fn the_bounds_name() {
         assert_eq!((&body[name], &body["model"]), (&json!(900), &json!("theirs")));
         assert_eq!(body.as_object().unwrap().len(), 3, "{body}");
     }
-    // An OpenAI caller's name stays, unless the provider does not know it.
-    for name in ["max_tokens", "max_completion_tokens"] {
-        assert_eq!(passed(&openai(), json!({name: 7}))[name], 7);
-        let body = passed(&deepseek(), json!({name: 7}));
-        assert_eq!((&body["max_tokens"], body.get("max_completion_tokens")), (&json!(7), None));
+    // An OpenAI caller's name stays, unless the provider does not know it, or some of its models do not.
+    let (old, new) = ("max_tokens", "max_completion_tokens");
+    for name in [old, new] {
+        assert_eq!(passed(&plain(), json!({name: 7}))[name], 7);
+        for (compat, known, other) in [(openai(), new, old), (deepseek(), old, new)] {
+            let body = passed(&compat, json!({name: 7}));
+            assert_eq!((&body[known], body.get(other)), (&json!(7), None));
+            let body = passed(&compat, json!({known: 7, other: 9}));
+            assert_eq!((&body[known], body.get(other)), (&json!(7), None), "both are refused together");
+        }
     }
 }
 
