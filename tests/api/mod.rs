@@ -4,11 +4,13 @@
 
 mod answers;
 mod errors;
+mod features;
 mod fields;
 mod gateway;
 mod history;
 mod http;
 mod infill;
+mod openapi;
 mod tools;
 mod life;
 

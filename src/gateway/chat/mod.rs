@@ -19,6 +19,7 @@ pub mod pass;
 pub mod reasoning;
 pub mod request;
 pub mod responses;
+pub mod shapes;
 pub mod takes;
 pub mod tool_names;
 

@@ -13,5 +13,7 @@ pub use answer::{AnswerOptions, LocalAnswer, failure};
 pub use chat::{LocalRequest, LocalTarget, chat_prompt, prompt_ids};
 pub use error::LocalError;
 pub use generation::{Delta, Generation, GenerationRequest, MaxTokens, TextEvent, Usage};
-pub use params::{CHOICES_MAX, ModelView, Params, StreamOptions, TOP_LOGPROBS_MAX};
+pub use params::{
+    CHOICES_MAX, ModelView, Params, STOP_BYTES_MAX, STOPS_MAX, StreamOptions, TOP_LOGPROBS_MAX,
+};
 pub use tools::{Calls, OfferedTools};

@@ -1,9 +1,10 @@
 //! OpenAI's chat completions, as OpenAI and its many kin speak them. For our own models [`known_fields`] says what
-//! becomes of each field, [`history`] reads a conversation, [`messages`] one in Anthropic's format, [`thinking`]
+//! becomes of each field, and [`field_type`] what type it has, [`history`] reads a conversation, [`messages`] one in Anthropic's format, [`thinking`]
 //! whether they are to think.
 
 pub(super) mod decode;
 pub(super) mod encode;
+pub mod field_type;
 pub(super) mod fit;
 pub mod history;
 pub mod known_fields;
