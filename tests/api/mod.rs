@@ -5,11 +5,13 @@
 mod answers;
 mod embeddings;
 mod errors;
+mod features;
 mod fields;
 mod gateway;
 mod history;
 mod http;
 mod infill;
+mod openapi;
 mod tools;
 mod life;
 

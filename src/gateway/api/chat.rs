@@ -15,6 +15,8 @@ use super::body::ParsedBody;
 use super::count_tokens::counts_of;
 use super::responses::OfResponses;
 use crate::gateway::chat::custom_tools::CustomTools;
+use crate::gateway::chat::shapes::anthropic::{Message, MessageStreamData};
+use crate::gateway::chat::shapes::openai::{ChatCompletion, ChatStreamData};
 use crate::gateway::chat::{
     AnswerHead, ChatEvent, Dialect, EncodeError, EncodeOptions, TokenUsage, encode_whole, pass,
 };
@@ -52,6 +54,16 @@ pub(super) const ATTEMPTS: HeaderName = HeaderName::from_static("x-novastack-att
 const COST: HeaderName = HeaderName::from_static("x-novastack-cost");
 
 /// `POST /v1/chat/completions`.
+#[utoipa::path(
+    post,
+    path = "/v1/chat/completions",
+    tag = "OpenAI",
+    operation_id = "createChatCompletion",
+    summary = "Answers a conversation",
+    description = "By a model of this server or by an upstream, as `model` and the rules say. With `stream: true` as server-sent events.",
+    request_body(content = ref("#/components/schemas/ChatRequest"), example = json!({"model": "qwen3-8b", "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 16})),
+    responses((status = 200, description = "The answer", content((ChatCompletion = "application/json"), (ChatStreamData = "text/event-stream")))),
+)]
 pub async fn completions(
     State(app): State<Arc<App>>,
     Extension(context): Extension<RequestContext>,
@@ -61,6 +73,16 @@ pub async fn completions(
 }
 
 /// `POST /v1/messages`.
+#[utoipa::path(
+    post,
+    path = "/v1/messages",
+    tag = "Anthropic",
+    operation_id = "createMessage",
+    summary = "Answers a conversation",
+    description = "In the format of Anthropic's API, by a model of this server or by an upstream. With `stream: true` as server-sent events.",
+    request_body(content = ref("#/components/schemas/MessagesRequest"), example = json!({"model": "qwen3-8b", "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 16})),
+    responses((status = 200, description = "The answer", content((Message = "application/json"), (MessageStreamData = "text/event-stream")))),
+)]
 pub async fn messages(
     State(app): State<Arc<App>>,
     Extension(context): Extension<RequestContext>,

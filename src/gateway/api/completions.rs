@@ -1,10 +1,13 @@
 //! `POST /v1/completions`: prompts as text or as token ids, one or several.
 
 use super::infill::{Gap, gap_ids};
-use super::text_answer::{ChunkUsage, Collected, Encoder, EventStream, Head, finish_reason, split_end};
+use super::text_answer::{
+    ChunkUsage, Collected, Encoder, EventStream, Head, Usage, finish_reason, split_end,
+};
 use crate::gateway::api::app::{App, RequestContext};
 use crate::gateway::chat::openai::known_fields;
 use crate::gateway::chat::openai::logprobs::finite;
+use crate::gateway::chat::shapes::words;
 use crate::gateway::chat::{Dialect, TokenScore};
 use crate::gateway::ledger::account::Attempt;
 use crate::gateway::route::Asked;
@@ -26,6 +29,7 @@ use axum::response::{IntoResponse, Json, Response};
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 use std::sync::Arc;
+use utoipa::ToSchema;
 
 /// Output tokens where the caller does not say, as in OpenAI's API.
 const MAX_TOKENS_DEFAULT: u32 = 16;
@@ -171,6 +175,16 @@ fn encode(model: &LocalModel, request: (Vec<Prompt>, bool, bool)) -> Result<Vec<
 }
 
 /// The handler.
+#[utoipa::path(
+    post,
+    path = "/v1/completions",
+    tag = "OpenAI",
+    operation_id = "createCompletion",
+    summary = "Continues a text",
+    description = "By a model of this server. With `stream: true` as server-sent events.",
+    request_body(content = ref("#/components/schemas/CompletionRequest"), example = json!({"model": "qwen3-8b", "prompt": "Once upon a time", "max_tokens": 16})),
+    responses((status = 200, description = "The answer", content((Completion = "application/json"), (Completion = "text/event-stream")))),
+)]
 pub async fn create(
     State(app): State<Arc<App>>,
     Extension(context): Extension<RequestContext>,
@@ -271,6 +285,10 @@ async fn complete(
     })
 }
 
+fn completion_object() -> utoipa::openapi::schema::Object {
+    words(["text_completion"])
+}
+
 /// What is asked of the answer's form.
 pub(super) struct Format {
     pub head: Head,
@@ -281,42 +299,47 @@ pub(super) struct Format {
     pub token_ids: bool,
 }
 
-#[derive(Serialize)]
-pub(super) struct Completion<'a> {
+/// A whole completion, or a piece of a stream.
+#[derive(Serialize, ToSchema)]
+pub struct Completion<'a> {
     id: &'a str,
+    #[schema(schema_with = completion_object)]
     object: &'static str,
     created: u64,
     model: &'a str,
+    #[schema(required = true, value_type = Option<String>)]
     system_fingerprint: Option<()>,
     choices: Vec<CompletionChoice<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, value_type = Option<Usage>)]
     usage: ChunkUsage,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct CompletionChoice<'a> {
     index: usize,
     text: &'a str,
+    #[schema(required = true)]
     logprobs: Option<Logprobs<'a>>,
+    #[schema(required = true)]
     finish_reason: Option<&'static str>,
-    #[serde(flatten)]
-    ids: ChoiceIds<'a>,
-}
-
-/// The extension `return_token_ids`.
-#[derive(Default, Serialize)]
-struct ChoiceIds<'a> {
+    /// With `return_token_ids`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<u32>>)]
     prompt_token_ids: Option<&'a [TokenId]>,
+    /// With `return_token_ids`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<u32>>)]
     token_ids: Option<&'a [TokenId]>,
 }
 
 /// Four lists of one length.
-#[derive(Default, Serialize)]
+#[derive(Default, Serialize, ToSchema)]
+#[schema(as = CompletionLogprobs)]
 struct Logprobs<'a> {
     tokens: Vec<&'a str>,
     token_logprobs: Vec<Option<f32>>,
+    #[schema(value_type = Vec<Option<std::collections::BTreeMap<String, f32>>>)]
     top_logprobs: Vec<Option<TopLogprobs<'a>>>,
     text_offset: Vec<usize>,
 }
@@ -412,10 +435,8 @@ pub(super) fn completion<'a>(
             text: &choice.output.text,
             logprobs: format.logprobs.then(|| logprobs_of(scores, &mut 0)),
             finish_reason: choice.reason.map(finish_reason),
-            ids: ChoiceIds {
-                prompt_token_ids: format.token_ids.then(|| &*format.prompt(index).ids),
-                token_ids: format.token_ids.then_some(&choice.output.ids),
-            },
+            prompt_token_ids: format.token_ids.then(|| &*format.prompt(index).ids),
+            token_ids: format.token_ids.then_some(&choice.output.ids),
         }
     });
     format.object(choices.collect(), Some(Some(usage.into())))
@@ -450,10 +471,8 @@ impl CompletionEncoder {
                 text: if self.format.echo { &encoded.echo } else { "" },
                 logprobs: (!scores.is_empty()).then(|| logprobs_of(&scores, offset)),
                 finish_reason: None,
-                ids: ChoiceIds {
-                    prompt_token_ids: self.format.token_ids.then_some(&*encoded.ids),
-                    token_ids: None,
-                },
+                prompt_token_ids: self.format.token_ids.then_some(&*encoded.ids),
+                token_ids: None,
             };
             frames.json(&self.format.object(vec![choice], usage));
         }
@@ -476,7 +495,8 @@ impl CompletionEncoder {
             text: &delta.text,
             logprobs: (!delta.scores.is_empty()).then(|| logprobs_of(&delta.scores, offset)),
             finish_reason: reason.map(finish_reason),
-            ids: ChoiceIds { prompt_token_ids: None, token_ids: self.format.token_ids.then_some(&delta.ids) },
+            prompt_token_ids: None,
+            token_ids: self.format.token_ids.then_some(&delta.ids),
         };
         frames.json(&self.format.object(vec![choice], usage));
     }

@@ -9,6 +9,7 @@
 use super::app::{App, RequestContext};
 use super::chat::{beta, read_named};
 use crate::gateway::chat::Dialect;
+use crate::gateway::chat::shapes::anthropic::TokenCount;
 use crate::gateway::route::count::Counts;
 use crate::gateway::route::{self, Asked};
 use crate::gateway::target::local::chat_prompt;
@@ -55,6 +56,16 @@ pub async fn counts_of(
 }
 
 /// `POST /v1/messages/count_tokens`.
+#[utoipa::path(
+    post,
+    path = "/v1/messages/count_tokens",
+    tag = "Anthropic",
+    operation_id = "countMessageTokens",
+    summary = "Counts the tokens of a conversation",
+    description = "Exactly for models of this server and those of Anthropic, else as an estimate: the header `x-novastack-count` says which.",
+    request_body(content = ref("#/components/schemas/CountTokensRequest"), example = json!({"model": "qwen3-8b", "messages": [{"role": "user", "content": "Say hello."}]})),
+    responses((status = 200, description = "The answer", body = TokenCount)),
+)]
 pub async fn count_tokens(
     State(app): State<Arc<App>>,
     Extension(context): Extension<RequestContext>,

@@ -10,14 +10,60 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use utoipa::ToSchema;
+
+/// That the server answers.
+#[derive(ToSchema)]
+pub struct Live {
+    /// `live`.
+    pub status: String,
+}
+
+/// The program.
+#[derive(ToSchema)]
+pub struct Version {
+    /// Its release.
+    pub version: String,
+    /// The commit that it was built from.
+    pub commit: String,
+}
+
+/// How the models are.
+#[derive(ToSchema)]
+pub struct Health {
+    /// `ready`, `degraded` (both 200), `loading`, `failed`, `stopped` or `draining` (503).
+    pub status: String,
+    /// `ready`, `loading`, `failed` or `stopped`, by model.
+    pub models: Option<BTreeMap<String, String>>,
+    /// Why a model failed or stopped; for the operator.
+    pub failures: Option<BTreeMap<String, String>>,
+}
 
 /// 200 as long as there is somebody to answer.
+#[utoipa::path(
+    get,
+    path = "/livez",
+    tag = "Server",
+    operation_id = "getLiveness",
+    summary = "Whether the server answers at all",
+    description = "Needs no key.",
+    responses((status = 200, description = "The answer", body = Live)),
+)]
 pub async fn live() -> Response {
     Json(json!({ "status": "live" })).into_response()
 }
 
 /// Which program this is.
+#[utoipa::path(
+    get,
+    path = "/version",
+    tag = "Server",
+    operation_id = "getVersion",
+    summary = "Which program this is",
+    responses((status = 200, description = "The answer", body = Version)),
+)]
 pub async fn version() -> Response {
     Json(json!({ "version": VERSION, "commit": COMMIT })).into_response()
 }
@@ -26,6 +72,15 @@ pub async fn version() -> Response {
 /// restart would not mend it, and who routes by this path would lose everything else. Else 503: a model is
 /// loading, its engine has stopped, or none is there. This path needs no key; where there are keys, it names each
 /// model's state only to who may ask for it, and reasons only to the operator.
+#[utoipa::path(
+    get,
+    path = "/health",
+    tag = "Server",
+    operation_id = "getHealth",
+    summary = "Whether the models serve",
+    description = "Needs no key; where there are keys, only `status` is told without one.",
+    responses((status = 200, description = "The answer", body = Health)),
+)]
 pub async fn health(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
     let (models, routing, viewer) = (app.registry.snapshot(), app.routing(), app.viewer(&headers));
     let sees = |name: &str| match &viewer {
@@ -81,6 +136,15 @@ fn serves_others(app: &App, states: &[(&str, &str)]) -> bool {
 }
 
 /// What is counted, in the format that is asked for.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "Server",
+    operation_id = "getMetrics",
+    summary = "What the server counts",
+    description = "For the operator. In the format of OpenMetrics 1.0 where `Accept` prefers it.",
+    responses((status = 200, description = "The answer", body = String, content_type = "text/plain")),
+)]
 pub async fn scrape(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     let format = Format::accepted(accept);

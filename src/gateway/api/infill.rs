@@ -22,8 +22,10 @@ use crate::protocol::{FinishReason, TokenId};
 use crate::text::{Infill, Snippet};
 use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Json, Response};
+use serde::Serialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
+use utoipa::ToSchema;
 
 /// A gap in a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,9 +72,9 @@ impl InfillRequest {
             others: others.collect::<Result<_, _>>()?,
         };
         let mut params = Params::read(fields, model)?;
+        // -1 is llama-server's word for no bound. 0 computes the prompt alone, for the next request.
+        let predict = fields.integer("n_predict", -1, i64::from(u32::MAX))?;
         if params.max_tokens.is_none() {
-            // -1 is llama-server's word for no bound. 0 computes the prompt alone, for the next request.
-            let predict = fields.integer("n_predict", -1, i64::from(u32::MAX))?;
             params.max_tokens = predict.and_then(|tokens| u32::try_from(tokens).ok());
         }
         if params.n != 1 {
@@ -95,6 +97,16 @@ pub fn gap_ids(model: &LocalModel, gap: &Gap, add_special: bool) -> Result<Vec<T
 }
 
 /// The handler of `/infill`.
+#[utoipa::path(
+    post,
+    path = "/infill",
+    tag = "Text",
+    operation_id = "fillGap",
+    summary = "Fills a gap in a text",
+    description = "As llama-server does, by a model of this server that knows fill-in-the-middle; others answer 400. With `stream: true` as server-sent events.",
+    request_body(content = ref("#/components/schemas/InfillRequest"), example = json!({"model": "qwen3-8b", "input_prefix": "fn main() {", "input_suffix": "}", "max_tokens": 16})),
+    responses((status = 200, description = "The answer", content((Filling = "application/json"), (Filling = "text/event-stream")))),
+)]
 pub async fn create(
     State(app): State<Arc<App>>,
     Extension(context): Extension<RequestContext>,
@@ -184,6 +196,27 @@ fn last(content: &str, reason: FinishReason, model: &str, usage: &Usage) -> Valu
         "tokens_cached": usage.cached_tokens,
         "truncated": false,
     })
+}
+
+/// What stands in a gap. Pieces of a stream have `content` and `stop` alone, the last one all.
+#[derive(Serialize, ToSchema)]
+pub struct Filling {
+    /// The text.
+    pub content: String,
+    /// Whether it is all that comes.
+    pub stop: bool,
+    /// `eos`, or `limit` where the bound on tokens ended it.
+    pub stop_type: Option<String>,
+    /// As it was served.
+    pub model: Option<String>,
+    /// Tokens that were made.
+    pub tokens_predicted: Option<u64>,
+    /// Tokens of the prompt.
+    pub tokens_evaluated: Option<u64>,
+    /// Of those, how many came from the cache.
+    pub tokens_cached: Option<u64>,
+    /// Never.
+    pub truncated: Option<bool>,
 }
 
 /// Writes llama-server's pieces, which end with one that says so.

@@ -16,15 +16,18 @@ use axum::response::{IntoResponse, Json, Response};
 use serde::Serialize;
 use std::sync::Arc;
 use std::time::Duration;
+use utoipa::ToSchema;
 
-#[derive(Serialize)]
-struct ModelList<'a> {
+/// The models, in OpenAI's shape.
+#[derive(Serialize, ToSchema)]
+pub struct ModelList<'a> {
     object: &'static str,
     data: Vec<Model<'a>>,
 }
 
-#[derive(Serialize)]
-struct Model<'a> {
+/// A model, in OpenAI's shape.
+#[derive(Serialize, ToSchema)]
+pub struct Model<'a> {
     id: &'a str,
     object: &'static str,
     created: u64,
@@ -38,8 +41,8 @@ struct Model<'a> {
 }
 
 /// What a request takes where it leaves a field out.
-#[derive(Serialize)]
-struct Defaults<'a> {
+#[derive(Serialize, ToSchema)]
+pub struct Defaults<'a> {
     temperature: f32,
     top_p: f32,
     top_k: u32,
@@ -99,6 +102,15 @@ impl<'a> Model<'a> {
 /// All that a request with this key may name; models that are not loaded yet are left out. Who speaks
 /// Anthropic's dialect, as the header `anthropic-version` tells, has it in that shape
 /// (<https://docs.anthropic.com/en/api/models-list>).
+#[utoipa::path(
+    get,
+    path = "/v1/models",
+    tag = "Models",
+    operation_id = "listModels",
+    summary = "What a request with this key may name",
+    params(("anthropic-version" = Option<String>, Header, description = "With it the answer has the shape of Anthropic's API")),
+    responses((status = 200, description = "The answer", body = ModelsListed)),
+)]
 pub async fn list(
     State(app): State<Arc<App>>,
     Extension(context): Extension<RequestContext>,
@@ -116,19 +128,43 @@ pub async fn list(
     Json(ModelList { object: "list", data }).into_response()
 }
 
+/// The list in either shape.
+#[derive(ToSchema, Serialize)]
+#[serde(untagged)]
+pub enum ModelsListed<'a> {
+    /// OpenAI's.
+    OpenAi(ModelList<'a>),
+    /// Anthropic's.
+    Anthropic(AnthropicModelList<'a>),
+}
+
+/// A model in either shape.
+#[derive(ToSchema, Serialize)]
+#[serde(untagged)]
+pub enum ModelShown<'a> {
+    /// OpenAI's.
+    OpenAi(Model<'a>),
+    /// Anthropic's.
+    Anthropic(AnthropicModel<'a>),
+}
+
 /// What clients of Anthropic's API send with every request.
 const ANTHROPIC_VERSION: &str = "anthropic-version";
 
-#[derive(Serialize)]
-struct AnthropicModelList<'a> {
+/// The models, in Anthropic's shape.
+#[derive(Serialize, ToSchema)]
+pub struct AnthropicModelList<'a> {
     data: Vec<AnthropicModel<'a>>,
     has_more: bool,
+    #[schema(required = true)]
     first_id: Option<String>,
+    #[schema(required = true)]
     last_id: Option<String>,
 }
 
-#[derive(Serialize)]
-struct AnthropicModel<'a> {
+/// A model, in Anthropic's shape.
+#[derive(Serialize, ToSchema)]
+pub struct AnthropicModel<'a> {
     #[serde(rename = "type")]
     kind: &'static str,
     id: &'a str,
@@ -155,6 +191,16 @@ fn entry<'a>(name: &'a str, ready: &'a [Arc<LocalModel>], routing: &'a Routing) 
 }
 
 /// One; its name may contain slashes.
+#[utoipa::path(
+    get,
+    path = "/v1/models/{id}",
+    tag = "Models",
+    operation_id = "getModel",
+    summary = "One of them",
+    description = "A name may contain slashes.",
+    params(("id" = String, Path, description = "The name"), ("anthropic-version" = Option<String>, Header, description = "With it the answer has the shape of Anthropic's API")),
+    responses((status = 200, description = "The answer", body = ModelShown)),
+)]
 pub async fn get(
     State(app): State<Arc<App>>,
     Extension(context): Extension<RequestContext>,

@@ -9,6 +9,7 @@ use super::chat::{Conversation, converse, read_named};
 use crate::gateway::chat::responses::encode::whole;
 use crate::gateway::chat::responses::request::{self, Asked};
 use crate::gateway::chat::responses::store::{Item, OfOneKey, ResponseStore};
+use crate::gateway::chat::shapes::responses;
 use crate::gateway::chat::{AnswerHead, ChatEvent, Dialect, EncodeError};
 use crate::gateway::wire::error::ApiError;
 use axum::extract::{Extension, Path, Request, State};
@@ -56,6 +57,16 @@ fn now_s() -> u64 {
 }
 
 /// `POST /v1/responses`.
+#[utoipa::path(
+    post,
+    path = "/v1/responses",
+    tag = "OpenAI",
+    operation_id = "createResponse",
+    summary = "Answers a conversation",
+    description = "In the format of OpenAI's Responses, by a model of this server or by an upstream. With `stream: true` as server-sent events.",
+    request_body(content = ref("#/components/schemas/ResponsesRequest"), example = json!({"model": "qwen3-8b", "input": "Say hello.", "max_output_tokens": 16})),
+    responses((status = 200, description = "The answer", content((responses::Response = "application/json"), (responses::ResponseStreamData = "text/event-stream")))),
+)]
 pub async fn create(
     State(app): State<Arc<App>>,
     Extension(context): Extension<RequestContext>,
@@ -84,6 +95,16 @@ pub async fn create(
 }
 
 /// `GET /v1/responses/{id}`.
+#[utoipa::path(
+    get,
+    path = "/v1/responses/{id}",
+    tag = "OpenAI",
+    operation_id = "getResponse",
+    summary = "A stored response",
+    description = "Of the same key, as long as it is kept.",
+    params(("id" = String, Path, description = "The response's id")),
+    responses((status = 200, description = "The answer", body = responses::Response)),
+)]
 pub async fn get(
     State(app): State<Arc<App>>,
     Extension(context): Extension<RequestContext>,
@@ -95,6 +116,15 @@ pub async fn get(
 }
 
 /// `DELETE /v1/responses/{id}`.
+#[utoipa::path(
+    delete,
+    path = "/v1/responses/{id}",
+    tag = "OpenAI",
+    operation_id = "deleteResponse",
+    summary = "Forgets a stored response",
+    params(("id" = String, Path, description = "The response's id")),
+    responses((status = 200, description = "The answer", body = responses::ResponseDeleted)),
+)]
 pub async fn delete(
     State(app): State<Arc<App>>,
     Extension(context): Extension<RequestContext>,
@@ -107,6 +137,15 @@ pub async fn delete(
 }
 
 /// `GET /v1/responses/{id}/input_items`.
+#[utoipa::path(
+    get,
+    path = "/v1/responses/{id}/input_items",
+    tag = "OpenAI",
+    operation_id = "listResponseInputItems",
+    summary = "What a stored response was asked",
+    params(("id" = String, Path, description = "The response's id"), ("limit" = Option<u32>, Query, description = "Items at the most", minimum = 1, maximum = 100), ("order" = Option<String>, Query, description = "asc or desc"), ("after" = Option<String>, Query, description = "The id of an item: those behind it")),
+    responses((status = 200, description = "The answer", body = responses::ResponseItems)),
+)]
 pub async fn input_items(
     State(app): State<Arc<App>>,
     Extension(context): Extension<RequestContext>,

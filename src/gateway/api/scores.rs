@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
+use utoipa::ToSchema;
 
 /// Waits between looks for a request: 1.1 s in all, where records are written every 0.2.
 const WAITS_MS: [u64; 5] = [50, 150, 200, 300, 400];
@@ -25,6 +26,16 @@ static WRITES: Semaphore = Semaphore::const_new(2);
 ///
 /// # Errors
 /// The caller's: fields, a request that is none of this key's, no store.
+#[utoipa::path(
+    post,
+    path = "/v1/scores",
+    tag = "Usage",
+    operation_id = "createScore",
+    summary = "Says what the caller thinks of an answer",
+    description = "Needs a store (`server.store`); without one it answers 404 `no_store`.",
+    request_body(content = ScoreBody, example = json!({"request_id": "req-1", "name": "thumbs", "value": 1})),
+    responses((status = 200, description = "The answer", body = ScoreKept)),
+)]
 pub async fn create(
     State(app): State<Arc<App>>,
     Extension(context): Extension<RequestContext>,
@@ -57,6 +68,35 @@ pub async fn keep(store: Arc<Store>, key: String, score: Score) -> Result<(), Ap
             (kept, _) => return kept,
         }
     }
+}
+
+/// A request of `/v1/scores`.
+#[derive(ToSchema)]
+pub struct ScoreBody {
+    /// The `x-request-id` of an answer.
+    pub request_id: String,
+    /// What it is about.
+    pub name: String,
+    /// How good it is, by whatever scale.
+    pub value: f64,
+    /// Why.
+    pub comment: Option<String>,
+}
+
+/// A score that is kept.
+#[derive(ToSchema)]
+pub struct ScoreKept {
+    /// The answer's.
+    pub request_id: String,
+    /// What it is about.
+    pub name: String,
+    /// How good it is.
+    pub value: f64,
+    /// Why.
+    #[schema(required = true)]
+    pub comment: Option<String>,
+    /// The request's key, to who has told it by `/admin/scores`.
+    pub key: Option<String>,
 }
 
 /// A score, and the answer to who sends it. `besides` are fields for somebody else.

@@ -68,6 +68,7 @@ fn shared_fields_out_of_type_or_range_are_named() {
         (json!({"top_k": -2}), "top_k", "at least -1, got -2"),
         (json!({"top_k": 1.5}), "top_k", "an integer, got 1.5"),
         (json!({"min_p": -1}), "min_p", "between 0 and 1"),
+        (json!({"metadata": "a"}), "metadata", "an object, got a string"),
         (json!({"presence_penalty": 3}), "presence_penalty", "between -2 and 2"),
         (json!({"frequency_penalty": -3}), "frequency_penalty", "between -2 and 2"),
         (json!({"repetition_penalty": 0}), "repetition_penalty", "greater than 0"),

@@ -9,6 +9,7 @@ use crate::gateway::wire::sse::{FrameSource, Frames};
 use crate::protocol::FinishReason;
 use serde::Serialize;
 use std::time::{SystemTime, UNIX_EPOCH};
+use utoipa::ToSchema;
 
 /// Writes one endpoint's chunks.
 pub trait Encoder: Send + 'static {
@@ -123,7 +124,8 @@ impl Head {
 }
 
 /// `usage`.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+#[schema(as = CompletionUsage)]
 pub struct Usage {
     prompt_tokens: usize,
     completion_tokens: usize,
@@ -131,7 +133,8 @@ pub struct Usage {
     prompt_tokens_details: PromptTokensDetails,
 }
 
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+#[schema(as = CompletionUsageDetails)]
 struct PromptTokensDetails {
     cached_tokens: usize,
 }

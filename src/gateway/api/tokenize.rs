@@ -3,6 +3,8 @@
 
 use crate::gateway::api::app::{App, RequestContext};
 use crate::gateway::chat::openai::history;
+use crate::gateway::chat::shapes::AnyObject;
+use crate::gateway::chat::shapes::openai::ChatMessage;
 use crate::gateway::target::local::{LocalError, prompt_ids};
 use crate::gateway::target::registry::LocalModel;
 use crate::gateway::wire::error::ApiError;
@@ -15,6 +17,7 @@ use axum::response::{IntoResponse, Json, Response};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::sync::Arc;
+use utoipa::ToSchema;
 
 /// Of a text that is tokenized for its own sake: more than a million tokens.
 const TEXT_BYTES_MAX: usize = 4 << 20;
@@ -55,17 +58,65 @@ impl TokenizeRequest {
     }
 }
 
-#[derive(Serialize)]
-struct Tokenized {
+/// A text's tokens.
+#[derive(Serialize, ToSchema)]
+pub struct Tokenized {
     count: usize,
     max_model_len: usize,
+    #[schema(value_type = Vec<u32>)]
     tokens: Vec<TokenId>,
+    #[schema(required = true)]
     token_strs: Option<Vec<String>>,
 }
 
-#[derive(Serialize)]
-struct Detokenized {
+/// Tokens' text.
+#[derive(Serialize, ToSchema)]
+pub struct Detokenized {
     prompt: String,
+}
+
+/// A request of `/tokenize`; with `messages` the fields of chat completions that go to the template too.
+#[derive(ToSchema)]
+pub struct TokenizeBody {
+    /// The model, where several are served.
+    pub model: Option<String>,
+    /// A text.
+    pub prompt: Option<String>,
+    /// Or a conversation.
+    pub messages: Option<Vec<ChatMessage>>,
+    /// Add BOS and the like: true for a text, false for a conversation.
+    pub add_special_tokens: Option<bool>,
+    /// Spell the tokens too.
+    pub return_token_strs: Option<bool>,
+    /// Open the assistant's turn.
+    pub add_generation_prompt: Option<bool>,
+    /// Leave the last message open.
+    pub continue_final_message: Option<bool>,
+    /// Variables of the template.
+    #[schema(value_type = Option<AnyObject>)]
+    pub chat_template_kwargs: Option<Value>,
+}
+
+/// A request of `/detokenize`.
+#[derive(ToSchema)]
+pub struct DetokenizeBody {
+    /// The model, where several are served.
+    pub model: Option<String>,
+    /// Token ids.
+    pub tokens: Vec<u32>,
+}
+
+/// What is known of a tokenizer, by the names of tokenizer_config.json.
+#[derive(ToSchema)]
+pub struct TokenizerInfo {
+    /// Always the same: transformers' class for any tokenizer.json.
+    pub tokenizer_class: String,
+    /// The model's context in tokens.
+    pub model_max_length: u64,
+    /// Token ids.
+    pub vocab_size: u64,
+    /// The template's text, where there is one.
+    pub chat_template: Option<String>,
 }
 
 fn run(model: &LocalModel, request: TokenizeRequest) -> Result<Tokenized, LocalError> {
@@ -83,6 +134,16 @@ fn run(model: &LocalModel, request: TokenizeRequest) -> Result<Tokenized, LocalE
 }
 
 /// The handler of `/tokenize`.
+#[utoipa::path(
+    post,
+    path = "/tokenize",
+    tag = "Text",
+    operation_id = "tokenize",
+    summary = "Makes tokens of a text or a conversation",
+    description = "In vLLM's form: `prompt`, or `messages` as chat completions have them. `model` may be left out where one is served.",
+    request_body(content = TokenizeBody, example = json!({"model": "qwen3-8b", "prompt": "Say hello."})),
+    responses((status = 200, description = "The answer", body = Tokenized)),
+)]
 pub async fn tokenize(
     State(app): State<Arc<App>>,
     Extension(context): Extension<RequestContext>,
@@ -101,6 +162,15 @@ pub async fn tokenize(
 
 /// The handler of `/tokenizer_info`: what tokenizer_config.json would say, as far as it is known.
 /// `?model=NAME` where several are served.
+#[utoipa::path(
+    get,
+    path = "/tokenizer_info",
+    tag = "Text",
+    operation_id = "getTokenizerInfo",
+    summary = "What tokenizer_config.json would say",
+    params(("model" = Option<String>, Query, description = "The model, where several are served")),
+    responses((status = 200, description = "The answer", body = TokenizerInfo)),
+)]
 pub async fn info(
     State(app): State<Arc<App>>,
     Extension(context): Extension<RequestContext>,
@@ -126,6 +196,16 @@ pub async fn info(
 }
 
 /// The handler of `/detokenize`.
+#[utoipa::path(
+    post,
+    path = "/detokenize",
+    tag = "Text",
+    operation_id = "detokenize",
+    summary = "Makes a text of tokens",
+    description = "`model` may be left out where one is served.",
+    request_body(content = DetokenizeBody, example = json!({"model": "qwen3-8b", "tokens": [5, 6, 7]})),
+    responses((status = 200, description = "The answer", body = Detokenized)),
+)]
 pub async fn detokenize(
     State(app): State<Arc<App>>,
     Extension(context): Extension<RequestContext>,

@@ -20,6 +20,7 @@ pub mod pass;
 pub mod reasoning;
 pub mod request;
 pub mod responses;
+pub mod shapes;
 pub mod takes;
 pub mod tool_names;
 

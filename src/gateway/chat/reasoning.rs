@@ -124,7 +124,7 @@ pub fn of_openai<'a>(body: &Fields<'a>) -> Result<Option<Wanted<'a>>, BadField> 
         });
     }
     if let Some(on) = body.bool("enable_thinking")? {
-        let budget = body.integer("thinking_budget", 1, i64::MAX)?.filter(|_| on);
+        let budget = body.integer("thinking_budget", -1, i64::MAX)?.filter(|budget| on && *budget > 0);
         return Ok(Some(
             budget.map_or_else(|| Wanted::of_switch(on), |tokens| Wanted::Budget(tokens as u64)),
         ));

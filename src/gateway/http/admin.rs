@@ -8,12 +8,13 @@
 //!
 //! [`router`] brings its own state and its own guard: it is merged beside what callers' keys guard.
 
-mod correction;
-mod report;
+pub(super) mod correction;
+pub(super) mod report;
+pub mod shapes;
 
 use crate::config::Limits;
 use crate::gateway::api::app::blocking;
-use crate::gateway::api::scores;
+use crate::gateway::api::scores::{self, ScoreKept};
 use crate::gateway::ledger::auth::is_admin;
 use crate::gateway::ledger::limit::Limiter;
 use crate::gateway::wire::error::ApiError;
@@ -81,7 +82,20 @@ fn may_pass(state: &AdminState, headers: &HeaderMap) -> Result<(), ApiError> {
 
 /// `GET /admin/usage?group_by=key,model&from=2026-01-01&to=...&format=json|csv`, and any dimension as
 /// a filter: `model=...`.
-async fn usage(State(state): State<AdminState>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
+#[utoipa::path(
+    get,
+    path = "/admin/usage",
+    tag = "Admin",
+    operation_id = "getUsage",
+    summary = "What was used, added up",
+    description = "Of the admin API, which needs a store (`server.store`; without one its paths are 404) and an admin key (`server.admin_key_env`; without one they are 403 `admin_off`).",
+    params(("group_by" = Option<String>, Query, description = "Dimensions, with commas between them: key, model, provider, route, status, day, tag:NAME and others"), ("from" = Option<String>, Query, description = "2026-01-31, RFC 3339 in UTC, or milliseconds since 1970"), ("to" = Option<String>, Query, description = "The same"), ("key" = Option<String>, Query, description = "Only this key's; so with every dimension"), ("model" = Option<String>, Query, description = "Only this model's"), ("format" = Option<String>, Query, description = "json or csv")),
+    responses((status = 200, description = "The answer", content((shapes::Usage = "application/json"), (String = "text/csv")))),
+)]
+pub(super) async fn usage(
+    State(state): State<AdminState>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
     let (query, format) = UsageParameters::read(query.as_deref().unwrap_or_default(), &["json", "csv"])?;
     let recorder = state.store.recorder();
     let (rows, query) = blocking(move || Ok((state.store.usage(&query)?, query))).await?;
@@ -96,7 +110,20 @@ async fn usage(State(state): State<AdminState>, RawQuery(query): RawQuery) -> Re
 
 /// `GET /admin/usage/export?format=jsonl|csv`, with the same range and filters. The answer ends early,
 /// as a broken transfer, where the store fails.
-async fn export(State(state): State<AdminState>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
+#[utoipa::path(
+    get,
+    path = "/admin/usage/export",
+    tag = "Admin",
+    operation_id = "exportUsage",
+    summary = "Single records of usage",
+    description = "Of the admin API, which needs a store (`server.store`; without one its paths are 404) and an admin key (`server.admin_key_env`; without one they are 403 `admin_off`).",
+    params(("from" = Option<String>, Query, description = "2026-01-31, RFC 3339 in UTC, or milliseconds since 1970"), ("to" = Option<String>, Query, description = "The same"), ("key" = Option<String>, Query, description = "Only this key's; so with every dimension"), ("model" = Option<String>, Query, description = "Only this model's"), ("format" = Option<String>, Query, description = "jsonl or csv")),
+    responses((status = 200, description = "The answer", content((String = "application/x-ndjson"), (String = "text/csv")))),
+)]
+pub(super) async fn export(
+    State(state): State<AdminState>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
     let (query, format) = UsageParameters::read(query.as_deref().unwrap_or_default(), &["jsonl", "csv"])?;
     if !query.group_by.is_empty() {
         let message = "an export has single records: leave `group_by` out, or ask GET /admin/usage".into();
@@ -128,7 +155,20 @@ fn into_io(error: ApiError) -> std::io::Error {
 }
 
 /// `POST /admin/scores`: as `POST /v1/scores`, with the name of the key that has made the request.
-async fn score(State(state): State<AdminState>, request: Request) -> Result<Json<Value>, ApiError> {
+#[utoipa::path(
+    post,
+    path = "/admin/scores",
+    tag = "Admin",
+    operation_id = "createScoreOfKey",
+    summary = "Scores an answer to anybody",
+    description = "Of the admin API, which needs a store (`server.store`; without one its paths are 404) and an admin key (`server.admin_key_env`; without one they are 403 `admin_off`).",
+    request_body(content = shapes::AdminScore, example = json!({"key": "", "request_id": "req-1", "name": "quality", "value": 0.5})),
+    responses((status = 200, description = "The answer", body = ScoreKept)),
+)]
+pub(super) async fn score(
+    State(state): State<AdminState>,
+    request: Request,
+) -> Result<Json<Value>, ApiError> {
     let body = body(request).await?;
     let fields = Fields::root(&body)?;
     let key = fields.required_str("key", "the name of the request's key; empty: it has none")?.to_owned();
@@ -139,7 +179,16 @@ async fn score(State(state): State<AdminState>, request: Request) -> Result<Json
 }
 
 /// `GET /admin/keys`.
-async fn list(State(state): State<AdminState>) -> Json<Value> {
+#[utoipa::path(
+    get,
+    path = "/admin/keys",
+    tag = "Admin",
+    operation_id = "listKeys",
+    summary = "The keys of the store",
+    description = "Of the admin API, which needs a store (`server.store`; without one its paths are 404) and an admin key (`server.admin_key_env`; without one they are 403 `admin_off`).",
+    responses((status = 200, description = "The answer", body = shapes::Keys)),
+)]
+pub(super) async fn list(State(state): State<AdminState>) -> Json<Value> {
     let table = state.store.keys();
     let now = now_unix_ms();
     let keys: Vec<Value> = table.all().iter().map(|key| key_json(key, &table, now)).collect();
@@ -147,7 +196,17 @@ async fn list(State(state): State<AdminState>) -> Json<Value> {
 }
 
 /// `POST /admin/keys`: the only answer that has the key's text.
-async fn create(State(state): State<AdminState>, request: Request) -> Result<Response, ApiError> {
+#[utoipa::path(
+    post,
+    path = "/admin/keys",
+    tag = "Admin",
+    operation_id = "createKey",
+    summary = "Makes a key",
+    description = "Of the admin API, which needs a store (`server.store`; without one its paths are 404) and an admin key (`server.admin_key_env`; without one they are 403 `admin_off`). The only answer that has the key's text.",
+    request_body(content = shapes::NewKey, example = json!({"name": "team-a", "limits": {"requests_per_minute": 60}, "credit": 20})),
+    responses((status = 201, description = "The answer", body = shapes::Key)),
+)]
+pub(super) async fn create(State(state): State<AdminState>, request: Request) -> Result<Response, ApiError> {
     let body = body(request).await?;
     let fields = Fields::root(&body)?;
     let name = fields.required_str("name", "a name for the key")?.to_owned();
@@ -164,7 +223,18 @@ async fn create(State(state): State<AdminState>, request: Request) -> Result<Res
 }
 
 /// `POST /admin/keys/{name}`: changes what the body names; null takes a bound away.
-async fn change(
+#[utoipa::path(
+    post,
+    path = "/admin/keys/{name}",
+    tag = "Admin",
+    operation_id = "changeKey",
+    summary = "Changes what the body names",
+    description = "Of the admin API, which needs a store (`server.store`; without one its paths are 404) and an admin key (`server.admin_key_env`; without one they are 403 `admin_off`). null takes a bound away.",
+    params(("name" = String, Path, description = "The key's name")),
+    request_body(content = shapes::KeyChange, example = json!({"add_credit": 5})),
+    responses((status = 200, description = "The answer", body = shapes::Key)),
+)]
+pub(super) async fn change(
     State(state): State<AdminState>,
     Path(name): Path<String>,
     request: Request,
@@ -183,7 +253,20 @@ async fn change(
 }
 
 /// `DELETE /admin/keys/{name}`.
-async fn revoke(State(state): State<AdminState>, Path(name): Path<String>) -> Result<Json<Value>, ApiError> {
+#[utoipa::path(
+    delete,
+    path = "/admin/keys/{name}",
+    tag = "Admin",
+    operation_id = "revokeKey",
+    summary = "Revokes a key",
+    description = "Of the admin API, which needs a store (`server.store`; without one its paths are 404) and an admin key (`server.admin_key_env`; without one they are 403 `admin_off`).",
+    params(("name" = String, Path, description = "The key's name")),
+    responses((status = 200, description = "The answer", body = shapes::Key)),
+)]
+pub(super) async fn revoke(
+    State(state): State<AdminState>,
+    Path(name): Path<String>,
+) -> Result<Json<Value>, ApiError> {
     let answer = blocking(move || {
         let key = state.store.revoke_key(&name)?;
         Ok(key_json(&key, &state.store.keys(), now_unix_ms()))

@@ -12,6 +12,7 @@ use super::browser::Browsers;
 use super::cors::{self, Cors};
 use super::listen::{Reserved, connections};
 use super::tls::Tls;
+use super::{docs, openapi};
 use crate::gateway::api::app::{App, RequestConfig, RequestContext};
 use crate::gateway::api::body::linger;
 use crate::gateway::api::chat;
@@ -162,9 +163,9 @@ async fn drain(app: &App, timeout: Duration) -> DrainOutcome {
 
 /// What every request passes.
 #[derive(Clone)]
-struct Entrance {
-    app: Arc<App>,
-    browsers: Arc<Browsers>,
+pub(super) struct Entrance {
+    pub app: Arc<App>,
+    pub browsers: Arc<Browsers>,
 }
 
 impl Entrance {
@@ -175,7 +176,7 @@ impl Entrance {
     }
 }
 
-fn router(entrance: Entrance, cors: &Cors) -> io::Result<axum::Router> {
+pub(super) fn router(entrance: Entrance, cors: &Cors) -> io::Result<axum::Router> {
     let app = entrance.app.clone();
     let api = || {
         axum::Router::new()
@@ -218,6 +219,9 @@ fn router(entrance: Entrance, cors: &Cors) -> io::Result<axum::Router> {
         .route("/livez", get(live))
         .route("/version", get(version))
         .route(METRICS, get(scrape))
+        .route("/openapi.json", get(openapi::serve))
+        .route("/docs", get(docs::page))
+        .route("/docs/{file}", get(docs::file))
         .fallback(async |request: Request| {
             ApiError::unknown_path(request.method().as_str(), request.uri().path())
         })

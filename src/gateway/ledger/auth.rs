@@ -1,4 +1,4 @@
-//! API keys. Everything needs one but [`OPEN_PATHS`]; without any keys configured everything is
+//! API keys. Everything needs one but what [`is_open`]; without any keys configured everything is
 //! open. Keys live only as SHA-256 digests, which are compared in constant time.
 //!
 //! A key has [`KEY_CHARS_MIN`] characters. Where the key itself is given, a shorter one is refused at the
@@ -20,8 +20,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use subtle::ConstantTimeEq;
 
-/// What is served without a key: load balancers ask for it.
-pub const OPEN_PATHS: [&str; 3] = ["/health", "/livez", "/readyz"];
+/// What is served without a key: load balancers ask for the first three, and the others are the same on every server.
+pub const OPEN_PATHS: [&str; 5] = ["/health", "/livez", "/readyz", "/openapi.json", "/docs"];
+
+/// Whether this path is served without a key.
+pub fn is_open(path: &str) -> bool {
+    OPEN_PATHS.contains(&path) || path.strip_prefix("/docs/").is_some_and(|file| !file.contains('/'))
+}
 
 /// Whose request it is.
 #[derive(Debug, Default, PartialEq)]
@@ -150,7 +155,7 @@ impl Keys {
         store: Option<&Store>,
     ) -> Result<Arc<Tenant>, AuthError> {
         let stored = store.map(Store::keys);
-        if self.are_none(store) || OPEN_PATHS.contains(&path) {
+        if self.are_none(store) || is_open(path) {
             return Ok(self.anybody.clone());
         }
         let given = presented(headers).ok_or(AuthError::Missing)?;

@@ -17,7 +17,9 @@ pub use answer::{AnswerOptions, LocalAnswer, failure};
 pub use chat::{LocalRequest, LocalTarget, chat_prompt, prompt_ids};
 pub use error::LocalError;
 pub use generation::{Delta, Generation, GenerationRequest, TextEvent, Usage};
-pub use params::{CHOICES_MAX, ModelView, Params, StreamOptions, TOP_LOGPROBS_MAX};
+pub use params::{
+    CHOICES_MAX, ModelView, Params, STOP_BYTES_MAX, STOPS_MAX, StreamOptions, TOP_LOGPROBS_MAX,
+};
 pub use pooling::{AtText, LocalPooling, PooledText, text_limit};
 pub use scoring::{AtPair, PairOptions, Pairs, Side};
 pub use tools::{Calls, OfferedTools};

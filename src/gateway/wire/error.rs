@@ -14,6 +14,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use std::time::Duration;
+use utoipa::ToSchema;
 
 /// Seconds after which a full queue is worth another try.
 pub(in crate::gateway) const RETRY_QUEUE_S: u32 = 1;
@@ -41,17 +42,26 @@ pub struct ApiError {
     pub limits: Option<Box<States>>,
 }
 
-#[derive(Serialize)]
-struct WireError<'a> {
+/// An error in OpenAI's shape.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Error)]
+pub struct WireError<'a> {
     error: WireErrorBody<'a>,
 }
 
-#[derive(Serialize)]
+/// What is wrong.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ErrorBody)]
 struct WireErrorBody<'a> {
+    /// For people.
     message: &'a str,
     #[serde(rename = "type")]
     kind: &'a str,
+    /// The JSON path of the field at fault.
+    #[schema(required = true)]
     param: Option<&'a str>,
+    /// For programs.
+    #[schema(required = true)]
     code: Option<&'a str>,
 }
 

@@ -11,8 +11,10 @@
 //! A refused field passes with a value that asks for nothing: null, an empty list or string, and those
 //! that its row names.
 
+use super::field_type::FieldType::{self, *};
+use super::field_type::UNBOUNDED;
 use crate::gateway::wire::fields::{BadField, Fields};
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::sync::LazyLock;
@@ -49,6 +51,15 @@ pub const ENDPOINTS: [(Endpoint, &str); 7] = [
     (SCORE, "/v1/score"),
 ];
 
+/// Fields that a request has to have.
+pub fn required(at: Endpoint) -> &'static [&'static str] {
+    match at {
+        CHAT | MESSAGES => &["model", "messages"],
+        TEXT => &["model", "prompt"],
+        _ => &[],
+    }
+}
+
 /// A field.
 #[derive(Debug)]
 pub struct Known {
@@ -58,6 +69,16 @@ pub struct Known {
     pub at: Endpoint,
     /// What becomes of it.
     pub fate: Fate,
+    /// What it is; of fields that are not done nobody asks.
+    pub of: FieldType,
+}
+
+impl Known {
+    /// The same, of that type.
+    const fn of(mut self, of: FieldType) -> Self {
+        self.of = of;
+        self
+    }
 }
 
 /// What becomes of a field.
@@ -94,21 +115,23 @@ impl Neutral {
 }
 
 const fn done(name: &'static str, at: Endpoint) -> Known {
-    Known { name, at, fate: Fate::Done("") }
+    Known { name, at, fate: Fate::Done(""), of: Any }
 }
 
 const fn done_if(name: &'static str, at: Endpoint, bounds: &'static str) -> Known {
-    Known { name, at, fate: Fate::Done(bounds) }
+    Known { name, at, fate: Fate::Done(bounds), of: Any }
 }
 
 const fn refused(name: &'static str, at: Endpoint, neutral: &'static [Neutral], why: &'static str) -> Known {
-    Known { name, at, fate: Fate::Refused(neutral, why) }
+    Known { name, at, fate: Fate::Refused(neutral, why), of: Any }
 }
 
 const fn harmless(name: &'static str, at: Endpoint, why: &'static str) -> Known {
-    Known { name, at, fate: Fate::Harmless(why) }
+    Known { name, at, fate: Fate::Harmless(why), of: Any }
 }
 
+const NO_TOOLS: &str = "must be none or auto while there are no `tools`";
+const FUNCTIONS: &str = "functions, for models whose chat template knows tools";
 const CONSTRAINED: &str =
     "is not supported; use response_format, guided_json, guided_regex or guided_grammar";
 const GAP: &str = "is not supported: a gap is filled as the model likes";
@@ -138,15 +161,15 @@ pub const KNOWN: &[Known] = &[
     refused("activation", POOLED, &[Is(true)], AS_TRAINED),
     harmless("adaptive_decay", BOTH, "only sets how `adaptive_target` works, which is refused"),
     refused("adaptive_target", BOTH, &[Number(-1.0)], SAMPLER),
-    done("add_generation_prompt", CHAT),
-    done("add_special_tokens", CHAT | TEXT | EMBEDDINGS),
+    done("add_generation_prompt", CHAT).of(Bool),
+    done("add_special_tokens", CHAT | TEXT | EMBEDDINGS).of(Bool),
     refused("allowed_token_ids", BOTH, &[], "is not supported; use logit_bias"),
     harmless("anthropic_beta", MESSAGES, "names of features, which are told by their own fields"),
     harmless("anthropic_version", MESSAGES, "the format's version, of which there is one"),
     refused("audio", BOTH, &[], TEXT_ONLY),
     harmless("backend_sampling", BOTH, SPECULATION),
     refused("bad_words", BOTH, &[], "is not supported; use logit_bias"),
-    done_if("best_of", TEXT, "must equal `n`"),
+    done_if("best_of", TEXT, "must equal `n`").of(Integer(1, UNBOUNDED)),
     harmless("betas", MESSAGES, "names of features, which are told by their own fields"),
     refused("bootstrap_host", BOTH, &[], DISAGGREGATED),
     refused("bootstrap_port", BOTH, &[], DISAGGREGATED),
@@ -160,17 +183,18 @@ pub const KNOWN: &[Known] = &[
     ),
     refused("chat_format", BOTH, &[], "is not supported: the checkpoint's own format is used"),
     refused("chat_template", BOTH, &[], "is not supported: the checkpoint's own template is used"),
-    done_if("chat_template_kwargs", CHAT, "variables of the template; for thinking see the row `thinking`"),
+    done_if("chat_template_kwargs", CHAT, "variables of the template; for thinking see the row `thinking`")
+        .of(Object),
     refused("container", MESSAGES, &[], "is for Anthropic's own servers"),
     harmless("context_management", MESSAGES, ANTHROPICS_OWN),
-    done("continue_final_message", CHAT),
+    done("continue_final_message", CHAT).of(Bool),
     refused("custom_logit_processor", BOTH, &[], SAMPLER),
     harmless("custom_params", BOTH, "only sets how `custom_logit_processor` works, which is refused"),
     done_if("data_1", SCORE, ON_LISTS),
     done_if("data_2", SCORE, ON_LISTS),
     harmless("data_parallel_rank", BOTH, ORDER),
     done_if("dimensions", EMBEDDINGS, "for models that were trained to have their vectors cut"),
-    done_if("documents", CHAT, "for models whose chat template reads them"),
+    done_if("documents", CHAT, "for models whose chat template reads them").of(List),
     done("documents", RERANK | SCORE),
     harmless("dry_allowed_length", BOTH, OF_PENALTY),
     harmless("dry_base", BOTH, OF_PENALTY),
@@ -181,12 +205,12 @@ pub const KNOWN: &[Known] = &[
     refused("dynatemp_range", BOTH, &[Number(0.0)], SAMPLER),
     refused("early_stopping", BOTH, &[Is(false)], "is not supported: there is no beam search"),
     refused("ebnf", BOTH, &[], CONSTRAINED),
-    done("echo", TEXT),
+    done("echo", TEXT).of(Bool),
     refused("echo", CHAT, &[Is(false)], "is not supported in chat; use /v1/completions"),
     refused("embed_dtype", EMBEDDINGS, &[Word("float32")], "is not supported: vectors have 32-bit floats"),
     refused("embedding_type", EMBEDDINGS, &[Word("float")], "is not supported; use encoding_format"),
     refused("embedding_types", EMBEDDINGS, &[], "is not supported; use encoding_format"),
-    done_if("enable_thinking", CHAT, THINK),
+    done_if("enable_thinking", CHAT, THINK).of(Bool),
     done_if("encoding_format", EMBEDDINGS, "float or base64"),
     refused(
         "endianness",
@@ -196,33 +220,33 @@ pub const KNOWN: &[Known] = &[
     ),
     harmless("extra_key", BOTH, "splits a cache whose hits change no answer"),
     refused("format", BOTH, &[], "is Ollama's name; use response_format"),
-    done("frequency_penalty", BOTH),
+    done("frequency_penalty", BOTH).of(Between(-2.0, 2.0)),
     refused("function_call", CHAT, &[Word("none"), Word("auto")], "is not supported: only text is generated"),
     refused("functions", BOTH, &[], "is not supported: only text is generated"),
     refused("grammar", BOTH, &[], CONSTRAINED),
     harmless("grammar_lazy", BOTH, "only sets how `grammar` works, which is refused"),
     harmless("grammar_triggers", BOTH, "only sets how `grammar` works, which is refused"),
-    done("guided_choice", CHAT | TEXT),
+    done("guided_choice", CHAT | TEXT).of(Texts),
     refused("guided_choice", INFILL, &[], GAP),
     harmless("guided_decoding_backend", BOTH, "there is one"),
-    done_if("guided_grammar", CHAT | TEXT, "in llguidance's Lark syntax"),
+    done_if("guided_grammar", CHAT | TEXT, "in llguidance's Lark syntax").of(Text),
     refused("guided_grammar", INFILL, &[], GAP),
-    done("guided_json", CHAT | TEXT),
+    done("guided_json", CHAT | TEXT).of(Shape("JsonSchema")),
     refused("guided_json", INFILL, &[], GAP),
-    done("guided_regex", CHAT | TEXT),
+    done("guided_regex", CHAT | TEXT).of(Text),
     refused("guided_regex", INFILL, &[], GAP),
     harmless("guided_whitespace_pattern", BOTH, "white space in JSON is bounded as it is"),
     harmless("id_slot", BOTH, ORDER),
-    done("ignore_eos", BOTH),
+    done("ignore_eos", BOTH).of(Bool),
     refused("image_data", BOTH, &[], TEXT_ONLY),
     refused("images", BOTH, &[], TEXT_ONLY),
-    done("include_reasoning", CHAT),
-    done("include_stop_str_in_output", BOTH),
+    done("include_reasoning", CHAT).of(Bool),
+    done("include_stop_str_in_output", BOTH).of(Bool),
     harmless("inference_geo", MESSAGES, PROVIDER),
     done("input", EMBEDDINGS),
-    done("input_extra", INFILL),
-    done("input_prefix", INFILL),
-    done("input_suffix", INFILL),
+    done("input_extra", INFILL).of(Shapes("InfillFile")),
+    done("input_prefix", INFILL).of(Text),
+    done("input_suffix", INFILL).of(Text),
     done_if(
         "input_type",
         EMBEDDINGS,
@@ -230,41 +254,44 @@ pub const KNOWN: &[Known] = &[
     ),
     done_if("instruction", RERANK | SCORE, "for Qwen3-Reranker"),
     done_if("items", SCORE, ON_LISTS),
-    done("json_schema", CHAT | TEXT),
+    done("json_schema", CHAT | TEXT).of(Shape("JsonSchema")),
     refused("json_schema", INFILL, &[], GAP),
     harmless("keep_alive", BOTH, "a model stays loaded as long as its server runs"),
     refused("kv_transfer_params", BOTH, &[EmptyObject], DISAGGREGATED),
     refused("late_chunking", EMBEDDINGS, &[Is(false)], "is not supported: each text is embedded by itself"),
     refused("length_penalty", BOTH, &[Number(1.0)], "is not supported: there is no beam search"),
-    done("logit_bias", BOTH),
+    done("logit_bias", BOTH).of(Shape("LogitBias")),
     refused("logit_processors", BOTH, &[], SAMPLER),
     refused("logits_processors", BOTH, &[], SAMPLER),
-    done("logprobs", CHAT | TEXT),
+    done("logprobs", CHAT).of(Bool),
+    done("logprobs", TEXT).of(Integer(0, 20)),
     refused("lora", BOTH, &[], NO_LORA),
     refused("lora_path", BOTH, &[], NO_LORA),
     refused("max_chunks_per_doc", RERANK, &[Number(1.0)], "is not supported; use max_tokens_per_doc"),
-    done("max_completion_tokens", BOTH),
+    done("max_completion_tokens", BOTH).of(Integer(1, UNBOUNDED)),
     harmless("max_dynamic_patch", BOTH, MEDIA),
-    done("max_tokens", ALL),
+    done("max_tokens", CHAT | INFILL | MESSAGES).of(Integer(1, UNBOUNDED)),
+    done("max_tokens", TEXT).of(Integer(0, UNBOUNDED)),
     done("max_tokens_per_doc", RERANK),
     refused("mcp_servers", MESSAGES, &[], "is for Anthropic's own servers"),
     harmless("media_io_kwargs", BOTH, MEDIA),
-    done("messages", CHAT | MESSAGES),
-    done_if("metadata", ALL | POOLED, "tags of usage records; `task` and `budget` for routes"),
+    done("messages", CHAT).of(Shapes("ChatMessage")),
+    done("messages", MESSAGES).of(Shapes("MessageParam")),
+    done_if("metadata", ALL | POOLED, "tags of usage records; `task` and `budget` for routes").of(Object),
     harmless("min_dynamic_patch", BOTH, MEDIA),
     refused("min_keep", BOTH, &[Number(0.0), Number(1.0)], SAMPLER),
-    done("min_p", BOTH),
-    done("min_tokens", BOTH),
+    done("min_p", BOTH).of(Between(0.0, 1.0)),
+    done("min_tokens", BOTH).of(Integer(0, UNBOUNDED)),
     refused("mirostat", BOTH, &[Number(0.0)], SAMPLER),
     harmless("mirostat_eta", BOTH, "only sets how `mirostat` works, which is refused"),
     harmless("mirostat_tau", BOTH, "only sets how `mirostat` works, which is refused"),
     harmless("mm_processor_kwargs", BOTH | POOLED, MEDIA),
-    done_if("modalities", CHAT, "must be [\"text\"]"),
-    done("model", ALL | POOLED),
+    done_if("modalities", CHAT, "must be [\"text\"]").of(Texts),
+    done("model", ALL | POOLED).of(Text),
     harmless("models", BOTH, PROVIDER),
     refused("multimodal_data", BOTH, &[], TEXT_ONLY),
-    done("n", CHAT | TEXT),
-    done_if("n", INFILL, "must be 1"),
+    done("n", CHAT | TEXT).of(Integer(1, 128)),
+    done_if("n", INFILL, "must be 1").of(Integer(1, 1)),
     refused("n_cmpl", BOTH, &[Number(1.0)], "is not supported; use n"),
     refused("n_discard", BOTH, &[Number(0.0)], "is not supported: no part of a prompt is dropped"),
     refused("n_indent", CHAT | TEXT, &[Number(0.0)], SAMPLER),
@@ -275,25 +302,28 @@ pub const KNOWN: &[Known] = &[
     ),
     harmless("n_keep", BOTH, "only says what of a prompt stays when a part is dropped, and none is"),
     refused("n_predict", CHAT | TEXT, &[Number(-1.0)], "is not supported; use max_tokens"),
-    done("n_predict", INFILL),
+    done("n_predict", INFILL).of(Integer(-1, UNBOUNDED)),
     refused("n_probs", BOTH, &[Number(0.0)], "is not supported; use logprobs"),
     refused("no_stop_trim", BOTH, &[Is(false)], "is not supported; use include_stop_str_in_output"),
     done_if("normalize", EMBEDDINGS, "false only where the model's vectors are of any length"),
     refused("normalized", EMBEDDINGS, &[Is(true)], "is not supported; use normalize"),
     refused("options", BOTH, &[EmptyObject], "is Ollama's: send its fields on their own"),
-    done_if("output_config", MESSAGES, "`effort` as thinking below; `format` with a JSON schema"),
+    done_if("output_config", MESSAGES, "`effort` as thinking below; `format` with a JSON schema")
+        .of(Shape("OutputConfig")),
     refused("output_dimension", EMBEDDINGS, &[], "is not supported; use dimensions"),
     refused("output_dtype", EMBEDDINGS, &[Word("float")], "is not supported; use encoding_format"),
-    done_if("output_format", MESSAGES, "the `format` of `output_config` by its older name"),
-    done("parallel_tool_calls", CHAT),
+    done_if("output_format", MESSAGES, "the `format` of `output_config` by its older name")
+        .of(Shape("OutputFormat")),
+    done("parallel_tool_calls", CHAT).of(Bool),
     refused("parse_tool_calls", CHAT, &[Is(true)], "is not supported: calls are always told as calls"),
     refused("penalty_prompt", BOTH, &[], SAMPLER),
     refused("plugins", BOTH, &[], "is for OpenRouter's own servers"),
     refused("post_sampling_probs", BOTH, &[Is(false)], "is not supported: logprobs are the model's own"),
     refused("prediction", BOTH, &[], "is not supported"),
-    done("presence_penalty", BOTH),
+    done("presence_penalty", BOTH).of(Between(-2.0, 2.0)),
     harmless("priority", BOTH | POOLED, ORDER),
-    done("prompt", TEXT | INFILL),
+    done("prompt", TEXT).of(Shape("Prompt")),
+    done("prompt", INFILL).of(Text),
     harmless("prompt_cache_key", BOTH, CACHE),
     harmless("prompt_cache_retention", BOTH, CACHE),
     refused("prompt_embeds", BOTH, &[], "is not supported: a prompt is text or token ids"),
@@ -302,12 +332,13 @@ pub const KNOWN: &[Known] = &[
     done_if("queries", SCORE, ON_LISTS),
     done("query", RERANK),
     refused("rank_fields", RERANK, &[], "is not supported: the field `text` of a document is read"),
-    done_if("reasoning", CHAT, THINK),
-    done_if("reasoning_budget", CHAT, BUDGET),
-    done_if("reasoning_budget_tokens", CHAT, BUDGET),
-    done_if("reasoning_effort", CHAT, THINK),
-    done_if("reasoning_format", CHAT, "auto or deepseek: apart from the text; none: in it"),
-    done("regex", CHAT | TEXT),
+    done_if("reasoning", CHAT, THINK).of(Shape("ReasoningSwitch")),
+    done_if("reasoning_budget", CHAT, BUDGET).of(Integer(-1, UNBOUNDED)),
+    done_if("reasoning_budget_tokens", CHAT, BUDGET).of(Integer(-1, UNBOUNDED)),
+    done_if("reasoning_effort", CHAT, THINK).of(Text),
+    done_if("reasoning_format", CHAT, "auto or deepseek: apart from the text; none: in it")
+        .of(OneOf(&["auto", "deepseek", "none"])),
+    done("regex", CHAT | TEXT).of(Text),
     refused("regex", INFILL, &[], GAP),
     harmless("repeat_last_n", BOTH, OF_PENALTY),
     refused(
@@ -317,23 +348,23 @@ pub const KNOWN: &[Known] = &[
         "is not supported; use repetition_penalty, which looks at all of the text",
     ),
     refused("repetition_detection", BOTH, &[], "is not supported"),
-    done("repetition_penalty", BOTH),
+    done("repetition_penalty", BOTH).of(Above(0.0, f64::INFINITY)),
     harmless("request_id", BOTH | POOLED, "the header x-request-id names a request"),
     refused("response_fields", CHAT | TEXT, &[], "is not supported: answers have OpenAI's form"),
     harmless("response_fields", INFILL, FORM),
-    done_if("response_format", CHAT | TEXT, "text, json_object or json_schema"),
+    done_if("response_format", CHAT | TEXT, "text, json_object or json_schema").of(Shape("ResponseFormat")),
     refused("response_format", INFILL, &[], GAP),
-    done("resumable", CHAT),
-    done("resume_token_ids", CHAT),
+    done("resumable", CHAT).of(Bool),
+    done("resume_token_ids", CHAT).of(List),
     harmless("return_cached_tokens_details", BOTH, FORM),
     done_if("return_documents", RERANK, "true by default"),
     refused("return_hidden_states", BOTH, &[Is(false)], NO_INSIDES),
     harmless("return_meta_info", BOTH, FORM),
     harmless("return_progress", BOTH, FORM),
     refused("return_routed_experts", BOTH, &[Is(false)], NO_INSIDES),
-    done("return_token_ids", CHAT | TEXT),
+    done("return_token_ids", CHAT | TEXT).of(Bool),
     refused("return_tokens", BOTH, &[Is(false)], "is not supported; use return_token_ids"),
-    done("return_tokens_as_token_ids", CHAT | TEXT),
+    done("return_tokens_as_token_ids", CHAT | TEXT).of(Bool),
     harmless("rid", BOTH, "the header x-request-id names a request"),
     harmless("route", BOTH, PROVIDER),
     harmless("routed_dp_rank", BOTH, ORDER),
@@ -345,30 +376,31 @@ pub const KNOWN: &[Known] = &[
         "a hint of editors' plugins that is not followed: a filling is drawn by temperature, top_k, top_p and min_p",
     ),
     refused("sampling_seed", BOTH, &[], "is not supported; use seed"),
-    done("seed", BOTH),
-    done("separate_reasoning", CHAT),
+    done("seed", BOTH).of(Bits),
+    done("separate_reasoning", CHAT).of(Bool),
     harmless("service_tier", ALL, PROVIDER),
     refused("session_params", BOTH, &[EmptyObject], "is not supported: a request has all of its prompt"),
-    done("skip_special_tokens", BOTH),
+    done("skip_special_tokens", BOTH).of(Bool),
     refused("softmax", POOLED, &[Is(true)], AS_TRAINED),
     harmless("spaces_between_special_tokens", BOTH, "special tokens are written as the tokenizer has them"),
     harmless("speculative.n_max", BOTH, SPECULATION),
     harmless("speculative.n_min", BOTH, SPECULATION),
     harmless("speculative.p_min", BOTH, SPECULATION),
     harmless("speed", MESSAGES, "says how fast Anthropic's servers answer"),
-    done("stop", BOTH),
+    done("stop", BOTH).of(Shape("Stop")),
     refused("stop_regex", BOTH, &[], "is not supported; use stop"),
-    done("stop_sequences", MESSAGES),
-    done("stop_token_ids", BOTH),
+    done("stop_sequences", MESSAGES).of(Texts),
+    done("stop_token_ids", BOTH).of(TokenIds),
     harmless("store", BOTH, "nothing of an answer is kept here"),
-    done("stream", ALL),
-    done("stream_options", BOTH),
+    done("stream", ALL).of(Bool),
+    done("stream_options", BOTH).of(Shape("StreamOptions")),
     harmless("stream_reasoning", BOTH, "reasoning streams as text does"),
     refused("structural_tag", BOTH, &[], CONSTRAINED),
-    done_if("structured_outputs", CHAT | TEXT, "json, json_object, regex, choice or grammar"),
+    done_if("structured_outputs", CHAT | TEXT, "json, json_object, regex, choice or grammar")
+        .of(Shape("StructuredOutputs")),
     refused("structured_outputs", INFILL, &[EmptyObject], GAP),
-    done_if("suffix", TEXT, "for models that know fill-in-the-middle"),
-    done("system", MESSAGES),
+    done_if("suffix", TEXT, "for models that know fill-in-the-middle").of(Text),
+    done("system", MESSAGES).of(Shape("SystemPrompt")),
     refused("system", BOTH, &[], "is a field of /v1/messages; send a message with role system"),
     refused(
         "t_max_predict_ms",
@@ -387,26 +419,28 @@ pub const KNOWN: &[Known] = &[
         INFILL,
         "a hint of editors' plugins that is not followed: a prompt is computed whole",
     ),
-    done("temperature", ALL),
+    done("temperature", ALL).of(Between(0.0, 2.0)),
     refused("template", BOTH, &[], "is Ollama's name: the checkpoint's own template is used"),
     done_if("text_1", SCORE, ON_LISTS),
     done_if("text_2", SCORE, ON_LISTS),
     refused("tfs_z", BOTH, &[Number(1.0)], SAMPLER),
     refused("think", BOTH, &[], "is Ollama's name; use enable_thinking"),
-    done_if("thinking", CHAT | MESSAGES, THINK),
-    done_if("thinking_budget", CHAT, BUDGET),
-    done_if("thinking_budget_tokens", CHAT, BUDGET),
+    done_if("thinking", CHAT | MESSAGES, THINK).of(Shape("Thinking")),
+    done_if("thinking_budget", CHAT, BUDGET).of(Integer(-1, UNBOUNDED)),
+    done_if("thinking_budget_tokens", CHAT, BUDGET).of(Integer(-1, UNBOUNDED)),
     harmless("thinking_forced_open", CHAT, "the prompt itself says whether reasoning is open"),
-    done_if("thinking_token_budget", CHAT, BUDGET),
+    done_if("thinking_token_budget", CHAT, BUDGET).of(Integer(-1, UNBOUNDED)),
     harmless("timings_per_token", BOTH, FORM),
-    done_if("tool_choice", CHAT | MESSAGES, "must be none or auto while there are no `tools`"),
-    done_if("tools", CHAT | MESSAGES, "functions, for models whose chat template knows tools"),
+    done_if("tool_choice", CHAT, NO_TOOLS).of(Shape("ToolChoice")),
+    done_if("tool_choice", MESSAGES, NO_TOOLS).of(Shape("MessagesToolChoice")),
+    done_if("tools", CHAT, FUNCTIONS).of(Shapes("Tool")),
+    done_if("tools", MESSAGES, FUNCTIONS).of(Shapes("MessagesTool")),
     refused("top_a", BOTH, &[Number(0.0)], SAMPLER),
-    done("top_k", ALL),
-    done("top_logprobs", CHAT),
+    done("top_k", ALL).of(Integer(-1, UNBOUNDED)),
+    done("top_logprobs", CHAT).of(Integer(0, 20)),
     done_if("top_n", RERANK, "0: all"),
     refused("top_n_sigma", BOTH, &[Number(-1.0), Number(0.0)], SAMPLER),
-    done("top_p", ALL),
+    done("top_p", ALL).of(Above(0.0, 1.0)),
     refused("transforms", BOTH, &[], "is for OpenRouter's own servers"),
     refused("truncate_prompt_tokens", BOTH, &[], "is not supported: a prompt that is too long is an error"),
     done_if("truncate_prompt_tokens", POOLED, "-1: to what the model reads"),
@@ -499,4 +533,39 @@ pub fn table() -> String {
         let _ = writeln!(out, "| `{}` | {at} | {fate} |", row.name);
     }
     out
+}
+
+/// The schema of an endpoint's request: what is done, and what is harmless. A field that is refused is not
+/// there; upstreams may know it all the same, as they may know fields that are nobody's here.
+pub fn schema(at: Endpoint) -> Value {
+    let mut properties = Map::new();
+    for row in KNOWN.iter().filter(|row| row.at & at != 0) {
+        let (mut schema, what) = match &row.fate {
+            Fate::Done(what) => (row.of.schema(), *what),
+            Fate::Harmless(why) => (json!({}), *why),
+            Fate::Refused(..) => continue,
+        };
+        if required(at).contains(&row.name) {
+            not_null(&mut schema);
+        }
+        let what =
+            if matches!(row.fate, Fate::Harmless(_)) { format!("No effect: {what}") } else { what.into() };
+        if !what.is_empty() {
+            schema["description"] = what.into();
+        }
+        properties.insert(row.name.into(), schema);
+    }
+    json!({"type": "object", "required": required(at), "properties": properties})
+}
+
+/// Takes null out of a schema's types, and the empty list, which is as little.
+fn not_null(schema: &mut Value) {
+    if let Some(first) = schema.pointer("/type/0").cloned() {
+        schema["type"] = first;
+    } else if let Some(first) = schema.pointer("/anyOf/0").cloned() {
+        *schema = first;
+    }
+    if schema["type"] == "array" {
+        schema["minItems"] = 1.into();
+    }
 }

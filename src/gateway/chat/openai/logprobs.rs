@@ -2,26 +2,32 @@
 
 use crate::gateway::chat::TokenScore;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// `logprobs` of a choice.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub struct ChatLogprobs<'a> {
     content: Vec<ChatLogprob<'a>>,
+    #[schema(required = true, value_type = Option<String>)]
     refusal: Option<()>,
 }
 
-#[derive(Serialize)]
-struct ChatLogprob<'a> {
+/// A token, and those that it might have been.
+#[derive(Serialize, ToSchema)]
+pub struct ChatLogprob<'a> {
     token: &'a str,
     logprob: f32,
+    #[schema(value_type = Vec<u8>)]
     bytes: &'a [u8],
     top_logprobs: Vec<TopLogprob<'a>>,
 }
 
-#[derive(Serialize)]
+/// A token that it might have been.
+#[derive(Serialize, ToSchema)]
 struct TopLogprob<'a> {
     token: &'a str,
     logprob: f32,
+    #[schema(value_type = Vec<u8>)]
     bytes: &'a [u8],
 }
 

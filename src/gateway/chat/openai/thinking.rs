@@ -35,7 +35,8 @@ pub fn switch(
     variables: &mut Map<String, Value>,
 ) -> Result<(), BadField> {
     let wanted = reasoning::of_openai(fields)?;
-    let budget = fields.u32("thinking_budget", 0)?;
+    // -1 is the word for no bound.
+    let budget = fields.integer("thinking_budget", -1, i64::from(u32::MAX))?.filter(|budget| *budget >= 0);
     let effort =
         variables.get("reasoning_effort").is_none().then(|| wanted.and_then(|wanted| wanted.effort()));
     let effort = match effort.flatten() {

@@ -18,6 +18,9 @@
 //! which show what those tools found, and fields that are not known. Refused: what would
 //! change the answer and cannot be done.
 
+use super::super::openai::field_type::FieldType::{self, *};
+use super::super::openai::field_type::UNBOUNDED;
+use super::super::openai::known_fields;
 use super::items;
 use super::object::echo;
 use super::store::Item;
@@ -52,6 +55,41 @@ pub const SAME: [&str; 22] = [
     "service_tier",
     "cache_salt",
 ];
+
+/// Its own fields, by their types; those that are not here are of no effect or refused.
+const OWN: [(&str, FieldType, &str); 13] = [
+    ("include", Texts, "reasoning.encrypted_content, message.output_text.logprobs"),
+    ("input", Shape("ResponseInput"), "needed without `previous_response_id`"),
+    ("instructions", Text, "a system message before the rest"),
+    ("max_output_tokens", Integer(1, UNBOUNDED), ""),
+    ("parallel_tool_calls", Bool, ""),
+    ("previous_response_id", Text, "a stored response, from which the conversation goes on"),
+    ("reasoning", Shape("ResponseReasoning"), ""),
+    ("store", Bool, "keep the response; true by default"),
+    ("text", Shape("ResponseText"), ""),
+    ("tool_choice", Shape("ResponseToolChoice"), ""),
+    ("tools", Shapes("ResponseTool"), ""),
+    ("top_logprobs", Integer(0, 20), ""),
+    ("truncation", OneOf(&["disabled"]), ""),
+];
+
+/// The schema of a request.
+pub fn schema() -> Value {
+    let mut schema = json!({"type": "object", "required": ["model"], "properties": {}});
+    let chat = known_fields::schema(known_fields::CHAT);
+    for name in SAME {
+        if let Some(same) = chat["properties"].get(name) {
+            schema["properties"][name] = same.clone();
+        }
+    }
+    for (name, of, what) in OWN {
+        schema["properties"][name] = of.schema();
+        if !what.is_empty() {
+            schema["properties"][name]["description"] = what.into();
+        }
+    }
+    schema
+}
 
 /// Earlier conversations of one caller's.
 pub trait Earlier {
@@ -184,6 +222,7 @@ fn refuse(body: &Fields) -> Result<(), BadField> {
     const KEPT: &str = "is kept by OpenAI's servers; send the conversation itself, or `previous_response_id`";
     body.refuse("conversation", KEPT)?;
     body.refuse("prompt", "is a prompt that OpenAI's servers keep; send its text")?;
+    body.object("metadata")?;
     body.refuse("context_management", "is not done here: nothing is compacted, leave it out")?;
     if body.flag("background", false)? {
         return Err(BadField::unsupported(

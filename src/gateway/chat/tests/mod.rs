@@ -3,6 +3,7 @@
 
 mod anthropics_own;
 mod decoding;
+mod described;
 mod encoding;
 mod fitting;
 mod fuzz;

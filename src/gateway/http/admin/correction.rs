@@ -1,6 +1,6 @@
 //! `POST /admin/usage/correct`: a record of usage is set right, with what its key and model have spent.
 
-use super::{AdminState, body};
+use super::{AdminState, body, shapes};
 use crate::gateway::api::app::blocking;
 use crate::gateway::ledger::limit::Id;
 use crate::gateway::wire::error::ApiError;
@@ -15,6 +15,16 @@ const KNOWN: [&str; 7] =
 
 /// The record's key and request, its attempt where there are several, and what it is to say; the answer
 /// has it before and after.
+#[utoipa::path(
+    post,
+    path = "/admin/usage/correct",
+    tag = "Admin",
+    operation_id = "correctUsage",
+    summary = "Sets a record of usage right",
+    description = "Of the admin API, which needs a store (`server.store`; without one its paths are 404) and an admin key (`server.admin_key_env`; without one they are 403 `admin_off`).",
+    request_body(content = shapes::UsageCorrection, example = json!({"key": "", "request_id": "req-1", "output_tokens": 12, "cost": 0.01})),
+    responses((status = 200, description = "The answer", body = shapes::UsageCorrected)),
+)]
 pub async fn correct(State(state): State<AdminState>, request: Request) -> Result<Json<Value>, ApiError> {
     let body = body(request).await?;
     let correction = read(&Fields::root(&body)?)?;

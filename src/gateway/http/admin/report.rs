@@ -1,6 +1,6 @@
 //! `GET /admin/report`: the arms of splits, compared.
 
-use super::{AdminState, CSV, UsageParameters};
+use super::{AdminState, CSV, UsageParameters, shapes};
 use crate::gateway::api::app::blocking;
 use crate::gateway::wire::error::ApiError;
 use crate::store::export::{csv, spreadsheet_safe};
@@ -12,6 +12,16 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 
 /// `GET /admin/report?route=NAME&from=...&to=...&format=json|csv`, and any dimension of usage as a filter.
+#[utoipa::path(
+    get,
+    path = "/admin/report",
+    tag = "Admin",
+    operation_id = "getReport",
+    summary = "The arms of splits, compared",
+    description = "Of the admin API, which needs a store (`server.store`; without one its paths are 404) and an admin key (`server.admin_key_env`; without one they are 403 `admin_off`).",
+    params(("route" = Option<String>, Query, description = "Only this route's"), ("from" = Option<String>, Query, description = "2026-01-31, RFC 3339 in UTC, or milliseconds since 1970"), ("to" = Option<String>, Query, description = "The same"), ("key" = Option<String>, Query, description = "Only this key's; so with every dimension"), ("model" = Option<String>, Query, description = "Only this model's"), ("format" = Option<String>, Query, description = "json or csv")),
+    responses((status = 200, description = "The answer", content((shapes::Report = "application/json"), (String = "text/csv")))),
+)]
 pub async fn report(
     State(state): State<AdminState>,
     RawQuery(query): RawQuery,

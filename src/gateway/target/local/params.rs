@@ -170,6 +170,8 @@ fn refuse(fields: &Fields<'_>) -> Result<(), BadField> {
     {
         return Err(BadField::unsupported("modalities", "must be [\"text\"]"));
     }
+    // Its tags are for records: of another type there are none, and nobody would miss them until the bill.
+    fields.object("metadata")?;
     Ok(())
 }
 

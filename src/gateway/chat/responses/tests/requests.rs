@@ -200,6 +200,7 @@ fn fields_become_those_of_a_chat_completion() {
 fn what_cannot_be_done_is_refused_by_name() {
     let cases = [
         (json!({"background": true}), "background"),
+        (json!({"metadata": [1]}), "metadata"),
         (json!({"truncation": "auto"}), "truncation"),
         (json!({"truncation": "some"}), "truncation"),
         (json!({"conversation": "conv_1"}), "conversation"),
