@@ -414,6 +414,7 @@ fn chat_answer(full: bool) -> (AnswerHead, EncodeOptions, Vec<ChatEvent>) {
         prompt_ids: full.then(|| vec![8, 9].into()),
         continuous_usage: false,
         hides_reasoning: false,
+        short_call_ids: false,
     };
     let options = answer_options.options(EncodeOptions { include_usage: full, ..EncodeOptions::default() });
     let mut all = Vec::new();

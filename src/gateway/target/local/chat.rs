@@ -161,7 +161,7 @@ impl LocalTarget<'_> {
                 self.text.run(&request.tenant.name, bounds, work).await.map_err(at)?
             }
         };
-        let answer_options = AnswerOptions::of(&params, &prompt);
+        let answer_options = AnswerOptions::of(&params, &prompt, model.answer_format);
         let max_tokens_default = model.defaults.max_tokens.unwrap_or(u32::MAX);
         let generation = GenerationRequest {
             id: request.id.to_owned(),

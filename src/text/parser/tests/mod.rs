@@ -6,6 +6,7 @@ mod harmony;
 mod hermes;
 mod llama;
 mod marked;
+mod mistral;
 mod properties;
 mod pythonic;
 mod tagged;
@@ -130,6 +131,9 @@ fn corpus() -> impl Iterator<Item = (AnswerFormat, &'static Case)> {
         tagged::QWEN,
         tagged::MINIMAX,
         tagged::GLM,
+        tagged::DSML,
+        mistral::LIST,
+        mistral::HEADED,
         pythonic::CASES,
         harmony::CASES,
     ]
