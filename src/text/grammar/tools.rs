@@ -166,12 +166,11 @@ impl Writer<'_> {
             Grammar::Tools(_) => {
                 return Err(GrammarError::Invalid("calls of tools are no text of an answer".into()));
             }
-            Grammar::Lark(lark) => format!("%lark {{\n{lark}\n}}"),
             grammar => {
                 let source = super::source(grammar, self.vocabulary)?;
                 match (source.json_schema, source.lark_grammar) {
                     (Some(schema), _) => format!("%json {}", schema::without_names(schema, unlike)),
-                    (_, lark) => lark.unwrap_or_default().trim_start_matches("start:").to_owned(),
+                    (_, lark) => format!("%lark {{\n{}\n}}", lark.unwrap_or_default()),
                 }
             }
         };
