@@ -98,6 +98,13 @@ FAMILIES = [
     ("openai-gpt-oss-120b", "<|return|>", {}, ["text and call"]),
     ("ByteDance-Seed-OSS", "<seed:eos>", {}, []),
     ("NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", "<|im_end|>", {}, []),
+    ("deepseek-ai-DeepSeek-V3.2", "<｜end▁of▁sentence｜>", {"thinking": True}, []),
+    ("deepseek-ai-DeepSeek-V4", "<｜end▁of▁sentence｜>", {"thinking": True}, []),
+    # Writes no text beside calls, and no reasoning; nor do the next three reason.
+    ("mistralai-Mistral-Nemo-Instruct-2407", "</s>", {}, ["text and call", "reasoning", "reasoning and call"]),
+    ("Mistral-Small-3.2-24B-Instruct-2506", "</s>", {}, ["text and call", "reasoning", "reasoning and call"]),
+    ("unsloth-mistral-Devstral-Small-2507", "</s>", {}, ["reasoning", "reasoning and call"]),
+    ("mistralai-Ministral-3-14B-Reasoning-2512", "</s>", {}, []),
 ]
 
 
@@ -138,13 +145,16 @@ def answer(template, name, end, more, turn, reasoning, text, calls):
         said["content"] = text or None if name == "deepseek_v3" else text
         said["tool_calls"] = [
             {
-                "id": f"functions.{tool}:{at}",
+                "id": f"call0000{at}" if "istral" in name else f"functions.{tool}:{at}",
                 "type": "function",
                 "function": {"name": tool, "arguments": written(arguments)},
             }
             for at, (tool, arguments) in enumerate(calls)
         ]
-    given = {"tools": TOOLS, "bos_token": "", "eos_token": "", **more}
+    if "Ministral" in name and reasoning is not None:
+        thought = {"type": "thinking", "thinking": reasoning}
+        said["content"] = [thought, {"type": "text", "text": text}] if text else [thought]
+    given = {"tools": TOOLS, "bos_token": "", "eos_token": end if end == "</s>" else "", **more}
     prompt = template.render(messages=asked, add_generation_prompt=True, **given)
     whole = template.render(messages=asked + [said], add_generation_prompt=False, **given)
     if not whole.startswith(prompt):

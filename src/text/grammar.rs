@@ -1,5 +1,5 @@
 //! Grammars that an answer must keep to, over llguidance: JSON, JSON schemas, regular expressions, choices,
-//! and Lark grammars become constraints on a model's tokens.
+//! Lark and GBNF grammars become constraints on a model's tokens.
 //!
 //! A [`GrammarCompiler`] is made once a model, from the bytes of its tokens; [`GrammarCompiler::compile`] turns a
 //! caller's grammar into a [`CompiledGrammar`], and that makes the [`ConstraintFactory`] that a request carries to
@@ -18,6 +18,7 @@
 mod channels;
 mod constraint;
 mod families;
+mod gbnf;
 mod marked;
 mod pythonic;
 mod schema;
@@ -64,8 +65,10 @@ pub enum Grammar {
     Regex(String),
     /// One of these texts.
     Choice(Vec<String>),
-    /// A text of a grammar in llguidance's Lark syntax.
+    /// A text of a grammar in llguidance's Lark syntax, or in llama.cpp's GBNF where its first rule is written so.
     Lark(String),
+    /// A text of a grammar in llama.cpp's GBNF.
+    Gbnf(String),
     /// Calls of tools, with text before them or instead of them.
     Tools(Box<ToolCalls>),
 }
@@ -250,7 +253,12 @@ fn source(grammar: &Grammar, vocabulary: &Vocabulary) -> Result<GrammarWithLexer
         }
         Grammar::Lark(lark) => {
             small("bytes of the grammar", lark.len(), GRAMMAR_BYTES_MAX)?;
-            Ok(GrammarWithLexer::from_lark(lark.clone()))
+            let lark = if gbnf::is_gbnf(lark) { gbnf::lark(lark)? } else { lark.clone() };
+            Ok(GrammarWithLexer::from_lark(lark))
+        }
+        Grammar::Gbnf(text) => {
+            small("bytes of the grammar", text.len(), GRAMMAR_BYTES_MAX)?;
+            Ok(GrammarWithLexer::from_lark(gbnf::lark(text)?))
         }
         Grammar::Tools(calls) => Ok(GrammarWithLexer::from_lark(tools::lark(calls, vocabulary)?)),
     }

@@ -60,6 +60,10 @@ async fn a_call_that_is_required_comes_in_every_format() {
         "kimi_k2",
         "minimax_m2",
         "glm45",
+        "deepseek_v32",
+        "deepseek_v4",
+        "mistral",
+        "mistral_list",
         "pythonic",
         "openai",
     ] {
@@ -81,6 +85,13 @@ async fn a_call_that_is_required_comes_in_every_format() {
                     (calls.len(), &choice["finish_reason"]),
                     (1, &json!("tool_calls")),
                     "{format}: {answer}"
+                );
+                let (id, is_mistral) =
+                    (calls[0]["id"].as_str().expect("an id"), format.starts_with("mistral"));
+                assert_eq!(
+                    id.len() == 9 && id.bytes().all(|b| b.is_ascii_alphanumeric()),
+                    is_mistral,
+                    "{id}"
                 );
                 let function = &calls[0]["function"];
                 assert!(names.contains(&function["name"].as_str().expect("a name")), "{format}: {answer}");

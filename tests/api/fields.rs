@@ -35,6 +35,7 @@ fn sample(name: &str, at: Endpoint) -> Value {
         "documents" | "tools" | "resume_token_ids" => json!(null),
         "guided_choice" => json!(["a", "b"]),
         "guided_grammar" => json!("start: \"a\""),
+        "grammar" | "ebnf" => json!("root ::= \"a\""),
         "guided_json" | "json_schema" => json!({"type": "boolean"}),
         "guided_regex" | "regex" => json!("[a-z]{1,3}"),
         "structured_outputs" => json!({"choice": ["a"]}),
@@ -194,10 +195,7 @@ async fn every_known_field_is_done_refused_by_name_or_harmless() {
 #[tokio::test]
 async fn fields_that_change_the_answer_are_never_ignored() {
     let server = serve(&[]);
-    let grammar = "root ::= \"yes\" | \"no\"";
     for (name, value) in [
-        ("grammar", json!(grammar)),
-        ("ebnf", json!(grammar)),
         ("structural_tag", json!({"type": "structural_tag"})),
         ("documents", json!([{"title": "a", "text": "b"}])),
         ("mirostat", json!(2)),
@@ -226,6 +224,44 @@ async fn fields_that_change_the_answer_are_never_ignored() {
     let (status, answer) =
         ask(&server, MESSAGES, json!({"mcp_servers": [], "tools": [], "container": null})).await;
     assert_eq!(status, 200, "{answer}");
+}
+
+#[tokio::test]
+async fn a_grammar_as_llama_cpp_writes_it_holds_on_every_endpoint() {
+    let model = fill_model();
+    let source = format!("tiny={}", model.path().display());
+    let server = Server::start(&["--model", &source]);
+    let grammar = "# of two kinds\nroot ::= kind \"-\" [0-9]{2}\nkind ::= \"yes\" | \"no\"";
+    let holds = |text: &str| match text.split_once('-') {
+        Some(("yes" | "no", rest)) => rest.len() == 2 && rest.bytes().all(|byte| byte.is_ascii_digit()),
+        _ => false,
+    };
+    for at in [CHAT, TEXT, INFILL] {
+        for name in ["grammar", "ebnf", "guided_grammar", "structured_outputs"] {
+            if at == INFILL && !["grammar", "ebnf"].contains(&name) {
+                continue;
+            }
+            let value =
+                if name == "structured_outputs" { json!({"grammar": grammar}) } else { json!(grammar) };
+            let more =
+                json!({name: value, "max_tokens": 40, "temperature": 1, "seed": 5, "ignore_eos": false});
+            let (status, answer) = ask(&server, at, more).await;
+            let text = said(at, &answer);
+            assert_eq!(status, 200, "{name}: {answer}");
+            assert!(text.as_str().is_some_and(holds), "{name}: {text}");
+        }
+        let more = json!({"grammar": "root ::= \"yes\" |\n  other"});
+        let (status, answer) = ask(&server, at, more).await;
+        assert_eq!((status, &answer["error"]["param"]), (400, &json!("grammar")), "{answer}");
+        let message = answer["error"]["message"].as_str().expect("a message");
+        assert!(message.contains("line 2, column 3: there is no rule `other`"), "{message}");
+    }
+    let schema = json!({"type": "array", "items": {"type": "boolean"}, "minItems": 1, "maxItems": 2});
+    let more =
+        json!({"json_schema": schema, "max_tokens": 60, "temperature": 1, "seed": 5, "ignore_eos": false});
+    let (status, answer) = ask(&server, INFILL, more).await;
+    let text = answer["content"].as_str().unwrap_or_default();
+    assert!(status == 200 && serde_json::from_str::<Vec<bool>>(text).is_ok(), "{answer}");
 }
 
 /// docs/api.md shows the table; `UPDATE_GOLDENS=1` writes it there.

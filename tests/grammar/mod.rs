@@ -3,6 +3,7 @@
 
 mod answers;
 mod compile;
+mod gbnf;
 mod random;
 mod schemas;
 mod tools;

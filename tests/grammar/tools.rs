@@ -46,6 +46,7 @@ fn qwen_xml() -> CallFormat {
         arguments: Arguments::Tagged {
             before_key: "<parameter=".into(),
             after_key: ">\n".into(),
+            after_json_key: ">\n".into(),
             after_value: "\n</parameter>\n".into(),
         },
         after_arguments: "</function>\n</tool_call>".into(),

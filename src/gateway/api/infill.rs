@@ -19,6 +19,7 @@ use crate::gateway::wire::fields::{BadField, Fields};
 use crate::gateway::wire::rate_limit::insert_limits;
 use crate::gateway::wire::sse::{self, Frames};
 use crate::protocol::{FinishReason, TokenId};
+use crate::text::grammar::After;
 use crate::text::{Infill, Snippet};
 use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Json, Response};
@@ -144,17 +145,27 @@ async fn fill(
     InfillRequest { gap, params }: InfillRequest,
     attempt: &mut Option<Attempt>,
 ) -> Result<Response, ApiError> {
-    let at = |e: LocalError| ApiError::from(e).at("input_prefix");
+    let (field, grammar) = params.grammar.unzip();
+    let at = |error: LocalError| {
+        let is_grammar = matches!(error, LocalError::Grammar(_));
+        let field = field.as_deref().filter(|_| is_grammar);
+        ApiError::from(error).at(field.unwrap_or("input_prefix"))
+    };
     let encode = {
         let model = model.clone();
-        move || gap_ids(&model, &gap, true)
+        move || {
+            let prompt = gap_ids(&model, &gap, true)?;
+            let tokenizer = model.tokenizer.as_ref().ok_or(LocalError::NoTokenizer);
+            let constraint = |grammar| model.grammars.constraint(tokenizer?, Some(grammar), &After::Nothing);
+            Ok((prompt, grammar.as_ref().map(constraint).transpose()?))
+        }
     };
-    let prompt = app.text.run(&context.tenant.name, &mut bounds, encode).await.map_err(at)?;
+    let (prompt, constraint) = app.text.run(&context.tenant.name, &mut bounds, encode).await.map_err(at)?;
     let request = GenerationRequest {
         generated: Vec::new(),
         hides_reasoning: false,
         parser: None,
-        constraint: None,
+        constraint,
         id: context.id.clone(),
         cache_salt: context.tenant.cache_salt,
         prompts: vec![prompt.into()],

@@ -107,7 +107,8 @@ fn shared_fields_out_of_type_or_range_are_named() {
         (json!({"response_format": {}}), "response_format.type", "required"),
         (json!({"modalities": ["text", "audio"]}), "modalities", "text"),
         (json!({"audio": {}}), "audio", "only text"),
-        (json!({"ebnf": "root ::= x"}), "ebnf", "not supported"),
+        (json!({"grammar_lazy": true}), "grammar_lazy", "not supported"),
+        (json!({"ebnf": 5}), "ebnf", "a string, got 5"),
         (json!({"guided_json": 5}), "guided_json", "a JSON schema, got 5"),
         (json!({"logits_processors": ["x"]}), "logits_processors", "not supported"),
         (json!({"use_beam_search": true}), "use_beam_search", "no beam search"),
@@ -416,6 +417,7 @@ fn chat_answer(full: bool) -> (AnswerHead, EncodeOptions, Vec<ChatEvent>) {
         prompt_ids: full.then(|| vec![8, 9].into()),
         continuous_usage: false,
         hides_reasoning: false,
+        short_call_ids: false,
     };
     let options = answer_options.options(EncodeOptions { include_usage: full, ..EncodeOptions::default() });
     let mut all = Vec::new();

@@ -22,7 +22,7 @@ pub(super) fn start(writer: &mut Writer<'_>, calls: &ToolCalls) -> Result<String
         to_functions.push(format!("call_{index}"));
     }
     let lark = |text: &str| writer.vocabulary.lark(text);
-    let (begin, channel, end) = (lark(BEGIN), lark(CHANNEL), lark(END));
+    let (begin, channel) = (lark(BEGIN), lark(CHANNEL));
     let message = format!("{}? {}", group(&lark(JSON)), lark(MESSAGE));
     writer.rule("message", &message);
     writer.rule("begin", &begin);
@@ -39,10 +39,7 @@ pub(super) fn start(writer: &mut Writer<'_>, calls: &ToolCalls) -> Result<String
         }
         // Words to the user before a call have a message of their own.
         AnswerText::Free => {
-            let said = match writer.vocabulary.lark_parts(END) {
-                (special, _) if special => format!("TEXT {end}"),
-                _ => writer.until("said", END),
-            };
+            let said = writer.until("said", END);
             before = format!("(\"commentary\" message {said} begin channel)?");
             if !calls.required {
                 parts.push("\"final\" message TEXT".to_owned());

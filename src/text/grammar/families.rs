@@ -28,7 +28,19 @@ impl CallTexts {
         let tagged = |before_key: &str, after_key: &str, after_value: &str| Arguments::Tagged {
             before_key: before_key.to_owned(),
             after_key: after_key.to_owned(),
+            after_json_key: after_key.to_owned(),
             after_value: after_value.to_owned(),
+        };
+        let dsml = |section: &str| Self {
+            begin_all: format!("<｜DSML｜{section}>\n"),
+            end_all: format!("</｜DSML｜{section}>"),
+            arguments: Arguments::Tagged {
+                before_key: "<｜DSML｜parameter name=\"".to_owned(),
+                after_key: "\" string=\"true\">".to_owned(),
+                after_json_key: "\" string=\"false\">".to_owned(),
+                after_value: "</｜DSML｜parameter>\n".to_owned(),
+            },
+            ..json("<｜DSML｜invoke name=\"", "\">\n", "</｜DSML｜invoke>\n", "")
         };
         match format {
             ToolFormat::Hermes => {
@@ -74,6 +86,14 @@ impl CallTexts {
             ToolFormat::Glm4 => Self {
                 arguments: tagged("<arg_key>", "</arg_key>\n<arg_value>", "</arg_value>\n"),
                 ..json("<tool_call>", "\n", "</tool_call>", "\n")
+            },
+            ToolFormat::DeepSeekV32 => dsml("function_calls"),
+            ToolFormat::DeepSeekV4 => dsml("tool_calls"),
+            ToolFormat::Mistral => json("[TOOL_CALLS]", "[ARGS]", "", ""),
+            ToolFormat::MistralList => Self {
+                begin_all: "[TOOL_CALLS][".to_owned(),
+                end_all: "]".to_owned(),
+                ..json("{\"name\": \"", "\", \"arguments\": ", "}", ", ")
             },
             ToolFormat::Pythonic | ToolFormat::Harmony => Self::default(),
         }

@@ -104,8 +104,8 @@ fn json_or_json(
 fn call(writer: &mut Writer<'_>, index: usize, tool: &Tool, format: &CallTexts) -> Result<(), GrammarError> {
     let arguments = match &format.arguments {
         Arguments::Json => writer.json_arguments(tool)?,
-        Arguments::Tagged { before_key, after_key, after_value } => {
-            tagged(writer, index, tool, [before_key, after_key, after_value])?
+        Arguments::Tagged { before_key, after_key, after_json_key, after_value } => {
+            tagged(writer, index, tool, [before_key, after_key, after_json_key, after_value])?
         }
     };
     let lark = |text: &str| writer.vocabulary.lark(text);
@@ -124,12 +124,14 @@ fn tagged(
     writer: &mut Writer<'_>,
     index: usize,
     tool: &Tool,
-    [before_key, after_key, after_value]: [&str; 3],
+    [before_key, after_key, after_json_key, after_value]: [&str; 4],
 ) -> Result<String, GrammarError> {
     let mut parts = Vec::new();
     for (at, (key, schema, is_required)) in properties(tool).enumerate() {
         let name = format!("value_{index}_{at}");
-        let value = match texts(schema) {
+        let texts = texts(schema);
+        let after_key = if texts.is_some() { after_key } else { after_json_key };
+        let value = match texts {
             Some(texts) if !texts.is_empty() => {
                 let texts: Vec<String> = texts.iter().map(|text| lark_string(text)).collect();
                 writer.rule(&name, &texts.join(" | "));

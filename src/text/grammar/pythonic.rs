@@ -35,9 +35,8 @@ pub(super) fn start(writer: &mut Writer<'_>, calls: &ToolCalls) -> Result<String
     let more = if calls.parallel { "(\",\" SPACE? call)*" } else { "" };
     writer.rule("more", &format!("{more} \"]\""));
     writer.rule("list", "\"[\" call more");
-    let has_tags = |(open, close): &&(&str, &str)| {
-        writer.vocabulary.lark_parts(open).0 && writer.vocabulary.lark_parts(close).0
-    };
+    let is_special = |text: &str| writer.vocabulary.split_at_special(text).is_some();
+    let has_tags = |(open, close): &&(&str, &str)| is_special(open) && is_special(close);
     let tagged: Vec<String> = TAGS
         .iter()
         .filter(has_tags)

@@ -61,8 +61,10 @@ pub enum Arguments {
     Tagged {
         /// `<parameter=`.
         before_key: String,
-        /// `>\n`.
+        /// Before a string: `>\n`.
         after_key: String,
+        /// Before any other value.
+        after_json_key: String,
         /// `\n</parameter>\n`: a string goes on until this comes.
         after_value: String,
     },
@@ -133,25 +135,28 @@ impl Writer<'_> {
 
     /// Any text, up to and with the first occurrence of a text: a rule's name, or the parts of one.
     pub fn until(&mut self, name: &str, until: &str) -> String {
-        match self.vocabulary.lark_parts(until) {
-            // No text has a special token, so there is nothing to look out for.
-            (special, _) if special => format!("TEXT {}", self.vocabulary.lark(until)),
-            _ => {
+        match self.vocabulary.split_at_special(until) {
+            None => {
                 self.rule(&format!("{name}[lazy]"), &format!("TEXT {}", lark_string(until)));
                 name.to_owned()
+            }
+            // No text has a special token, so there is nothing to look out for.
+            Some(("", special)) => format!("TEXT {}", self.vocabulary.lark(special)),
+            Some((literal, special)) => {
+                let terminal = name.to_uppercase();
+                self.rule(&terminal, &format!("TEXT {}", lark_string(literal)));
+                format!("{terminal} {}", self.vocabulary.lark(special))
             }
         }
     }
 
     /// A text that opens a call at once, whatever else could begin with it: a rule's name, or the parts of one.
     pub fn opening(&mut self, name: &str, text: &str) -> String {
-        match self.vocabulary.lark_parts(text) {
-            (special, _) if special => self.vocabulary.lark(text),
-            _ => {
-                self.rule(&format!("{name}[lazy]"), &lark_string(text));
-                name.to_owned()
-            }
+        if self.vocabulary.split_at_special(text).is_some() {
+            return self.vocabulary.lark(text);
         }
+        self.rule(&format!("{name}[lazy]"), &lark_string(text));
+        name.to_owned()
     }
 
     /// The text that an answer without calls must be: a rule's name. An object of JSON has none of these names, so
@@ -161,12 +166,11 @@ impl Writer<'_> {
             Grammar::Tools(_) => {
                 return Err(GrammarError::Invalid("calls of tools are no text of an answer".into()));
             }
-            Grammar::Lark(lark) => format!("%lark {{\n{lark}\n}}"),
             grammar => {
                 let source = super::source(grammar, self.vocabulary)?;
                 match (source.json_schema, source.lark_grammar) {
                     (Some(schema), _) => format!("%json {}", schema::without_names(schema, unlike)),
-                    (_, lark) => lark.unwrap_or_default().trim_start_matches("start:").to_owned(),
+                    (_, lark) => format!("%lark {{\n{}\n}}", lark.unwrap_or_default()),
                 }
             }
         };

@@ -120,33 +120,32 @@ impl Vocabulary {
 
     /// A text as the body of a Lark rule: special tokens that are spelled out in it, and literals.
     pub fn lark(&self, text: &str) -> String {
-        self.lark_parts(text).1
-    }
-
-    /// The same, and whether it begins with a special token.
-    pub fn lark_parts(&self, text: &str) -> (bool, String) {
         let mut parts = Vec::new();
-        let mut literal = String::new();
         let mut rest = text;
-        let mut begins_special = false;
-        while let Some(first) = rest.chars().next() {
-            let special = self.specials.iter().find(|(name, _)| rest.starts_with(name.as_str()));
-            if let Some((name, id)) = special {
-                begins_special |= rest.len() == text.len();
-                if !literal.is_empty() {
-                    parts.push(super::lark_string(&std::mem::take(&mut literal)));
-                }
+        while let Some((literal, special)) = self.split_at_special(rest) {
+            if !literal.is_empty() {
+                parts.push(super::lark_string(literal));
+            }
+            if let Some((name, id)) = self.special_before(special) {
                 parts.push(format!("<[{id}]>"));
-                rest = &rest[name.len()..];
-            } else {
-                literal.push(first);
-                rest = &rest[first.len_utf8()..];
+                rest = &special[name.len()..];
             }
         }
-        if !literal.is_empty() {
-            parts.push(super::lark_string(&literal));
+        if !rest.is_empty() {
+            parts.push(super::lark_string(rest));
         }
-        (begins_special, parts.join(" "))
+        parts.join(" ")
+    }
+
+    /// What stands before the first special token that is spelled out in a text, and the text from there on.
+    pub fn split_at_special<'t>(&self, text: &'t str) -> Option<(&'t str, &'t str)> {
+        let mut places = text.char_indices().map(|(at, _)| at);
+        places.find(|at| self.special_before(&text[*at..]).is_some()).map(|at| text.split_at(at))
+    }
+
+    /// The special token that a text begins with.
+    fn special_before(&self, text: &str) -> Option<&(String, TokenId)> {
+        self.specials.iter().find(|(name, _)| text.starts_with(name.as_str()))
     }
 
     /// All tokens that write something.

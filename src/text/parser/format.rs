@@ -24,6 +24,11 @@ pub enum ToolFormat {
     DeepSeekV31,
     /// As V3's, with what its distillations misspell: DeepSeek R1.
     DeepSeekR1,
+    /// `<｜DSML｜function_calls><｜DSML｜invoke name="NAME"><｜DSML｜parameter name="KEY" string="true">VALUE...`: DeepSeek
+    /// V3.2.
+    DeepSeekV32,
+    /// As V3.2's, in a section that is named `tool_calls`: DeepSeek V4.
+    DeepSeekV4,
     /// `<|tool_call_begin|>functions.NAME:N<|tool_call_argument_begin|>{...}<|tool_call_end|>`: Kimi K2.
     KimiK2,
     /// `<tool_call><function=NAME><parameter=KEY>VALUE</parameter></function></tool_call>`: Qwen3-Coder,
@@ -33,6 +38,10 @@ pub enum ToolFormat {
     MiniMaxM2,
     /// `<tool_call>NAME<arg_key>KEY</arg_key><arg_value>VALUE</arg_value></tool_call>`: GLM-4.5 and later.
     Glm4,
+    /// `[TOOL_CALLS]NAME[ARGS]{...}`: Mistral's since Devstral and Magistral (tokenizers v11 and later).
+    Mistral,
+    /// `[TOOL_CALLS][{"name": ..., "arguments": {...}}]`: Mistral's before them (tokenizers v1 to v7).
+    MistralList,
     /// `[NAME(KEY=VALUE)]`, Python literals: Llama 3.2 and 4, LFM2.
     Pythonic,
     /// Messages to functions: gpt-oss.
@@ -82,14 +91,20 @@ fn has_harmony(source: &str) -> bool {
 const HARMONY: &[&str] =
     &["<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>", "<|call|>", "<|return|>"];
 const DEEPSEEK_CALLS: &str = "<｜tool▁calls▁begin｜>";
+const DSML: &str = "｜DSML｜";
+const MISTRAL_CALLS: &str = "[TOOL_CALLS]";
 const KIMI_SECTION: &str = "<|tool_calls_section_begin|>";
 
 impl ToolFormat {
     /// All of them, the ones with the rarest words first: [`AnswerFormat::of_template`] takes the first.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 15] = [
         Self::Harmony,
         Self::MiniMaxM2,
         Self::KimiK2,
+        Self::DeepSeekV32,
+        Self::DeepSeekV4,
+        Self::Mistral,
+        Self::MistralList,
         Self::DeepSeekR1,
         Self::DeepSeekV3,
         Self::DeepSeekV31,
@@ -108,6 +123,10 @@ impl ToolFormat {
             Self::DeepSeekV3 => "deepseek_v3",
             Self::DeepSeekV31 => "deepseek_v31",
             Self::DeepSeekR1 => "deepseek_r1",
+            Self::DeepSeekV32 => "deepseek_v32",
+            Self::DeepSeekV4 => "deepseek_v4",
+            Self::Mistral => "mistral",
+            Self::MistralList => "mistral_list",
             Self::KimiK2 => "kimi_k2",
             Self::QwenXml => "qwen3_coder",
             Self::MiniMaxM2 => "minimax_m2",
@@ -140,6 +159,10 @@ impl ToolFormat {
             Self::DeepSeekR1 => has(DEEPSEEK_CALLS) && has("```json") && has("</think>"),
             Self::DeepSeekV3 => has(DEEPSEEK_CALLS) && has("```json"),
             Self::DeepSeekV31 => has(DEEPSEEK_CALLS),
+            Self::DeepSeekV32 => has(DSML) && has("function_calls>"),
+            Self::DeepSeekV4 => has(DSML) && has("tool_calls>"),
+            Self::Mistral => has(MISTRAL_CALLS) && has("[ARGS]"),
+            Self::MistralList => has(MISTRAL_CALLS),
             Self::KimiK2 => has("<|tool_call_argument_begin|>"),
             Self::QwenXml => has("<function=") && has("<parameter="),
             Self::MiniMaxM2 => has("<minimax:tool_call>") && has("<invoke name="),
@@ -155,6 +178,11 @@ impl ToolFormat {
         (self == Self::KimiK2).then_some(KIMI_SECTION)
     }
 
+    /// Whether its chat templates take ids of calls of nine letters and digits alone.
+    pub fn has_short_ids(self) -> bool {
+        matches!(self, Self::Mistral | Self::MistralList)
+    }
+
     fn markers(self) -> &'static [&'static str] {
         match self {
             Self::Hermes => &["<tool_call>", "</tool_call>"],
@@ -166,6 +194,18 @@ impl ToolFormat {
                 "<｜tool▁call▁end｜>",
                 "<｜tool▁calls▁end｜>",
             ],
+            Self::DeepSeekV32 | Self::DeepSeekV4 => &[
+                DSML,
+                "<｜DSML｜function_calls>",
+                "<｜DSML｜tool_calls>",
+                "<｜DSML｜invoke name=",
+                "<｜DSML｜parameter name=",
+                "</｜DSML｜parameter>",
+                "</｜DSML｜invoke>",
+                "</｜DSML｜function_calls>",
+                "</｜DSML｜tool_calls>",
+            ],
+            Self::Mistral | Self::MistralList => &[MISTRAL_CALLS, "[CALL_ID]", "[ARGS]"],
             Self::KimiK2 => &[
                 KIMI_SECTION,
                 "<|tool_call_begin|>",

@@ -1,5 +1,6 @@
 //! Calls that are whole JSON objects, `{"name": ..., "arguments": {...}}`: Hermes' between tags, Llama's at
-//! the beginning of a line.
+//! the beginning of a line, Mistral's in a list behind a marker. Of later Mistral models only the arguments are an
+//! object, behind a header that names the tool and may carry the call's id.
 //!
 //! An answer of a Hermes model may also begin with the object itself, alone or in a fence; Qwen2.5-Coder
 //! answers so whatever its prompt says. It is a call where it names a tool that is offered.
@@ -58,7 +59,19 @@ const LLAMA: Dialect = Dialect {
     end: None,
 };
 
+/// Both of Mistral's ways: `[TOOL_CALLS][{...}, {...}]` and `[TOOL_CALLS]NAME[CALL_ID]ID[ARGS]{...}`.
+const MISTRAL: Dialect =
+    Dialect { openers: &["[TOOL_CALLS]"], closers: &["]"], markers: &["[TOOL_CALLS]"], keys: &[], end: None };
+const CALL_ID: &str = "[CALL_ID]";
+const ARGS: &str = "[ARGS]";
+
 impl JsonCalls {
+    /// `[TOOL_CALLS]`, then a list of objects, or a name and an object: Mistral.
+    pub(super) fn mistral(tools: Arc<[Tool]>) -> Self {
+        let scan = Scan::new(MISTRAL.openers, MISTRAL.closers).separators(&[',']).next_opener('{');
+        Self { tools, dialect: &MISTRAL, scan, call: None, fence: None }
+    }
+
     /// `{"name": ..., "parameters": {...}}` at the beginning of a line or behind `<|python_tag|>`, parted by
     /// `;` where there are several: Llama 3.x.
     pub(super) fn llama(tools: Arc<[Tool]>) -> Self {
@@ -179,6 +192,8 @@ struct JsonCall {
     held: Held,
     is_emitted: bool,
     is_fenced: bool,
+    /// A name may come in place of the object, or a list of objects.
+    is_headed: bool,
     /// Arguments that came before the name.
     early: String,
     has_arguments: bool,
@@ -192,6 +207,11 @@ enum Place {
     /// Behind a fence, in the word for its language.
     Language(String),
     Object,
+    /// Behind Mistral's marker, in a name and what may follow it.
+    Header(String),
+    /// Behind the header.
+    Headed,
+    HeadedArguments(JsonValue),
     /// Before a key or the object's end, which may come behind a comma too.
     KeyOrEnd,
     Key(JsonString),
@@ -209,6 +229,7 @@ enum Place {
 impl JsonCall {
     fn new(held: Held, dialect: &'static Dialect) -> Self {
         let is_fenced = held.text == FENCE;
+        let is_headed = MISTRAL.openers.contains(&held.text.as_str());
         let place = match held.text.as_str() {
             "{" => Place::KeyOrEnd,
             FENCE => Place::Language(String::new()),
@@ -220,6 +241,7 @@ impl JsonCall {
             held,
             is_emitted: false,
             is_fenced,
+            is_headed,
             early: String::new(),
             has_arguments: false,
             key: String::new(),
@@ -288,9 +310,50 @@ impl JsonCall {
                 let reading = value.push(c, &mut self.piece);
                 return self.after_reading(reading, c, tools, output);
             }
+            Place::Header(header) => {
+                if c != '{' {
+                    header.push(c);
+                    if header.len() > NAME_BYTES_MAX {
+                        return Step::Broken;
+                    }
+                    if !header.ends_with(ARGS) {
+                        return Step::Inside;
+                    }
+                }
+                let header = header.trim_end_matches(ARGS).trim();
+                let (name, id) = header.split_once(CALL_ID).unwrap_or((header, ""));
+                if !tools.iter().any(|tool| tool.name == name) {
+                    return if c == '{' { Step::Broken } else { Step::NotOffered };
+                }
+                output.call(name, Some(id.to_owned()).filter(|id| !id.is_empty()));
+                self.is_emitted = true;
+                self.place = Place::Headed;
+                if c == '{' {
+                    return self.advance(c, tools, output);
+                }
+            }
+            Place::HeadedArguments(value) => {
+                self.piece.clear();
+                let reading = value.push(c, &mut self.piece);
+                output.arguments(&self.piece);
+                return match reading {
+                    Reading::Inside => Step::Inside,
+                    Reading::Cut(marker) => Step::Cut(marker),
+                    Reading::Broken => Step::Broken,
+                    Reading::Complete | Reading::CompleteBefore => Step::Complete,
+                };
+            }
             Place::Language(word) if LANGUAGE[word.len()..].starts_with(c) => word.push(c),
             Place::Language(_) if c.is_whitespace() => self.place = Place::Object,
             _ if c.is_whitespace() => {}
+            Place::Headed if c == '{' => {
+                self.place = Place::HeadedArguments(JsonValue::new(&[], self.dialect.markers));
+                return self.advance(c, tools, output);
+            }
+            Place::Object if self.is_headed && c == '[' => self.is_headed = false,
+            Place::Object if self.is_headed && (c.is_alphanumeric() || c == '_') => {
+                self.place = Place::Header(c.into());
+            }
             Place::Object | Place::Language(_) if c == '{' => self.place = Place::KeyOrEnd,
             Place::KeyOrEnd if c == '"' => {
                 self.key.clear();
@@ -329,7 +392,7 @@ impl JsonCall {
 
     /// The answer ended within it, after it was emitted.
     fn finish(&mut self, output: &mut Output) {
-        if let Place::Arguments(value) = &mut self.place {
+        if let Place::Arguments(value) | Place::HeadedArguments(value) = &mut self.place {
             self.piece.clear();
             value.finish(&mut self.piece);
             output.arguments(&self.piece);

@@ -146,6 +146,12 @@ impl AnswerParser {
             Some(ToolFormat::DeepSeekV31) => marked(MarkedCalls::deepseek_v31(options.tools)),
             Some(ToolFormat::DeepSeekR1) => marked(MarkedCalls::deepseek_r1(options.tools)),
             Some(ToolFormat::KimiK2) => marked(MarkedCalls::kimi_k2(options.tools)),
+            Some(ToolFormat::Mistral | ToolFormat::MistralList) => {
+                Content::Json(Box::new(JsonCalls::mistral(options.tools)))
+            }
+            Some(ToolFormat::DeepSeekV32 | ToolFormat::DeepSeekV4) => {
+                tagged(TaggedCalls::dsml(options.tools))
+            }
             Some(ToolFormat::QwenXml) => tagged(TaggedCalls::qwen(options.tools)),
             Some(ToolFormat::MiniMaxM2) => tagged(TaggedCalls::minimax(options.tools)),
             Some(ToolFormat::Pythonic) => Content::Pythonic(Box::new(PythonicCalls::new(options.tools))),

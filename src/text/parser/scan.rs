@@ -60,6 +60,8 @@ pub(super) struct Scan {
     early_openers: &'static [&'static str],
     /// A character that begins a call where it is the first of a line.
     line_opener: Option<char>,
+    /// A character that begins a call right behind another.
+    next_opener: Option<char>,
     /// What may stand between two calls beside white space.
     separators: &'static [char],
     /// A call has ended; its closing markers from this one on may follow.
@@ -80,6 +82,7 @@ impl Scan {
             closers,
             early_openers: &[],
             line_opener: None,
+            next_opener: None,
             separators: &[],
             owed_from: closers.len(),
             text_until: None,
@@ -100,6 +103,11 @@ impl Scan {
         self
     }
 
+    pub(super) fn next_opener(mut self, opener: char) -> Self {
+        self.next_opener = Some(opener);
+        self
+    }
+
     pub(super) fn separators(mut self, separators: &'static [char]) -> Self {
         self.separators = separators;
         self
@@ -113,7 +121,9 @@ impl Scan {
                 self.push_white(c, output);
                 return None;
             }
-            if self.line_opener == Some(c) && self.is_line_start && self.text_until.is_none() {
+            let begins_line = self.line_opener == Some(c) && self.is_line_start;
+            let begins_next = self.next_opener == Some(c) && self.is_after_call;
+            if (begins_line || begins_next) && self.text_until.is_none() {
                 self.held.push(c);
                 return Some("");
             }

@@ -1,7 +1,7 @@
-//! Calls whose parameters stand between tags, as plain text: Qwen3-Coder, MiniMax-M2, GLM-4.x.
+//! Calls whose parameters stand between tags, as plain text: Qwen3-Coder, MiniMax-M2, GLM-4.x, DeepSeek V3.2 and V4.
 //!
 //! The text of a parameter is anything, tags too: its closing tag is one only where what may follow it
-//! follows. Its type is the schema's (see [`TypedValue`]).
+//! follows. Its type is the schema's (see [`TypedValue`]), but where DeepSeek's tag says that it is a string.
 
 use super::json::push_json_char;
 use super::output::Output;
@@ -87,6 +87,27 @@ const GLM: Dialect = Dialect {
     has_line_breaks: false,
 };
 
+/// V3.2 names its section `function_calls`, V4 `tool_calls`.
+const DSML: Dialect = Dialect {
+    openers: &["<｜DSML｜function_calls>", "<｜DSML｜tool_calls>", "<｜DSML｜invoke name="],
+    call_opener: Some("<｜DSML｜invoke name="),
+    parameter_opener: "<｜DSML｜parameter name=",
+    name_closer: ">",
+    value_opener: None,
+    value_closer: "</｜DSML｜parameter>",
+    closers: &["</｜DSML｜invoke>", "</｜DSML｜function_calls>", "</｜DSML｜tool_calls>"],
+    next: &[
+        "<｜DSML｜parameter name=",
+        "</｜DSML｜invoke>",
+        "</｜DSML｜function_calls>",
+        "</｜DSML｜tool_calls>",
+    ],
+    has_line_breaks: false,
+};
+
+/// Behind a parameter's name: whether its value is a string, or else JSON.
+const IS_STRING: &str = "\" string=\"";
+
 #[derive(Debug)]
 enum Place {
     Text,
@@ -124,6 +145,11 @@ impl TaggedCalls {
     /// `<tool_call>NAME<arg_key>KEY</arg_key><arg_value>VALUE</arg_value></tool_call>`.
     pub(super) fn glm(tools: Arc<[Tool]>) -> Self {
         Self::new(tools, &GLM)
+    }
+
+    /// `<｜DSML｜invoke name="NAME"><｜DSML｜parameter name="KEY" string="true">VALUE</｜DSML｜parameter>...`.
+    pub(super) fn dsml(tools: Arc<[Tool]>) -> Self {
+        Self::new(tools, &DSML)
     }
 
     fn new(tools: Arc<[Tool]>, dialect: &'static Dialect) -> Self {
@@ -172,10 +198,12 @@ impl TaggedCalls {
             Place::ParameterName => {
                 self.name.push(c);
                 if let Some(name) = self.name.strip_suffix(self.dialect.name_closer) {
+                    let (name, is_string) = name.split_once(IS_STRING).unwrap_or((name, ""));
+                    let is_string = is_string.starts_with("true");
                     self.name = unquoted(name).to_owned();
                     match self.dialect.value_opener {
                         Some(_) => self.place = Place::BeforeValue,
-                        None => self.begin_value(output),
+                        None => self.begin_value(is_string, output),
                     }
                 } else if self.name.len() > NAME_BYTES_MAX {
                     self.break_off(output);
@@ -185,7 +213,7 @@ impl TaggedCalls {
             Place::BeforeValue => {
                 let value_opener = self.dialect.value_opener.unwrap_or_default();
                 if self.push_tag(c, &[value_opener], output).is_some() {
-                    self.begin_value(output);
+                    self.begin_value(false, output);
                 }
             }
             Place::Value { .. } => self.push_value(c, output),
@@ -269,12 +297,12 @@ impl TaggedCalls {
         }
     }
 
-    fn begin_value(&mut self, output: &mut Output) {
+    fn begin_value(&mut self, is_string: bool, output: &mut Output) {
         self.piece.clear();
         self.piece.push_str(if self.parameters == 0 { "{\"" } else { ", \"" });
         self.name.chars().for_each(|c| push_json_char(c, &mut self.piece));
         self.piece.push_str("\": ");
-        let kinds = Kinds::of(&self.tools[self.tool], &self.name);
+        let kinds = if is_string { Kinds::STRING } else { Kinds::of(&self.tools[self.tool], &self.name) };
         let value = TypedValue::new(kinds, &mut self.piece);
         output.arguments(&self.piece);
         self.parameters += 1;

@@ -105,6 +105,37 @@ fn a_template_that_needs_an_object_gets_one_for_broken_arguments() {
     }
 }
 
+/// As Mistral's templates have it: an error unless each id has nine characters.
+#[test]
+fn ids_of_calls_are_nine_characters_where_the_template_demands_it() {
+    let demanding = "{% for m in messages %}{% for c in m.tool_calls %}{% if c.id|length != 9 %}\
+                     {{ raise_exception('length 9') }}{% endif %}call {{ c.id }};{% endfor %}\
+                     {% if m.tool_call_id is defined %}{% if m.tool_call_id|length != 9 %}\
+                     {{ raise_exception('length 9') }}{% endif %}result {{ m.tool_call_id }};{% endif %}{% endfor %}";
+    let rendered = |source: &str, ids: [&str; 2]| {
+        let call =
+            |id: &str| json!({"id": id, "type": "function", "function": {"name": "f", "arguments": "{}"}});
+        let messages = json!([{"role": "user", "content": "hi"},
+            {"role": "assistant", "tool_calls": ids.map(call)},
+            {"role": "tool", "tool_call_id": ids[0], "content": "1"},
+            {"role": "tool", "tool_call_id": ids[1], "content": "2"}]);
+        let messages = chat(json!({"model": "m", "messages": messages})).unwrap().render.messages;
+        let template = ChatTemplate::new(source, &json!({})).unwrap();
+        history::render(&template, &RenderInput { messages, ..RenderInput::default() }).unwrap()
+    };
+    let kept = rendered(demanding, ["VvvODy9mT", "abcDEF123"]);
+    assert_eq!(kept, "call VvvODy9mT;call abcDEF123;result VvvODy9mT;result abcDEF123;");
+    // What another model or a provider gave is told apart, and a result finds its call.
+    let given = rendered(demanding, ["toolu_01A09q90qw90lq917835lq9", "VvvODy9mT"]);
+    let words: Vec<&str> = given.split([' ', ';']).collect();
+    assert_eq!((words[1].len(), words[1]), (9, words[5]), "{given}");
+    assert_eq!((words[3], words[7]), ("VvvODy9mT", "VvvODy9mT"), "{given}");
+    assert_ne!(words[1], words[3]);
+    // A template that takes any id gets the one that was given.
+    let easy = demanding.replace("!= 9", "== 0");
+    assert!(rendered(&easy, ["call_1", "call_2"]).starts_with("call call_1;call call_2;"));
+}
+
 /// What the template's variables become.
 fn variables(template: &str, more: Value) -> Result<Value, BadField> {
     let template = ChatTemplate::new(template, &json!({})).unwrap();

@@ -10,6 +10,7 @@ use super::{fit, thinking};
 use crate::gateway::wire::fields::{BadField, Fields};
 use crate::text::{ChatTemplate, RenderInput, TextError};
 use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 
 /// Roles that a message may have. `developer` is another name for `system`, `function` the old one of
 /// `tool`.
@@ -60,7 +61,8 @@ pub fn render_input(fields: &Fields<'_>, template: Option<&ChatTemplate>) -> Res
 /// Renders, and where the template refuses the conversation tries it as many templates want it: with a call's
 /// arguments as an object, through which they go by name, and with one system message, at the beginning (Qwen3.5,
 /// Mistral): a later one is then a user's text ([`fit::move_late_system`]); and with tools that have a description and
-/// parameters, if empty ones. The template's own complaint is told where nothing helps.
+/// parameters, if empty ones; and with ids of calls of nine letters and digits ([`with_short_ids`]). The template's own
+/// complaint is told where nothing helps.
 pub fn render(template: &ChatTemplate, input: &RenderInput) -> Result<String, TextError> {
     let rendered = template.render(input);
     if rendered.is_ok() {
@@ -70,8 +72,34 @@ pub fn render(template: &ChatTemplate, input: &RenderInput) -> Result<String, Te
     let mut in_front = named.clone().unwrap_or_else(|| input.clone());
     fit::move_late_system(&mut in_front.messages);
     let moved = in_front.messages != input.messages;
-    let others = named.into_iter().chain(moved.then_some(in_front));
+    let short = with_short_ids(named.as_ref().unwrap_or(input));
+    let both = with_short_ids(&in_front).filter(|_| moved);
+    let others = named.into_iter().chain(short).chain(moved.then_some(in_front)).chain(both);
     others.map(|input| template.render(&input)).find(Result::is_ok).unwrap_or(rendered)
+}
+
+/// Characters of a call's id where Mistral's templates demand that many.
+pub const SHORT_ID_CHARS: usize = 9;
+
+/// With ids of calls that have nine letters and digits: others, which a provider or another model gave, by their
+/// hashes, so that a call and its result keep the same id. None where all of them have.
+fn with_short_ids(input: &RenderInput) -> Option<RenderInput> {
+    let mut short = input.clone();
+    let mut any = false;
+    let mut shorten = |id: &mut Value| {
+        let Some(text) = id.as_str() else { return };
+        if text.len() != SHORT_ID_CHARS || !text.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+            let hash: String = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
+            *id = hash[..SHORT_ID_CHARS].into();
+            any = true;
+        }
+    };
+    for message in &mut short.messages {
+        let calls = message.get_mut("tool_calls").and_then(Value::as_array_mut);
+        calls.into_iter().flatten().filter_map(|call| call.get_mut("id")).for_each(&mut shorten);
+        message.get_mut("tool_call_id").into_iter().for_each(&mut shorten);
+    }
+    any.then_some(short)
 }
 
 /// With an object in place of arguments that are a text; None where there are none.

@@ -2,11 +2,12 @@
 
 use super::generation::{Delta, Generation, TextEvent, Usage};
 use super::params::{Params, ReasoningShown};
+use crate::gateway::chat::openai::history::SHORT_ID_CHARS;
 use crate::gateway::chat::{ChatEvent, EncodeOptions, StopReason};
 use crate::gateway::target::failure::Failure;
 use crate::gateway::wire::error::ApiError;
 use crate::protocol::{FinishReason, TokenId};
-use crate::text::ParsedEvent;
+use crate::text::{AnswerFormat, ParsedEvent, ToolFormat};
 use std::sync::Arc;
 
 /// How the caller wants it told.
@@ -24,11 +25,13 @@ pub struct AnswerOptions {
     pub continuous_usage: bool,
     /// Leave reasoning out.
     pub hides_reasoning: bool,
+    /// Ids of calls have nine letters and digits, which is all that the model's template takes.
+    pub short_call_ids: bool,
 }
 
 impl AnswerOptions {
     /// What a request says of it.
-    pub fn of(params: &Params, prompt: &Arc<[TokenId]>) -> Self {
+    pub fn of(params: &Params, prompt: &Arc<[TokenId]>, format: AnswerFormat) -> Self {
         Self {
             choices: params.n,
             logprobs: params.sampling.logprobs.is_some(),
@@ -36,6 +39,7 @@ impl AnswerOptions {
             prompt_ids: params.return_token_ids.then(|| prompt.clone()),
             continuous_usage: params.stream.is_some_and(|options| options.continuous_usage_stats),
             hides_reasoning: params.reasoning == ReasoningShown::Never,
+            short_call_ids: format.tools.is_some_and(ToolFormat::has_short_ids),
         }
     }
 
@@ -95,13 +99,18 @@ impl AnswerOptions {
                 (!self.hides_reasoning).then_some(ChatEvent::Reasoning { choice, text })
             }
             ParsedEvent::Call { call, id, name } => {
-                let id = id.unwrap_or_else(|| format!("call_{}", uuid::Uuid::new_v4().simple()));
+                let id = id.unwrap_or_else(|| self.new_call_id());
                 Some(ChatEvent::ToolCall { choice, call, id, name })
             }
             ParsedEvent::Arguments { call, json } => Some(ChatEvent::ToolArguments { choice, call, json }),
             // What comes next says so.
             ParsedEvent::EndCall { .. } => None,
         }
+    }
+
+    fn new_call_id(&self) -> String {
+        let random = uuid::Uuid::new_v4().simple().to_string();
+        if self.short_call_ids { random[..SHORT_ID_CHARS].to_owned() } else { format!("call_{random}") }
     }
 
     fn tokens(&self, delta: Delta, events: &mut Vec<ChatEvent>) {

@@ -165,7 +165,7 @@ impl LocalTarget<'_> {
                 self.text.run(&request.tenant.name, bounds, work).await.map_err(at)?
             }
         };
-        let answer_options = AnswerOptions::of(&params, &prompt);
+        let answer_options = AnswerOptions::of(&params, &prompt, model.answer_format);
         // Whoever goes on at another node needs all ids.
         let hides_reasoning = params.reasoning == ReasoningShown::Never && !params.resumable;
         let max_tokens_default = model.defaults.max_tokens.unwrap_or(u32::MAX);

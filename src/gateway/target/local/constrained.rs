@@ -1,5 +1,5 @@
 //! What a request says that an answer must be: `response_format` in OpenAI's form, and what vLLM (`guided_json` and its
-//! like, `structured_outputs`), SGLang (`regex`) and llama-server (`json_schema`) call it.
+//! like, `structured_outputs`), SGLang (`regex`, `ebnf`) and llama-server (`json_schema`, `grammar`) call it.
 //!
 //! Compiling takes a moment and a thread: it is text work. What was compiled for a model is kept for requests with the
 //! same grammar ([`Grammars`]).
@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 const KEPT_MAX: usize = 32;
 
 /// Fields that name a grammar, each by itself; one of them may be there.
-const FIELDS: [&str; 8] = [
+const FIELDS: [&str; 10] = [
     "response_format",
     "structured_outputs",
     "guided_json",
@@ -27,6 +27,8 @@ const FIELDS: [&str; 8] = [
     "guided_grammar",
     "json_schema",
     "regex",
+    "grammar",
+    "ebnf",
 ];
 
 /// Fields that bound how much a model thinks: Qwen's and Seed-OSS', llama-server's, vLLM's.
@@ -50,6 +52,7 @@ pub fn read(fields: &Fields<'_>) -> Result<Option<(String, Grammar)>, BadField> 
             "guided_choice" => Some(choice(&path, value)?),
             "guided_json" | "json_schema" => Some(schema(&path, value)?),
             "guided_regex" | "regex" => Some(Grammar::Regex(text(&path, value)?)),
+            "grammar" | "ebnf" => Some(Grammar::Gbnf(text(&path, value)?)),
             _ => Some(Grammar::Lark(text(&path, value)?)),
         };
         let Some(grammar) = grammar else { continue };
@@ -233,6 +236,8 @@ mod tests {
             (json!({"regex": "a+"}), Some(Grammar::Regex("a+".into()))),
             (json!({"guided_choice": ["a", "b"]}), Some(Grammar::Choice(vec!["a".into(), "b".into()]))),
             (json!({"guided_grammar": "start: \"a\""}), Some(Grammar::Lark("start: \"a\"".into()))),
+            (json!({"grammar": "root ::= \"a\""}), Some(Grammar::Gbnf("root ::= \"a\"".into()))),
+            (json!({"ebnf": "root ::= \"a\"", "grammar": ""}), Some(Grammar::Gbnf("root ::= \"a\"".into()))),
             (json!({"structured_outputs": {"json_object": true}}), Some(Grammar::JsonObject)),
             (
                 json!({"structured_outputs": {"choice": ["a"], "regex": null}}),

@@ -6,6 +6,7 @@ mod harmony;
 mod hermes;
 mod llama;
 mod marked;
+mod mistral;
 mod oracles;
 mod properties;
 mod pythonic;
@@ -131,6 +132,9 @@ fn corpus() -> impl Iterator<Item = (AnswerFormat, &'static Case)> {
         tagged::QWEN,
         tagged::MINIMAX,
         tagged::GLM,
+        tagged::DSML,
+        mistral::LIST,
+        mistral::HEADED,
         pythonic::CASES,
         harmony::CASES,
     ]

@@ -162,6 +162,53 @@ pub(super) const MINIMAX: Cases = (
     ],
 );
 
+pub(super) const DSML: Cases = (
+    format(ToolFormat::DeepSeekV32),
+    &[
+        case(
+            "one call",
+            "<think>Hm.</think>I look.\n\n<｜DSML｜function_calls>\n<｜DSML｜invoke name=\"get_weather\">\n<｜DSML｜parameter name=\"city\" string=\"true\">Paris</｜DSML｜parameter>\n<｜DSML｜parameter name=\"days\" string=\"false\">3</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜function_calls>",
+            &[
+                "think:Hm.",
+                "text:I look.",
+                "call:get_weather",
+                "args:{\"city\": \"Paris\", \"days\": 3}",
+                "end",
+            ],
+        ),
+        case(
+            "V4's section, two calls, one without arguments",
+            "<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"now\">\n\n</｜DSML｜invoke>\n<｜DSML｜invoke name=\"write_file\">\n<｜DSML｜parameter name=\"content\" string=\"true\">\na </｜DSML｜parameter> b\n</｜DSML｜parameter>\n<｜DSML｜parameter name=\"lines\" string=\"false\">[1, 2]</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>\nDone.",
+            &[
+                "call:now",
+                "args:{}",
+                "end",
+                "call:write_file",
+                "args:{\"content\": \"\\na </｜DSML｜parameter> b\\n\", \"lines\": [1, 2]}",
+                "end",
+                "text:Done.",
+            ],
+        ),
+        case(
+            "a string that looks like something else, where anything may be",
+            "<｜DSML｜invoke name=\"write_file\"><｜DSML｜parameter name=\"any\" string=\"true\">12</｜DSML｜parameter><｜DSML｜parameter name=\"ratio\" string=\"false\">0.5</｜DSML｜parameter><｜DSML｜parameter name=\"other\" string=\"false\">{\"a\": 1}</｜DSML｜parameter></｜DSML｜invoke>",
+            &["call:write_file", "args:{\"any\": \"12\", \"ratio\": 0.5, \"other\": {\"a\": 1}}", "end"],
+        ),
+        case(
+            "a tool that is not offered",
+            "<｜DSML｜function_calls>\n<｜DSML｜invoke name=\"rm\">\n</｜DSML｜invoke>\n</｜DSML｜function_calls>",
+            &[
+                "text:<｜DSML｜function_calls>\n<｜DSML｜invoke name=\"rm\">\n</｜DSML｜invoke>\n</｜DSML｜function_calls>",
+            ],
+        ),
+        case(
+            "a section without calls",
+            "<｜DSML｜function_calls> none",
+            &["text:<｜DSML｜function_calls> none"],
+        ),
+    ],
+);
+
 pub(super) const GLM: Cases = (
     format(ToolFormat::Glm4),
     &[
@@ -231,4 +278,5 @@ fn minimax_m2_calls() {
 #[test]
 fn glm_calls() {
     check(GLM);
+    check(DSML);
 }
