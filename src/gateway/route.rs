@@ -25,7 +25,7 @@ use super::ledger::demand::{EXPECTED_OUTPUT_TOKENS, output_bound};
 use super::target::adaptive::AdaptiveLimiter;
 use super::target::breaker::Breaker;
 use super::target::registry::{ModelState, Registry};
-use super::target::remote::{Upstream, UpstreamModel};
+use super::target::remote::{RefusedHints, Upstream, UpstreamModel};
 use super::wire::error::ApiError;
 use crate::config::{Choice, Config, Facts, Model, Price, Rates, Target as ConfigTarget};
 use crate::connect;
@@ -152,7 +152,8 @@ impl Routing {
                     let (upstream, name, breaker) =
                         (upstream.clone(), upstream_name.clone(), Breaker::new(Instant::now()));
                     let (body, think_tags) = (body.clone(), *think_tags);
-                    Some(UpstreamModel { upstream, name, takes, body, think_tags, load, breaker })
+                    let refused = RefusedHints::default();
+                    Some(UpstreamModel { upstream, name, takes, body, refused, think_tags, load, breaker })
                 }
             };
             let provider = upstream.as_ref().map(|hosted| Provider {

@@ -433,3 +433,50 @@ async fn an_answer_that_cannot_be_told_is_paid_and_not_asked_for_again() {
     let output = metrics.lines().find(is_output);
     assert!(output.is_some_and(|line| !line.ends_with(" 0")), "{output:?} {metrics}");
 }
+
+/// A hint that a model refuses costs one more try, and later requests go without it; a wrong value is its caller's.
+#[tokio::test]
+async fn what_a_model_refuses_of_hints_is_left_out_and_remembered() {
+    let (openai, anthropic) = (Upstream::start().await, Upstream::start().await);
+    let gateway = start(&fill(CONFIG, &openai, &anthropic), &[]);
+    let refusal = |message: &str| {
+        vec![Act::Send(answer(
+            "400 Bad Request",
+            &json!({ "error": { "message": message, "type": "invalid_request_error" } }),
+        ))]
+    };
+    let ask = async |more: Value| {
+        let mut body = chat("coder", false);
+        body.as_object_mut().expect("an object").extend(more.as_object().cloned().expect("an object"));
+        gateway.post("/v1/chat/completions", &[], &body).await
+    };
+    openai.once("coder", refusal("Unsupported parameter: 'top_p' is not supported with this model."));
+    let told = ask(json!({ "top_p": 0.9, "temperature": 0.5 })).await;
+    assert_eq!((told.status, told.headers["x-novastack-attempts"].as_str()), (200, "1"), "{}", told.text);
+    let tries = openai.asked();
+    assert_eq!((tries.len(), &tries[0].body["top_p"], tries[1].body.get("top_p")), (2, &json!(0.9), None));
+    assert_eq!(tries[1].body["temperature"], 0.5);
+    assert_eq!(ask(json!({ "top_p": 0.9 })).await.status, 200);
+    assert_eq!(openai.asked().len(), 3, "it is remembered");
+    assert_eq!(openai.asked()[2].body.get("top_p"), None);
+
+    // Neither what is wrong nor what the request is about is tried without.
+    for (message, more) in [
+        ("temperature: must be at most 2", json!({ "temperature": 3 })),
+        (
+            "'response_format' is not supported with this model",
+            json!({ "response_format": { "type": "json_object" } }),
+        ),
+        ("'seed' is not supported with this model", json!({})),
+    ] {
+        let before = openai.asked().len();
+        openai.once("coder", refusal(message));
+        let told = ask(more).await;
+        assert_eq!((told.status, openai.asked().len() - before), (400, 1), "{message}: {}", told.text);
+    }
+    // Twice refused is refused.
+    openai.once("coder", refusal("`user` is not supported"));
+    openai.once("coder", refusal("no such user"));
+    let told = ask(json!({ "user": "u" })).await;
+    assert!(told.status == 400 && told.text.contains("no such user"), "{}", told.text);
+}

@@ -66,6 +66,9 @@ pub fn for_upstream(from: Dialect, body: &Value, to: &Peer) -> Result<Value, Bad
             (Dialect::OpenAi, Dialect::Anthropic) if to.takes.cache_control => cache::mark(out),
             _ => {}
         }
+        if to.dialect == Dialect::Anthropic {
+            anthropic::sampling(out, to.model);
+        }
         to.takes.fit(out, to.dialect)?;
         hash_long_names(out, to.dialect);
     }

@@ -2,7 +2,8 @@
 //! answer is a [`Failure`], which says whether another attempt makes sense; after it, an error.
 //!
 //! A body that is refused for the signatures of other models' thinking is sent once more without that
-//! thinking. What comes back is read by [`RemoteAnswer`].
+//! thinking, and one that is refused for a hint without the hint ([`RefusedHints`]). What comes back is read by
+//! [`RemoteAnswer`].
 //!
 //! Invariants: the upstream's key is sent to its base URL alone (no redirects are followed) and never
 //! logged, and cut out of all that comes back; requests at a time ([`super::adaptive`] finds out how many), time
@@ -11,9 +12,11 @@
 
 mod answer;
 mod pooled;
+mod refused;
 
 pub use answer::RemoteAnswer;
 pub use pooled::{PooledAnswer, PooledTask};
+pub use refused::RefusedHints;
 
 use super::adaptive::{AdaptiveLimiter, Outcome};
 use super::answer::Answer;
@@ -68,6 +71,8 @@ pub struct UpstreamModel {
     pub takes: Takes,
     /// What becomes of fields of the body that it is sent.
     pub body: BodyRules,
+    /// Hints that it has refused.
+    pub refused: RefusedHints,
     /// What becomes of reasoning in its text.
     pub think_tags: ThinkTags,
     /// How much it bears: providers limit each model by itself.
@@ -83,7 +88,7 @@ impl ChatTarget for UpstreamModel {
         bounds: &mut RequestBounds,
         attempt: &mut Option<Attempt>,
     ) -> Result<Answer, Failure> {
-        let (body, names) = self.body_of(request)?;
+        let (body, names) = self.body_of(request, None)?;
         let mut headers = HeaderMap::new();
         if request.dialect == self.upstream.dialect() {
             headers.extend(request.headers.clone());
@@ -91,7 +96,24 @@ impl ChatTarget for UpstreamModel {
         }
         attempt.iter().for_each(|attempt| attempt.introduce(&mut headers));
         let upstream = &self.upstream;
-        let mut answer = upstream.send(&upstream.url, &self.load, body, headers, bounds).await?;
+        let mut sent = upstream.send(&upstream.url, &self.load, body.clone(), headers.clone(), bounds).await;
+        if let Err(failure) = &sent
+            && let Some(hint) = RefusedHints::of(&failure.error)
+        {
+            let (without, _) = self.body_of(request, Some(hint))?;
+            if without != body {
+                let provider = upstream.name();
+                tracing::info!(
+                    provider,
+                    model = self.name,
+                    hint,
+                    "asked again without what the model refuses"
+                );
+                self.refused.learn(hint);
+                sent = upstream.send(&upstream.url, &self.load, without, headers, bounds).await;
+            }
+        }
+        let mut answer = sent?;
         answer.expects(request.choices);
         // The rest of an answer has no beginning, and who names its tokens reads them by itself.
         if request.resume.is_none() && self.upstream.continues() != Some(Continues::Tokens) {
@@ -166,7 +188,12 @@ impl UpstreamModel {
     }
 
     /// What it is sent, and which tools have other names there; for the rest of an answer, with what its caller has.
-    fn body_of(&self, request: &ChatRequest<'_>) -> Result<(Vec<u8>, ToolNames), Failure> {
+    /// `without` is a hint that it has just refused.
+    fn body_of(
+        &self,
+        request: &ChatRequest<'_>,
+        without: Option<&str>,
+    ) -> Result<(Bytes, ToolNames), Failure> {
         let upstream = &self.upstream;
         // What cannot be translated may pass through to another target.
         let is_responses = upstream.dialect() == Dialect::Responses;
@@ -200,10 +227,16 @@ impl UpstreamModel {
         if let Some(resume) = request.resume {
             resume.ask(&mut body, upstream.dialect());
         }
-        body.as_object_mut().into_iter().for_each(|body| self.body.apply(body));
+        if let Some(body) = body.as_object_mut() {
+            self.body.apply(body);
+            self.refused.leave_out(body);
+            if let Some(hint) = without {
+                refused::leave_out(body, hint);
+            }
+        }
         let bytes = serde_json::to_vec(&body);
         let bytes = bytes.map_err(|error| Failure::report(ApiError::internal(&error.to_string())))?;
-        Ok((bytes, names))
+        Ok((bytes.into(), names))
     }
 }
 
@@ -273,11 +306,10 @@ impl Upstream {
         &self,
         url: &Uri,
         load: &AdaptiveLimiter,
-        body: Vec<u8>,
+        body: Bytes,
         extra: HeaderMap,
         bounds: &mut RequestBounds,
     ) -> Result<RemoteAnswer, Failure> {
-        let body = Bytes::from(body);
         let kept = (self.dialect() == Dialect::Anthropic).then(|| body.clone());
         let refused = match self.send_once(url, load, body, extra.clone(), bounds).await? {
             Ok(answer) => return Ok(answer),

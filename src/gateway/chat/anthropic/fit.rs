@@ -7,7 +7,7 @@
 //! in holds thinking without one, or with another's.
 
 use super::super::reasoning::Wanted;
-use super::models::{ClaudeModel, Effort, Thinks, claude};
+use super::models::{ClaudeModel, Effort, Off, Thinks, claude};
 use super::thinking::{BUDGET_TOKENS_MIN, budget_of};
 use serde_json::{Map, Value, json};
 
@@ -23,12 +23,21 @@ pub fn passed(body: &mut Map<String, Value>, model: &str) {
     if !claude.late_system {
         move_late_system(body);
     }
-    if claude.effort < Effort::Max || !model.contains("opus") {
-        // Only some of Opus answer faster for more.
+    if !claude.fast {
         body.shift_remove("speed");
     }
     if thought && !body.contains_key("thinking") {
         keep_thinking_edits_out(body);
+    }
+}
+
+/// Leaves out what models from Claude 4.7 on take no more, for callers of every format: they choose tokens by
+/// themselves.
+pub fn sampling(body: &mut Map<String, Value>, model: &str) {
+    if claude(model).is_some_and(|claude| !claude.sampling) {
+        for name in ["temperature", "top_p", "top_k"] {
+            body.shift_remove(name);
+        }
     }
 }
 
@@ -45,6 +54,15 @@ fn fit_thinking(body: &mut Map<String, Value>, claude: ClaudeModel) {
     match (claude.thinks, kind) {
         (Thinks::Never, _) => {
             body.shift_remove("thinking");
+        }
+        (_, "disabled") if claude.off != Off::Disabled => {
+            body.shift_remove("thinking");
+            if claude.off == Off::Never && effort.is_none() {
+                let config = body.entry("output_config").or_insert_with(|| json!({}));
+                config.as_object_mut().into_iter().for_each(|config| {
+                    config.insert("effort".into(), "low".into());
+                });
+            }
         }
         (Thinks::Budget, "adaptive") => {
             let wanted = effort.as_deref().map_or(Wanted::On, Wanted::Effort);

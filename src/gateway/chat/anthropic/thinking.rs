@@ -5,7 +5,7 @@
 //! | Claude to 4.5, other makers' models | off | `thinking` disabled |
 //! | | minimal, low, medium, high, above | `thinking` with a budget of 1024, 2048, 8192, 24576, 32768 tokens |
 //! | | on, a budget | as medium; a budget of so many, at least 1024 |
-//! | Claude from 4.6 (they adapt; later ones refuse a budget) | off | `thinking` disabled |
+//! | Claude from 4.6 (they adapt; later ones refuse a budget) | off | `thinking` disabled; nothing where the model thinks only when asked; effort low where it always thinks |
 //! | | minimal, other words | `thinking` adaptive, `output_config.effort` low, the same word as far as the model goes |
 //! | | on, a budget | adaptive; and an effort of low, medium or high |
 //! | Claude before 3.7 | anything | nothing |
@@ -17,10 +17,11 @@
 //! added to a default bound. Thinking with a budget cannot go on from a last answer that called tools
 //! and whose thinking is not there, and none goes with a forced tool: then it is left out, as it is a
 //! hint. A Claude model that thinks takes no `temperature` but 1, no `top_p` under 0.95 and no `top_k`:
-//! refused (<https://platform.claude.com/docs/en/build-with-claude/extended-thinking>).
+//! refused (<https://platform.claude.com/docs/en/build-with-claude/extended-thinking>). Those from 4.7 on take none of
+//! the three at all, thinking or not: they are left out there.
 
 use super::super::reasoning::{self, Wanted};
-use super::models::{Effort, Thinks, claude};
+use super::models::{Effort, Off, Thinks, claude};
 use crate::gateway::wire::fields::{BadField, Fields};
 use serde_json::{Map, Value, json};
 
@@ -97,7 +98,13 @@ pub(super) fn translate(body: &Fields, around: &Around) -> Result<Thinking, BadF
         }
         _ if thinks == Thinks::Never => return Ok(result),
         _ => {
-            result.thinking = Some(json!({"type": "disabled"}));
+            match claude(around.model).map_or(Off::Disabled, |claude| claude.off) {
+                Off::Disabled => result.thinking = Some(json!({"type": "disabled"})),
+                Off::Unsaid => {}
+                Off::Never => {
+                    result.output_config.insert("effort".into(), "low".into());
+                }
+            }
             return Ok(result);
         }
     };
@@ -142,7 +149,7 @@ fn fits(thinking: &Fields, model: &str) -> bool {
 
 /// What a Claude model that thinks refuses.
 fn check(body: &Fields, model: &str, result: Thinking) -> Result<Thinking, BadField> {
-    if !is_claude(model) || result.thinking.is_none() {
+    if claude(model).is_none_or(|claude| !claude.sampling) || result.thinking.is_none() {
         return Ok(result);
     }
     let refuse = |name: &str, reason: &str| {

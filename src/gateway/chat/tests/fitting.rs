@@ -278,8 +278,73 @@ fn a_claude_model_gets_the_thinking_and_the_effort_that_it_takes() {
     assert_eq!(out["output_config"], json!({"format": {"type": "json_schema"}}));
     assert_eq!(out["context_management"]["edits"], json!([{"type": "clear_tool_uses_20250919"}]));
     assert_eq!(out.get("speed"), None);
-    let out = claude_to_claude("claude-opus-4-6", both.clone());
-    assert_eq!((&out["speed"], &out["context_management"]), (&json!("fast"), &both["context_management"]));
+    // Opus 4.6 was faster for more once.
+    for (model, speed) in [("claude-opus-4-8", json!("fast")), ("claude-opus-4-6", Value::Null)] {
+        let out = claude_to_claude(model, both.clone());
+        assert_eq!(
+            (&out["speed"], &out["context_management"]),
+            (&speed, &both["context_management"]),
+            "{model}"
+        );
+    }
+}
+
+/// Of every row a model: what it is sent where its caller says that it is not to think, to be quick, or how to choose.
+#[test]
+fn claude_models_are_sent_what_each_of_them_takes() {
+    let (disabled, null, low) = (json!({"type": "disabled"}), Value::Null, json!("low"));
+    for (model, thinking, effort, samples, fast, late) in [
+        ("claude-3-opus-20240229", &null, &null, true, false, false),
+        ("claude-3-7-sonnet-20250219", &disabled, &null, true, false, false),
+        ("claude-opus-4-1-20250805", &disabled, &null, true, false, false),
+        ("claude-sonnet-4-5-20250929", &disabled, &null, true, false, false),
+        ("claude-haiku-4-5-20251001", &disabled, &null, true, false, false),
+        ("claude-opus-4-5-20251101", &disabled, &null, true, false, false),
+        ("anthropic/claude-opus-4.6", &disabled, &null, true, false, false),
+        ("claude-sonnet-4-6", &disabled, &null, true, false, false),
+        ("claude-opus-4-7", &null, &null, false, false, false),
+        ("claude-opus-4-8", &null, &null, false, true, true),
+        ("claude-opus-5", &disabled, &null, false, true, true),
+        ("claude-opus-5-5", &null, &low, false, true, true),
+        ("claude-sonnet-5", &disabled, &null, false, false, false),
+        ("claude-sonnet-5-5", &null, &low, false, false, true),
+        ("claude-haiku-5-5", &disabled, &null, false, false, true),
+        ("claude-mythos-preview", &null, &low, false, false, false),
+        ("claude-fable-5", &null, &low, false, false, true),
+        ("claude-fable-5-2", &null, &low, false, true, true),
+        // Newer than the list: what all of the newer ones take.
+        ("claude-of-tomorrow", &null, &low, false, false, false),
+    ] {
+        let said = json!({
+            "thinking": disabled, "speed": "fast", "temperature": 0.5, "top_p": 0.9, "top_k": 3,
+            "messages": [{"role": "user", "content": "a"}, {"role": "system", "content": "s"}],
+        });
+        let out = claude_to_claude(model, said);
+        assert_eq!((&out["thinking"], &out["output_config"]["effort"]), (thinking, effort), "{model}");
+        for name in ["temperature", "top_p", "top_k"] {
+            assert_eq!(out.get(name).is_some(), samples, "{model} {name}");
+        }
+        assert_eq!(out.get("speed").is_some(), fast, "{model}");
+        assert_eq!(out["messages"][1]["role"] == "system", late, "{model}");
+        let betas = betas("fast-mode-2026-02-01,structured-outputs-2025-11-13", model);
+        assert_eq!(betas.contains("fast-mode"), fast, "{model}");
+        assert_eq!(betas.contains("structured-outputs"), !model.starts_with("claude-3"), "{model}");
+        // The same of an OpenAI caller: no thinking, and no complaint about what the model chooses by itself.
+        let chat = json!({"reasoning_effort": "none", "temperature": 0.5, "messages": [{"role": "user", "content": "a"}]});
+        let out = ask(Dialect::OpenAi, Dialect::Anthropic, model, &plain(), Takes::default(), chat).unwrap();
+        assert_eq!((&out["thinking"], &out["output_config"]["effort"]), (thinking, effort), "{model}");
+        assert_eq!(out.get("temperature").is_some(), samples, "{model}");
+        if !samples {
+            let chat = json!({"reasoning_effort": "high", "temperature": 0.5, "messages": [{"role": "user", "content": "a"}]});
+            let out =
+                ask(Dialect::OpenAi, Dialect::Anthropic, model, &plain(), Takes::default(), chat).unwrap();
+            assert_eq!(
+                (&out["thinking"], out.get("temperature")),
+                (&json!({"type": "adaptive"}), None),
+                "{model}"
+            );
+        }
+    }
 }
 
 #[test]
@@ -306,7 +371,7 @@ fn messages_of_the_system_for_a_claude_model_that_knows_none() {
             {"role": "assistant", "content": "b"},
         ])
     );
-    for takes in ["claude-opus-4-8", "claude-of-tomorrow", "minimax-m2"] {
+    for takes in ["claude-opus-4-8", "claude-fable-5-1", "minimax-m2"] {
         assert_eq!(claude_to_claude(takes, body.clone())["messages"], messages, "{takes}");
     }
 }
@@ -319,7 +384,11 @@ fn betas_that_a_claude_model_does_not_take_are_left_out() {
         ("claude-sonnet-4-5", "context-1m-2025-08-07,interleaved-thinking-2025-05-14,new-2030-01-01"),
         ("claude-haiku-4-5", "interleaved-thinking-2025-05-14,new-2030-01-01"),
         ("claude-opus-4-5", "interleaved-thinking-2025-05-14,effort-2025-11-24,new-2030-01-01"),
-        ("claude-opus-4-6", &all.replace(' ', "")),
+        (
+            "claude-opus-4-6",
+            "context-1m-2025-08-07,interleaved-thinking-2025-05-14,effort-2025-11-24,new-2030-01-01",
+        ),
+        ("claude-opus-4-8", &all.replace(' ', "")),
         ("minimax-m2", all),
     ] {
         assert_eq!(betas(all, model), left, "{model}");

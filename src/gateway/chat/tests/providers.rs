@@ -236,7 +236,8 @@ fn a_forced_tool_and_thinking() {
 #[test]
 fn kins_words_for_claude() {
     let adaptive = json!({"type": "adaptive"});
-    let off = json!({"type": "disabled"});
+    // It thinks where it is asked to.
+    let off = Value::Null;
     for (said, thinking, effort) in [
         (json!({"reasoning": {"effort": "low"}}), &adaptive, json!("low")),
         (json!({"reasoning": {"max_tokens": 20_000}}), &adaptive, json!("high")),

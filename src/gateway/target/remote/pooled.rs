@@ -91,7 +91,7 @@ impl UpstreamModel {
         let url = url.map_err(|error| internal(&error))?;
         let mut headers = HeaderMap::new();
         attempt.iter().for_each(|attempt| attempt.introduce(&mut headers));
-        let mut answer = upstream.send(&url, &self.load, body, headers, bounds).await?;
+        let mut answer = upstream.send(&url, &self.load, body.into(), headers, bounds).await?;
         let body = answer.unparsed(ANSWER_BYTES_MAX, bounds).await?;
         Ok(PooledAnswer { provider: upstream.name().to_owned(), body })
     }
