@@ -1,7 +1,7 @@
 //! Sentences a second of an encoder: `cargo bench --bench embeddings -- DIRECTORY [THREADS]`.
 //!
 //! DIRECTORY holds an encoder with its tokenizer, such as all-MiniLM-L6-v2 (scripts/fetch_tokenizers.sh fetches it).
-//! 512 sentences of 4 to 43 words are tokenized and embedded, all at once in the queue and then one after the other;
+//! 128 sentences of 4 to 43 words are tokenized and embedded, all at once in the queue and then one after the other;
 //! the best of three rounds counts. `scripts/bench_embeddings.py DIRECTORY THREADS` is the same for
 //! sentence-transformers.
 
@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-const SENTENCES: usize = 512;
+const SENTENCES: usize = 128;
 const ROUNDS: usize = 3;
 
 fn main() -> Result<(), String> {

@@ -11,7 +11,7 @@ import time
 import torch
 from sentence_transformers import SentenceTransformer
 
-SENTENCES = 512
+SENTENCES = 128
 ROUNDS = 3
 
 directory = sys.argv[1]

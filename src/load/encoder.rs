@@ -4,7 +4,7 @@ use super::device::DeviceChoice;
 use super::{LoadOptions, WeightSource, size};
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::resolve::Resolved;
-use crate::encoder::{Encoder, EncoderConfig, Output};
+use crate::encoder::{Encoder, EncoderConfig, EncoderText, Output, TextEncoder};
 
 /// An encoder, ready for texts.
 pub struct LoadedEncoder {
@@ -35,8 +35,9 @@ pub fn load(options: &LoadOptions, name: &str, resolved: &Resolved) -> Result<Lo
     options.check_memory(weight_bytes)?;
     let max_context = max_context(options, name, &config, weight_bytes)?;
     let threads = options.threads_or_all();
-    let encoder = Encoder::load(config.clone(), &checkpoint, threads)
+    let mut encoder = Encoder::load(config.clone(), &checkpoint, threads)
         .map_err(|reason| format!("{}: {reason}", resolved.path.display()))?;
+    warm_up(&mut encoder).map_err(|reason| format!("{}: {reason}", resolved.path.display()))?;
     checkpoint.release_pages();
     if !matches!(options.device, DeviceChoice::Auto | DeviceChoice::Cpu) {
         tracing::info!(model = name, device = %options.device, "an encoder runs on the CPU, whatever --device says");
@@ -60,6 +61,16 @@ pub fn load(options: &LoadOptions, name: &str, resolved: &Resolved) -> Result<Lo
     );
     let promised_bytes = config.work_bytes(max_context);
     Ok(LoadedEncoder { checkpoint, config, encoder, max_context, promised_bytes })
+}
+
+/// One text of two tokens: threads are up before the first request, and weights that are broken are found.
+fn warm_up(encoder: &mut Encoder) -> Result<(), String> {
+    let values = encoder.encode(&[EncoderText { ids: &[0, 0], types: None }]);
+    let values = values.map_err(|reason| format!("the warm-up text failed: {reason}"))?;
+    match values.iter().flatten().all(|value| value.is_finite()) {
+        true => Ok(()),
+        false => Err("the warm-up text gave numbers that are not finite: the weights are broken".into()),
+    }
 }
 
 /// All tensors in f32, whatever they are stored in.

@@ -2,7 +2,7 @@
 
 use super::{demo_gguf, error_naming, open_gguf, passes_under_memory_limit, read_all};
 use crate::support::gguf_writer::{GgufWriter, Meta, tiny_model};
-use novastack::checkpoint::{Checkpoint, Dtype, TokenizerSource};
+use novastack::checkpoint::{Checkpoint, Dtype, PoolingMode, TokenizerSource};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -189,6 +189,18 @@ fn keys_that_say_nothing_are_let_pass() {
     }
     writer.set("another.attention.scale", Meta::F32(0.5));
     open(&writer);
+}
+
+/// As the converter writes it of Qwen3-Embedding.
+#[test]
+fn a_file_that_pools_by_the_last_token_is_for_embeddings() {
+    let mut writer = tiny_model("qwen3", false, false);
+    assert_eq!(open(&writer).sentence_transformers, None);
+    writer.set("qwen3.pooling_type", Meta::U32(0));
+    assert_eq!(open(&writer).sentence_transformers, None);
+    writer.set("qwen3.pooling_type", Meta::U32(3));
+    let sentence = open(&writer).sentence_transformers.expect("a pooling");
+    assert_eq!((sentence.pooling, sentence.normalises), (Some(PoolingMode::Last), true));
 }
 
 #[test]

@@ -5,8 +5,9 @@
 mod hostile;
 
 use super::hub_server::{COMMIT, Faults, HubServer, REPO};
-use novastack::checkpoint::Checkpoint;
-use novastack::checkpoint::hub::{HubSource, ProgressStyle, PullOptions, pull};
+use novastack::checkpoint::hub::{HubSource, ProgressStyle, PullOptions, pull, pull_description};
+use novastack::checkpoint::{Checkpoint, PoolingMode, SentenceTransformers};
+use novastack::protocol::EmbeddingPrompts;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -85,6 +86,38 @@ fn pulls_once_and_verifies() {
     let offline = PullOptions { offline: true, ..options };
     assert_eq!(pull(&source(REPO), &offline).expect("offline"), path);
     assert_eq!(server.requests(), [""; 0]);
+}
+
+/// Without modules.json an embedding model would be taken for one that writes.
+#[test]
+fn pulls_what_says_how_vectors_are_made() {
+    let transformer = r#"{"type": "sentence_transformers.models.Transformer", "path": ""}"#;
+    let pooling = r#"{"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"}"#;
+    let server = HubServer::start(&[
+        ("config.json", br#"{"architectures": ["Qwen3ForCausalLM"]}"#, false),
+        ("tokenizer.json", b"{}", false),
+        ("modules.json", format!("[{transformer}, {pooling}]").as_bytes(), false),
+        ("1_Pooling/config.json", br#"{"pooling_mode_lasttoken": true}"#, false),
+        ("config_sentence_transformers.json", br#"{"prompts": {"query": "Query: "}}"#, false),
+        ("sentence_bert_config.json", br#"{"max_seq_length": 128}"#, false),
+        ("onnx/1_Pooling/config.json", b"not fetched", false),
+        ("model.safetensors", &weights(), true),
+    ]);
+    let wanted = SentenceTransformers {
+        pooling: Some(PoolingMode::Last),
+        normalises: false,
+        prompts: EmbeddingPrompts { query: Some("Query: ".into()), document: None },
+        max_tokens: Some(128),
+    };
+    for whole in [false, true] {
+        let cache = tempfile::tempdir().expect("tempdir");
+        let options = options(&server.endpoint, cache.path());
+        let pulled =
+            if whole { pull(&source(REPO), &options) } else { pull_description(&source(REPO), &options) };
+        let checkpoint = Checkpoint::open_config(&pulled.expect("pull")).expect("open");
+        assert_eq!(checkpoint.sentence_transformers.as_ref(), Some(&wanted));
+    }
+    assert!(!server.requests().iter().any(|request| request.contains("onnx")));
 }
 
 #[test]

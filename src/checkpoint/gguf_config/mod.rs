@@ -17,7 +17,11 @@ use super::mmap::Mapping;
 use super::parts;
 use super::recognise::refuse_gguf_kind;
 use super::tensors::Tensors;
-use super::{Checkpoint, CheckpointError, Dtype, GgufVocab, NO_CHAT_TEMPLATE, TokenizerSource};
+use super::{
+    Checkpoint, CheckpointError, Dtype, GgufVocab, NO_CHAT_TEMPLATE, PoolingMode, SentenceTransformers,
+    TokenizerSource,
+};
+use crate::protocol::EmbeddingPrompts;
 use names::{ARCHITECTURES, Architecture, ROPE_FACTORS, ROPE_FREQS};
 use serde_json::{Value, json};
 use std::cell::RefCell;
@@ -25,6 +29,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use vocab::{generation_config, tokenizer_config, vocab};
 
+/// `LLAMA_POOLING_TYPE_LAST`.
+const POOLING_LAST: u32 = 3;
 /// Layers of multi-token prediction that no published checkpoint comes near.
 const PREDICTING_MAX: u32 = 64;
 
@@ -50,7 +56,9 @@ pub(super) fn open(path: &Path) -> Result<Checkpoint, CheckpointError> {
             )));
         }
     }
-    let Reader { tensors: named, unneeded, config, .. } = Reader::read(&gguf)?;
+    let reader = Reader::read(&gguf)?;
+    let pooling = reader.pooling()?;
+    let Reader { tensors: named, unneeded, config, .. } = reader;
     let mut warnings = Vec::new();
     let vocab = vocab(&gguf, &mut warnings)?;
     // An id without an embedding row could be sampled or typed, but not computed.
@@ -65,7 +73,7 @@ pub(super) fn open(path: &Path) -> Result<Checkpoint, CheckpointError> {
     if vocab.is_none() {
         warnings.push("has no vocabulary (tokenizer.ggml.tokens), so only token ids can be served".into());
     }
-    if chat_template.is_none() {
+    if chat_template.is_none() && pooling.is_none() {
         warnings.push(NO_CHAT_TEMPLATE.into());
     }
     let mut checkpoint = Checkpoint {
@@ -75,7 +83,7 @@ pub(super) fn open(path: &Path) -> Result<Checkpoint, CheckpointError> {
         tokenizer_config: tokenizer_config(&gguf, vocab.as_ref())?,
         chat_template,
         tokenizer: None,
-        sentence_transformers: None,
+        sentence_transformers: pooling,
         tensors: Tensors::default(),
         warnings: warnings.into_iter().map(|warning| format!("{}: {warning}", path.display())).collect(),
     };
@@ -536,6 +544,17 @@ impl<'g, 'a> Reader<'g, 'a> {
     }
 
     /// None when absent or 0, which llama.cpp reads as absent.
+    /// llama.cpp's converter writes how sentence-transformers' files pool. Its server normalises vectors always.
+    fn pooling(&self) -> Result<Option<SentenceTransformers>, CheckpointError> {
+        let last = self.gguf.u32(&self.key("pooling_type"))? == Some(POOLING_LAST);
+        Ok(last.then(|| SentenceTransformers {
+            pooling: Some(PoolingMode::Last),
+            normalises: true,
+            prompts: EmbeddingPrompts::default(),
+            max_tokens: None,
+        }))
+    }
+
     fn optional(&self, key: &str) -> Result<Option<u32>, CheckpointError> {
         match self.gguf.u32(&self.key(key))? {
             None | Some(0) => Ok(None),

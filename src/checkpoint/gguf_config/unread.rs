@@ -10,7 +10,7 @@ use super::Reader;
 const HARMLESS: [&str; 7] = [
     // Of norms that none of these architectures has.
     "attention.layer_norm_epsilon",
-    // How an embedding is made of a sequence; the logits are those of any model.
+    // How an embedding is made of a sequence, where not by the last token; the logits are those of any model.
     "pooling_type",
     "rope.scaling.finetuned",
     // The context before stretching, beside a stretching that does not depend on it.

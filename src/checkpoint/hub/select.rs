@@ -31,6 +31,12 @@ const DESCRIPTION_FILES: [&str; 6] = [
     "README.md",
 ];
 
+/// What says how texts' vectors are made, where there is the first; beside them the pooling's own config.
+const SENTENCE_FILES: [&str; 3] =
+    ["modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"];
+/// Ends the names of the pooling's config: `1_Pooling/config.json`.
+const POOLING_CONFIG: &str = "_Pooling/config.json";
+
 /// A repository at one commit.
 #[derive(Debug)]
 pub(super) struct RepoInfo {
@@ -129,12 +135,13 @@ impl RepoInfo {
         self.files.iter().map(|file| file.name.as_str()).filter(|name| name.ends_with(".gguf")).collect()
     }
 
-    /// Config, tokenizer, template and index.
+    /// Config, tokenizer, template, index and sentence-transformers' files.
     pub fn small_files(&self, source: &HubSource) -> Result<Vec<&RepoFile>, CheckpointError> {
         let has_weights = self.file(SINGLE).is_some() || self.file(INDEX).is_some();
         if self.file("config.json").is_some() && has_weights {
             let tokenizer = if self.file("tokenizer.json").is_some() { &[][..] } else { &BPE_FILES };
-            return Ok(SMALL_FILES.iter().chain(tokenizer).filter_map(|name| self.file(name)).collect());
+            let named = SMALL_FILES.iter().chain(tokenizer).filter_map(|name| self.file(name));
+            return Ok(named.chain(self.sentence_files()).collect());
         }
         let repo = &source.repo;
         if let [first, ..] = self.ggufs()[..] {
@@ -153,10 +160,21 @@ impl RepoInfo {
         )))
     }
 
-    /// Config, template, index and model card.
+    /// Config, template, index, model card and sentence-transformers' files.
     pub fn description(&self, source: &HubSource) -> Result<Vec<&RepoFile>, CheckpointError> {
         self.small_files(source)?;
-        Ok(DESCRIPTION_FILES.iter().filter_map(|name| self.file(name)).collect())
+        let named = DESCRIPTION_FILES.iter().filter_map(|name| self.file(name));
+        Ok(named.chain(self.sentence_files()).collect())
+    }
+
+    /// sentence-transformers' own, none in a repository of another kind.
+    fn sentence_files(&self) -> impl Iterator<Item = &RepoFile> {
+        let there = self.file(SENTENCE_FILES[0]).is_some();
+        let wanted = |name: &str| {
+            let folder = name.strip_suffix(POOLING_CONFIG);
+            SENTENCE_FILES.contains(&name) || folder.is_some_and(|folder| !folder.contains('/'))
+        };
+        self.files.iter().filter(move |file| there && wanted(&file.name))
     }
 
     /// The weights, by the index in the snapshot when there is one.
