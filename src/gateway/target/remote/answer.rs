@@ -4,7 +4,8 @@
 //! anything else is an error at once, before its body.
 //!
 //! What an upstream makes us keep is bounded: a whole answer, a frame, and what comes of a stream before it
-//! says anything, in bytes (unpacked ones, where it packs what it sends), frames and time. What is large is held of the memory of all requests.
+//! says anything, in bytes (unpacked ones, where it packs what it sends), frames and time. What is large is held of
+//! the memory of all requests.
 //!
 //! Invariant: no secret that we know is in what is told of it, unless it came in pieces of several frames.
 
