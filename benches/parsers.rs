@@ -111,6 +111,32 @@ fn written(tools: ToolFormat, calls: &[(&str, Value)]) -> String {
                 "{TEXT}<\u{ff5c}tool\u{2581}calls\u{2581}begin\u{ff5c}>{calls}<\u{ff5c}tool\u{2581}calls\u{2581}end\u{ff5c}>"
             )
         }
+        ToolFormat::DeepSeekV32 | ToolFormat::DeepSeekV4 => {
+            let section = if tools == ToolFormat::DeepSeekV4 { "tool_calls" } else { "function_calls" };
+            let calls = each(&|name, value| {
+                let parameters: String = value
+                    .as_object()
+                    .into_iter()
+                    .flatten()
+                    .map(|(key, value)| {
+                        let (is_string, text) = (value.is_string(), value.as_str().map_or(value.to_string(), str::to_owned));
+                        format!("<\u{ff5c}DSML\u{ff5c}parameter name=\"{key}\" string=\"{is_string}\">{text}</\u{ff5c}DSML\u{ff5c}parameter>\n")
+                    })
+                    .collect();
+                format!(
+                    "<\u{ff5c}DSML\u{ff5c}invoke name=\"{name}\">\n{parameters}</\u{ff5c}DSML\u{ff5c}invoke>\n"
+                )
+            });
+            format!("{TEXT}\n\n<\u{ff5c}DSML\u{ff5c}{section}>\n{calls}</\u{ff5c}DSML\u{ff5c}{section}>")
+        }
+        ToolFormat::Mistral => {
+            format!("{TEXT}{}", each(&|name, value| format!("[TOOL_CALLS]{name}[ARGS]{value}")))
+        }
+        ToolFormat::MistralList => {
+            let calls =
+                calls.iter().map(|(name, value)| format!("{{\"name\": \"{name}\", \"arguments\": {value}}}"));
+            format!("{TEXT}[TOOL_CALLS] [{}]", calls.collect::<Vec<_>>().join(", "))
+        }
         ToolFormat::KimiK2 => format!(
             "{TEXT}<|tool_calls_section_begin|>{}<|tool_calls_section_end|>",
             each(&|name, value| format!(
@@ -164,7 +190,7 @@ fn written(tools: ToolFormat, calls: &[(&str, Value)]) -> String {
 
 /// The events of an answer in pieces, neighbours of one kind joined.
 fn events_of<'a>(format: AnswerFormat, pieces: impl Iterator<Item = &'a str>) -> Vec<ParsedEvent> {
-    let mut parser = AnswerParser::new(&format, ParserOptions { reasoning_is_open: false, tools: tools() });
+    let mut parser = AnswerParser::new(&format, ParserOptions { tools: tools(), ..ParserOptions::default() });
     let mut events = Vec::new();
     let mut joined: Vec<ParsedEvent> = Vec::new();
     let mut join = |events: &mut Vec<ParsedEvent>| {

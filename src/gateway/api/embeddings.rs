@@ -18,6 +18,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde::Serialize;
 use serde_json::Value;
 use std::sync::Arc;
+use utoipa::ToSchema;
 
 /// Of a number in the answer: itself, and its text with a comma.
 const NUMBER_BYTES: usize = 4 + 20;
@@ -157,7 +158,7 @@ fn dimensions(fields: &Fields<'_>, info: &EmbeddingInfo) -> Result<usize, BadFie
 }
 
 /// An answer.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct EmbeddingList<'a> {
     object: &'static str,
     data: Vec<Embedding>,
@@ -166,7 +167,7 @@ pub struct EmbeddingList<'a> {
 }
 
 /// The vector of one input.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Embedding {
     object: &'static str,
     index: usize,
@@ -174,8 +175,9 @@ pub struct Embedding {
 }
 
 /// As it was asked for.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
+#[schema(as = EmbeddingVector)]
 pub enum Vector {
     /// Numbers.
     Floats(Vec<f32>),
@@ -267,6 +269,16 @@ pub async fn answer(
 }
 
 /// The handler.
+#[utoipa::path(
+    post,
+    path = "/v1/embeddings",
+    tag = "OpenAI",
+    operation_id = "createEmbedding",
+    summary = "Turns texts into vectors",
+    description = "By an embedding model of this server, or by an upstream in OpenAI's format. Chat models of this server answer 400.",
+    request_body(content = ref("#/components/schemas/EmbeddingsRequest"), example = json!({"model": "qwen3-embedding-0.6b", "input": ["a text", "another"]})),
+    responses((status = 200, description = "The answer", body = EmbeddingList)),
+)]
 pub async fn create(
     State(app): State<Arc<App>>,
     Extension(context): Extension<RequestContext>,

@@ -27,6 +27,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use utoipa::ToSchema;
 
 /// Texts of one request, as in OpenAI's API.
 pub const TEXTS_MAX: usize = 2048;
@@ -34,7 +35,7 @@ pub const TEXTS_MAX: usize = 2048;
 pub const JSON_INLINE_BYTES_MAX: usize = 64 << 10;
 
 /// `usage`, where there is no output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct InputUsage {
     prompt_tokens: usize,
     total_tokens: usize,

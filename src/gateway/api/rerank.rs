@@ -15,6 +15,7 @@ use axum::response::Response;
 use serde::Serialize;
 use serde_json::Value;
 use std::sync::Arc;
+use utoipa::ToSchema;
 
 /// A request, read and checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,7 +77,7 @@ impl RerankRequest {
 }
 
 /// An answer.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Reranked<'a> {
     id: String,
     model: &'a str,
@@ -85,7 +86,7 @@ pub struct Reranked<'a> {
 }
 
 /// A document.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct RerankResult<'a> {
     index: usize,
     relevance_score: f32,
@@ -94,7 +95,8 @@ pub struct RerankResult<'a> {
 }
 
 /// Its text.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RerankedDocument)]
 pub struct Document<'a> {
     text: &'a str,
 }
@@ -138,6 +140,16 @@ pub async fn answer(
 }
 
 /// The handler.
+#[utoipa::path(
+    post,
+    path = "/v1/rerank",
+    tag = "OpenAI",
+    operation_id = "rerank",
+    summary = "Sorts documents by their relevance to a query",
+    description = "As Cohere and Jina do; by a reranker or an embedding model of this server, or by an upstream in OpenAI's format.",
+    request_body(content = ref("#/components/schemas/RerankRequest"), example = json!({"model": "qwen3-reranker-0.6b", "query": "What is a cat?", "documents": ["An animal.", "A number."]})),
+    responses((status = 200, description = "The answer", body = Reranked)),
+)]
 pub async fn create(
     State(app): State<Arc<App>>,
     Extension(context): Extension<RequestContext>,

@@ -17,6 +17,7 @@ use axum::response::Response;
 use serde::Serialize;
 use serde_json::Value;
 use std::sync::Arc;
+use utoipa::ToSchema;
 
 /// Names of the two fields with texts: vLLM takes each of these pairs.
 const NAMES: [[&str; 2]; 4] =
@@ -91,7 +92,7 @@ fn texts(fields: &Fields<'_>, name: &str) -> Result<(Vec<String>, bool), BadFiel
 }
 
 /// An answer.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct ScoreList<'a> {
     id: &'a str,
     object: &'static str,
@@ -102,7 +103,7 @@ pub struct ScoreList<'a> {
 }
 
 /// The score of one pair.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct PairScore {
     index: usize,
     object: &'static str,
@@ -135,6 +136,16 @@ pub async fn answer(
 }
 
 /// The handler.
+#[utoipa::path(
+    post,
+    path = "/v1/score",
+    tag = "OpenAI",
+    operation_id = "scoreTexts",
+    summary = "Says how well texts go together",
+    description = "As vLLM does, in pairs: `text_1` and `text_2`, or the same by the names `queries` and `documents`, `queries` and `items`, `data_1` and `data_2`.",
+    request_body(content = ref("#/components/schemas/ScoreRequest"), example = json!({"model": "qwen3-reranker-0.6b", "text_1": "What is a cat?", "text_2": ["An animal.", "A number."]})),
+    responses((status = 200, description = "The answer", body = ScoreList)),
+)]
 pub async fn create(
     State(app): State<Arc<App>>,
     Extension(context): Extension<RequestContext>,

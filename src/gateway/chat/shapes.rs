@@ -7,6 +7,7 @@
 
 pub mod anthropic;
 pub mod openai;
+pub mod pooled;
 pub mod responses;
 
 use serde::Serialize;

@@ -14,9 +14,12 @@ mod tests;
 
 use super::{admin, docs};
 use crate::gateway::api::{
-    chat, completions, count_tokens, health, infill, models, responses, scores, tokenize,
+    chat, completions, count_tokens, embeddings, health, infill, models, rerank, responses, score, scores,
+    tokenize,
 };
-use crate::gateway::chat::openai::known_fields::{self, CHAT, INFILL, MESSAGES, TEXT};
+use crate::gateway::chat::openai::known_fields::{
+    self, CHAT, EMBEDDINGS, INFILL, MESSAGES, RERANK, SCORE, TEXT,
+};
 use crate::gateway::chat::responses::request;
 use crate::gateway::chat::shapes;
 use crate::gateway::target::local::{STOP_BYTES_MAX, STOPS_MAX};
@@ -32,6 +35,14 @@ use utoipa::OpenApi;
 const ROUTER: &str = "/router";
 const ANTHROPIC: &str = "/anthropic";
 const TO: &str = "/to/{name}";
+
+/// Other names of one thing: the path, the path that is described, its method, the operation's id.
+const OTHER_NAMES: [(&str, &str, &str, &str); 4] = [
+    ("/readyz", "/health", "get", "getReadiness"),
+    ("/v2/rerank", "/v1/rerank", "post", "rerankAsCohere"),
+    ("/rerank", "/v1/rerank", "post", "rerankAsVllm"),
+    ("/score", "/v1/score", "post", "scoreTextsAsVllm"),
+];
 
 /// What is told of the API as a whole.
 const ABOUT: &str = "One server for models of its own and of upstreams, in the formats of OpenAI and Anthropic. A \
@@ -51,6 +62,9 @@ const ABOUT: &str = "One server for models of its own and of upstreams, in the f
         responses::delete,
         responses::input_items,
         completions::create,
+        embeddings::create,
+        rerank::create,
+        score::create,
         scores::create,
         models::list,
         models::get,
@@ -90,6 +104,9 @@ const ABOUT: &str = "One server for models of its own and of upstreams, in the f
         shapes::openai::Thinking,
         shapes::openai::Tool,
         shapes::openai::ToolChoice,
+        shapes::pooled::EmbeddingsInput,
+        shapes::pooled::OneOrMoreTexts,
+        shapes::pooled::RerankDocument,
         shapes::anthropic::MessageParam,
         shapes::anthropic::MessagesError,
         shapes::anthropic::MessagesTool,
@@ -144,6 +161,9 @@ fn finish(document: &mut Value) {
     schemas["CompletionRequest"] = known_fields::schema(TEXT);
     schemas["MessagesRequest"] = known_fields::schema(MESSAGES);
     schemas["CountTokensRequest"] = known_fields::schema(MESSAGES);
+    schemas["EmbeddingsRequest"] = known_fields::schema(EMBEDDINGS);
+    schemas["RerankRequest"] = known_fields::schema(RERANK);
+    schemas["ScoreRequest"] = known_fields::schema(SCORE);
     schemas["InfillRequest"] = known_fields::schema(INFILL);
     schemas["ResponsesRequest"] = request::schema();
     bound(schemas);
@@ -157,11 +177,12 @@ fn finish(document: &mut Value) {
     document["security"] = json!([{"bearer": []}, {"apiKey": []}]);
 
     let paths = document["paths"].as_object_mut().expect("there are paths");
-    // Two names of one thing.
-    let mut ready = paths["/health"].clone();
-    ready["get"]["operationId"] = "getReadiness".into();
-    ready["get"]["description"] = "The same as /health.".into();
-    paths.insert("/readyz".into(), ready);
+    for (name, of, method, id) in OTHER_NAMES {
+        let mut item = paths[of].clone();
+        item[method]["operationId"] = id.into();
+        item[method]["description"] = format!("The same as {of}.").into();
+        paths.insert(name.into(), item);
+    }
     for (path, item) in paths.iter_mut() {
         let operations = item.as_object_mut().expect("a path has operations");
         for operation in operations.values_mut() {
@@ -199,16 +220,25 @@ fn bound(schemas: &mut Value) {
 /// The base addresses that a path is served under.
 fn bases(path: &str) -> Vec<&'static str> {
     let mut bases = vec![""];
-    let of_api = ["/v1/", "/tokenize", "/detokenize", "/tokenizer_info", "/infill"];
+    let of_api =
+        ["/v1/", "/v2/", "/rerank", "/score", "/tokenize", "/detokenize", "/tokenizer_info", "/infill"];
     if of_api.iter().any(|prefix| path.starts_with(prefix)) {
         bases.push(ROUTER);
     }
     if matches!(path, "/v1/messages" | "/v1/messages/count_tokens" | "/v1/scores") {
         bases.push(ANTHROPIC);
     }
-    let named = ["/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens"]
-        .contains(&path);
-    if named {
+    let named = [
+        "/v1/chat/completions",
+        "/v1/responses",
+        "/v1/messages",
+        "/v1/messages/count_tokens",
+        "/v1/embeddings",
+        "/v1/rerank",
+        "/v2/rerank",
+        "/v1/score",
+    ];
+    if named.contains(&path) {
         bases.push(TO);
     }
     bases

@@ -74,7 +74,7 @@ fn sample(name: &str) -> Value {
 #[test]
 fn every_known_field_of_texts_is_done_refused_by_name_or_harmless() {
     for at in [EMBEDDINGS, RERANK, SCORE] {
-        for Known { name, at: where_known, fate } in KNOWN {
+        for Known { name, at: where_known, fate, .. } in KNOWN {
             if where_known & at == 0 {
                 continue;
             }

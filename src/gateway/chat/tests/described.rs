@@ -34,6 +34,11 @@ impl Samples {
         for file in std::fs::read_dir(folder).expect("goldens").flatten() {
             let name = file.file_name().into_string().expect("a name");
             let text = std::fs::read_to_string(file.path()).expect("a golden");
+            let of_texts = [("embeddings", "EmbeddingList"), ("rerank", "Reranked"), ("score", "ScoreList")];
+            if let Some((_, schema)) = of_texts.iter().find(|(start, _)| name.starts_with(start)) {
+                self.push(schema, serde_json::from_str(&text).expect("JSON"));
+                continue;
+            }
             match (name.starts_with("chat"), name.ends_with(".json")) {
                 (true, true) => self.push("ChatCompletion", serde_json::from_str(&text).expect("JSON")),
                 (true, false) => self.stream("ChatStreamData", &text),

@@ -20,12 +20,13 @@ const OF_OPEN: &[u16] = &[403, 503];
 
 /// Adds the errors to an operation at this path.
 pub fn add(path: &str, operation: &mut Value) {
-    let is_answer = operation["responses"]["200"]["content"].get("text/event-stream").is_some();
+    let is_answer = operation["responses"]["200"]["content"].get("text/event-stream").is_some()
+        || ["/count_tokens", "/embeddings", "/rerank", "/score"].iter().any(|end| path.ends_with(end));
     let statuses = match path {
         "/docs/{file}" => &[403, 404, 503],
         path if auth::is_open(path) => OF_OPEN,
         path if path.starts_with("/admin/") => OF_ADMIN,
-        _ if is_answer || path.ends_with("/count_tokens") => OF_ANSWERS,
+        _ if is_answer => OF_ANSWERS,
         _ if operation.get("requestBody").is_some() => OF_BODIES,
         _ => OF_QUESTIONS,
     };

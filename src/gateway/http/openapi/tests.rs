@@ -29,6 +29,7 @@ fn whole_router() -> (axum::Router, tempfile::TempDir) {
     let store = Store::open(&place).expect("a store");
     let requests = RequestConfig {
         request_timeout: Duration::from_secs(60),
+        total_timeout: Duration::from_secs(600),
         body_bytes_max: 1 << 20,
         text_timeout: Duration::from_secs(10),
         request_memory_bytes: 1 << 26,

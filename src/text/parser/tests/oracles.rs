@@ -12,12 +12,15 @@ fn oracle(format: ToolFormat) -> Option<Box<dyn Oracle>> {
         ToolFormat::LlamaJson => Box::new(tool_parser::LlamaParser::new()),
         ToolFormat::DeepSeekV3 | ToolFormat::DeepSeekR1 => Box::new(tool_parser::DeepSeekParser::new()),
         ToolFormat::DeepSeekV31 => Box::new(tool_parser::DeepSeek31Parser::new()),
+        ToolFormat::DeepSeekV32 => Box::new(tool_parser::DeepSeekDsmlParser::v32()),
+        ToolFormat::DeepSeekV4 => Box::new(tool_parser::DeepSeekDsmlParser::v4()),
+        ToolFormat::MistralList => Box::new(tool_parser::MistralParser::new()),
         ToolFormat::KimiK2 => Box::new(tool_parser::KimiK2Parser::new()),
         ToolFormat::QwenXml => Box::new(tool_parser::parsers::QwenXmlParser::new()),
         ToolFormat::MiniMaxM2 => Box::new(tool_parser::MinimaxM2Parser::new()),
         ToolFormat::Glm4 => Box::new(tool_parser::Glm4MoeParser::glm45()),
         ToolFormat::Pythonic => Box::new(tool_parser::PythonicParser::new()),
-        ToolFormat::Harmony => return None,
+        ToolFormat::Mistral | ToolFormat::Harmony => return None,
     })
 }
 
@@ -238,6 +241,23 @@ fn rendered(format: ToolFormat, name: &str, arguments: &serde_json::Map<String, 
         ToolFormat::DeepSeekV31 => format!(
             "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>{name}<｜tool▁sep｜>{json}<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
         ),
+        ToolFormat::DeepSeekV32 | ToolFormat::DeepSeekV4 => {
+            let section = if format == ToolFormat::DeepSeekV4 { "tool_calls" } else { "function_calls" };
+            let parameters: String = arguments
+                .iter()
+                .map(|(key, value)| {
+                    let (is_string, value) = (value.is_string(), plain(value));
+                    format!("<｜DSML｜parameter name=\"{key}\" string=\"{is_string}\">{value}</｜DSML｜parameter>\n")
+                })
+                .collect();
+            format!(
+                "<｜DSML｜{section}>\n<｜DSML｜invoke name=\"{name}\">\n{parameters}</｜DSML｜invoke>\n</｜DSML｜{section}>"
+            )
+        }
+        ToolFormat::Mistral => format!("[TOOL_CALLS]{name}[ARGS]{json}"),
+        ToolFormat::MistralList => {
+            format!("[TOOL_CALLS] [{{\"name\": \"{name}\", \"arguments\": {json}}}]")
+        }
         ToolFormat::KimiK2 => format!(
             "<|tool_calls_section_begin|><|tool_call_begin|>functions.{name}:0<|tool_call_argument_begin|>{json}<|tool_call_end|><|tool_calls_section_end|>"
         ),
