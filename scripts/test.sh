@@ -108,7 +108,7 @@ step "Python SDK tests"
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 url=http://127.0.0.1:$port
 "$program" serve --port "$port" --model "smollm2-135m-instruct=$NOVASTACK_DEMO_GGUF" \
-  --model golden=tests/goldens/llama --kv-cache-memory 256M >"$log" 2>&1 &
+  --model golden=tests/goldens/llama --model "minilm=$NOVASTACK_TEST_CACHE/minilm" --kv-cache-memory 256M >"$log" 2>&1 &
 server=$!
 python3 - "$url/health" "$server" <<'PYTHON'
 import os, sys, time, urllib.request
@@ -128,6 +128,8 @@ for model in smollm2-135m-instruct golden; do
   NOVASTACK_TEST_URL=$url NOVASTACK_TEST_MODEL=$model \
     "$python" -m pytest -q -p no:cacheprovider tests/sdk/test_openai.py tests/sdk/test_responses.py
 done
+NOVASTACK_TEST_URL=$url NOVASTACK_TEST_MODEL=golden NOVASTACK_TEST_EMBEDDINGS=minilm \
+  "$python" -m pytest -q -p no:cacheprovider tests/sdk/test_embeddings.py
 NOVASTACK_TEST_BINARY=$program NOVASTACK_TEST_SOURCE=$PWD/tests/goldens/llama \
   "$python" -m pytest -q -p no:cacheprovider tests/sdk/test_gateway.py tests/sdk/test_slow_streams.py \
   tests/sdk/test_strict_fields.py

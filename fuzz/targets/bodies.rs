@@ -6,8 +6,6 @@
 
 #[path = "../../src/cli/mod.rs"]
 mod cli;
-#[path = "../../src/load.rs"]
-mod load;
 #[path = "../text_process.rs"]
 mod text_process;
 
@@ -17,7 +15,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-const ENDPOINTS: [&str; 8] = [
+const ENDPOINTS: [&str; 11] = [
     "/v1/chat/completions",
     "/v1/messages",
     "/v1/completions",
@@ -26,8 +24,12 @@ const ENDPOINTS: [&str; 8] = [
     "/detokenize",
     "/infill",
     "/v1/scores",
+    "/v1/embeddings",
+    "/v1/rerank",
+    "/v1/score",
 ];
 const MODEL: &str = concat!("tiny=", env!("CARGO_MANIFEST_DIR"), "/../tests/goldens/llama");
+const EMBEDDER: &str = concat!("embed=", env!("CARGO_MANIFEST_DIR"), "/../tests/goldens/embeddings/bert");
 
 /// The program, in a thread of this process, so that its coverage counts.
 static SERVER: LazyLock<SocketAddr> = LazyLock::new(|| {
@@ -41,7 +43,9 @@ static SERVER: LazyLock<SocketAddr> = LazyLock::new(|| {
     );
     std::fs::write(&config, text).expect("written");
     let port = TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port").port();
-    let words = ["novastack", "serve", "--threads", "1", "--http-threads", "1", "--model", MODEL, "--port"];
+    let words = [
+        "novastack", "serve", "--threads", "1", "--http-threads", "1", "--model", MODEL, "--model", EMBEDDER, "--port",
+    ];
     let arguments = words.map(str::to_owned).into_iter();
     let arguments = arguments.chain([port.to_string(), "--config".into(), config.display().to_string()]);
     let arguments = arguments.map(Into::into).collect();
@@ -88,6 +92,9 @@ fn answer(mut stream: TcpStream) -> Option<()> {
         true if asked.contains("count_tokens") => r#"{"input_tokens":3}"#,
         true => {
             r#"{"id":"msg_1","type":"message","role":"assistant","model":"m","content":[{"type":"text","text":"Hi"}],"stop_reason":"end_turn","stop_sequence":null,"usage":{"input_tokens":3,"output_tokens":1}}"#
+        }
+        false if ["/embeddings", "/rerank", "/score"].iter().any(|path| asked.contains(path)) => {
+            r#"{"object":"list","model":"m","data":[],"results":[],"usage":{"prompt_tokens":3,"total_tokens":3}}"#
         }
         false => {
             r#"{"id":"1","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"Hi"},"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":1,"total_tokens":4}}"#

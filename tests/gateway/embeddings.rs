@@ -265,3 +265,68 @@ async fn limits_and_credit_of_keys_hold() {
     assert_eq!((status, text.contains("model_not_allowed")), (403, true), "{text}");
     assert_eq!(openai.asked().len(), before, "nobody was asked");
 }
+
+/// The access log and the traces have them in their own words.
+#[tokio::test]
+async fn the_access_log_and_traces_tell_of_them() {
+    let (openai, anthropic) = (Upstream::start().await, Upstream::start().await);
+    let receiver = crate::support::otlp::Receiver::start().await;
+    let server =
+        format!("server: {{ access_log: access.jsonl, telemetry: {{ otlp_endpoint: {} }} }}\n", receiver.url);
+    let config = server + &fill(CONFIG, &openai, &anthropic);
+    let gateway = start(&config, &[]);
+    for (path, body) in bodies("small") {
+        assert_eq!(gateway.post(path, &[("x-request-id", path)], &body).await.status, 200);
+    }
+    let mut lines = Vec::new();
+    for _ in 0..100 {
+        let text = std::fs::read_to_string(gateway.file.path().join("access.jsonl")).unwrap_or_default();
+        lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON")).collect();
+        if lines.len() == 3 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    for ((path, _), line) in bodies("small").iter().zip(&lines) {
+        assert_eq!(
+            (&line["path"], &line["model"], &line["attempts"]),
+            (&json!(path), &json!("small"), &json!(1))
+        );
+        assert_eq!(
+            (&line["input_tokens"], &line["output_tokens"]),
+            (&json!(TEXT_USAGE), &json!(0)),
+            "{line}"
+        );
+        assert_eq!(line["cost"], json!(TEXT_USAGE as f64 * 2.0 / 1e6), "{line}");
+    }
+    let sent = openai.asked();
+    assert!(sent.iter().all(|asked| asked.headers.contains_key("traceparent")), "{sent:?}");
+    // Of each the request under the caller's name, and its attempt under the provider's.
+    let spans = receiver.spans(6).await;
+    for operation in ["embeddings", "rerank", "score"] {
+        let of_it: Vec<_> =
+            spans.iter().filter(|span| span.attributes["gen_ai.operation.name"] == operation).collect();
+        assert_eq!(of_it.len(), 2, "{operation}: {spans:?}");
+        let is_named = |name: &str| of_it.iter().any(|span| span.name == format!("{operation} {name}"));
+        assert!(is_named("small") && is_named("text-embedding-small"), "{spans:?}");
+    }
+}
+
+/// One that does not answer is not waited for longer than its provider's time.
+#[tokio::test]
+async fn a_silent_upstream_is_left() {
+    let (openai, anthropic) = (Upstream::start().await, Upstream::start().await);
+    let gateway = gateway(&openai, &anthropic).await;
+    openai.once("bad", vec![Act::Hang]);
+    let told = gateway.post("/v1/embeddings", &[], &embed("safe")).await;
+    assert_eq!((told.status, &*told.headers["x-novastack-model"]), (200, "small"), "{}", told.text);
+    openai.once("text-embedding-small", vec![Act::Hang]);
+    let told = gateway.post("/v1/embeddings", &[], &embed("small")).await;
+    assert_eq!(
+        (told.status, &told.json()["error"]["code"]),
+        (504, &json!("upstream_timeout")),
+        "{}",
+        told.text
+    );
+}

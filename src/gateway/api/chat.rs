@@ -10,6 +10,7 @@
 
 mod stream;
 
+use super::answered::{self, tell_target, with_cost};
 use super::app::{App, RequestContext};
 use super::body::ParsedBody;
 use super::count_tokens::counts_of;
@@ -21,7 +22,6 @@ use crate::gateway::chat::{
     AnswerHead, ChatEvent, Dialect, EncodeError, EncodeOptions, TokenUsage, encode_whole, pass,
 };
 use crate::gateway::ledger::account::{Account, Attempt};
-use crate::gateway::ledger::cost;
 use crate::gateway::route::count::Counts;
 use crate::gateway::route::fallback::{self, Answered, Ask};
 use crate::gateway::route::{self, Asked, Plan, Target};
@@ -34,10 +34,9 @@ use crate::gateway::target::{ChatRequest, ChatTarget};
 use crate::gateway::wire::bounds::RequestBounds;
 use crate::gateway::wire::error::ApiError;
 use crate::gateway::wire::fields::Fields;
-use crate::gateway::wire::rate_limit::insert_limits;
 use crate::gateway::wire::sse;
 use axum::extract::{Extension, FromRequestParts, RawPathParams, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 use std::collections::VecDeque;
@@ -45,13 +44,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 use stream::{AnswerStream, WaitingStream};
-
-/// Who answered, why, after how many attempts, for how many dollars.
-pub(super) const MODEL: HeaderName = HeaderName::from_static("x-novastack-model");
-pub(super) const ROUTE: HeaderName = HeaderName::from_static("x-novastack-route");
-pub(super) const ARM: HeaderName = HeaderName::from_static("x-novastack-arm");
-pub(super) const ATTEMPTS: HeaderName = HeaderName::from_static("x-novastack-attempts");
-const COST: HeaderName = HeaderName::from_static("x-novastack-cost");
 
 /// `POST /v1/chat/completions`.
 #[utoipa::path(
@@ -190,15 +182,8 @@ pub async fn converse(
         }
     };
     chat.tell_plan(&plan, &mut response);
-    tell(&mut response, MODEL, &target.model.name);
-    response.headers_mut().insert(ATTEMPTS, attempts.into());
+    tell_target(&target, attempts, &mut response);
     Ok(response)
-}
-
-fn tell(response: &mut Response, header: HeaderName, value: &str) {
-    if let Ok(value) = HeaderValue::from_str(value) {
-        response.headers_mut().insert(header, value);
-    }
 }
 
 /// A body, and the name that it is for: the path's (`/to/NAME/v1/...`), which is a name here, that of
@@ -291,23 +276,13 @@ impl Chat {
         plan: &Plan,
         answered: Result<Answered<T>, ApiError>,
     ) -> Result<Answered<T>, ApiError> {
-        let answering = answered.as_ref().ok().map(|answered| &answered.target).or(plan.targets.first());
-        if let Some(target) = answering {
-            self.context.names(&target.model.name);
-        }
-        if let Ok(Answered { target, hedged, .. }) = &answered {
-            for slow in hedged {
-                self.app.metrics.attempts().hedged(&slow.model.name, !Arc::ptr_eq(slow, target));
-            }
-        }
+        let answered = answered::noted(&self.app, &self.context, plan, answered);
         answered.map_err(|error| if self.responses.is_some() { error.in_input() } else { error })
     }
 
     /// Names in a response's head what is known before anybody has answered.
     fn tell_plan(&self, plan: &Plan, response: &mut Response) {
-        tell(response, ROUTE, &plan.route);
-        plan.arm.iter().for_each(|arm| tell(response, ARM, arm));
-        insert_limits(response, &self.account.bill.states(), self.dialect);
+        answered::tell_plan(plan, &self.account, self.dialect, response);
     }
 
     /// Asks a target; for the rest of an answer, with what its caller has.
@@ -417,14 +392,4 @@ impl Chat {
 /// What came cannot be said in the caller's dialect.
 fn untellable(error: &EncodeError) -> ApiError {
     ApiError::upstream_answer(&error.to_string())
-}
-
-/// Names what the answer cost, where the model has a price and the usage is known.
-pub(super) fn with_cost(mut response: Response, target: &Target, usage: Option<&TokenUsage>) -> Response {
-    if let (Some(price), Some(usage)) = (target.price(), usage)
-        && let Ok(value) = HeaderValue::try_from(format!("{:.9}", cost::cost(&price, usage)))
-    {
-        response.headers_mut().insert(COST, value);
-    }
-    response
 }

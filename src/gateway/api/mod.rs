@@ -1,8 +1,9 @@
 //! The endpoints, a file for each: [`chat`] for conversations in either format, [`responses`], [`completions`], [`infill`],
 //! [`embeddings`], [`rerank`], [`score`], [`tokenize`], [`count_tokens`], [`models`], [`scores`], [`health`]. They read a
-//! [`body`] and share an [`app`]; [`text_answer`] is what those share whose answers are no conversation, [`pooled`] those
+//! [`body`], share an [`app`] and tell who has [`answered`]; [`text_answer`] is what those share whose answers are no conversation, [`pooled`] those
 //! whose answers are numbers; [`scrape`] is asked for metrics.
 
+pub mod answered;
 pub mod app;
 pub mod body;
 pub mod chat;

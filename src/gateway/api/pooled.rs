@@ -5,9 +5,10 @@
 //! Where a model of another provider takes over, its vectors are others: chains of embeddings are for several places
 //! of one model.
 
+use super::answered::{self, tell_target, with_cost};
 use super::app::{App, RequestContext};
 use super::body::ParsedBody;
-use super::chat::{ARM, ATTEMPTS, MODEL, ROUTE, read_named, with_cost};
+use super::chat::read_named;
 use super::{embeddings, rerank, score};
 use crate::gateway::chat::{Dialect, TokenUsage};
 use crate::gateway::ledger::account::{Account, Attempt};
@@ -20,7 +21,6 @@ use crate::gateway::target::local::{LocalPooling, Usage, failure};
 use crate::gateway::target::remote::{PooledTask, UpstreamModel};
 use crate::gateway::wire::bounds::RequestBounds;
 use crate::gateway::wire::error::ApiError;
-use crate::gateway::wire::rate_limit::insert_limits;
 use axum::extract::Request;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
@@ -148,21 +148,11 @@ pub async fn answer(
     route::strip(&mut body);
     let pooled = Pooled { app, context, task, body, account, attempts: AtomicU32::new(0) };
     let answered = fallback::first(&plan, bounds, &pooled).await;
-    let answering = answered.as_ref().ok().map(|answered| &answered.target).or(plan.targets.first());
-    answering.iter().for_each(|target| pooled.context.names(&target.model.name));
-    let Answered { answer: (whole, used), target, attempts, hedged } = answered?;
-    for slow in hedged {
-        pooled.app.metrics.attempts().hedged(&slow.model.name, !Arc::ptr_eq(&slow, &target));
-    }
+    let answered = answered::noted(&pooled.app, &pooled.context, &plan, answered)?;
+    let Answered { answer: (whole, used), target, attempts, .. } = answered;
     let kind = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
     let mut response = with_cost((kind, whole).into_response(), &target, used.as_ref());
-    let said = [(MODEL, Some(&target.model.name)), (ROUTE, Some(&plan.route)), (ARM, plan.arm.as_ref())];
-    for (header, value) in said {
-        if let Some(Ok(value)) = value.map(HeaderValue::try_from) {
-            response.headers_mut().insert(header, value);
-        }
-    }
-    response.headers_mut().insert(ATTEMPTS, attempts.into());
-    insert_limits(&mut response, &pooled.account.bill.states(), Dialect::OpenAi);
+    answered::tell_plan(&plan, &pooled.account, Dialect::OpenAi, &mut response);
+    tell_target(&target, attempts, &mut response);
     Ok(response)
 }

@@ -126,3 +126,43 @@ fn answers_in_numbers_have_the_form_of_the_goldens() {
     let head = Head { id: "score-0".into(), created: 1_700_000_000, model: "org/model".into() };
     golden("score.json", &pretty(&score::encode(&head, &[0.25, -1.5], &USAGE)));
 }
+
+/// Whatever a field holds, the error is about it, or about its fellow where two must fit.
+#[test]
+fn odd_values_are_refused_by_the_name_of_their_field() {
+    let odd = [
+        json!(true),
+        json!(-1),
+        json!(0),
+        json!(1.5),
+        json!(1e300),
+        json!(u64::MAX),
+        json!(i64::MIN),
+        json!("x"),
+        json!([]),
+        json!([[]]),
+        json!({}),
+        json!([null]),
+        json!([{}]),
+        json!([1, [2]]),
+        json!(["a", 1]),
+        json!([[1], "a"]),
+        json!([[1.5]]),
+        json!([[-1]]),
+        json!([u64::MAX]),
+        json!({ "text": 1 }),
+        json!([{ "text": null }]),
+    ];
+    for at in [EMBEDDINGS, RERANK, SCORE] {
+        for Known { name, .. } in KNOWN.iter().filter(|row| row.at & at != 0) {
+            for value in &odd {
+                let body = with(at, name, value);
+                let Err(error) = read(at, &body) else { continue };
+                let fellows = ["text_1", "text_2", "queries", "items", "documents", "data_1", "data_2"];
+                let is_named = error.param.starts_with(name)
+                    || (fellows.contains(name) && fellows.iter().any(|it| error.param.starts_with(it)));
+                assert!(is_named, "{body}: {error}");
+            }
+        }
+    }
+}

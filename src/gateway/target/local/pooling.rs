@@ -211,6 +211,8 @@ impl LocalPooling<'_> {
             match bounds.bound(under_way.next()).await.map_err(late)? {
                 Some(answer) => {
                     let (index, of_text, cached) = answer?;
+                    // The answer comes in one piece; what is done of it is a sign of life.
+                    bounds.heard();
                     values[index] = of_text;
                     at_once = TEXTS_AT_ONCE.min(at_once + 1);
                     usage.prompt_tokens += texts[index].ids.len();
