@@ -21,6 +21,7 @@ use crate::gateway::target::local::{LocalPooling, Usage, failure};
 use crate::gateway::target::remote::{PooledTask, UpstreamModel};
 use crate::gateway::wire::bounds::RequestBounds;
 use crate::gateway::wire::error::ApiError;
+use crate::gateway::wire::fields::Fields;
 use axum::extract::Request;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
@@ -138,6 +139,8 @@ pub async fn answer(
     let mut bounds = app.bounds(&context);
     let (headers, path) = (request.headers().clone(), request.uri().path().to_owned());
     let (name, mut body) = read_named(&app, &context, &mut bounds, &headers, request).await?;
+    // Tags of records: what is read of a body whoever answers.
+    Fields::root(&body)?.object("metadata")?;
     let routing = app.routing();
     routing.check_allowed(&name, &context.tenant)?;
     let counts = Counts::of_texts(&body);

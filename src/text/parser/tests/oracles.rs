@@ -79,6 +79,8 @@ const OPENER: &str = "it drops an opener that nothing follows";
 const TYPES: &str =
     "it converts by rules of its own: no Python literals, quotes around untyped strings are dropped";
 const FENCE: &str = "it reads no calls without tags, which Qwen2.5-Coder writes";
+const MISTRAL_SPACE: &str =
+    "it wants a space before the list, which the template of 7B v0.3 writes and others do not";
 const NAME: &str = "it finds no name on the next line";
 
 /// (format, case, why it is read otherwise).
@@ -121,6 +123,18 @@ const DIFFERENCES: &[(&str, &str, &str)] = &[
     ("deepseek_v31", "a name in white space, arguments in a string", ITS_FORM),
     ("deepseek_r1", "as distillations write it", ITS_FORM),
     ("deepseek_r1", "with spaces", ITS_FORM),
+    (
+        "deepseek_v32",
+        "V4's section, two calls, one without arguments",
+        "each of its two parsers knows its own section alone",
+    ),
+    ("deepseek_v32", "a string that looks like something else, where anything may be", ITS_FORM),
+    ("deepseek_v32", "a tool that is not offered", OFFERED),
+    ("deepseek_v32", "a section without calls", OPENER),
+    ("mistral_list", "one call", MISTRAL_SPACE),
+    ("mistral_list", "spaces, two calls, text before and after", TEXT_AFTER),
+    ("mistral_list", "one object without a list", ITS_FORM),
+    ("mistral_list", "arguments that break off", CUT),
     ("kimi_k2", "white space, and ids of other shapes", ITS_FORM),
     ("kimi_k2", "no arguments", ITS_FORM),
     ("kimi_k2", "cut off in the arguments", CUT),
