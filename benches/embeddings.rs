@@ -19,7 +19,11 @@ use std::time::{Duration, Instant};
 const SENTENCES: usize = 128;
 const ROUNDS: usize = 3;
 
+#[global_allocator]
+static ALLOCATOR: novastack::text::CountingAllocator = novastack::text::CountingAllocator;
+
 fn main() -> Result<(), String> {
+    novastack::backend::cpu::candle::without_own_threads();
     let mut arguments = std::env::args().skip(1).filter(|arg| !arg.starts_with('-'));
     let Some(directory) = arguments.next().map(PathBuf::from) else {
         println!("SKIPPED: no model: name a directory");

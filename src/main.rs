@@ -8,6 +8,7 @@ use std::process::ExitCode;
 static ALLOCATOR: novastack::text::CountingAllocator = novastack::text::CountingAllocator;
 
 fn main() -> ExitCode {
+    novastack::backend::cpu::candle::without_own_threads();
     novastack::log::take_panics();
     cli::run(std::env::args_os().collect())
 }

@@ -15,10 +15,12 @@
 //!
 //! Compiling takes from half a millisecond to [`COMPILE_TIME_MAX`]: it is nothing for an async thread.
 
+mod blame;
 mod channels;
 mod constraint;
 mod families;
 mod gbnf;
+mod json_in_lark;
 mod marked;
 mod pythonic;
 mod schema;
@@ -26,7 +28,7 @@ mod tools;
 mod vocabulary;
 
 use super::Tokenizer;
-use crate::protocol::{ConstraintFactory, TokenConstraint};
+use crate::protocol::{ConstraintFactory, TokenConstraint, TokenId};
 use constraint::{Constraint, Reasoning};
 use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
 use llguidance::{Matcher, ParserFactory};
@@ -159,16 +161,16 @@ impl GrammarCompiler {
     /// # Errors
     /// What is wrong with it, or which limit it exceeds.
     pub fn compile(&self, grammar: &Grammar) -> Result<Arc<CompiledGrammar>, GrammarError> {
-        let grammar = source(grammar, &self.vocabulary)?;
-        let parsers = self.parsers.clone();
+        let (grammar, vocabulary, parsers) = (grammar.clone(), self.vocabulary.clone(), self.parsers.clone());
         let matcher = bounded(move || {
-            let parser = parsers.create_parser(TopLevelGrammar::from_grammar(grammar));
-            let mut matcher = Matcher::new(parser);
-            // The first mask shows what only comes up at run time: a lexer that grows without bound.
-            match matcher.compute_mask_or_eos() {
-                Ok(_) => Ok(matcher),
-                Err(error) => Err(GrammarError::Invalid(plain(&error.to_string()))),
-            }
+            let source = source(&grammar, &vocabulary)?;
+            matcher(&parsers, source, vocabulary.ends()).map_err(|error| match &grammar {
+                Grammar::JsonSchema(schema) => blame::blame(schema, error, |part| {
+                    let part = GrammarWithLexer::from_json_schema(part);
+                    matcher(&parsers, part, vocabulary.ends()).map(drop)
+                }),
+                _ => error,
+            })
         })?;
         Ok(Arc::new(CompiledGrammar { vocabulary: self.vocabulary.clone(), matcher: Mutex::new(matcher) }))
     }
@@ -225,6 +227,28 @@ impl ConstraintFactory for Factory {
     }
 }
 
+/// Tokens of an answer that are tried before a grammar is taken.
+const TRIED_TOKENS: usize = 6;
+
+/// Compiles, and takes a few steps: some tables turn out to be too large only there.
+fn matcher(
+    parsers: &ParserFactory,
+    grammar: GrammarWithLexer,
+    ends: &[TokenId],
+) -> Result<Matcher, GrammarError> {
+    let invalid = |error: String| GrammarError::Invalid(plain(&error));
+    let parser = parsers.create_parser(TopLevelGrammar::from_grammar(grammar));
+    let matcher = Matcher::new(parser);
+    let mut tried = matcher.deep_clone();
+    for _ in 0..TRIED_TOKENS {
+        let mask = tried.compute_mask_or_eos().map_err(|error| invalid(error.to_string()))?;
+        let mut allowed = (0..mask.len() as TokenId).filter(|token| mask.is_allowed(*token));
+        let Some(token) = allowed.find(|token| !ends.contains(token)) else { break };
+        tried.consume_token(token).map_err(|error| invalid(error.to_string()))?;
+    }
+    Ok(matcher)
+}
+
 /// As llguidance takes it.
 fn source(grammar: &Grammar, vocabulary: &Vocabulary) -> Result<GrammarWithLexer, GrammarError> {
     let small = |what, found, limit| match found <= limit {
@@ -248,12 +272,13 @@ fn source(grammar: &Grammar, vocabulary: &Vocabulary) -> Result<GrammarWithLexer
             small("texts to choose from", texts.len(), CHOICES_MAX)?;
             let bytes = texts.iter().map(String::len).sum();
             small("bytes of the texts to choose from", bytes, CHOICES_BYTES_MAX)?;
-            let texts: Vec<String> = texts.iter().map(|text| lark_string(text)).collect();
-            Ok(GrammarWithLexer::from_lark(format!("start: {}", texts.join(" | "))))
+            // One regular expression, since each alternative of a rule takes a place in every row of the parser.
+            let texts: Vec<String> = texts.iter().map(|text| regex_of(text)).collect();
+            Ok(GrammarWithLexer::from_lark(format!("start: /{}/", texts.join("|"))))
         }
         Grammar::Lark(lark) => {
             small("bytes of the grammar", lark.len(), GRAMMAR_BYTES_MAX)?;
-            let lark = if gbnf::is_gbnf(lark) { gbnf::lark(lark)? } else { lark.clone() };
+            let lark = if gbnf::is_gbnf(lark) { gbnf::lark(lark)? } else { json_in_lark::checked(lark)? };
             Ok(GrammarWithLexer::from_lark(lark))
         }
         Grammar::Gbnf(text) => {
@@ -267,6 +292,15 @@ fn source(grammar: &Grammar, vocabulary: &Vocabulary) -> Result<GrammarWithLexer
 /// A literal of a Lark grammar: JSON's strings are those of Lark.
 fn lark_string(text: &str) -> String {
     Value::from(text).to_string()
+}
+
+/// The regular expression of one text, without what Lark's slashes would end.
+fn regex_of(text: &str) -> String {
+    let escaped = |c: char| match c.is_alphanumeric() {
+        true => c.to_string(),
+        false => format!("\\x{{{:x}}}", u32::from(c)),
+    };
+    text.chars().map(escaped).collect()
 }
 
 /// Does the work on a thread of its own, within [`COMPILE_TIME_MAX`].
@@ -314,13 +348,28 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, GrammarError>) -> Result<T, Gramm
         .unwrap_or_else(|_| Err(GrammarError::Invalid("the grammar cannot be compiled".into())))
 }
 
+/// What llguidance says of its tables, as callers know it.
+const WORDS: [(&str, &str); 12] = [
+    ("Current row has", "too many alternatives may come at one place"),
+    ("Too many items", "too many alternatives may come at one place"),
+    ("too many states", "its regular expressions are too complex"),
+    ("too many expressions", "its regular expressions are too complex"),
+    ("schema too large", "it is too large where its alternatives are combined with each other"),
+    ("oneOf constraints", "no more than one of its alternatives may be valid: they must exclude each other"),
+    ("Unable to determine if regex is empty", "its regular expressions are too complex"),
+    ("Regex is empty", "no text is one of it"),
+    ("regex for integer range", "its bounds are too large, or none lies between them"),
+    ("required item is unsatisfiable", "there is no item that it may have"),
+    ("NoExtensionBias", "no text is one of it"),
+    ("panic: ", "it cannot be compiled"),
+];
+
 /// llguidance's words without what it adds for its own developers: backtraces and states.
 fn plain(error: &str) -> String {
+    if let Some((_, words)) = WORDS.iter().find(|(theirs, _)| error.contains(theirs)) {
+        return (*words).into();
+    }
     let end =
         ["\n<", "<non-verbose", "\n  while processing"].iter().filter_map(|mark| error.find(mark)).min();
-    let words = error[..end.unwrap_or(error.len())].trim();
-    match words.strip_prefix("panic: ") {
-        Some(_) => "the grammar cannot be compiled".into(),
-        None => words.into(),
-    }
+    error[..end.unwrap_or(error.len())].trim().into()
 }

@@ -149,6 +149,67 @@ async fn an_answer_is_a_call_or_follows_its_schema_where_both_are_asked_for() {
     }
 }
 
+/// What else a request asks for changes nothing of what holds: other requests beside it, a stream, log-probabilities,
+/// stop strings, an earliest end, a prompt that is cached, and going on where another answer broke off.
+#[tokio::test]
+async fn a_schema_holds_together_with_whatever_else_is_asked() {
+    let folder = model();
+    let source = format!("tiny={}", folder.path().display());
+    let server = Server::start(&["--model", &source, "--max-running", "16"]);
+    let named = json!({"name": "answer", "schema": schema(), "strict": true});
+    let words = "many words of a prompt that fills blocks ".repeat(6);
+    let body = |seed: u64, more: Value| {
+        let mut body = json!({"model": "tiny", "seed": seed, "temperature": 1.5, "max_tokens": 200,
+            "messages": [{"role": "user", "content": format!("{words}{}", seed % 3)}], "return_token_ids": true,
+            "response_format": {"type": "json_schema", "json_schema": named}});
+        body.as_object_mut().expect("fields").extend(more.as_object().expect("fields").clone());
+        body
+    };
+    let ask = async |body: &Value| {
+        let (status, answer) = server.post("/v1/chat/completions", body).await;
+        assert_eq!(status, 200, "{answer}");
+        answer
+    };
+    let text =
+        |answer: &Value| answer["choices"][0]["message"]["content"].as_str().expect("a text").to_owned();
+    let mut alone = Vec::new();
+    for seed in 0..16 {
+        let answer = ask(&body(seed, json!({}))).await;
+        assert!(is_valid(&parsed(&json!(text(&answer)))), "{answer}");
+        alone.push(text(&answer));
+    }
+    let bodies: Vec<Value> = (0..16).map(|seed| body(seed, json!({}))).collect();
+    let together = futures_util::future::join_all(bodies.iter().map(ask)).await;
+    assert_eq!(together.iter().map(text).collect::<Vec<_>>(), alone, "an answer depends on the batch");
+    let cached = &together[15]["usage"]["prompt_tokens_details"]["cached_tokens"];
+    assert!(cached.as_u64().is_some_and(|tokens| tokens > 0), "the prompts are known by now: {cached}");
+
+    let scored = ask(&body(3, json!({"logprobs": true, "top_logprobs": 4, "n": 3, "min_tokens": 12}))).await;
+    for choice in scored["choices"].as_array().expect("choices") {
+        assert!(is_valid(&parsed(&choice["message"]["content"])), "{choice}");
+        let tokens = choice["logprobs"]["content"].as_array().expect("log-probabilities");
+        let ids = choice["token_ids"].as_array().expect("ids");
+        assert!(tokens.len() >= 12 && ids.len() >= 12, "{choice}");
+        assert!(
+            tokens.iter().all(|token| token["top_logprobs"].as_array().map(Vec::len) == Some(4)),
+            "{choice}"
+        );
+    }
+    // A stop string ends it within the document; one that does not come ends nothing.
+    let stopped = ask(&body(3, json!({"stop": ["\"days\""]}))).await;
+    assert_eq!(stopped["choices"][0]["finish_reason"], "stop", "{stopped}");
+    assert_eq!(Some(text(&stopped).as_str()), alone[3].split("\"days\"").next());
+    assert_eq!(text(&ask(&body(3, json!({"stop": ["never"]}))).await), alone[3]);
+    // Going on behind each beginning gives the rest.
+    let whole = ask(&body(5, json!({}))).await;
+    let ids = whole["choices"][0]["token_ids"].as_array().expect("ids").clone();
+    for done in [1, ids.len() / 2, ids.len() - 2] {
+        let rest = ask(&body(5, json!({"resume_token_ids": [ids[..done]]}))).await;
+        let more = rest["choices"][0]["token_ids"].as_array().expect("ids");
+        assert_eq!(more[..], ids[done..], "behind {done} of {} tokens", ids.len());
+    }
+}
+
 #[tokio::test]
 async fn json_is_valid_in_every_callers_format() {
     let folder = model();

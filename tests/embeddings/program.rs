@@ -57,6 +57,11 @@ async fn serve_takes_encoders_and_decoders_for_embeddings_beside_each_other() {
     let arguments: Vec<&str> = models.iter().flat_map(|model| ["--model", model]).collect();
     let server = Server::start(&arguments);
     server.log_line(&["loaded an encoder", "BertModel", "threads=2"]).await;
+    // Each of the two encoders has computed a text, on threads of its own alone: those of --threads.
+    let names = server.thread_names();
+    let count = |prefix: &str| names.iter().filter(|name| name.starts_with(prefix)).count();
+    assert_eq!((count("encoder 0"), count("encoder 1"), count("encoder 2")), (2, 2, 0), "{names:?}");
+    assert_eq!(count("candle"), 0, "{names:?}");
     let (status, health) = server.get("/health").await;
     assert_eq!(status, 200, "{health}");
     for model in ["bert", "modernbert-reranker", "qwen3-reranker"] {

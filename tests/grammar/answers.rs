@@ -2,10 +2,12 @@
 //! are held are calls with valid arguments, and a text that is held is one of its grammar.
 
 use super::schemas::{Random, valid};
-use super::{Walk, compiled, ends, tokenizer};
+use super::{compiled, tokenizer};
 use novastack::protocol::{TokenConstraint, TokenId};
 use novastack::text::grammar::{After, AnswerText, CallFormat, Grammar, GrammarCompiler, Tool, ToolCalls};
-use novastack::text::{AnswerFormat, AnswerParser, ParsedEvent, ParserOptions, ReasoningFormat, ToolFormat};
+use novastack::text::{
+    AnswerFormat, AnswerParser, ParsedEvent, ParserOptions, ReasoningFormat, Tokenizer, ToolFormat,
+};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -41,35 +43,42 @@ struct Answer {
 
 /// An answer by chance that came to its end.
 fn answer(grammar: &Grammar, format: AnswerFormat, after: &After, seed: u64) -> Option<Answer> {
-    let mut walk = Walk::of(compiled(grammar).factory(after).expect("a factory").constraint());
+    let factory = compiled(grammar).factory(after).expect("a factory");
+    let raw = chance(tokenizer(), factory.constraint(), seed)?;
+    let is_open = matches!(after, After::Reasoning { open: None, .. });
+    Some(read(&raw, format, is_open, grammar.holds_text()))
+}
+
+/// The text of an answer by chance.
+fn chance(tokenizer: &Tokenizer, mut constraint: Box<dyn TokenConstraint>, seed: u64) -> Option<String> {
     let mut random = Random(seed);
     let mut bytes = Vec::new();
+    let mut mask = vec![0; tokenizer.vocab_size().div_ceil(32)];
     for _ in 0..TOKENS_MAX {
-        let allowed = walk.allowed().expect("a mask");
-        let ending: Vec<_> = allowed.iter().filter(|token| ends().contains(token)).collect();
-        // It likes to come to an end, and to close what it has opened.
-        let token = match random.below(4) {
-            0 if !ending.is_empty() => *ending[random.below(ending.len())],
-            1 => {
-                let closes = |token: &&u32| {
-                    b"\"'})]<>".contains(tokenizer().token_text(**token).1.first().unwrap_or(&0))
-                };
-                let closing: Vec<_> = allowed.iter().filter(closes).collect();
-                if closing.is_empty() {
-                    allowed[random.below(allowed.len())]
-                } else {
-                    *closing[random.below(closing.len())]
-                }
-            }
-            _ => allowed[random.below(allowed.len())],
+        assert!(constraint.mask(&mut mask).expect("a mask"));
+        let tokens = 0..tokenizer.vocab_size() as TokenId;
+        let allowed: Vec<_> = tokens.filter(|t| mask[*t as usize / 32] >> (t % 32) & 1 == 1).collect();
+        let is_end = |token: &TokenId| tokenizer.eos_ids().contains(token);
+        let closes =
+            |token: &TokenId| b"\"'})]<>".contains(tokenizer.token_text(*token).1.first().unwrap_or(&0));
+        // It likes to come to an end, to close what it has opened, and the markers that were added.
+        let liked: Vec<_> = match random.below(4) {
+            0 => allowed.iter().copied().filter(is_end).collect(),
+            1 => allowed.iter().copied().filter(closes).collect(),
+            2 => allowed
+                .iter()
+                .copied()
+                .filter(|token| *token as usize >= super::tokenizer().vocab_size())
+                .collect(),
+            _ => Vec::new(),
         };
-        walk.constraint.accept(token).expect("an allowed token");
-        if ends().contains(&token) {
-            let raw = String::from_utf8_lossy(&bytes).into_owned();
-            let is_open = matches!(after, After::Reasoning { open: None, .. });
-            return Some(read(&raw, format, is_open, grammar.holds_text()));
+        let among = if liked.is_empty() { &allowed } else { &liked };
+        let token = among[random.below(among.len())];
+        constraint.accept(token).expect("an allowed token");
+        if is_end(&token) {
+            return Some(String::from_utf8_lossy(&bytes).into_owned());
         }
-        bytes.extend(tokenizer().token_text(token).1);
+        bytes.extend(tokenizer.token_text(token).1);
     }
     None
 }
@@ -224,7 +233,8 @@ fn a_document_that_reads_like_a_call_has_no_tools_name() {
 /// With tokens for the markers, no text has them, and reasoning has none but those that close it.
 #[test]
 fn channels_are_tokens_where_the_model_has_tokens_for_them() {
-    let markers = ["<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", "<|end|>", "<|call|>"];
+    let markers =
+        ["<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", "<|end|>", "<|call|>", "<|return|>"];
     let tokenizer = super::tokenizer_with(&markers);
     let id = |marker: &str| tokenizer.token_id(marker).expect("a special token");
     let compiler = GrammarCompiler::new(&tokenizer).expect("a compiler");
@@ -267,6 +277,51 @@ fn channels_are_tokens_where_the_model_has_tokens_for_them() {
     constraint.accept(id("<|message|>")).expect("its text");
     write(&mut constraint, "{\"a\":null}");
     assert!(allowed(&mut constraint).iter().all(|token| tokenizer.eos_ids().contains(token)));
+}
+
+/// The same where the model has tokens for its markers, also within tags.
+#[test]
+fn markers_that_are_tokens_are_held_wherever_they_stand() {
+    let document = json!({"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"],
+        "additionalProperties": false});
+    for (tools, markers) in [
+        (ToolFormat::DeepSeekV32, &["｜DSML｜"][..]),
+        (ToolFormat::DeepSeekV4, &["｜DSML｜"]),
+        (ToolFormat::Mistral, &["[TOOL_CALLS]", "[ARGS]"]),
+        (ToolFormat::MistralList, &["[TOOL_CALLS]"]),
+        (ToolFormat::Pythonic, &["<|tool_call_start|>", "<|tool_call_end|>"]),
+        (ToolFormat::DeepSeekV31, &["<｜tool▁calls▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>"]),
+    ] {
+        let tokenizer = super::tokenizer_with(markers);
+        let compiler = GrammarCompiler::new(&tokenizer).expect("a compiler");
+        let format = AnswerFormat { reasoning: None, tools: Some(tools) };
+        for (required, text) in [
+            (true, AnswerText::None),
+            (false, AnswerText::Free),
+            (true, AnswerText::Free),
+            (false, AnswerText::Held(Grammar::JsonSchema(document.clone()))),
+        ] {
+            let grammar = grammar(tools, required, true, text.clone());
+            let compiled = compiler.compile(&grammar).unwrap_or_else(|error| panic!("{tools:?}: {error}"));
+            let factory = compiled.factory(&After::Nothing).expect("a factory");
+            let (mut ended, mut calls) = (0, 0);
+            for seed in 0..12 {
+                let Some(raw) = chance(&tokenizer, factory.constraint(), seed) else { continue };
+                let answer = read(&raw, format, false, grammar.holds_text());
+                calls_are_valid(&answer);
+                assert!(!required || !answer.calls.is_empty(), "{tools:?}: {answer:?}");
+                if let (AnswerText::Held(held), true) = (&text, answer.calls.is_empty()) {
+                    holds(held, &answer);
+                }
+                ended += 1;
+                calls += answer.calls.len();
+            }
+            assert!(
+                ended > 1 && (calls > 0 || !required),
+                "{tools:?}, {text:?}: {ended} answers, {calls} calls"
+            );
+        }
+    }
 }
 
 /// Whether a text is one of the grammar that it was held to.

@@ -4,6 +4,7 @@
 mod answers;
 mod compile;
 mod gbnf;
+mod hostile;
 mod random;
 mod schemas;
 mod tools;

@@ -103,6 +103,15 @@ impl Server {
         panic!("no line with {words:?} in the log:\n{}", self.log());
     }
 
+    /// The names of its threads.
+    pub fn thread_names(&self) -> Vec<String> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("Linux");
+        let name = |task: std::io::Result<std::fs::DirEntry>| {
+            std::fs::read_to_string(task.ok()?.path().join("comm")).ok().map(|name| name.trim().to_owned())
+        };
+        tasks.filter_map(name).collect()
+    }
+
     /// What it has written to stderr so far.
     pub fn log(&self) -> String {
         self.log.lock().expect("the log").clone()

@@ -10,6 +10,7 @@
 //! [`moe`]; [`group`] joins ranks.
 
 pub mod attention;
+pub mod candle;
 pub mod ceiling;
 pub mod elementwise;
 pub mod group;

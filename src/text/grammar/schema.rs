@@ -91,7 +91,14 @@ pub(super) fn checked(schema: &Value) -> Result<Value, GrammarError> {
     if bytes > BYTES_MAX {
         return Err(GrammarError::TooLarge { what: "bytes of the schema", limit: BYTES_MAX, found: bytes });
     }
-    let mut check = Check { root: schema, schemas: 0, properties: 0, values: 0, references: BTreeMap::new() };
+    let mut check = Check {
+        root: schema,
+        schemas: 0,
+        properties: 0,
+        values: 0,
+        required: 0,
+        references: BTreeMap::new(),
+    };
     let mut checked = check.schema(schema, "#", 0)?;
     check.recursions_end()?;
     if let Value::Bool(any) = checked {
@@ -154,6 +161,7 @@ struct Check<'s> {
     schemas: usize,
     properties: usize,
     values: usize,
+    required: usize,
     /// Each reference, and where it stands.
     references: BTreeMap<&'s str, String>,
 }
@@ -252,13 +260,18 @@ impl<'s> Check<'s> {
             }
             "required" => {
                 let names = value.as_array().filter(|names| names.iter().all(Value::is_string));
-                names.ok_or_else(|| wrong("must be a list of names"))?;
+                let names = names.ok_or_else(|| wrong("must be a list of names"))?;
+                self.required += names.len();
+                self.within("names of `required` in the schema", self.required, PROPERTIES_MAX)?;
             }
             "minItems" | "maxItems" | "minProperties" | "maxProperties" => count(value, ITEMS_MAX, wrong)?,
             "minLength" | "maxLength" => count(value, LENGTH_MAX, wrong)?,
             "minimum" | "maximum" | "multipleOf" => {
                 if !value.as_f64().is_some_and(f64::is_finite) {
                     return Err(wrong(&format!("must be a number, got {value}")));
+                }
+                if keyword == "multipleOf" && value.as_f64().is_some_and(|of| of <= 0.0) {
+                    return Err(wrong(&format!("must be more than 0, got {value}")));
                 }
             }
             "exclusiveMinimum" | "exclusiveMaximum" => {
@@ -329,6 +342,10 @@ impl<'s> Check<'s> {
         if reference.contains(['~', '%']) {
             return wrong(format!("is not supported where it has an escape, got {reference:?}"));
         }
+        // Each place has one name, so that there are no more references than places.
+        if reference.contains("//") || reference.ends_with('/') {
+            return wrong(format!("must not have empty parts, got {reference:?}"));
+        }
         match target(self.root, reference) {
             Some(Value::Object(_) | Value::Bool(_)) => {}
             _ => return wrong(format!("points at nothing that is a schema: {reference:?}")),
@@ -340,17 +357,21 @@ impl<'s> Check<'s> {
     /// Every reference has a document that ends: `{"$ref": "#"}` has none, nor has an object that requires one
     /// of its own kind.
     fn recursions_end(&self) -> Result<(), GrammarError> {
+        // By each reference, those within what it points at that wait for it.
+        let mut waiting: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for reference in self.references.keys() {
+            let mut within = BTreeSet::new();
+            target(self.root, reference).into_iter().for_each(|schema| references_in(schema, &mut within));
+            within.into_iter().for_each(|inner| waiting.entry(inner).or_default().push(reference));
+        }
         let mut ending: BTreeSet<&str> = BTreeSet::new();
-        loop {
-            let ends = |reference: &&&str| {
-                !ending.contains(**reference)
-                    && target(self.root, reference).is_some_and(|schema| can_end(schema, &ending))
-            };
-            let more: Vec<&str> = self.references.keys().filter(ends).copied().collect();
-            if more.is_empty() {
-                break;
+        let mut open: Vec<&str> = self.references.keys().copied().collect();
+        while let Some(reference) = open.pop() {
+            let ends = || target(self.root, reference).is_some_and(|schema| can_end(schema, &ending));
+            if !ending.contains(reference) && ends() {
+                ending.insert(reference);
+                open.extend(waiting.get(reference).into_iter().flatten());
             }
-            ending.extend(more);
         }
         match self.references.iter().find(|(reference, _)| !ending.contains(**reference)) {
             None => Ok(()),
@@ -368,6 +389,18 @@ fn target<'s>(root: &'s Value, reference: &str) -> Option<&'s Value> {
         Value::Array(list) => list.get(part.parse::<usize>().ok()?),
         _ => value.get(part),
     })
+}
+
+/// The references that stand in a schema. Names of properties that look like one do no harm.
+fn references_in<'s>(schema: &'s Value, found: &mut BTreeSet<&'s str>) {
+    match schema {
+        Value::Object(map) => {
+            found.extend(map.get("$ref").and_then(Value::as_str));
+            map.values().for_each(|value| references_in(value, found));
+        }
+        Value::Array(list) => list.iter().for_each(|value| references_in(value, found)),
+        _ => {}
+    }
 }
 
 /// Whether a document of it can end, where those of these references can.

@@ -16,6 +16,11 @@ const LEXER_WORK_MAX: u64 = 5_000_000;
 /// Symbols in a grammar's rules.
 const GRAMMAR_SYMBOLS_MAX: usize = 500_000;
 
+/// Alternatives that may be open at one place of an answer.
+const ROW_ITEMS_MAX: usize = 20_000;
+/// Of those, all that one mask goes through: some 50 ms each million.
+const MASK_ITEMS_MAX: usize = 1_000_000;
+
 /// The bytes of a model's tokens, and which of them end an answer.
 pub(super) struct Vocabulary {
     tokens: TokEnv,
@@ -76,6 +81,8 @@ impl Vocabulary {
             max_lexer_states: LEXER_STATES_MAX,
             initial_lexer_fuel: LEXER_WORK_MAX,
             max_grammar_size: GRAMMAR_SYMBOLS_MAX,
+            max_items_in_row: ROW_ITEMS_MAX,
+            step_max_items: MASK_ITEMS_MAX,
             verbose_errors: false,
             ..ParserLimits::default()
         };
