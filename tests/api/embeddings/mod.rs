@@ -24,8 +24,8 @@ fn id(word: &str) -> u32 {
     3 + WORDS.iter().position(|known| *known == word).expect("a word") as u32
 }
 
-/// A tokenizer of words, with BERT's template around one text and a pair.
-fn words() -> Arc<Tokenizer> {
+/// The file of a tokenizer of words, with BERT's template around one text and a pair.
+pub(super) fn words_file() -> Value {
     let special = |id: u32, content: &str| {
         json!({ "id": id, "content": content, "special": true, "single_word": false, "lstrip": false,
                 "rstrip": false, "normalized": false })
@@ -35,7 +35,7 @@ fn words() -> Arc<Tokenizer> {
     let tokens = |name: &str, id: u32| json!({ "id": name, "ids": [id], "tokens": [name] });
     let mut vocab = json!({ "[UNK]": 0, "[CLS]": CLS, "[SEP]": SEP });
     WORDS.iter().for_each(|word| vocab[*word] = id(word).into());
-    let file = json!({
+    json!({
         "version": "1.0", "truncation": null, "padding": null,
         "added_tokens": [special(CLS, "[CLS]"), special(SEP, "[SEP]")],
         "normalizer": null, "pre_tokenizer": { "type": "Whitespace" },
@@ -47,10 +47,14 @@ fn words() -> Arc<Tokenizer> {
         },
         "decoder": null,
         "model": { "type": "WordLevel", "unk_token": "[UNK]", "vocab": vocab },
-    });
+    })
+}
+
+/// The tokenizer of [`words_file`].
+fn words() -> Arc<Tokenizer> {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("tokenizer.json");
-    std::fs::write(&path, file.to_string()).expect("a file");
+    std::fs::write(&path, words_file().to_string()).expect("a file");
     let tokenizer = Tokenizer::from_source(&TokenizerSource::Json(path), &json!({}));
     Arc::new(tokenizer.expect("a tokenizer"))
 }
