@@ -164,7 +164,7 @@ fn written(tools: ToolFormat, calls: &[(&str, Value)]) -> String {
 
 /// The events of an answer in pieces, neighbours of one kind joined.
 fn events_of<'a>(format: AnswerFormat, pieces: impl Iterator<Item = &'a str>) -> Vec<ParsedEvent> {
-    let mut parser = AnswerParser::new(&format, ParserOptions { reasoning_is_open: false, tools: tools() });
+    let mut parser = AnswerParser::new(&format, ParserOptions { tools: tools(), ..ParserOptions::default() });
     let mut events = Vec::new();
     let mut joined: Vec<ParsedEvent> = Vec::new();
     let mut join = |events: &mut Vec<ParsedEvent>| {
