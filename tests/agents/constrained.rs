@@ -11,6 +11,12 @@ pub(super) fn model() -> tempfile::TempDir {
     for file in std::fs::read_dir(golden_dir("llama")).expect("goldens").flatten() {
         std::fs::copy(file.path(), folder.path().join(file.file_name())).expect("copied");
     }
+    // Room for a client's schema in the prompt and for an answer of mostly white space.
+    let config = folder.path().join("config.json");
+    let text = std::fs::read_to_string(&config).expect("a configuration");
+    let longer = text.replace("\"max_position_embeddings\": 512", "\"max_position_embeddings\": 4096");
+    assert_ne!(longer, text);
+    std::fs::write(config, longer).expect("written");
     let template = "{% if tools %}{{ tools | length }} tools\n{% endif %}{% for message in messages %}<|im_start|>\
         {{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n";
     std::fs::write(folder.path().join("chat_template.jinja"), template).expect("written");

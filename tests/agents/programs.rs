@@ -91,10 +91,7 @@ pub const CONTINUE: Agent = Agent {
     program: "cn",
     parallel: true,
     read: |path| ("Read", json!({"filepath": path})),
-    edit: |path| {
-        let edit = json!({"old_string": "alpha", "new_string": "gamma"});
-        ("MultiEdit", json!({"file_path": path, "edits": [edit]}))
-    },
+    edit: |path| ("Edit", json!({"file_path": path, "old_string": "alpha", "new_string": "gamma"})),
     shell: |command| ("Bash", json!({"command": command})),
     connect: |command, url, folder| {
         let model = json!({"name": "m", "provider": "openai", "model": "m", "apiBase": format!("{url}/v1"),

@@ -16,16 +16,21 @@ const SECONDS_MAX: &str = "240";
 
 /// What the scripted model writes.
 fn script(prompt: &str) -> String {
+    let call = |name: &str, arguments: &str| {
+        format!("<tool_call>\n{{\"name\": \"{name}\", \"arguments\": {arguments}}}\n</tool_call>")
+    };
+    let has_tools = prompt.contains("<tools>");
     let says = match prompt {
-        prompt if prompt.contains("<tool_response>") => "It is sunny in Rome.",
-        prompt if prompt.contains("<tools>") && prompt.contains("The weather in Rome?") => {
-            "I look.\n<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Rome\"}}\n</tool_call>"
+        prompt if prompt.contains("<tool_response>") => "It is sunny in Rome.".to_owned(),
+        prompt if has_tools && prompt.contains("The weather in Rome?") => {
+            format!("I look.\n{}", call("get_weather", "{\"city\": \"Rome\"}"))
         }
-        // instructor's tool is its model's schema.
-        prompt if prompt.contains("<tools>") && prompt.contains("A trip.") => {
-            "<tool_call>\n{\"name\": \"Trip\", \"arguments\": {\"city\": \"Paris\", \"days\": 3}}\n</tool_call>"
+        // instructor's tool is its model's schema, named otherwise where its parts are asked for.
+        prompt if has_tools && prompt.contains("A trip.") => {
+            let name = if prompt.contains("PartialTrip") { "PartialTrip" } else { "Trip" };
+            call(name, "{\"city\": \"Paris\", \"days\": 3}")
         }
-        _ => "Hello from the script.",
+        _ => "Hello from the script.".to_owned(),
     };
     format!("<think>\nHm.\n</think>\n\n{says}")
 }

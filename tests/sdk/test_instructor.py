@@ -20,7 +20,11 @@ def client(mode):
     """Tools that are not strict are the model's to fill in: they are for the scripted one."""
     url, model = ("NOVASTACK_TEST_URL", "m") if mode == "TOOLS" else ("NOVASTACK_TEST_RANDOM_URL", "tiny")
     plain = openai.OpenAI(base_url=os.environ[url] + "/v1", api_key="none", max_retries=0)
-    asked = {"model": model, "messages": [{"role": "user", "content": "A trip."}], "max_retries": 0, "max_tokens": 2000}
+    messages = [{"role": "user", "content": "A trip."}]
+    asked = {"model": model, "messages": messages, "max_retries": 0, "max_tokens": 2000, "temperature": 0}
+    if mode.startswith("TOOLS"):
+        # Else a model of random weights calls again and again.
+        asked["parallel_tool_calls"] = False
     return instructor.from_openai(plain, mode=instructor.Mode[mode]), asked
 
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 
 URL = os.environ["NOVASTACK_TEST_URL"]
 RANDOM_URL = os.environ["NOVASTACK_TEST_RANDOM_URL"]
-COMMON = {"api_key": "none", "max_retries": 0, "max_tokens": 2000}
+COMMON = {"api_key": "none", "max_retries": 0, "max_tokens": 2000, "temperature": 0}
 KINDS = {
     "chat": lambda url, model: ChatOpenAI(model=model, base_url=url + "/v1", **COMMON),
     "responses": lambda url, model: ChatOpenAI(model=model, base_url=url + "/v1", use_responses_api=True, **COMMON),

@@ -65,7 +65,7 @@ def test_tools(kind, streamed):
 
 def test_structured_output():
     schema = {"type": "json_schema", "json_schema": {"name": "trip", "schema": SCHEMA, "strict": True}}
-    asked = {**at("openai", RANDOM_URL, "tiny"), "messages": user("A trip."), "response_format": schema}
+    asked = {**at("openai", RANDOM_URL, "tiny"), "messages": user("A trip."), "response_format": schema, "temperature": 0}
     trip = json.loads(litellm.completion(**asked).choices[0].message.content)
     assert trip["city"] in ("Paris", "Oslo") and trip["days"] in (1, 2)
 

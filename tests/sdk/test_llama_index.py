@@ -25,6 +25,7 @@ def llm(url, model):
         is_function_calling_model=True,
         max_retries=0,
         max_tokens=2000,
+        temperature=0,
     )
 
 

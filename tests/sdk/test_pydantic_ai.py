@@ -68,5 +68,5 @@ def test_tools(kind):
 @pytest.mark.parametrize("kind", ["chat", "responses"])
 @pytest.mark.parametrize("output", [Trip, NativeOutput(Trip)], ids=["by a tool", "by a schema"])
 def test_structured_output(kind, output):
-    agent = Agent(model(kind, "NOVASTACK_TEST_RANDOM_URL", "tiny"), output_type=output, retries=0)
+    agent = Agent(model(kind, "NOVASTACK_TEST_RANDOM_URL", "tiny"), output_type=output, retries=0, model_settings={"temperature": 0})
     assert isinstance(asyncio.run(agent.run("A trip.")).output, Trip)

@@ -61,7 +61,7 @@ test("openai: a round trip of tools", async () => {
 
 test("openai: structured output", async () => {
   const response_format = zodResponseFormat(Trip, "trip");
-  const answer = await randomOpenai.chat.completions.parse({ model: "tiny", messages: hello, response_format });
+  const answer = await randomOpenai.chat.completions.parse({ model: "tiny", messages: hello, response_format, temperature: 0 });
   Trip.parse(answer.choices[0].message.parsed);
 });
 
@@ -83,7 +83,7 @@ test("openai: responses", async () => {
   const second = await openai.responses.create({ model: "m", input, tools, previous_response_id: first.id });
   assert.equal(second.output_text, SUNNY);
   const text_format = { format: zodTextFormat(Trip, "trip") };
-  const parsed = await randomOpenai.responses.parse({ model: "tiny", input: "hello", text: text_format });
+  const parsed = await randomOpenai.responses.parse({ model: "tiny", input: "hello", text: text_format, temperature: 0 });
   Trip.parse(parsed.output_parsed);
 });
 
@@ -127,7 +127,8 @@ test("anthropic: structured output and errors", async () => {
     additionalProperties: false,
   };
   const output_config = { format: { type: "json_schema", schema } };
-  const answer = await randomAnthropic.messages.create({ model: "tiny", max_tokens: 500, messages: hello, output_config });
+  const asked = { model: "tiny", max_tokens: 500, messages: hello, output_config, temperature: 0 };
+  const answer = await randomAnthropic.messages.create(asked);
   Trip.parse(JSON.parse(answer.content.at(-1).text));
   const bad = anthropic.messages.create({ model: "m", max_tokens: 0, messages: hello });
   await assert.rejects(bad, (error) => error instanceof Anthropic.BadRequestError && /max_tokens/.test(error.message));
@@ -159,7 +160,7 @@ for (const [name, provider] of Object.entries(providers)) {
     assert.ok(text.endsWith(SUNNY), text);
     assert.deepEqual(asked, ["Rome"]);
     const output = Output.object({ schema: Trip });
-    const structured = { model: provider(randomUrl)("tiny"), maxRetries: 0, maxOutputTokens: 500, prompt: "hello", output };
+    const structured = { model: provider(randomUrl)("tiny"), maxRetries: 0, maxOutputTokens: 500, temperature: 0, prompt: "hello", output };
     Trip.parse((await generateText(structured)).output);
     const missing = generateText({ ...common, model: provider(randomUrl)("nobody"), prompt: "hello" });
     await assert.rejects(missing, (error) => error.statusCode === 404);
