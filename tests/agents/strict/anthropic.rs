@@ -358,16 +358,9 @@ fn check_block(at: &str, block: &Value, types: &[&str]) -> Checked {
             })
         }
         "tool_result" => {
-            let inner = list(&block["content"]).iter().enumerate();
-            inner
-                .map(|(i, part)| {
-                    check_block(
-                        &format!("{at}.content.{i}"),
-                        part,
-                        &["text", "image", "document", "search_result"],
-                    )
-                })
-                .collect()
+            let types = &["text", "image", "document", "search_result"];
+            let mut inner = list(&block["content"]).iter().enumerate();
+            inner.try_for_each(|(i, part)| check_block(&format!("{at}.content.{i}"), part, types))
         }
         _ => Ok(()),
     }

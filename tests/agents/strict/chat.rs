@@ -390,8 +390,8 @@ fn check_content(at: &str, role: &str, message: &Value) -> Checked {
         Value::String(_) => Ok(()),
         Value::Array(parts) => {
             check(!parts.is_empty(), || empty(&param))?;
-            let parts = parts.iter().enumerate();
-            parts.map(|(i, part)| one_of(&format!("{param}[{i}].type"), &part["type"], types)).collect()
+            let mut parts = parts.iter().enumerate();
+            parts.try_for_each(|(i, part)| one_of(&format!("{param}[{i}].type"), &part["type"], types))
         }
         Value::Null if may_lack => Ok(()),
         _ => {

@@ -320,8 +320,8 @@ fn check_content(at: &str, item: &Value) -> Checked {
         _ => &["input_text", "input_image", "input_file"],
     };
     check(item["content"].is_string() || item["content"].is_array(), || missing(format!("{at}.content")))?;
-    let parts = list(&item["content"]).iter().enumerate();
-    parts.map(|(i, part)| one_of(&format!("{at}.content[{i}].type"), &part["type"], types)).collect()
+    let mut parts = list(&item["content"]).iter().enumerate();
+    parts.try_for_each(|(i, part)| one_of(&format!("{at}.content[{i}].type"), &part["type"], types))
 }
 
 fn check_reasoning_item(items: &[Value], i: usize, stored: bool) -> Checked {
