@@ -97,7 +97,7 @@ impl Pooled {
         attempt: &Option<Attempt>,
     ) -> Result<Whole, Failure> {
         let answer = upstream.pool(self.task, &self.body, bounds, attempt).await?;
-        if answer.len() <= JSON_INLINE_BYTES_MAX {
+        if answer.body_bytes() <= JSON_INLINE_BYTES_MAX {
             return answer.read(name);
         }
         let name = name.to_owned();

@@ -151,7 +151,7 @@ impl Said {
 
 impl PooledAnswer {
     /// Its bytes; reading many takes a while.
-    pub fn len(&self) -> usize {
+    pub fn body_bytes(&self) -> usize {
         self.body.len()
     }
 
