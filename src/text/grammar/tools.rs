@@ -26,6 +26,7 @@ pub struct Tool {
 
 /// How a family writes its calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "a request has one of them")]
 pub enum CallFormat {
     /// Texts around names and arguments.
     Texts(CallTexts),
