@@ -128,6 +128,8 @@ for model in smollm2-135m-instruct golden; do
 done
 NOVASTACK_TEST_BINARY=$program NOVASTACK_TEST_SOURCE=$PWD/tests/goldens/llama \
   "$python" -m pytest -q -p no:cacheprovider tests/sdk/test_gateway.py
+step "schemathesis over /openapi.json"
+NOVASTACK_TEST_BINARY=$program NOVASTACK_TEST_SOURCE=$PWD/tests/goldens/llama "$python" tests/sdk/check_openapi.py
 dialects=$(mktemp -d)
 NOVASTACK_DIALECT_OUT=$dialects cargo test --locked --quiet --lib -- --ignored write_for_the_sdks
 "$python" tests/sdk/check_dialect.py "$dialects" | tail -1
