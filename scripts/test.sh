@@ -133,6 +133,8 @@ NOVASTACK_TEST_URL=$url NOVASTACK_TEST_MODEL=golden NOVASTACK_TEST_EMBEDDINGS=mi
 NOVASTACK_TEST_BINARY=$program NOVASTACK_TEST_SOURCE=$PWD/tests/goldens/llama \
   "$python" -m pytest -q -p no:cacheprovider tests/sdk/test_gateway.py tests/sdk/test_slow_streams.py \
   tests/sdk/test_strict_fields.py
+step "schemathesis over /openapi.json"
+NOVASTACK_TEST_BINARY=$program NOVASTACK_TEST_SOURCE=$PWD/tests/goldens/llama "$python" tests/sdk/check_openapi.py
 dialects=$(mktemp -d)
 NOVASTACK_DIALECT_OUT=$dialects cargo test --locked --quiet --lib -- --ignored write_for_the_sdks
 "$python" tests/sdk/check_dialect.py "$dialects" | tail -1

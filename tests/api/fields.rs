@@ -3,6 +3,7 @@
 
 use super::{chat, completion, fill_model, merged, serve};
 use crate::support::server::Server;
+use novastack::gateway::chat::openai::field_type::FieldType;
 use novastack::gateway::chat::openai::known_fields::{
     CHAT, ENDPOINTS, Endpoint, Fate, INFILL, KNOWN, MESSAGES, Neutral, TEXT, table,
 };
@@ -282,6 +283,9 @@ fn the_table_of_fields_is_in_the_documentation() {
 #[test]
 fn the_rows_are_sorted_and_each_endpoint_has_one() {
     assert!(KNOWN.is_sorted_by_key(|row| row.name));
+    for row in KNOWN.iter().filter(|row| matches!(row.fate, Fate::Done(_))) {
+        assert!(row.of != FieldType::Any, "{} has no type: add `.of(...)` to its row", row.name);
+    }
     for (i, row) in KNOWN.iter().enumerate() {
         let same = KNOWN[i + 1..].iter().take_while(|other| other.name == row.name);
         assert!(same.clone().all(|other| other.at & row.at == 0), "{} has two rows", row.name);

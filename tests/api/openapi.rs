@@ -8,7 +8,8 @@ use crate::support::server::Server;
 use novastack::gateway::http::openapi::document;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use std::process::Command;
+use std::io::Write;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 const ADMIN: &str = "the-key-of-the-admin";
@@ -98,6 +99,7 @@ async fn every_example_is_answered_as_described() {
         )
     });
     let (mut response_id, mut is_recorded) = (String::new(), false);
+    let (mut lines, mut answers) = (String::new(), 0);
     for (method, path, operation) in operations {
         if path.contains("/scores") || path.ends_with("/correct") {
             while !is_recorded {
@@ -120,11 +122,35 @@ async fn every_example_is_answered_as_described() {
         assert!((200..300).contains(&status), "{method} {filled}: {status} {text}");
         let described = &operation["responses"][status.to_string()];
         assert!(described.is_object(), "{method} {path} answers {status}, which is not described");
+        if let Some(content) = described["content"].get("application/json") {
+            let mut schema = content["schema"].clone();
+            schema["components"] = document["components"].clone();
+            lines += &format!("{}\n", json!({"schema": schema, "closed": true, "answer": text}));
+            answers += 1;
+        }
         if path == "/v1/responses" {
             let answer: Value = serde_json::from_str(&text).expect("JSON");
             response_id = answer["id"].as_str().expect("an id").to_owned();
         }
     }
+    assert!(answers > 20, "{answers}");
+    jsonschema_takes(&lines);
+}
+
+/// Python's jsonschema; scripts/test.sh names a Python that has it.
+fn jsonschema_takes(lines: &str) {
+    let named = std::env::var("NOVASTACK_TEST_PYTHON").ok();
+    let python = named.clone().unwrap_or_else(|| "python3".into());
+    let has_it = Command::new(&python).args(["-c", "import jsonschema"]).stderr(Stdio::null()).status();
+    if !has_it.is_ok_and(|status| status.success()) {
+        assert!(named.is_none(), "{python} has no jsonschema");
+        eprintln!("SKIPPED: python3 has no jsonschema; answers were not held against their schemas");
+        return;
+    }
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sdk/check_schemas.py");
+    let mut child = Command::new(&python).arg(script).stdin(Stdio::piped()).spawn().expect("python");
+    child.stdin.take().expect("a pipe").write_all(lines.as_bytes()).expect("python reads");
+    assert!(child.wait().expect("python").success(), "answers are not as described: see above");
 }
 
 /// The types that a schema allows: JSON Schema's words. Empty: any.

@@ -1,4 +1,5 @@
-"""Validates answers against their JSON schemas: lines of {"schema": ..., "answer": "..."} from stdin.
+"""Validates answers against their JSON schemas: lines of {"schema": ..., "answer": "..."} from stdin. With
+"closed": true objects have no fields but those that the schema names.
 
 One difference is known: a leap second (":60") is a time to RFC 3339 and to llguidance, at any minute, and none to
 Python's datetime.
@@ -18,10 +19,23 @@ def known(error):
     return is_time and ":60" in error.instance
 
 
+def close(schema):
+    if isinstance(schema, dict):
+        if isinstance(schema.get("properties"), dict):
+            schema.setdefault("additionalProperties", False)
+        for inner in schema.values():
+            close(inner)
+    elif isinstance(schema, list):
+        for inner in schema:
+            close(inner)
+
+
 count, wrong = 0, []
 for line in sys.stdin:
     case = json.loads(line)
     count += 1
+    if case.get("closed"):
+        close(case["schema"])
     try:
         value = json.loads(case["answer"])
         validator = Draft202012Validator(case["schema"], format_checker=Draft202012Validator.FORMAT_CHECKER)
@@ -29,6 +43,6 @@ for line in sys.stdin:
     except ValueError as error:
         errors = [str(error)]
     if errors:
-        wrong.append(f"{case['answer']!r} under {json.dumps(case['schema'])}: {errors[0]}")
+        wrong.append(f"{case['answer'][:2000]!r} under {json.dumps(case['schema'])[:2000]}: {errors[0][:2000]}")
 print(f"{count} answers, {len(wrong)} not valid", *wrong[:10], sep="\n")
 sys.exit(1 if wrong or not count else 0)

@@ -10,9 +10,10 @@ use axum::extract::Path;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use axum::response::{IntoResponse, Response};
 use flate2::read::GzDecoder;
+use std::borrow::Cow;
 use std::io::Read;
-use std::sync::Arc;
-use utoipa_swagger_ui::Config;
+use std::sync::{Arc, OnceLock};
+use utoipa_swagger_ui::{Config, SwaggerFile};
 
 const PAGE: &str = include_str!("docs/index.html");
 const START: &str = include_str!("docs/start.js");
@@ -53,20 +54,20 @@ pub async fn file(Path(name): Path<String>, uri: Uri, headers: HeaderMap) -> Res
     if name == "start.js" {
         return Ok(of_page("text/javascript", Bytes::from_static(START.as_bytes())));
     }
-    let known = ASSETS.contains(&name.as_str());
-    // The configuration is that of a file which is not served.
-    let served = known.then(|| utoipa_swagger_ui::serve(&name, Arc::new(Config::default())));
-    let Some(Ok(Some(asset))) = served else { return Err(ApiError::unknown_path("GET", uri.path())) };
+    let Some(asset) = ASSETS.contains(&name.as_str()).then(|| asset(&name)).flatten() else {
+        return Err(ApiError::unknown_path("GET", uri.path()));
+    };
     let takes_gzip = headers
         .get(header::ACCEPT_ENCODING)
         .and_then(|value| value.to_str().ok())
         .is_some_and(|value| value.split(',').any(|coding| coding.trim() == "gzip"));
     let is_packed = asset.gzpipped && takes_gzip;
-    let bytes = match asset.gzpipped && !takes_gzip {
-        true => unpacked(&asset.bytes)?,
-        false => asset.bytes.into_owned(),
+    let bytes = match (asset.gzpipped && !takes_gzip, asset.bytes) {
+        (true, _) => unpacked(&name),
+        (false, Cow::Borrowed(bytes)) => Bytes::from_static(bytes),
+        (false, Cow::Owned(bytes)) => bytes.into(),
     };
-    let mut response = of_page(&asset.content_type, bytes.into());
+    let mut response = of_page(&asset.content_type, bytes);
     let headers = response.headers_mut();
     headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
     if is_packed {
@@ -75,12 +76,24 @@ pub async fn file(Path(name): Path<String>, uri: Uri, headers: HeaderMap) -> Res
     Ok(response)
 }
 
-fn unpacked(bytes: &[u8]) -> Result<Vec<u8>, ApiError> {
-    let mut out = Vec::new();
-    match GzDecoder::new(bytes).read_to_end(&mut out) {
-        Ok(_) => Ok(out),
-        Err(_) => Err(ApiError::internal("a file of the page is damaged")),
-    }
+/// A file of Swagger UI's. The configuration is that of one which is not served.
+fn asset(name: &str) -> Option<SwaggerFile<'static>> {
+    utoipa_swagger_ui::serve(name, Arc::new(Config::default())).ok().flatten()
+}
+
+/// For who takes no gzip: unpacked once for all, since anybody may ask.
+fn unpacked(name: &str) -> Bytes {
+    static UNPACKED: OnceLock<[Bytes; ASSETS.len()]> = OnceLock::new();
+    let all = UNPACKED.get_or_init(|| {
+        ASSETS.map(|name| {
+            let mut out = Vec::new();
+            let packed = asset(name).map(|asset| asset.bytes).unwrap_or_default();
+            GzDecoder::new(&*packed).read_to_end(&mut out).expect("a file that was built in is whole");
+            out.into()
+        })
+    });
+    let at = ASSETS.iter().position(|known| *known == name);
+    at.map_or_else(Bytes::new, |at| all[at].clone())
 }
 
 fn of_page(kind: &str, bytes: Bytes) -> Response {

@@ -6,7 +6,8 @@
 //! is the same with every configuration. So it needs no key; the page that shows it could not send one.
 //! Operations that may be off say how.
 //!
-//! A route that is not described, and a description of none, fail a test.
+//! To describe a new route: `#[utoipa::path]` over its handler, the handler in `paths` below, and in [`bases`] where
+//! else it is served. A route that is not described, and a description of none, fail a test.
 
 mod errors;
 #[cfg(test)]
@@ -31,9 +32,11 @@ use serde_json::{Value, json};
 use std::sync::OnceLock;
 use utoipa::OpenApi;
 
-/// Under it are the first path and all that are served below `/router` too.
+/// The API once more, for those who know the gateway by this address.
 const ROUTER: &str = "/router";
+/// Anthropic's paths once more.
 const ANTHROPIC: &str = "/anthropic";
+/// What is asked there goes to the model or route of that name.
 const TO: &str = "/to/{name}";
 
 /// Other names of one thing: the path, the path that is described, its method, the operation's id.
@@ -168,6 +171,7 @@ fn finish(document: &mut Value) {
     schemas["ResponsesRequest"] = request::schema();
     bound(schemas);
 
+    // Who has a key sends it by either header.
     document["components"]["securitySchemes"] = json!({
         "bearer": {"type": "http", "scheme": "bearer", "description": "A key of this server's."},
         "apiKey": {"type": "apiKey", "in": "header", "name": "x-api-key", "description": "The same."},
@@ -205,6 +209,10 @@ fn finish(document: &mut Value) {
 
 /// Adds what the types' attributes have no words for.
 fn bound(schemas: &mut Value) {
+    // Special tokens, dimensions and columns that are not named.
+    for open in ["TokenizerInfo", "UsageColumns", "Arm"] {
+        schemas[open]["additionalProperties"] = true.into();
+    }
     let of_id = json!({"type": "number", "minimum": -100, "maximum": 100});
     schemas["LogitBias"]["additionalProperties"] = of_id;
     schemas["LogitBias"]["propertyNames"] = json!({"pattern": "^[0-9]+$"});

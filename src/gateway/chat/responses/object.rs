@@ -24,11 +24,31 @@ const REPEATED: [&str; 14] = [
     "tool_choice",
 ];
 
+/// Of those, texts. Most are labels that nobody here reads: what is no text is not repeated, so that a client which
+/// reads the response by its types can.
+const TEXTS: [&str; 7] = [
+    "instructions",
+    "previous_response_id",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "safety_identifier",
+    "service_tier",
+    "user",
+];
+
+fn is_repeated(name: &str, value: &Value) -> bool {
+    match name {
+        "max_tool_calls" => value.is_u64(),
+        name => value.is_string() || !TEXTS.contains(&name),
+    }
+}
+
 /// What the response repeats of a request.
 pub fn echo(body: &Map<String, Value>, tools: Vec<Value>, store: bool) -> Map<String, Value> {
     let mut echo = Map::new();
     for name in REPEATED {
-        echo.insert(name.to_owned(), body.get(name).cloned().unwrap_or(Value::Null));
+        let given = body.get(name).filter(|value| is_repeated(name, value));
+        echo.insert(name.to_owned(), given.cloned().unwrap_or(Value::Null));
     }
     let mut default = |name: &str, value: Value| {
         let slot = echo.entry(name).or_insert(Value::Null);
@@ -44,7 +64,10 @@ pub fn echo(body: &Map<String, Value>, tools: Vec<Value>, store: bool) -> Map<St
     default("truncation", "disabled".into());
     default("store", store.into());
     default("tools", tools.into());
-    default("parallel_tool_calls", body.get("parallel_tool_calls").cloned().unwrap_or(true.into()));
+    default(
+        "parallel_tool_calls",
+        body.get("parallel_tool_calls").filter(|it| it.is_boolean()).cloned().unwrap_or(true.into()),
+    );
     let asked = |name: &str, inner: &str| body.get(name).and_then(|it| it.get(inner)).cloned();
     default(
         "reasoning",

@@ -14,7 +14,7 @@ pub struct Usage {
     pub lost_records: u64,
 }
 
-/// What is added up of usage; see `columns` in the parent.
+/// What is added up, beside the values of the dimensions.
 #[derive(ToSchema)]
 pub struct UsageColumns {
     /// Of callers.
@@ -227,7 +227,7 @@ pub struct Report {
     pub lost_records: u64,
 }
 
-/// An arm of a split, with what is told of it; see `columns` in report.rs.
+/// An arm of a split, with columns for its errors, tokens, costs and times.
 #[derive(ToSchema)]
 pub struct Arm {
     /// The route.

@@ -1,7 +1,7 @@
 //! Requests as chat completions.
 
 use super::super::envelope::Envelope;
-use super::{chat, request};
+use super::{asked, chat, request};
 use serde_json::{Value, json};
 
 fn messages(input: Value) -> Value {
@@ -194,6 +194,25 @@ fn fields_become_those_of_a_chat_completion() {
         "json_object"
     );
     assert_eq!(chat(json!({"text": {"format": {"type": "text"}}})).get("response_format"), None);
+}
+
+#[test]
+fn a_response_repeats_what_was_asked_by_its_types() {
+    let odd = json!({"parallel_tool_calls": null, "service_tier": 7, "user": ["a"], "max_tool_calls": "two",
+        "safety_identifier": {}, "prompt_cache_key": true, "prompt_cache_retention": 1});
+    let echo = &asked(odd).echo;
+    assert_eq!(echo["parallel_tool_calls"], true);
+    assert_eq!(echo["service_tier"], "default");
+    for name in ["user", "max_tool_calls", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"]
+    {
+        assert_eq!(echo[name], Value::Null, "{name}");
+    }
+    let good =
+        json!({"parallel_tool_calls": false, "service_tier": "flex", "user": "a", "max_tool_calls": 2});
+    let echo = &asked(good.clone()).echo;
+    for (name, value) in good.as_object().expect("fields") {
+        assert_eq!(&echo[name], value, "{name}");
+    }
 }
 
 #[test]
