@@ -96,7 +96,7 @@ async fn embeddings_rerank_and_score_pass_through_priced_and_recorded() {
     assert_eq!(rows[0]["task"], "index", "{rows:?}");
     let metrics = gateway.get("/metrics").await;
     for line in [
-        format!(r#"novastack_requests_total{{route="/v1/embeddings",model="small",status="200"}} 1"#),
+        r#"novastack_requests_total{route="/v1/embeddings",model="small",status="200"} 1"#.to_owned(),
         format!(r#"novastack_attempts_total{{model="small",provider="open",outcome="completed"}} {asked}"#),
     ] {
         assert!(metrics.contains(&line), "{line} is not in\n{metrics}");
