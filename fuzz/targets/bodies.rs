@@ -44,7 +44,17 @@ static SERVER: LazyLock<SocketAddr> = LazyLock::new(|| {
     std::fs::write(&config, text).expect("written");
     let port = TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port").port();
     let words = [
-        "novastack", "serve", "--threads", "1", "--http-threads", "1", "--model", MODEL, "--model", EMBEDDER, "--port",
+        "novastack",
+        "serve",
+        "--threads",
+        "1",
+        "--http-threads",
+        "1",
+        "--model",
+        MODEL,
+        "--model",
+        EMBEDDER,
+        "--port",
     ];
     let arguments = words.map(str::to_owned).into_iter();
     let arguments = arguments.chain([port.to_string(), "--config".into(), config.display().to_string()]);
