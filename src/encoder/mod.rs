@@ -3,8 +3,8 @@
 //!
 //! Invariants: a text's result does not depend on the others of its batch but for rounding (padding is masked, and
 //! matrix products of other sizes may add up in another order); all threads are those of a pool of the encoder's
-//! own, once [`crate::backend::cpu::candle`] has left candle's without any. Deliberately absent: a cache, since every token reads every other, and GPUs, of which candle knows none that
-//! this program does.
+//! own, once [`crate::backend::cpu::candle`] has left candle's without any. Deliberately absent: a cache, since every
+//! token reads every other, and GPUs, of which candle knows none that this program does.
 
 pub mod config;
 mod network;
