@@ -152,9 +152,9 @@ redis=$(mktemp -d)
 NOVASTACK_TEST_REDIS=$(scripts/test_redis.sh "$redis")
 export NOVASTACK_TEST_REDIS
 
-step "fuzzing what strangers write, a minute for each target"
+step "fuzzing what strangers write, half a minute for each target"
 cargo fmt --check --manifest-path fuzz/Cargo.toml
-scripts/fuzz.sh 60
+scripts/fuzz.sh 30
 
 # Last, so that its closing line is the last thing to read.
 step "cargo test"
