@@ -109,8 +109,11 @@ impl ChatTarget for UpstreamModel {
                     hint,
                     "asked again without what the model refuses"
                 );
-                self.refused.learn(hint);
                 sent = upstream.send(&upstream.url, &self.load, without, headers, bounds).await;
+                // A refusal may quote the caller's own words: only what helped holds for others too.
+                if sent.is_ok() {
+                    self.refused.learn(hint);
+                }
             }
         }
         let mut answer = sent?;
