@@ -466,7 +466,7 @@ fn facts_of(name: &str, asked: &Asked<'_>, header_names: &[&str]) -> Facts {
     let Asked { body, headers, path, tenant, counts } = *asked;
     let (context_length, images, tools) = (counts.estimate, counts.images, tools(body));
     let reasons = body.get("reasoning_effort").is_some_and(|effort| !effort.is_null() && effort != "none")
-        || body.pointer("/thinking/type").is_some_and(|kind| kind == "enabled" || kind == "adaptive");
+        || ["enabled", "adaptive"].iter().any(|kind| body["thinking"]["type"] == **kind);
     let is_for = |ends: &[&str]| ends.iter().any(|end| path.ends_with(end));
     let inferred = || match () {
         () if is_for(&["/embeddings"]) => "embeddings",

@@ -38,7 +38,6 @@ use crate::gateway::wire::sse;
 use axum::extract::{Extension, FromRequestParts, RawPathParams, Request, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::Value;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -344,7 +343,7 @@ impl Chat {
     }
 
     fn wants_usage(&self) -> bool {
-        self.body.pointer("/stream_options/include_usage").and_then(Value::as_bool).unwrap_or(false)
+        self.body["stream_options"]["include_usage"].as_bool().unwrap_or(false)
     }
 
     fn whole(

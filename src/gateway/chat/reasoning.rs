@@ -102,7 +102,7 @@ pub fn of_anthropic<'a>(body: &Fields<'a>) -> Result<Option<Wanted<'a>>, BadFiel
 /// cannot do without may think.
 pub fn is_off_by_effort_alone(body: &Value) -> bool {
     let said = |value: &Value| !value.is_null();
-    !body.get("thinking").is_some_and(said) && body.pointer("/output_config/effort").is_some_and(said)
+    !body.get("thinking").is_some_and(said) && said(&body["output_config"]["effort"])
 }
 
 /// What a body in OpenAI's format says, in OpenAI's own spelling or in one of its kin's.

@@ -46,8 +46,8 @@ impl Demand {
         };
         let bound = ["max_completion_tokens", "max_tokens", "n_predict"].into_iter().filter_map(number).max();
         // Anthropic's budget is within `max_tokens`, or above it where a model thinks between tools.
-        let within = body.pointer("/thinking/budget_tokens").and_then(count);
-        let besides = body.pointer("/reasoning/max_tokens").and_then(count);
+        let within = count(&body["thinking"]["budget_tokens"]);
+        let besides = count(&body["reasoning"]["max_tokens"]);
         let besides = [number("thinking_budget"), number("thinking_budget_tokens"), besides];
         let besides = besides.into_iter().flatten().max();
         let is_on = |value: Option<&Value>, off: &[&str]| {
@@ -56,7 +56,7 @@ impl Demand {
             })
         };
         let thinks = is_on(body.get("reasoning_effort"), &["none"])
-            || is_on(body.pointer("/thinking/type"), &["disabled"])
+            || is_on(Some(&body["thinking"]["type"]), &["disabled"])
             || is_on(body.get("reasoning"), &[])
             || body.get("enable_thinking").is_some_and(|value| value != false && !value.is_null())
             || besides.is_some();
